@@ -1,0 +1,65 @@
+# make demo    the miniature world, from scenes to report (the main job)
+# make test    the whole fast suite
+# Each makes the environment in .venv first, with nothing but Python and pip present.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+STAMP := .venv/installed-$(shell cat requirements.lock pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
+SLURM_PROFILES ?= $(HOME)/.config/snakemake
+
+.PHONY: demo test slow-test lint format lock envs config slurm-profile venv clean
+
+demo: venv
+	$(BIN)/snakemake --cores 2
+	@echo "Done: open results/miniature/report/index.html"
+
+venv: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 14) else "fineclip needs Python 3.11 to 3.14, and $(PYTHON) is %d.%d: name another with make PYTHON=..." % v)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.lock)"
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@rm -f .venv/installed-* && touch $@
+
+test: venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2
+
+slow-test: venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/snakefmt --check workflow
+	$(BIN)/snakemake --lint
+	$(BIN)/fineclip config config.yaml
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt workflow
+
+# Pins every dependency anew; no host of an index gets into the file.
+lock: venv
+	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --upgrade --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.lock pyproject.toml
+	$(MAKE) envs
+
+envs: venv
+	$(BIN)/python envs/from_lock.py
+
+# config.yaml with every key explained, from the models in fineclip/config
+config: venv
+	$(BIN)/fineclip config config.yaml --write config.yaml
+
+slurm-profile:
+	mkdir -p "$(SLURM_PROFILES)/slurm"
+	cp workflow/profiles/slurm/config.yaml "$(SLURM_PROFILES)/slurm/config.yaml"
+	@echo "Fill in slurm_account and slurm_partition in $(SLURM_PROFILES)/slurm/config.yaml, then: snakemake --profile slurm"
+
+clean:
+	rm -rf data/miniature results/miniature logs .snakemake

@@ -1,0 +1,7 @@
+"""`python -m fineclip` is `fineclip`."""
+
+import sys
+
+from fineclip.cli import main
+
+sys.exit(main())

@@ -1,0 +1,61 @@
+"""From the words of a command line to one function call.
+
+A user's mistake prints one message and exits with 2; a bug keeps its traceback and exits with 1.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fineclip.cli import data, people, training
+from fineclip.errors import FineclipError
+from fineclip.version import __version__
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns:
+        The exit code: 0 done, 2 a mistake that the message explains.
+    """
+    options = parser().parse_args(arguments)
+    os.environ.setdefault("OMP_NUM_THREADS", str(getattr(options, "threads", 1)))
+    _start_logging(options.log)
+    try:
+        options.call(options)
+    except FineclipError as error:
+        log.error("%s", error)  # noqa: TRY400 (the message is all a user needs; no traceback)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every verb with its options."""
+    top = argparse.ArgumentParser(
+        prog="fineclip",
+        description="From image-text pairs to a region-level CLIP. Snakemake calls these verbs; each also works by hand.",
+    )
+    top.add_argument("--version", action="version", version=f"fineclip {__version__}")
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for module in (data, training, people):
+        module.add_verbs(verbs)
+    return top
+
+
+def _start_logging(file: Path | None) -> None:
+    """Sentences to the terminal and, all of them, to the log file."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(file, mode="w", encoding="utf-8"))
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers, force=True
+    )
+    for noisy in ("httpx", "PIL", "filelock", "urllib3", "matplotlib", "root"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.captureWarnings(capture=True)

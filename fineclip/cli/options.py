@@ -1,0 +1,103 @@
+"""What the verbs share: their common options, and reading a configuration section."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fineclip.config import parse
+from fineclip.errors import ConfigError
+from fineclip.shards import forget
+from fineclip.versions import version_of
+
+Call = Callable[[argparse.Namespace], None]
+Verbs = Any  # argparse keeps the type of its sub-parsers private
+S = TypeVar("S")
+
+
+def add_verb(verbs: Verbs, name: str, call: Call, *, about: str, config: bool = True) -> argparse.ArgumentParser:
+    """A verb with the options that all have."""
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about)
+    verb.set_defaults(call=call)
+    if config:
+        verb.add_argument(
+            "--config",
+            type=json_object,
+            default={},
+            metavar="JSON",
+            help="the section of the configuration: keys that differ from the defaults",
+        )
+    verb.add_argument("--log", type=Path, metavar="FILE", help="write the log here too")
+    return verb
+
+
+def add_job(verbs: Verbs, name: str, call: Call, *, about: str) -> argparse.ArgumentParser:
+    """A verb that ends in a manifest, and does nothing where that is up to date."""
+
+    def run(options: argparse.Namespace) -> None:
+        if options.force:
+            forget(options.manifest)
+        call(options)
+
+    verb = add_verb(verbs, name, run, about=about)
+    verb.add_argument(
+        "--manifest", type=Path, required=True, metavar="FILE", help="what is made; its data lies beside it"
+    )
+    verb.add_argument("--force", action="store_true", help="work even where nothing has changed")
+    return verb
+
+
+def add_compute(verb: argparse.ArgumentParser, *, batch_size: int | None = None) -> None:
+    """Options of verbs that run a model."""
+    if batch_size is not None:
+        verb.add_argument(
+            "--batch-size", type=positive, default=batch_size, metavar="N", help=f"rows at once (default {batch_size})"
+        )
+    verb.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the model runs (default auto)"
+    )
+    verb.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads (default 1)")
+
+
+def section(model: type[S] | Any, values: dict[str, Any], *, where: str, version: int | None = None) -> Any:
+    """The configuration section of a verb.
+
+    Raises:
+        ConfigError: a key is wrong, or the plan was made by code of another version.
+    """
+    values = dict(values)
+    planned = values.pop("version", version)
+    if version is not None and planned != version:
+        raise ConfigError(
+            f"{where}: planned for version {planned} of this stage, but the code is of version {version}. Start snakemake again."
+        )
+    return parse(model, values, where=where)
+
+
+def stage_version(stage: str) -> int:
+    """VERSION of a stage."""
+    return version_of("stages", stage)
+
+
+def one(paths: list[Path]) -> Path | None:
+    """The path of an option that may be left empty."""
+    return paths[0] if paths else None
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """A JSON object from the command line."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no JSON object")
+    return value
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)

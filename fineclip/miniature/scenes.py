@@ -1,0 +1,240 @@
+"""Scenes of the embedded world: drawn pictures of coloured things on textured grounds, with everything known about them.
+
+Scene `index` of `seed` is a pure function of the two numbers, so any part of a collection can be made alone. A scene
+has boxes and a panoptic map of what is visible, an alt text as the web has it and a clean caption as COCO has it.
+
+Legend: H W pixels.
+"""
+
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from fineclip.miniature.shapes import COLOUR_RGB, COLOURS, THINGS, paint
+from fineclip.miniature.textures import STUFF, texture
+from fineclip.miniature.wording import alt_text, clean_caption, region_caption
+
+__all__ = [
+    "CLASSES",
+    "COLOURS",
+    "STUFF",
+    "THINGS",
+    "Scene",
+    "Stuff",
+    "Thing",
+    "draw_scene",
+    "jpeg",
+    "region_caption",
+]
+
+CLASSES: tuple[str, ...] = THINGS + STUFF
+
+MIN_SIDE_PX, MAX_SIDE_PX = 128, 224
+LAYOUTS: tuple[tuple[str, ...], ...] = (  # from top to bottom
+    ("sky", "grass"),
+    ("sky", "sand"),
+    ("sky", "water"),
+    ("sky", "road"),
+    ("wall", "road"),
+    ("wall", "grass"),
+    ("water", "sand"),
+    ("sky",),
+    ("grass",),
+    ("sand",),
+    ("water",),
+    ("wall",),
+)
+CLOSE_UP_SHARE = 0.18  # of scenes that show one large thing
+CLOSE_UP_RADIUS = (0.20, 0.45)  # of the shorter side
+RADIUS = (0.085, 0.23)  # of the shorter side, in a scene of several things
+MOST_THINGS = 6
+PLACEMENT_TRIES = 12
+MIN_VISIBLE_SHARE = 0.45  # of its area; a thing of which less is seen is not counted as there
+MIN_VISIBLE_PX = 20
+STUFF_FIRST_ID = 200  # segment ids: 0 nothing named, 1 and up things, 200 and up stuff
+JPEG_QUALITY = 88
+
+IntBox = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """A thing in a scene. `box` is x1 y1 x2 y2 in pixels, half-open, tight around what is visible of it.
+
+    `ground` is the stuff under its lower edge and `area` its visible pixels.
+    """
+
+    label: str
+    colour: str
+    box: IntBox
+    ground: str
+    segment_id: int
+    area: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stuff:
+    """An area of stuff; its box is tight around what the things leave visible of it."""
+
+    label: str
+    box: IntBox
+    segment_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Pixels (H, W, 3) uint8 RGB, panoptic map (H, W) uint8 of segment ids, and what they show.
+
+    A thing that is mostly hidden is left out of `things`; the pixels it still has are 0 in the panoptic map.
+    """
+
+    pixels: np.ndarray
+    panoptic: np.ndarray
+    things: tuple[Thing, ...]
+    stuff: tuple[Stuff, ...]
+    alt: str
+    clean: str
+
+    @property
+    def place(self) -> str:
+        """The stuff at the bottom of the scene, by which its captions say where it is."""
+        return self.stuff[-1].label
+
+
+def draw_scene(seed: int, index: int) -> Scene:
+    """Scene `index` of the endless collection `seed`."""
+    generator = np.random.default_rng([seed, index])
+    width = int(generator.integers(MIN_SIDE_PX, MAX_SIDE_PX))
+    height = int(np.clip(width * generator.uniform(0.72, 1.3), MIN_SIDE_PX, MAX_SIDE_PX))
+    layout = LAYOUTS[generator.integers(len(LAYOUTS))]
+    horizon = int(height * generator.uniform(0.3, 0.65)) if len(layout) == 2 else height
+    picture, panoptic = _backdrop(layout, horizon, (height, width), generator)
+    drawn = _draw_things(picture, panoptic, generator)
+    panoptic_HW = np.array(panoptic)
+    things = _visible_things(drawn, panoptic_HW, layout, horizon)
+    stuff = tuple(
+        Stuff(
+            label, _tight_box(panoptic_HW == STUFF_FIRST_ID + STUFF.index(label)), STUFF_FIRST_ID + STUFF.index(label)
+        )
+        for label in layout
+    )
+    pixels_HW3 = _photographed(picture, generator)
+    alt = alt_text(things, layout[-1], generator)
+    return Scene(pixels_HW3, panoptic_HW, things, stuff, alt, clean_caption(things, layout[-1]))
+
+
+def jpeg(scene: Scene) -> bytes:
+    """The scene as a JPEG file of quality 88."""
+    buffer = io.BytesIO()
+    Image.fromarray(scene.pixels).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    label: str
+    colour: str
+    segment_id: int
+    area: int  # before anything was drawn over it
+
+
+def _backdrop(
+    layout: tuple[str, ...], horizon: int, size: tuple[int, int], generator: np.random.Generator
+) -> tuple[Image.Image, Image.Image]:
+    """The stuff of a scene: an RGB picture and the map of its segments."""
+    height, width = size
+    pixels_HW3 = np.empty((height, width, 3), dtype=np.uint8)
+    panoptic_HW = np.empty((height, width), dtype=np.uint8)
+    for label, top, bottom in zip(layout, (0, horizon), (horizon, height), strict=False):
+        pixels_HW3[top:bottom] = texture(label, bottom - top, width, generator)
+        panoptic_HW[top:bottom] = STUFF_FIRST_ID + STUFF.index(label)
+    return Image.fromarray(pixels_HW3), Image.fromarray(panoptic_HW)
+
+
+def _draw_things(picture: Image.Image, panoptic: Image.Image, generator: np.random.Generator) -> list[_Drawn]:
+    """Draw one large thing or several smaller ones into both images, in place."""
+    shorter = min(picture.size)
+    alone = generator.random() < CLOSE_UP_SHARE
+    drawn: list[_Drawn] = []
+    taken: list[tuple[float, float, float]] = []
+    for _ in range(1 if alone else int(generator.integers(2, MOST_THINGS + 1))):
+        label, colour = THINGS[generator.integers(len(THINGS))], COLOURS[generator.integers(len(COLOURS))]
+        radius = shorter * _radius_share(alone, generator)
+        centre = _free_place(radius, picture.size, taken, generator)
+        if centre is None:
+            continue
+        taken.append((*centre, radius))
+        rgb = np.clip(np.array(COLOUR_RGB[colour]) + generator.uniform(-16, 16, 3), 0, 255)
+        sprite = paint(label, rgb, _random_transform(radius, generator), centre)
+        alpha = sprite.image.getchannel("A")
+        picture.paste(sprite.image, (sprite.left, sprite.top), alpha)
+        segment_id = len(drawn) + 1
+        panoptic.paste(segment_id, (sprite.left, sprite.top), alpha.point(_OPAQUE))
+        drawn.append(_Drawn(label, colour, segment_id, area=panoptic.histogram()[segment_id]))
+    return drawn
+
+
+_OPAQUE = [0] * 128 + [255] * 128  # a pixel belongs to a thing where the thing covers more than half of it
+
+
+def _radius_share(alone: bool, generator: np.random.Generator) -> float:
+    if alone:
+        return generator.uniform(*CLOSE_UP_RADIUS)
+    low, high = RADIUS
+    return math.exp(generator.uniform(math.log(low), math.log(high)))
+
+
+def _free_place(
+    radius: float,
+    size: tuple[int, int],
+    taken: list[tuple[float, float, float]],
+    generator: np.random.Generator,
+) -> tuple[float, float] | None:
+    """A centre at which a thing of this radius is inside the image and hides others only a little, or None."""
+    width, height = size
+    for _ in range(PLACEMENT_TRIES):
+        x, y = generator.uniform(radius, width - radius), generator.uniform(radius, height - radius)
+        if all(math.hypot(x - other_x, y - other_y) > 0.85 * (radius + other) for other_x, other_y, other in taken):
+            return x, y
+    return None
+
+
+def _random_transform(radius: float, generator: np.random.Generator) -> np.ndarray:
+    """(2, 2) from a shape's square to pixels: a small tilt, proportions of 0.85 to 1.15, perhaps mirrored."""
+    tilt, proportion = generator.normal(0, 0.18), generator.uniform(0.85, 1.15)
+    mirror = -1 if generator.random() < 0.5 else 1
+    rotation = np.array([[math.cos(tilt), -math.sin(tilt)], [math.sin(tilt), math.cos(tilt)]])
+    return rotation * [radius * proportion * mirror, radius / proportion]
+
+
+def _visible_things(
+    drawn: list[_Drawn], panoptic_HW: np.ndarray, layout: tuple[str, ...], horizon: int
+) -> tuple[Thing, ...]:
+    """The things of which enough is visible. The map's pixels of the others become 0, in place."""
+    things = []
+    for one in drawn:
+        mask_HW = panoptic_HW == one.segment_id
+        area = int(mask_HW.sum())
+        if area < max(MIN_VISIBLE_PX, MIN_VISIBLE_SHARE * one.area):
+            panoptic_HW[mask_HW] = 0
+            continue
+        box = _tight_box(mask_HW)
+        stands_below = min(len(panoptic_HW) - 1, box[3]) > horizon + 2
+        things.append(Thing(one.label, one.colour, box, layout[-1 if stands_below else 0], one.segment_id, area))
+    return tuple(things)
+
+
+def _tight_box(mask_HW: np.ndarray) -> IntBox:
+    rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _photographed(picture: Image.Image, generator: np.random.Generator) -> np.ndarray:
+    """(H, W, 3) uint8: exposure and sensor noise."""
+    exposure = np.float32(generator.uniform(0.8, 1.15))
+    noise_HW = 4 * generator.standard_normal((picture.height, picture.width), dtype=np.float32)
+    exposed_HW3 = np.asarray(picture, dtype=np.float32) * exposure + noise_HW[..., None]
+    return np.clip(exposed_HW3, 0, 255).astype(np.uint8)

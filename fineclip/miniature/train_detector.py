@@ -1,0 +1,161 @@
+"""Train the detector of the embedded world from nothing: `python -m fineclip.miniature.train_detector --out FILE`.
+
+It is ultralytics' own trainer on its own `yolov9t` architecture. The file that it leaves is cut down to the weights:
+no optimiser, no date, no path of the machine that trained it. ultralytics is AGPL-3.0, and so is that file.
+"""
+
+import argparse
+import logging
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from fineclip.miniature.scenes import Scene, draw_scene
+from fineclip.miniature.seeds import DETECTOR_TRAINING, VALIDATION
+from fineclip.miniature.training.detector_scenes import write_description, write_split
+from fineclip.miniature.training.detector_scores import Predicted, detector_scores
+
+if TYPE_CHECKING:
+    from ultralytics import YOLO
+
+log = logging.getLogger(__name__)
+
+ARCHITECTURE = "yolov9t.yaml"
+IMAGE_PX = 128
+REPORTED_SCORES = (0.1, 0.2, 0.25)
+MOST_BOXES = 10
+WATCHED_SCENES = 64  # that ultralytics itself looks at when it has finished; nothing is chosen by them
+LICENCE = "AGPL-3.0 License (https://ultralytics.com/license)"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Chosen on validation scenes."""
+
+    scenes: int = 3_000
+    epochs: int = 10
+    batch: int = 16
+    learning_rate: float = 2e-3
+    validation_scenes: int = 300
+
+
+def train(out: Path, settings: Settings) -> None:
+    """Draw scenes into a temporary folder, train, and leave the weights in `out`."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        keep_ultralytics_offline(folder / "ultralytics")
+        write_split(folder / "scenes", "train", DETECTOR_TRAINING, settings.scenes)
+        write_split(folder / "scenes", "val", VALIDATION, WATCHED_SCENES)
+        description = write_description(folder / "scenes")
+        log.info("Drew %d scenes.", settings.scenes)
+        trained = _train_with_ultralytics(description, folder / "run", settings)
+        export(trained, out)
+        log.info("Trained in %.0f cpu-s; wrote %s, %.2f MB.", time.process_time(), out, out.stat().st_size / 1e6)
+        scenes = [draw_scene(VALIDATION, index) for index in range(settings.validation_scenes)]
+        predicted = predict(out, scenes)
+        for min_score in REPORTED_SCORES:
+            log.info("Score of %.2f and more: %s", min_score, detector_scores(scenes, predicted, min_score))
+
+
+def keep_ultralytics_offline(folder: Path) -> None:
+    """Make ultralytics read and write its settings in `folder` and look for nothing on the network.
+
+    It reads the environment when it is imported, and would fetch a font if its folder had none.
+
+    Source: ultralytics 8.4, utils/checks.py `check_font`; verified with a socket that refuses every connection.
+    """
+    os.environ.update(YOLO_CONFIG_DIR=str(folder), YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false")
+    import matplotlib as mpl
+
+    fonts = folder / "Ultralytics"
+    fonts.mkdir(parents=True, exist_ok=True)
+    shutil.copy(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", fonts / "Arial.ttf")
+
+
+def export(checkpoint: Path, out: Path) -> None:
+    """Write what is needed to load the model and nothing else, in half precision."""
+    import torch
+
+    model = torch.load(checkpoint, map_location="cpu", weights_only=False)["model"].half()
+    model.args = {"task": "detect", "imgsz": IMAGE_PX, "model": ARCHITECTURE}
+    model.yaml = {**model.yaml, "yaml_file": ARCHITECTURE}
+    model.criterion = None
+    kept: dict[str, Any] = {
+        "model": model,
+        "ema": None,
+        "epoch": -1,
+        "train_args": model.args,
+        "license": LICENCE,
+    }
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(kept, temporary)
+    temporary.replace(out)
+
+
+def predict(weights: Path, scenes: list[Scene]) -> list[Predicted]:
+    """All boxes of at least the smallest of `REPORTED_SCORES`, strongest first."""
+    model = _yolo(weights)
+    predicted = []
+    for scene in scenes:
+        image = Image.fromarray(scene.pixels)
+        result = model.predict(
+            image, imgsz=IMAGE_PX, conf=min(REPORTED_SCORES), iou=0.5, agnostic_nms=True, max_det=MOST_BOXES,
+            device="cpu", verbose=False,
+        )[0].boxes  # fmt: skip
+        labels = result.cls.numpy().astype(np.int64)
+        predicted.append(Predicted(result.xyxy.numpy().astype(np.float64), result.conf.numpy(), labels))
+    return predicted
+
+
+def _train_with_ultralytics(description: Path, folder: Path, settings: Settings) -> Path:
+    _yolo(Path(ARCHITECTURE)).train(
+        data=str(description),
+        epochs=settings.epochs,
+        imgsz=IMAGE_PX,
+        batch=settings.batch,
+        nbs=settings.batch,
+        optimizer="AdamW",
+        lr0=settings.learning_rate,
+        lrf=0.02,
+        weight_decay=1e-3,
+        warmup_epochs=0.5,
+        warmup_bias_lr=0.0,
+        # Things may be larger, smaller and mirrored, but a colour is a name here and stays what it is.
+        scale=0.25, translate=0.1, fliplr=0.5, hsv_h=0.0, hsv_s=0.2, hsv_v=0.2,
+        mosaic=0, close_mosaic=0, mixup=0, copy_paste=0, erasing=0, auto_augment=None, degrees=0,
+        device="cpu", workers=0, cache="ram", amp=False, seed=DETECTOR_TRAINING, deterministic=True,
+        val=False, plots=False, save_period=-1, verbose=False, exist_ok=True,
+        project=str(folder.parent), name=folder.name,
+    )  # fmt: skip
+    return folder / "weights" / "last.pt"
+
+
+def _yolo(model: Path) -> "YOLO":
+    import torch
+    from ultralytics import YOLO
+
+    torch.set_num_threads(1)
+    yolo = YOLO(str(model))
+    yolo.add_callback("on_train_start", lambda _: torch.set_num_threads(1))
+    return yolo
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description="Train the detector of the embedded world from nothing.")
+    parser.add_argument("--out", type=Path, required=True, help="file of the weights, .pt")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    train(arguments.out, Settings())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Train the encoder of the embedded world from nothing: `python -m fineclip.miniature.train_encoder --out DIR`.
+
+Close-ups first, because small transformers learn colour at once and shape late, and need many distinct objects to see
+it; then close-ups and whole scenes by turns. The objective is CLIP's and nothing else: the dense features are left
+as such a training leaves them, and to make them name things is what this library is for.
+
+The batch of a step is a function of (seed, step), so a run that was stopped goes on from `DIR/training-state.pt`.
+"""
+
+import argparse
+import logging
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP
+from torch import Tensor, nn
+
+from fineclip.miniature.scenes import Thing
+from fineclip.miniature.seeds import ENCODER_TRAINING, VALIDATION
+from fineclip.miniature.training import encoder_files as files
+from fineclip.miniature.training.encoder_scores import Tokenize, ValidationScenes, encoder_scores, normalised
+from fineclip.miniature.training.fast_clip import encode_images, encode_texts
+from fineclip.miniature.training.pictures import Pictures, Plan, draw_pictures, loose_frame
+from fineclip.miniature.wording import ALT_PHRASES, PLACES, alt_text, with_article
+
+log = logging.getLogger(__name__)
+
+STORED_CLOSE_UP_PX = 54  # of which a random window of 48 is shown
+LARGEST_LOG_SCALE = math.log(100)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Chosen on validation scenes. Steps are steps of the optimiser."""
+
+    scenes: int = 60_000
+    close_up_steps: int = 2_500
+    mixed_steps: int = 13_000  # close-ups and scenes by turns
+    close_up_batch: int = 256
+    scene_batch: int = 128
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    weight_decay: float = 0.1
+    longest_gradient: float = 1.0
+    validation_scenes: int = 300
+    validate_every: int = 1_000
+
+    @property
+    def steps(self) -> int:
+        """All steps."""
+        return self.close_up_steps + self.mixed_steps
+
+
+class Batches:
+    """The batch of any step, as pixels and texts."""
+
+    def __init__(self, pictures: Pictures, settings: Settings) -> None:
+        self.pictures, self.settings, self.things = pictures, settings, pictures.things
+
+    def at(self, step: int) -> tuple[np.ndarray, list[str]]:
+        """Close-ups at first, then scenes at every second step."""
+        generator = np.random.default_rng([ENCODER_TRAINING, step])
+        shows_scenes = step >= self.settings.close_up_steps and step % 2 == 1
+        pixels, texts = self._scenes(generator) if shows_scenes else self._close_ups(generator)
+        mirrored = generator.random(len(pixels)) < 0.5
+        pixels[mirrored] = pixels[mirrored, :, ::-1]
+        return pixels, texts
+
+    def _close_ups(self, generator: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+        chosen = generator.integers(len(self.things), size=self.settings.close_up_batch)
+        corners = generator.integers(STORED_CLOSE_UP_PX - files.CLOSE_UP_PX + 1, size=(len(chosen), 2))
+        windows = [
+            self.pictures.close_ups[index, y : y + files.CLOSE_UP_PX, x : x + files.CLOSE_UP_PX]
+            for index, (y, x) in zip(chosen, corners, strict=True)
+        ]
+        return np.stack(windows), [close_up_text(self.things[index], generator) for index in chosen]
+
+    def _scenes(self, generator: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+        chosen = generator.integers(len(self.pictures.scenes), size=self.settings.scene_batch)
+        texts = [
+            alt_text(self.pictures.things_of_scene[index], self.pictures.places[index], generator) for index in chosen
+        ]
+        return self.pictures.scenes[chosen], texts
+
+
+def close_up_text(thing: Thing, generator: np.random.Generator) -> str:
+    """A web-style text about one thing: its colour mostly named, where it is sometimes."""
+    name = with_article(f"{thing.colour} {thing.label}" if generator.random() < 0.65 else thing.label)
+    where = ("", "", "", f" {PLACES[thing.ground]}", f" on {thing.ground}")[generator.integers(5)]
+    return ALT_PHRASES[generator.integers(len(ALT_PHRASES))].format(name + where)
+
+
+def clip_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric InfoNCE over one batch."""
+    logits = scale * images @ texts.T
+    own = torch.arange(len(logits))
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """Linear warm-up, then a cosine down to nothing."""
+    warmup = min(1.0, (step + 1) / settings.warmup_steps)
+    return settings.learning_rate * warmup * (0.5 + 0.5 * math.cos(math.pi * step / settings.steps))
+
+
+def decayed_and_not(model: CLIP, weight_decay: float) -> list[dict[str, object]]:
+    """Parameter groups: matrices decay; gains, biases and the temperature do not."""
+    parameters = list(model.parameters())
+    return [
+        {"params": [one for one in parameters if one.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [one for one in parameters if one.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def train(out: Path, settings: Settings, workers: int) -> None:
+    """Draw, train, and leave in `out` the files of an encoder; they are renewed at each validation."""
+    torch.set_num_threads(1)
+    files.write_description(out)
+    tokenize: Tokenize = files.tokenizer(out)
+    validation = ValidationScenes(VALIDATION, settings.validation_scenes, files.IMAGE_PX, files.CLOSE_UP_PX)
+    plan = Plan(ENCODER_TRAINING, settings.scenes, files.IMAGE_PX, STORED_CLOSE_UP_PX, loose_frame)
+    batches = Batches(draw_pictures(plan, workers), settings)
+    log.info("Drew %d scenes with %d things.", settings.scenes, len(batches.things))
+
+    torch.manual_seed(ENCODER_TRAINING)
+    model = files.new_model(out)
+    optimizer = torch.optim.AdamW(decayed_and_not(model, settings.weight_decay), betas=(0.9, 0.98), fused=True)
+    first_step = _restore(out, model, optimizer)
+    for step in range(first_step, settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings)
+        loss = _step(model, optimizer, batches.at(step), tokenize, settings)
+        done = step + 1
+        if done % 100 == 0:
+            log.info("Step %d of %d: loss %.3f, %.0f cpu-s.", done, settings.steps, loss, time.process_time())
+        if done % settings.validate_every == 0 or done == settings.steps:
+            log.info("Step %d: %s", done, encoder_scores(model, tokenize, validation))
+            files.write_weights(out, model)
+            _save(out, model, optimizer, done)
+    (out / "training-state.pt").unlink(missing_ok=True)
+
+
+def _step(
+    model: CLIP,
+    optimizer: torch.optim.Optimizer,
+    batch: tuple[np.ndarray, Sequence[str]],
+    tokenize: Tokenize,
+    settings: Settings,
+) -> float:
+    pixels, texts = batch
+    with torch.autocast("cpu", torch.bfloat16):
+        images_BD = encode_images(model, normalised(pixels))
+        texts_BD = encode_texts(model, tokenize(texts))
+    loss = clip_loss(images_BD, texts_BD, model.logit_scale.exp())
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), settings.longest_gradient)
+    optimizer.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(0, LARGEST_LOG_SCALE)
+    return loss.item()
+
+
+def _save(out: Path, model: CLIP, optimizer: torch.optim.Optimizer, step: int) -> None:
+    temporary = out / f".training-state.{os.getpid()}"
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, temporary)
+    temporary.replace(out / "training-state.pt")
+
+
+def _restore(out: Path, model: CLIP, optimizer: torch.optim.Optimizer) -> int:
+    """The step to go on from."""
+    path = out / "training-state.pt"
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    log.info("Going on from step %d of %s.", state["step"], path)
+    return state["step"]
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description="Train the encoder of the embedded world from nothing.")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the encoder")
+    parser.add_argument("--workers", type=int, default=2, help="processes that draw scenes")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    train(arguments.out, Settings(), arguments.workers)
+
+
+if __name__ == "__main__":
+    main()

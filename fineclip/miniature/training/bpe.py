@@ -1,0 +1,60 @@
+"""A small vocabulary in the format of CLIP's own: the words of the embedded world are one token each, others are spelt.
+
+The file is what `open_clip.tokenizer.SimpleTokenizer(bpe_path=...)` reads: gzip, a version line, then one merge a line.
+"""
+
+import gzip
+from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+
+from fineclip.miniature.scenes import CLASSES, COLOURS
+from fineclip.miniature.wording import ALT_PHRASES, PLACES
+
+BYTE_TOKENS = 512  # every byte, within a word and at its end
+SPECIAL_TOKENS = 2  # start and end of text
+
+COMMON_WORDS = """
+    an and are at bad big bright center click close clean cropped dark download for free good here holiday image img
+    is it large many more most my near of old one photo album picture scene small something stock that the there
+    these this to two up view with
+"""
+
+Pair = tuple[str, str]
+
+
+def words_to_know() -> list[str]:
+    """Every word that captions and prompts are made of, sorted."""
+    phrases = (*ALT_PHRASES, *PLACES.values(), COMMON_WORDS, *CLASSES, *COLOURS)
+    return sorted({word for phrase in phrases for word in phrase.replace("{}", " ").split()})
+
+
+def learn_merges(words: Iterable[str]) -> list[Pair]:
+    """Merges, in order, that join each of the words into one token. Ties go to the pair first in the alphabet."""
+    spelt = [(*word[:-1], f"{word[-1]}</w>") for word in words]
+    merges: list[Pair] = []
+    while pairs := Counter(pair for symbols in spelt for pair in pairwise(symbols)):
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        spelt = [_merge(symbols, best) for symbols in spelt]
+    return merges
+
+
+def write_bpe(path: Path) -> int:
+    """Write the vocabulary and return its size. The same bytes each time."""
+    merges = learn_merges(words_to_know())
+    # No newline at the end: SimpleTokenizer would take the empty line for a merge.
+    text = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)])
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+    return BYTE_TOKENS + len(merges) + SPECIAL_TOKENS
+
+
+def _merge(symbols: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
+    merged: list[str] = []
+    for symbol in symbols:
+        if merged and (merged[-1], symbol) == pair:
+            merged[-1] += symbol
+        else:
+            merged.append(symbol)
+    return tuple(merged)

@@ -1,0 +1,35 @@
+"""Scenes as the folder of images and labels that ultralytics trains on."""
+
+from pathlib import Path
+
+from fineclip.miniature.scenes import THINGS, Scene, draw_scene, jpeg
+
+
+def write_description(folder: Path) -> Path:
+    """Write the YAML file that says what the two splits and the classes are."""
+    names = "".join(f"  {index}: {label}\n" for index, label in enumerate(THINGS))
+    description = folder / "scenes.yaml"
+    description.write_text(f"path: {folder.resolve()}\ntrain: images/train\nval: images/val\nnames:\n{names}")
+    return description
+
+
+def write_split(folder: Path, split: str, seed: int, count: int) -> None:
+    """Write the first `count` scenes of a seed as a split, `train` or `val`."""
+    images, labels = folder / "images" / split, folder / "labels" / split
+    images.mkdir(parents=True, exist_ok=True)
+    labels.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        scene = draw_scene(seed, index)
+        (images / f"{index:05d}.jpg").write_bytes(jpeg(scene))
+        (labels / f"{index:05d}.txt").write_text(label_lines(scene))
+
+
+def label_lines(scene: Scene) -> str:
+    """A line for each thing: class, and centre and size of its box as fractions of the image."""
+    height, width = scene.panoptic.shape
+    lines = []
+    for thing in scene.things:
+        x1, y1, x2, y2 = thing.box
+        centre_and_size = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+        lines.append(" ".join([str(THINGS.index(thing.label)), *(f"{value:.6f}" for value in centre_and_size)]))
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,54 @@
+"""How good a detector is on validation scenes: how many of the things it finds, and names.
+
+Legend: M things of a scene, P predicted boxes.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fineclip.miniature.scenes import THINGS, Scene
+
+MIN_OVERLAP = 0.5
+
+
+class Predicted(NamedTuple):
+    """Boxes of one scene: (P, 4) pixels, (P,) scores, (P,) indices into `THINGS`."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+def detector_scores(scenes: Sequence[Scene], predicted: Sequence[Predicted], min_score: float) -> dict[str, float]:
+    """Percentages of the things that have a box of overlap 0.5, and one that also names them; boxes per thing."""
+    found = named = things = boxes = 0
+    for scene, all_boxes in zip(scenes, predicted, strict=True):
+        sure = all_boxes.scores >= min_score
+        boxes += int(sure.sum())
+        things += len(scene.things)
+        if not sure.any() or not scene.things:
+            continue
+        truth_M4 = np.array([thing.box for thing in scene.things], dtype=np.float64)
+        overlap_MP = box_overlap(truth_M4, all_boxes.boxes[sure])
+        hit_M = overlap_MP.max(axis=1) > MIN_OVERLAP
+        label_M = all_boxes.labels[sure][overlap_MP.argmax(axis=1)]
+        right_M = label_M == np.array([THINGS.index(thing.label) for thing in scene.things])
+        found += int(hit_M.sum())
+        named += int((hit_M & right_M).sum())
+    return {
+        "found": round(100 * found / things, 1),
+        "found_and_named": round(100 * named / things, 1),
+        "boxes_per_thing": round(boxes / things, 2),
+    }
+
+
+def box_overlap(left_M4: np.ndarray, right_P4: np.ndarray) -> np.ndarray:
+    """(M, P) intersection over union."""
+    corner_MP2 = np.maximum(left_M4[:, None, :2], right_P4[None, :, :2])
+    opposite_MP2 = np.minimum(left_M4[:, None, 2:], right_P4[None, :, 2:])
+    shared_MP = np.clip(opposite_MP2 - corner_MP2, 0, None).prod(axis=2)
+    area_M = (left_M4[:, 2:] - left_M4[:, :2]).prod(axis=1)
+    area_P = (right_P4[:, 2:] - right_P4[:, :2]).prod(axis=1)
+    return shared_MP / (area_M[:, None] + area_P[None, :] - shared_MP)

@@ -1,0 +1,151 @@
+"""What the Snakefile asks: which shards, runs and benchmarks are planned, and what identifies each. No torch here."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fineclip.config import Blip2Caption, Config, Run, WeightsConfig, YoloDetect, canonical, identity
+from fineclip.errors import ConfigError
+from fineclip.evals.sources import missing
+from fineclip.stages.source.plan import PlannedShard, images_per_shard, planned_shards, require_outside, shards_needed
+from fineclip.versions import version_of
+
+log = logging.getLogger(__name__)
+
+
+class Plan:
+    """A configuration, looked at together with what lies on disk."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.dataset = config.dataset.folder
+        require_outside(config.source, Path("data") / self.dataset)
+        self.shards: dict[str, PlannedShard] = {shard.name: shard for shard in self._prefix_of_all()}
+        self.runs: dict[str, Run] = config.runs()
+
+    def prefix(self, scale: str) -> list[str]:
+        """Names of the shards that a scale may need, in order."""
+        return list(self.shards)[: self._needed(scale)]
+
+    @cached_property
+    def benchmarks(self) -> list[str]:
+        """Planned benchmarks whose data is there.
+
+        Raises:
+            ConfigError: the data of one is absent that says `if_missing: error`.
+        """
+        return [name for name in self.config.plan.benchmarks if self._is_there(name)]
+
+    @cached_property
+    def left_out(self) -> list[str]:
+        """Benchmarks whose images no selection takes."""
+        return [name for name in self.config.select.leave_out if self._is_there(name)]
+
+    @property
+    def trained(self) -> list[str]:
+        """Ids of the runs that are trained."""
+        return [name for name, run in self.runs.items() if run.method]
+
+    @property
+    def untrained(self) -> list[str]:
+        """Ids of the encoders as they come."""
+        return [name for name, run in self.runs.items() if not run.method]
+
+    def weights(self, kind: str, name: str) -> WeightsConfig | None:
+        """The weights of one entry of a catalogue, None where it needs none."""
+        if kind == "encoders":
+            return self.config.encoders[name].weights
+        if kind == "tokenizers":
+            return self.config.encoders[name].tokenizer
+        catalogue: Mapping[str, Any] = self.config.detect if kind == "detect" else self.config.caption
+        entry = catalogue[name]
+        return entry.weights if isinstance(entry, YoloDetect | Blip2Caption) else None
+
+    def needed_weights(self) -> list[tuple[str, str]]:
+        """(kind, name) of every model that the planned jobs use."""
+        models = [("detect", self.config.regions), ("caption", self.config.captions)]
+        for encoder in self.config.planned_encoders:
+            models += [("encoders", encoder), ("tokenizers", encoder)]
+        return [(kind, name) for kind, name in models if self.weights(kind, name)]
+
+    def section(self, stage: str, **names: str) -> str:
+        """What identifies a job's result beside its inputs, as JSON: the keys that differ from defaults, the versions."""
+        return canonical(
+            {"version": version_of(*_MODULES.get(stage, ("stages", stage))), **self._identity(stage, names)}
+        )
+
+    def _identity(self, stage: str, names: Mapping[str, str]) -> dict[str, Any]:
+        config = self.config
+        match stage:
+            case "source" | "list":
+                return identity(config.source)
+            case "filter":
+                return identity(config.filter)
+            case "select":
+                scale = config.scales[names["scale"]]
+                return identity(config.select) | {"scale": {"images": scale.images, "at_most": scale.at_most}}
+            case "detect":
+                return identity(config.detect[names["regions"]])
+            case "caption":
+                return identity(config.caption[names["captions"]])
+            case "weights":
+                weights = self.weights(names["kind"], names["model"])
+                return {} if weights is None else identity(weights)
+            case "index":
+                return identity(config.benchmarks[names["benchmark"]])
+            case "evaluate":
+                benchmark = config.benchmarks[names["benchmark"]]
+                return identity(benchmark) | {"version": version_of("evals", benchmark.kind)}
+            case "report":
+                return config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"runtime"})
+            case "train" | "pretrained":
+                return self._training(self.runs[names["run"]])
+        return {}
+
+    def _training(self, run: Run) -> dict[str, Any]:
+        encoder = {"encoder": identity(self.config.encoders[run.encoder])}
+        if run.method is None:
+            return encoder
+        return encoder | {
+            "method": run.method,
+            "method_version": version_of("methods", run.method),
+            "options": identity(getattr(self.config.methods, run.method)),
+            "train": identity(self.config.train.model_copy(update={"seed": run.seed})),
+        }
+
+    def _prefix_of_all(self) -> Iterator[PlannedShard]:
+        planned = planned_shards(self.config.source)
+        self._available = len(planned)
+        longest = max((self._needed(scale) for scale in self.config.plan.scales), default=0)
+        yield from planned[:longest]
+
+    def _needed(self, scale: str) -> int:
+        plan, chosen = self.config.plan, self.config.scales[scale]
+        return shards_needed(
+            chosen,
+            share_kept=plan.share_kept if chosen.share_kept is None else chosen.share_kept,
+            margin=plan.margin if chosen.margin is None else chosen.margin,
+            images_per_shard=images_per_shard(self.config.source),
+            available=self._available,
+        )
+
+    def _is_there(self, name: str) -> bool:
+        benchmark = self.config.benchmarks[name]
+        absent = missing(benchmark)
+        if absent and benchmark.if_missing == "error":
+            raise ConfigError(f"benchmarks.{name}: {absent} Bring it, or set benchmarks.{name}.if_missing: skip.")
+        if absent:
+            log.warning("benchmark %s is left out: %s", name, absent)
+        return not absent
+
+
+_MODULES = {
+    "list": ("stages", "source"),
+    "index": ("evals", "sources"),
+    "train": ("train", "run"),
+    "pretrained": ("train", "run"),
+    "evaluate": ("evals", "evaluate"),
+    "report": ("report", "page"),
+}

@@ -1,0 +1,54 @@
+"""Files between the stages: manifests, tables, packed shards; whole or not at all, the same for the same content."""
+
+from fineclip.shards.atomic import atomic, sha256_of, write_bytes, write_text
+from fineclip.shards.manifest import Job, Manifest, forget, hashes_of, input_manifest, read_manifest
+from fineclip.shards.packed import EXTENSIONS, Piece, TarAppender, add_sample, members, read_sample
+from fineclip.shards.pieces import PieceReader
+from fineclip.shards.tables import (
+    BenchmarkRow,
+    CaptionRow,
+    DetectRow,
+    FilterRow,
+    PackRow,
+    Row,
+    SelectRow,
+    SourceRow,
+    TableWriter,
+    kept_rows,
+    read_rows,
+    table_of,
+    write_table,
+)
+
+__all__ = [
+    "EXTENSIONS",
+    "BenchmarkRow",
+    "CaptionRow",
+    "DetectRow",
+    "FilterRow",
+    "Job",
+    "Manifest",
+    "PackRow",
+    "Piece",
+    "PieceReader",
+    "Row",
+    "SelectRow",
+    "SourceRow",
+    "TableWriter",
+    "TarAppender",
+    "add_sample",
+    "atomic",
+    "forget",
+    "hashes_of",
+    "input_manifest",
+    "kept_rows",
+    "members",
+    "read_manifest",
+    "read_rows",
+    "read_sample",
+    "sha256_of",
+    "table_of",
+    "write_bytes",
+    "write_table",
+    "write_text",
+]

@@ -1,0 +1,140 @@
+"""The types that flow through the package. Nothing here imports torch at run time.
+
+Legend: B images of this process, R regions of this process (packed, never padded), V views, L context length,
+H W image pixels, h w crop pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels of the stored image, `0 <= x1 < x2 <= width`, edges half-open."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+    @property
+    def width(self) -> float:
+        """Pixels; not positive for an empty box."""
+        return self.x2 - self.x1
+
+    @property
+    def height(self) -> float:
+        """Pixels; not positive for an empty box."""
+        return self.y2 - self.y1
+
+    def clipped(self, width: float, height: float) -> Box:
+        """The part inside an image of that size; may be empty."""
+        return Box(max(0.0, self.x1), max(0.0, self.y1), min(float(width), self.x2), min(float(height), self.y2))
+
+    def enlarged(self, factor: float) -> Box:
+        """The same centre, `factor` times as wide and as high; may reach outside the image."""
+        grow_x, grow_y = self.width * (factor - 1) / 2, self.height * (factor - 1) / 2
+        return Box(self.x1 - grow_x, self.y1 - grow_y, self.x2 + grow_x, self.y2 + grow_y)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A box of an image with what is known of it. `label` is a class name, `score` lies in [0, 1]."""
+
+    box: Box
+    score: float
+    label: str
+    caption: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image as it goes into training: encoded bytes, its captions (one is drawn at each visit), its regions."""
+
+    key: str
+    image: bytes
+    width: int
+    height: int
+    captions: tuple[str, ...]
+    url: str | None = None
+    regions: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A sample that a stage left out; `reason` is a slug from the table in that stage's docstring."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One image before the filter: what its header and its caption say, no pixel decoded. Width 0 is unreadable."""
+
+    key: str
+    width: int
+    height: int
+    captions: tuple[str, ...]
+    sha256: str
+
+
+class Counts(NamedTuple):
+    """Rows of every process, in rank order; host integers, exchanged once a step."""
+
+    images: Sequence[int]
+    regions: Sequence[int]
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one process sees of one step. A field that the method does not ask for is None.
+
+    images (B, 3, H, W) float32 normalised; texts (B, L) int64; boxes (R, 4) fractions of the transformed image,
+    x1 y1 x2 y2; box_to_image (R,) int64, ascending; region_texts (R, L); region_labels (R,); crops (R, 3, h, w);
+    views (V, B, 3, H, W).
+    """
+
+    keys: tuple[str, ...]
+    counts: Counts
+    images: Tensor | None = None
+    texts: Tensor | None = None
+    boxes: Tensor | None = None
+    box_to_image: Tensor | None = None
+    region_texts: Tensor | None = None
+    region_labels: Tensor | None = None
+    crops: Tensor | None = None
+    views: Tensor | None = None
+    lost: Mapping[str, int] = field(default_factory=dict)
+
+
+class Losses(NamedTuple):
+    """The value to go down and its parts. A NamedTuple because DDP looks into tuples and not into dataclasses.
+
+    Both are scaled as `methods/contrastive.py` says: averaged over processes they are the full-batch values.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+    @classmethod
+    def weighted(cls, terms: Mapping[str, Tensor], *, weights: Mapping[str, float]) -> Losses:
+        """Sum of `weights[name] * terms[name]`; the terms are kept unweighted and detached.
+
+        A term of weight 0 is left out of the sum, so that its parameters keep no gradient at all.
+        """
+        total = sum((weights[name] * term for name, term in terms.items() if weights[name] != 0), start=0.0)
+        return cls(total=total, terms={name: term.detach() for name, term in terms.items()})  # type: ignore[arg-type]
+
+
+class Score(NamedTuple):
+    """One number of a benchmark: `value` in percent over `n` cases."""
+
+    metric: str
+    value: float
+    n: int

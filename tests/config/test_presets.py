@@ -1,0 +1,46 @@
+"""Every preset is valid alone and under the trial overlay, and config.yaml is what its models say."""
+
+from pathlib import Path
+
+import pytest
+
+from fineclip.config import Blip2Caption, YoloDetect, load, read_files
+from fineclip.config.document import heading_of, render
+from fineclip.miniature import weights_path
+from fineclip.shards import sha256_of
+
+ROOT = Path(__file__).parents[2]
+PRESETS = sorted((ROOT / "workflow/presets").glob("*.yaml"))
+TRIAL = ROOT / "workflow/presets/trial.yaml"
+WHOLE = [path for path in [ROOT / "config.yaml", *PRESETS] if path != TRIAL]
+
+
+@pytest.mark.parametrize("preset", WHOLE, ids=lambda path: path.stem)
+def test_a_preset_is_valid(preset: Path) -> None:
+    config = load(read_files([preset]), where=preset.name)
+    assert config.dataset.suffix is None and config.runs()
+
+
+@pytest.mark.parametrize("preset", WHOLE, ids=lambda path: path.stem)
+def test_a_trial_uses_shipped_models_under_its_own_name(preset: Path) -> None:
+    alone, trial = load(read_files([preset])), load(read_files([preset, TRIAL]))
+    assert trial.dataset.folder == f"{alone.dataset.name}-trial"
+    assert trial.planned_encoders == ("mini",) and trial.encoders["mini"].weights.shipped
+    chosen = trial.detect[trial.regions], trial.caption[trial.captions]
+    for entry, was in zip(chosen, (alone.detect[alone.regions], alone.caption[alone.captions]), strict=True):
+        assert type(entry) is type(was)
+        if isinstance(entry, YoloDetect | Blip2Caption):
+            assert entry.weights.shipped
+    assert trial.plan.scales == ("all",) and trial.train.max_steps
+
+
+def test_the_hash_of_the_shipped_detector_is_in_the_configuration() -> None:
+    for files in ([ROOT / "config.yaml"], [WHOLE[1], TRIAL]):
+        detector = load(read_files(files)).detect["yolov9t.mini"]
+        assert isinstance(detector, YoloDetect)
+        assert detector.weights.sha256 == sha256_of(weights_path("detector.pt"))
+
+
+def test_config_yaml_is_generated_from_the_models() -> None:
+    path = ROOT / "config.yaml"
+    assert render(read_files([path]), heading=heading_of(path)) == path.read_text()

@@ -1,0 +1,128 @@
+"""A manifest is written last, says the same for the same content, and knows whether its work is done."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fineclip.config import FilterConfig
+from fineclip.errors import ShardError
+from fineclip.shards import (
+    FilterRow,
+    Job,
+    TableWriter,
+    forget,
+    input_manifest,
+    kept_rows,
+    read_manifest,
+    read_rows,
+    sha256_of,
+)
+from fineclip.shards.manifest import hidden_copy
+
+
+def row(key: str, reason: str | None = None) -> FilterRow:
+    return FilterRow(key=key, kept=reason is None, reason=reason, width=4, height=3, format="JPEG", sha256="0" * 64)
+
+
+def make(folder: Path, *rows: FilterRow, config: FilterConfig | None = None, version: int = 1) -> Job:
+    source = folder / "source.json"
+    source.write_text('{"stage": "source"}')
+    job = Job(folder / "shard.json", "filter", version, config or FilterConfig(), [source])
+    with TableWriter(job, FilterRow) as table:
+        for one in rows:
+            table.write(one)
+    return job
+
+
+def test_counts_add_up(tmp_path: Path) -> None:
+    made = read_manifest(make(tmp_path, row("a"), row("b", "too-small"), row("c", "too-small")).manifest)
+    assert (made.read, made.kept, made.dropped) == (3, 1, {"too-small": 2})
+    assert made.outputs == {"shard.parquet": sha256_of(tmp_path / "shard.parquet")}
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+    texts = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        job = make(tmp_path / name, row("a"), row("b", "too-small"))
+        texts.append(job.manifest.read_text().replace(str(tmp_path / name), ""))
+    assert texts[0] == texts[1]
+
+
+def test_done_work_is_known_by_its_copy_and_its_hashes(tmp_path: Path) -> None:
+    job = make(tmp_path, row("a"))
+    before = job.manifest.read_bytes()
+    job.manifest.unlink()  # as Snakemake does before a job
+    assert job.is_done() and job.manifest.read_bytes() == before
+
+    (tmp_path / "shard.parquet").write_bytes(b"damaged")
+    assert not job.is_done()
+
+
+@pytest.mark.parametrize("change", ["config", "version", "input", "forgotten"])
+def test_other_work_is_not_done(tmp_path: Path, change: str) -> None:
+    job = make(tmp_path, row("a"))
+    config = FilterConfig(min_side_px=7) if change == "config" else FilterConfig()
+    other = Job(job.manifest, "filter", 2 if change == "version" else 1, config, job.inputs)
+    if change == "input":
+        (tmp_path / "source.json").write_text('{"stage": "source", "version": 2}')
+    if change == "forgotten":
+        forget(job.manifest)
+    assert not other.is_done()
+
+
+def test_nothing_is_left_where_the_work_fails(tmp_path: Path) -> None:
+    job = Job(tmp_path / "shard.json", "filter", 1, FilterConfig(), [])
+    with pytest.raises(RuntimeError), TableWriter(job, FilterRow) as table:
+        table.write(row("a"))
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_orphans_of_killed_writers_are_swept(tmp_path: Path) -> None:
+    orphan = tmp_path / ".shard.json.999999999.abc.tmp"
+    orphan.write_text("half")
+    Job(tmp_path / "shard.json", "filter", 1, FilterConfig(), []).is_done()
+    assert not orphan.exists()
+
+
+def test_a_changed_or_missing_table_is_named(tmp_path: Path) -> None:
+    job = make(tmp_path, row("a"))
+    assert [one.key for one in kept_rows(job.manifest, FilterRow)] == ["a"]
+    (tmp_path / "shard.parquet").write_bytes(b"other")
+    with pytest.raises(
+        ShardError, match=r"shard.parquet: is not the table that shard.json names. Delete .* and run again"
+    ):
+        list(read_rows(job.manifest, FilterRow))
+    (tmp_path / "shard.parquet").unlink()
+    with pytest.raises(ShardError, match=r"is gone"):
+        list(read_rows(job.manifest, FilterRow))
+
+
+def test_a_manifest_leads_to_those_before_it(tmp_path: Path) -> None:
+    made = make(tmp_path, row("a")).manifest
+    source = Job(tmp_path / "source.json", "source", 1, {}, [])
+    source.finish([])
+    again = Job(made, "filter", 1, FilterConfig(), [tmp_path / "source.json"])
+    with TableWriter(again, FilterRow) as table:
+        table.write(row("a"))
+    assert input_manifest(made, "source") == tmp_path / "source.json"
+    with pytest.raises(ShardError, match="names no manifest of detect"):
+        input_manifest(made, "detect")
+
+
+def test_what_is_no_manifest_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    with pytest.raises(ShardError, match="no such manifest"):
+        read_manifest(path)
+    path.write_text(json.dumps({"stage": "filter"})[:-3])
+    with pytest.raises(ShardError, match="is no manifest"):
+        read_manifest(path)
+
+
+def test_a_row_is_kept_or_has_a_reason(tmp_path: Path) -> None:
+    job = Job(tmp_path / "shard.json", "filter", 1, FilterConfig(), [])
+    with pytest.raises(AssertionError), TableWriter(job, FilterRow) as table:
+        table.write(FilterRow(key="a", kept=False, width=1, height=1, format=None, sha256=""))
+    assert not hidden_copy(job.manifest).exists()

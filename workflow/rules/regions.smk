@@ -1,0 +1,141 @@
+"""
+Images become captioned regions and training shards, shard by shard.
+
+Needs     data/{dataset}/filter/{shard}.json                     what was kept of a shard, and where its images lie
+Makes     data/{dataset}/detect/{regions}/{shard}.json           boxes of the kept images
+          data/{dataset}/caption/{regions}.{captions}/{shard}.json    a caption for every box
+          data/{dataset}/pack/{regions}.{captions}/{shard}.json  the training shard: a tar and its index
+          data/{dataset}/pack/{regions}.{captions}/card.json     the data card, over all shards
+Config    detect.{regions}, caption.{captions}
+Targets   detect, caption, pack, card, data
+
+A manifest (.json) names its table with its hash and is the only thing that rules hand to one another.
+"""
+
+
+rule detect_shard:
+    """Find regions in the kept images of shard {wildcards.shard}"""
+    input:
+        kept="data/{dataset}/filter/{shard}.json",
+        weights=weights_of("detect"),
+    output:
+        manifest="data/{dataset}/detect/{regions}/{shard}.json",
+    log:
+        "logs/{dataset}/detect/{regions}/{shard}.log",
+    benchmark:
+        "logs/{dataset}/detect/{regions}/{shard}.tsv"
+    params:
+        config=section("detect"),
+    shell:
+        r"""
+        exec fineclip detect \
+            --kept {input.kept:q} \
+            --weights {input.weights:q} \
+            --manifest {output.manifest:q} \
+            --config {params.config:q} \
+            --batch-size {RUNTIME.detect_batch} \
+            --device {RUNTIME.device} \
+            --threads {threads} \
+            --log {log:q}
+        """
+
+
+rule caption_shard:
+    """Caption the regions of shard {wildcards.shard}"""
+    input:
+        detected="data/{dataset}/detect/{regions}/{shard}.json",
+        weights=weights_of("caption"),
+    output:
+        manifest="data/{dataset}/caption/{regions}.{captions}/{shard}.json",
+    log:
+        "logs/{dataset}/caption/{regions}.{captions}/{shard}.log",
+    benchmark:
+        "logs/{dataset}/caption/{regions}.{captions}/{shard}.tsv"
+    params:
+        config=section("caption"),
+    shell:
+        r"""
+        exec fineclip caption \
+            --detected {input.detected:q} \
+            --weights {input.weights:q} \
+            --manifest {output.manifest:q} \
+            --config {params.config:q} \
+            --batch-size {RUNTIME.caption_batch} \
+            --device {RUNTIME.device} \
+            --threads {threads} \
+            --log {log:q}
+        """
+
+
+rule pack_shard:
+    """Write the training shard {wildcards.shard}"""
+    input:
+        captioned="data/{dataset}/caption/{regions}.{captions}/{shard}.json",
+    output:
+        manifest="data/{dataset}/pack/{regions}.{captions}/{shard}.json",
+    log:
+        "logs/{dataset}/pack/{regions}.{captions}/{shard}.log",
+    benchmark:
+        "logs/{dataset}/pack/{regions}.{captions}/{shard}.tsv"
+    params:
+        config=section("pack"),
+    shell:
+        r"""
+        exec fineclip pack \
+            --captioned {input.captioned:q} \
+            --manifest {output.manifest:q} \
+            --config {params.config:q} \
+            --log {log:q}
+        """
+
+
+rule data_card:
+    """Describe the packed data set, with counts from the first row to the last"""
+    input:
+        packed=planned("data/{dataset}/pack/{regions}.{captions}/{shard}.json"),
+    output:
+        manifest="data/{dataset}/pack/{regions}.{captions}/card.json",
+    log:
+        "logs/{dataset}/pack/{regions}.{captions}/card.log",
+    params:
+        config=section("card"),
+    shell:
+        r"""
+        exec fineclip card \
+            --packed {input.packed:q} \
+            --manifest {output.manifest:q} \
+            --config {params.config:q} \
+            --log {log:q}
+        """
+
+
+rule detect:
+    input:
+        planned("data/{dataset}/detect/{regions}/{shard}.json"),
+
+
+rule caption:
+    input:
+        planned("data/{dataset}/caption/{regions}.{captions}/{shard}.json"),
+
+
+rule pack:
+    input:
+        planned("data/{dataset}/pack/{regions}.{captions}/{shard}.json"),
+
+
+rule card:
+    input:
+        planned("data/{dataset}/pack/{regions}.{captions}/card.json", shard=[]),
+
+
+rule data:
+    input:
+        rules.source.input,
+        rules.filter.input,
+        rules.index.input,
+        rules.select.input,
+        rules.detect.input,
+        rules.caption.input,
+        rules.pack.input,
+        rules.card.input,

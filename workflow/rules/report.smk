@@ -1,0 +1,41 @@
+"""
+The report: one page of what was run and what came of it.
+
+Needs     everything that the plan names; after a failure, what there is of it
+Makes     results/{dataset}/report/index.html
+Targets   report
+"""
+
+import subprocess
+
+
+localrules:
+    report,
+
+
+rule report:
+    """Put together the report"""
+    input:
+        rules.card.input,
+        rules.select.input,
+        rules.train.input,
+        rules.evaluate.input,
+    output:
+        f"results/{PLAN.dataset}/report/index.html",
+    log:
+        f"logs/{PLAN.dataset}/report.log",
+    params:
+        config=PLAN.section("report"),
+    shell:
+        r"""
+        exec fineclip report \
+            --output {output:q} \
+            --config {params.config:q} \
+            --log {log:q}
+        """
+
+
+def partial_report():
+    """After a failed job: the report of what there is, which names what is missing."""
+    command = ["fineclip", "report", "--output", rules.report.output[0], "--config", rules.report.params.config]
+    subprocess.run(command, check=False)

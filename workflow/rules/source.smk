@@ -1,0 +1,192 @@
+"""
+Samples as they come, what is kept of them, and the scales drawn from it.
+
+Needs     source.root, where the kind of source has one; nothing writes to it
+Makes     data/weights/{kind}/{model}.json           each model once, with its hash
+          data/{dataset}/listing.json                kinds folder and coco: what there is, in the order that the seed fixes
+          data/{dataset}/source/{shard}.json         a row for each sample, and where its bytes lie
+          data/{dataset}/filter/{shard}.json         what is kept, and why the rest is not
+          data/{dataset}/index/{benchmark}.json      images of a benchmark and their hashes
+          data/{dataset}/select/{scale}.json         the samples of a scale
+Config    source, filter, select, scales, benchmarks, and the weights in detect, caption, encoders
+Targets   weights, source, filter, index, select
+
+A manifest (.json) names its table with its hash and is the only thing that rules hand to one another.
+"""
+
+
+localrules:
+    fetch_weights,
+
+
+rule fetch_weights:
+    """Bring the weights of {wildcards.kind}.{wildcards.model}, once, on a machine that has a network"""
+    output:
+        manifest="data/weights/{kind}/{model}.json",
+    log:
+        "logs/weights/{kind}/{model}.log",
+    params:
+        config=section("weights"),
+    shell:
+        r"""
+        exec fineclip weights \
+            --kind {wildcards.kind:q} \
+            --name {wildcards.model:q} \
+            --manifest {output.manifest:q} \
+            --config {params.config:q} \
+            --log {log:q}
+        """
+
+
+rule list_samples:
+    """Read once what the source of {wildcards.dataset} holds"""
+    output:
+        manifest="data/{dataset}/listing.json",
+    log:
+        "logs/{dataset}/listing.log",
+    benchmark:
+        "logs/{dataset}/listing.tsv"
+    params:
+        config=section("list"),
+    shell:
+        r"""
+        exec fineclip list \
+            --manifest {output.manifest:q} \
+            --config {params.config:q} \
+            --log {log:q}
+        """
+
+
+def listing_of(wildcards):
+    """The listing, for the kinds of source that have one."""
+    listed = PLAN.config.source.kind in ("folder", "coco")
+    return [f"data/{wildcards.dataset}/listing.json"] if listed else []
+
+
+def tars_of(wildcards):
+    """The ready-made tars of a shard."""
+    return list(PLAN.shards[wildcards.shard].tars)
+
+
+def place_of(wildcards):
+    """Where a shard stands among all of its source: POSITION/OF. Ready-made tars stand for themselves."""
+    shard = PLAN.shards[wildcards.shard]
+    return "0/1" if shard.tars else f"{shard.position}/{shard.of}"
+
+
+rule source_shard:
+    """Take stock of shard {wildcards.shard}"""
+    input:
+        listing=listing_of,
+        tars=tars_of,
+    output:
+        manifest="data/{dataset}/source/{shard}.json",
+    log:
+        "logs/{dataset}/source/{shard}.log",
+    benchmark:
+        "logs/{dataset}/source/{shard}.tsv"
+    params:
+        config=section("source"),
+        place=place_of,
+    shell:
+        r"""
+        exec fineclip source \
+            --shard {wildcards.shard:q} \
+            --place {params.place:q} \
+            --listing {input.listing:q} \
+            --tars {input.tars:q} \
+            --manifest {output.manifest:q} \
+            --config {params.config:q} \
+            --log {log:q}
+        """
+
+
+rule filter_shard:
+    """Keep or drop each image of shard {wildcards.shard}"""
+    input:
+        source="data/{dataset}/source/{shard}.json",
+    output:
+        manifest="data/{dataset}/filter/{shard}.json",
+    log:
+        "logs/{dataset}/filter/{shard}.log",
+    benchmark:
+        "logs/{dataset}/filter/{shard}.tsv"
+    params:
+        config=section("filter"),
+    shell:
+        r"""
+        exec fineclip filter \
+            --source {input.source:q} \
+            --manifest {output.manifest:q} \
+            --config {params.config:q} \
+            --log {log:q}
+        """
+
+
+rule index_benchmark:
+    """Index the images of benchmark {wildcards.benchmark}"""
+    output:
+        manifest="data/{dataset}/index/{benchmark}.json",
+    log:
+        "logs/{dataset}/index/{benchmark}.log",
+    benchmark:
+        "logs/{dataset}/index/{benchmark}.tsv"
+    params:
+        config=section("index"),
+    shell:
+        r"""
+        exec fineclip index \
+            --manifest {output.manifest:q} \
+            --config {params.config:q} \
+            --log {log:q}
+        """
+
+
+rule select_scale:
+    """Draw scale {wildcards.scale}"""
+    input:
+        filters=prefix_of("data/{dataset}/filter/{shard}.json"),
+        benchmarks=expand("data/{{dataset}}/index/{benchmark}.json", benchmark=PLAN.left_out),
+    output:
+        manifest="data/{dataset}/select/{scale}.json",
+    log:
+        "logs/{dataset}/select/{scale}.log",
+    benchmark:
+        "logs/{dataset}/select/{scale}.tsv"
+    params:
+        config=section("select"),
+    shell:
+        r"""
+        exec fineclip select \
+            --scale {wildcards.scale:q} \
+            --filters {input.filters:q} \
+            --benchmarks {input.benchmarks:q} \
+            --manifest {output.manifest:q} \
+            --config {params.config:q} \
+            --log {log:q}
+        """
+
+
+rule weights:
+    input:
+        [f"data/weights/{kind}/{model}.json" for kind, model in PLAN.needed_weights()],
+
+
+rule source:
+    input:
+        planned("data/{dataset}/source/{shard}.json"),
+
+
+rule filter:
+    input:
+        planned("data/{dataset}/filter/{shard}.json"),
+
+
+rule index:
+    input:
+        planned("data/{dataset}/index/{benchmark}.json", benchmark=PLAN.benchmarks),
+
+
+rule select:
+    input:
+        planned("data/{dataset}/select/{scale}.json", scale=PLAN.config.plan.scales),

@@ -1,0 +1,74 @@
+"""
+Training: one run for each planned method, encoder, scale and seed, and each encoder as it comes.
+
+Needs     data/{dataset}/select/{scale}.json                         which samples
+          data/{dataset}/pack/{regions}.{captions}/{shard}.json      where they lie
+          data/weights/encoders/{model}.json                         what training starts from
+Makes     results/{dataset}/{run}/train.json                         beside it model.safetensors, config.yaml, metrics.jsonl, state/
+Config    train, methods, encoders, plan
+Targets   train
+"""
+
+
+rule train_run:
+    """Train {wildcards.run}"""
+    input:
+        select=lambda wildcards: f"data/{wildcards.dataset}/select/{scale_of(wildcards)}.json",
+        packed=prefix_of("data/{dataset}/pack/{regions}.{captions}/{shard}.json"),
+        weights=weights_of("encoders"),
+        tokenizer=weights_of("tokenizers"),
+    output:
+        manifest="results/{dataset}/{run}/train.json",
+    log:
+        "logs/{dataset}/train/{run}.log",
+    benchmark:
+        "logs/{dataset}/train/{run}.tsv"
+    wildcard_constraints:
+        run=one_of(PLAN.trained),
+    params:
+        config=section("train"),
+    shell:
+        r"""
+        exec fineclip train \
+            --select {input.select:q} \
+            --packed {input.packed:q} \
+            --weights {input.weights:q} \
+            --tokenizer {input.tokenizer:q} \
+            --manifest {output.manifest:q} \
+            --config {params.config:q} \
+            --workers {RUNTIME.loader_workers} \
+            --device {RUNTIME.device} \
+            --threads {threads} \
+            --log {log:q}
+        """
+
+
+rule pretrained_run:
+    """Publish the encoder as it comes, {wildcards.run}"""
+    input:
+        weights=weights_of("encoders"),
+        tokenizer=weights_of("tokenizers"),
+    output:
+        manifest="results/{dataset}/{run}/train.json",
+    log:
+        "logs/{dataset}/train/{run}.log",
+    benchmark:
+        "logs/{dataset}/train/{run}.tsv"
+    wildcard_constraints:
+        run=one_of(PLAN.untrained),
+    params:
+        config=section("pretrained"),
+    shell:
+        r"""
+        exec fineclip pretrained \
+            --weights {input.weights:q} \
+            --tokenizer {input.tokenizer:q} \
+            --manifest {output.manifest:q} \
+            --config {params.config:q} \
+            --log {log:q}
+        """
+
+
+rule train:
+    input:
+        expand("results/{dataset}/{run}/train.json", dataset=PLAN.dataset, run=PLAN.runs),
