@@ -56,6 +56,8 @@ def _start_logging(file: Path | None) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers, force=True
     )
-    for noisy in ("httpx", "PIL", "filelock", "urllib3", "matplotlib", "root"):
+    for noisy in ("httpx", "PIL", "filelock", "urllib3", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    for handler in handlers:  # what libraries say without a logger of their own; ours all have one
+        handler.addFilter(lambda record: record.name != "root" or record.levelno >= logging.WARNING)
     logging.captureWarnings(capture=True)

@@ -237,4 +237,5 @@ def _photographed(picture: Image.Image, generator: np.random.Generator) -> np.nd
     exposure = np.float32(generator.uniform(0.8, 1.15))
     noise_HW = 4 * generator.standard_normal((picture.height, picture.width), dtype=np.float32)
     exposed_HW3 = np.asarray(picture, dtype=np.float32) * exposure + noise_HW[..., None]
-    return np.clip(exposed_HW3, 0, 255).astype(np.uint8)
+    pixels_HW3: np.ndarray = np.clip(exposed_HW3, 0, 255).astype(np.uint8)
+    return pixels_HW3

@@ -63,7 +63,8 @@ def _sand(height: int, width: int, generator: np.random.Generator) -> np.ndarray
 
 def _water(height: int, width: int, generator: np.random.Generator) -> np.ndarray:
     waves = 6 * np.sin(np.arange(height, dtype=np.float32) / 2.2)[:, None]
-    return 45 * running_mean(white_noise(height, width + 14, generator), 15, axis=1) + waves
+    moving: np.ndarray = 45 * running_mean(white_noise(height, width + 14, generator), 15, axis=1) + waves
+    return moving
 
 
 def _road(height: int, width: int, generator: np.random.Generator) -> np.ndarray:

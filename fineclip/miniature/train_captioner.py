@@ -142,7 +142,7 @@ def _step(
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), settings.longest_gradient)
     optimizer.step()
-    return loss.item()
+    return float(loss.detach())
 
 
 def main() -> None:

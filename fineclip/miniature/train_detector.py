@@ -5,6 +5,7 @@ no optimiser, no date, no path of the machine that trained it. ultralytics is AG
 """
 
 import argparse
+import io
 import logging
 import os
 import shutil
@@ -96,7 +97,9 @@ def export(checkpoint: Path, out: Path) -> None:
     }
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(kept, temporary)
+    buffer = io.BytesIO()
+    torch.save(kept, buffer)  # into a file it would write that file's name, too
+    temporary.write_bytes(buffer.getvalue())
     temporary.replace(out)
 
 

@@ -41,8 +41,10 @@ class Settings:
     """Chosen on validation scenes. Steps are steps of the optimiser."""
 
     scenes: int = 60_000
-    close_up_steps: int = 2_500
-    mixed_steps: int = 13_000  # close-ups and scenes by turns
+    close_up_steps: int = 2_500  # then close-ups and scenes by turns
+    steps: int = 10_000
+    cooldown_steps: int = 3_000  # the last of them: linearly down to nothing
+    cosine_steps: int = 15_500  # the cosine before them would be nothing here
     close_up_batch: int = 256
     scene_batch: int = 128
     learning_rate: float = 1e-3
@@ -51,11 +53,6 @@ class Settings:
     longest_gradient: float = 1.0
     validation_scenes: int = 300
     validate_every: int = 1_000
-
-    @property
-    def steps(self) -> int:
-        """All steps."""
-        return self.close_up_steps + self.mixed_steps
 
 
 class Batches:
@@ -105,9 +102,12 @@ def clip_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
 
 
 def learning_rate(step: int, settings: Settings) -> float:
-    """Linear warm-up, then a cosine down to nothing."""
+    """Linear warm-up, the beginning of a long cosine, linearly down to nothing from where that has come to."""
     warmup = min(1.0, (step + 1) / settings.warmup_steps)
-    return settings.learning_rate * warmup * (0.5 + 0.5 * math.cos(math.pi * step / settings.steps))
+    cooldown_start = settings.steps - settings.cooldown_steps
+    cosine = 0.5 + 0.5 * math.cos(math.pi * min(step, cooldown_start) / settings.cosine_steps)
+    cooldown = min(1.0, (settings.steps - step) / settings.cooldown_steps)
+    return settings.learning_rate * warmup * cosine * cooldown
 
 
 def decayed_and_not(model: CLIP, weight_decay: float) -> list[dict[str, object]]:
@@ -160,12 +160,12 @@ def _step(
         texts_BD = encode_texts(model, tokenize(texts))
     loss = clip_loss(images_BD, texts_BD, model.logit_scale.exp())
     optimizer.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), settings.longest_gradient)
     optimizer.step()
     with torch.no_grad():
         model.logit_scale.clamp_(0, LARGEST_LOG_SCALE)
-    return loss.item()
+    return float(loss.detach())
 
 
 def _save(out: Path, model: CLIP, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -183,7 +183,7 @@ def _restore(out: Path, model: CLIP, optimizer: torch.optim.Optimizer) -> int:
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     log.info("Going on from step %d of %s.", state["step"], path)
-    return state["step"]
+    return int(state["step"])
 
 
 def main() -> None:

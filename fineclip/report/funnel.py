@@ -1,7 +1,6 @@
 """How many samples came to each stage, how many went on, and why the others did not.
 
-Counted from the manifests of the shards that the planned scales were drawn from; a shard that is not there is left out
-of the counts and named.
+Counted from the manifests of the planned shards; one that is not there is left out of the counts and named.
 """
 
 from collections import Counter
@@ -9,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fineclip.config import Config
+from fineclip.config import Config, MiniatureSource
+from fineclip.errors import ConfigError
 from fineclip.report.reading import Ledger, Place, Problem, last_lines, sound_manifest
 from fineclip.shards import Manifest
+from fineclip.stages.source.plan import images_per_shard, shards_needed
+from fineclip.stages.source.plan import planned_shards as list_shards
 
-FIRST_WITH_REGIONS = "detect"
+MOST_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def collect_funnel(config: Config, place: Place, ledger: Ledger) -> Funnel:
     """The counts of every stage and scale that can be read."""
     folders = stage_folders(config, place)
     selected = {name: _select_manifest(name, place, ledger) for name in config.plan.scales}
-    shards = planned_shards(list(selected.values()), folders["source"])
+    shards = planned_shards(config, place.root, otherwise=folders["source"])
     stages = [_count(name, folder, shards, place=place, ledger=ledger) for name, folder in folders.items()]
     scales = [
         Scale(
@@ -87,18 +89,32 @@ def collect_funnel(config: Config, place: Place, ledger: Ledger) -> Funnel:
     return Funnel(tuple(stages), tuple(scales), shards)
 
 
-def planned_shards(selected: Sequence[Manifest | None], source: Path) -> tuple[str, ...]:
-    """The shards that the scales were drawn from; where a scale is not drawn yet, also every one that has a source."""
-    names = {
-        Path(path).stem
-        for manifest in selected
-        if manifest
-        for path in manifest.inputs
-        if Path(path).parent.name == "filter"
-    }
-    if None in selected or not names:
-        names |= {path.stem for path in manifests_in(source)}
-    return tuple(sorted(names))
+def planned_shards(config: Config, root: Path, *, otherwise: Path) -> tuple[str, ...]:
+    """Names of the shards that the plan needs; where the input is gone and cannot be counted, those with a source.
+
+    Args:
+        config: the plan and the source.
+        root: the folder that the jobs ran in.
+        otherwise: folder of the source manifests.
+    """
+    plan, source = config.plan, config.source
+    try:
+        if not isinstance(source, MiniatureSource):
+            source = source.model_copy(update={"root": str(root / source.root)})
+        available = list_shards(source)
+        needed = [
+            shards_needed(
+                scale,
+                share_kept=plan.share_kept if scale.share_kept is None else scale.share_kept,
+                margin=plan.margin if scale.margin is None else scale.margin,
+                images_per_shard=images_per_shard(source),
+                available=len(available),
+            )
+            for scale in (config.scales[name] for name in plan.scales)
+        ]
+        return tuple(shard.name for shard in available[: max(needed, default=0)])
+    except ConfigError:
+        return tuple(path.stem for path in manifests_in(otherwise))
 
 
 def manifests_in(folder: Path) -> list[Path]:
@@ -109,20 +125,18 @@ def manifests_in(folder: Path) -> list[Path]:
 def _select_manifest(scale: str, place: Place, ledger: Ledger) -> Manifest | None:
     path = place.data("select", f"{scale}.json")
     if not path.is_file():
-        ledger.note(_absent(path, place.logs("select", f"{scale}.log"), place))
+        ledger.note(absence([path], of=1, place=place))
         return None
     return ledger.attempt(place.shown(path), lambda: sound_manifest(path))
 
 
 def _count(name: str, folder: Path, shards: Sequence[str], *, place: Place, ledger: Ledger) -> Stage:
-    found: list[Manifest] = []
-    for shard in shards:
-        path = folder / f"{shard}.json"
-        if path.is_file():
-            manifest = ledger.attempt(place.shown(path), lambda path=path: sound_manifest(path))  # type: ignore[misc]
-            found.extend([manifest] if manifest else [])
-        else:
-            ledger.note(_absent(path, place.logs(*path.relative_to(place.data()).with_suffix(".log").parts), place))
+    paths = [folder / f"{shard}.json" for shard in shards]
+    there = [path for path in paths if path.is_file()]
+    if len(there) < len(paths):
+        ledger.note(absence([path for path in paths if path not in there], of=len(paths), place=place))
+    read = [ledger.attempt(place.shown(path), lambda path=path: sound_manifest(path)) for path in there]  # type: ignore[misc]
+    found = [manifest for manifest in read if manifest]
     dropped: Counter[str] = Counter()
     for manifest in found:
         dropped.update(manifest.dropped)
@@ -137,10 +151,17 @@ def _count(name: str, folder: Path, shards: Sequence[str], *, place: Place, ledg
     )
 
 
-def _absent(path: Path, log: Path, place: Place) -> Problem:
+def absence(paths: Sequence[Path], *, of: int, place: Place) -> Problem:
+    """One entry for all that is not there of one kind, with the end of the first log there is."""
+    names = ", ".join(path.stem for path in paths[:MOST_NAMED])
+    more = f" and {len(paths) - MOST_NAMED:,} more" if len(paths) > MOST_NAMED else ""
+    logs = (place.logs(*path.relative_to(place.data()).with_suffix(".log").parts) for path in paths)
+    log = next((log for log in logs if log.is_file()), None)
     return Problem(
-        what=place.shown(path),
-        why="is not there: the job that makes it has not run, or has failed",
-        log_path=place.shown(log) if log.is_file() else "",
-        log_tail=last_lines(log),
+        what=place.shown(paths[0] if of == 1 else paths[0].parent),
+        why="is not there: its job has not run, or has failed"
+        if of == 1
+        else f"{len(paths):,} of {of:,} shards are not there, their jobs have not run or have failed: {names}{more}",
+        log_path=place.shown(log) if log else "",
+        log_tail=last_lines(log) if log else "",
     )

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -68,8 +68,9 @@ class Ledger:
         """What `read` returns; None, and a problem more, where the piece is absent or damaged."""
         try:
             return read()
-        except (FineclipError, OSError, ValueError, KeyError) as error:
-            self.note(Problem(what, str(error)))
+        except (FineclipError, OSError, ValueError, KeyError, TypeError) as error:
+            place, _, rest = str(error).partition(": ")
+            self.note(Problem(what, rest if rest and place.endswith(what) else str(error) or type(error).__name__))
             return None
 
 
@@ -105,7 +106,7 @@ def sound_manifest(path: Path) -> Manifest:
     """
     manifest = read_manifest(path)
     try:
-        return MANIFEST.validate_python(asdict(manifest), strict=True)
+        return MANIFEST.validate_json(manifest.text(), strict=True)
     except ValidationError as error:
         raise ShardError(f"{path}: is no manifest ({first_complaint(error)}). Delete it and run again.") from None
 

@@ -1,0 +1,1 @@
+"""One loop for every method: order of samples, reading, processes, optimiser, checkpoints."""

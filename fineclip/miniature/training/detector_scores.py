@@ -51,4 +51,5 @@ def box_overlap(left_M4: np.ndarray, right_P4: np.ndarray) -> np.ndarray:
     shared_MP = np.clip(opposite_MP2 - corner_MP2, 0, None).prod(axis=2)
     area_M = (left_M4[:, 2:] - left_M4[:, :2]).prod(axis=1)
     area_P = (right_P4[:, 2:] - right_P4[:, :2]).prod(axis=1)
-    return shared_MP / (area_M[:, None] + area_P[None, :] - shared_MP)
+    overlap_MP: np.ndarray = shared_MP / (area_M[:, None] + area_P[None, :] - shared_MP)
+    return overlap_MP

@@ -87,7 +87,7 @@ def _in_batches(model: CLIP, encode: Callable[[CLIP, Tensor], Tensor], pixels: n
 
 def _class_mean_top1(similarity_MK: Tensor, labels_M: Tensor) -> float:
     right_M = similarity_MK.argmax(dim=1) == labels_M
-    return round(float(np.mean([_percent(right_M[labels_M == label]) for label in labels_M.unique()])), 1)
+    return round(float(np.mean([_percent(right_M[labels_M == label]) for label in sorted(set(labels_M.tolist()))])), 1)
 
 
 def _percent(right: Tensor) -> float:

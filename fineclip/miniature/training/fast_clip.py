@@ -70,7 +70,8 @@ def _trunk(visual: VisionTransformer, images: Tensor) -> Tensor:
 
 def _block(block: ResidualAttentionBlock, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
     tokens = tokens + _attend(block.attn, block.ln_1(tokens), mask)
-    return tokens + block.mlp(block.ln_2(tokens))
+    out: Tensor = tokens + block.mlp(block.ln_2(tokens))
+    return out
 
 
 def _attend(attention: nn.MultiheadAttention, tokens: Tensor, mask: Tensor | None) -> Tensor:

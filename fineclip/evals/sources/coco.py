@@ -1,0 +1,194 @@
+"""Layouts coco_panoptic and coco_captions: COCO's JSON files, a folder of images, a folder of masks.
+
+Panoptic segments become boxes. Source: CLIPSelf, training/data.py, COCOPanopticDataset. The box of a thing is the
+segment's own; that of stuff is tight around its mask. As there, crowds count like any other segment. Deviation: the box
+of a mask ends after its last pixel; theirs ends on it, and is a pixel too narrow and too low.
+
+Legend: H W pixels.
+"""
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fineclip.config import CocoCaptions, CocoPanoptic
+from fineclip.errors import DataError
+from fineclip.evals.sources.picture import BenchmarkClass, Contents, LabelledBox, Picture, picture_of
+from fineclip.shards import sha256_of
+from fineclip.shards.images import UndecodableImage, decode
+from fineclip.stages.source.coco import Document, Entry, Id
+from fineclip.stages.source.files import files_below
+from fineclip.stages.source.samples import fingerprint
+from fineclip.stages.source.texts import captions_of, storable
+from fineclip.types import Box
+
+log = logging.getLogger(__name__)
+
+
+def coco_inputs(source: CocoPanoptic | CocoCaptions) -> dict[str, str]:
+    """What the index is made of: the hash of the JSON, and of the names and sizes in each folder."""
+    root = Path(source.root)
+    folders = [root / source.images, *([root / source.masks] if isinstance(source, CocoPanoptic) else [])]
+    annotations = root / source.annotations
+    return {annotations.as_posix(): sha256_of(annotations)} | {
+        folder.as_posix(): fingerprint(dict(sorted(_sizes(folder).items())), {}) for folder in folders
+    }
+
+
+def captions_contents(source: CocoCaptions) -> Contents:
+    """Every image that the JSON names, with all of its captions that are not blank; no classes.
+
+    Raises:
+        DataError: an image is absent or broken, or an entry lacks a key.
+    """
+    document = Document(Path(source.root) / source.annotations)
+    images = _by_id(document, "images")
+    captions: defaultdict[Id, list[str]] = defaultdict(list)
+    for entry in document.entries("annotations"):
+        captions[entry.id("image_id")].append(entry.text("caption"))
+    _warn_of_strays(document, captions, images)
+    paths = _image_paths(images, Path(source.root) / source.images)
+    pictures = (
+        picture_of(path, captions=[text for text in captions_of(captions[number]) if text]) for number, path in paths
+    )
+    return Contents([], pictures)
+
+
+def panoptic_contents(source: CocoPanoptic) -> Contents:
+    """The categories in the order of their ids; every image that the JSON names, with a box for each of its segments.
+
+    Raises:
+        DataError: an image or a mask is absent or broken, a mask does not fit its image, or an entry lacks a key.
+    """
+    document = Document(Path(source.root) / source.annotations)
+    categories = _Categories(document)
+    return Contents(categories.classes, _panoptic_pictures(source, document, categories))
+
+
+def _panoptic_pictures(source: CocoPanoptic, document: Document, categories: "_Categories") -> Iterator[Picture]:
+    images, masks = _by_id(document, "images"), Path(source.root) / source.masks
+    annotations: dict[Id, Entry] = {}
+    for entry in document.entries("annotations"):
+        number = entry.id("image_id")
+        if number in annotations:
+            raise entry.wrong("image_id", "an image of its own: another entry has it too")
+        annotations[number] = entry
+    _warn_of_strays(document, annotations, images)
+    names = _sizes(masks).keys()
+    for number, path in _image_paths(images, Path(source.root) / source.images):
+        picture = picture_of(path, captions=[])
+        if number in annotations:
+            entry = annotations[number]
+            if entry.text("file_name") not in names:
+                raise entry.wrong("file_name", f"the name of a mask in {masks}")
+            picture = replace(picture, boxes=_boxes(entry, document.path, masks, categories, picture))
+        yield picture
+
+
+def tight_box(is_inside_HW: np.ndarray) -> Box:
+    """The smallest box around the pixels that are inside, of which there must be one; its edges are half-open."""
+    rows, columns = (np.flatnonzero(is_inside_HW.any(axis=axis)) for axis in (1, 0))
+    return Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+
+
+def segment_ids(png: Image.Image) -> np.ndarray:
+    """(H, W) int64: R + 256 G + 65536 B of an RGB image."""
+    rgb_HW3 = np.asarray(png, dtype=np.int64)
+    ids_HW: np.ndarray = rgb_HW3 @ np.array([1, 256, 256 * 256])
+    return ids_HW
+
+
+class _Categories:
+    """The classes in the order of their ids, and where each id stands."""
+
+    def __init__(self, document: Document) -> None:
+        entries = sorted(_by_id(document, "categories").items(), key=lambda item: (str(type(item[0])), item[0]))
+        self.classes = [_class_of(entry) for _, entry in entries]
+        self.position: Mapping[Id, int] = {number: index for index, (number, _) in enumerate(entries)}
+        twice = [name for name, count in Counter(one.name for one in self.classes).items() if count > 1]
+        if twice:
+            raise DataError(f"{document.path}: two categories are called {twice[0]!r}. Is it the right file?")
+
+
+def _class_of(entry: Entry) -> BenchmarkClass:
+    if entry.values.get("isthing") not in (0, 1):
+        raise entry.wrong("isthing", "0 or 1, as in COCO's panoptic files")
+    return BenchmarkClass(storable(entry.text("name")), is_thing=bool(entry.values["isthing"]))
+
+
+def _boxes(
+    annotation: Entry, document: Path, masks: Path, categories: _Categories, picture: Picture
+) -> list[LabelledBox]:
+    """The segments of one image. Its mask is opened where there is stuff among them."""
+    mask = masks / annotation.text("file_name")
+    segments = annotation.values.get("segments_info")
+    if not isinstance(segments, list) or not all(isinstance(values, dict) for values in segments):
+        raise annotation.wrong("segments_info", "a list of objects")
+    boxes: list[LabelledBox] = []
+    ids_HW: np.ndarray | None = None
+    for index, values in enumerate(segments):
+        segment = Entry(document, f"annotations of {mask.name}: segments_info", index, values)
+        label = categories.position[_known(segment, "category_id", categories.position, "categories")]
+        if categories.classes[label].is_thing:
+            boxes.append(LabelledBox(Box(*segment.box("bbox")), label))
+            continue
+        ids_HW = _read_mask(mask, picture) if ids_HW is None else ids_HW
+        is_inside_HW = ids_HW == segment.id("id")
+        if not is_inside_HW.any():
+            raise segment.wrong("id", f"the id of a pixel of {mask}")
+        boxes.append(LabelledBox(tight_box(is_inside_HW), label))
+    return boxes
+
+
+def _read_mask(path: Path, picture: Picture) -> np.ndarray:
+    try:
+        mask = decode(path.read_bytes())
+    except (OSError, UndecodableImage) as error:
+        raise DataError(f"{path}: cannot be read as a mask: {error}. Fetch it again.") from None
+    if mask.size != (picture.width, picture.height):
+        raise DataError(
+            f"{path}: is {mask.width} x {mask.height} pixels, but its image {picture.file} is {picture.width} x {picture.height}."
+            " Masks and images must be of the same data set, neither of them resized."
+        )
+    return segment_ids(mask)
+
+
+def _by_id(document: Document, section: str) -> dict[Id, Entry]:
+    entries: dict[Id, Entry] = {}
+    for entry in document.entries(section):
+        number = entry.id("id")
+        if number in entries:
+            raise entry.wrong("id", "one of its own: another entry has it too")
+        entries[number] = entry
+    return entries
+
+
+def _warn_of_strays(document: Document, found: Mapping[Id, object], images: Mapping[Id, Entry]) -> None:
+    if strays := len(found.keys() - images.keys()):
+        log.warning("%s: %d images have annotations but no entry in 'images': left out", document.path, strays)
+
+
+def _known(entry: Entry, key: str, known: Mapping[Id, object], section: str) -> Id:
+    number = entry.id(key)
+    if number not in known:
+        raise entry.wrong(key, f"the id of one of {section!r}")
+    return number
+
+
+def _image_paths(images: Mapping[Id, Entry], folder: Path) -> Iterator[tuple[Id, Path]]:
+    """Each image's number and file, in the order of the JSON."""
+    present = _sizes(folder)
+    for number, entry in images.items():
+        name = entry.text("file_name")
+        if name not in present:
+            raise entry.wrong("file_name", f"the name of an image in {folder}")
+        yield number, folder / name
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {name: entry.stat().st_size for name, entry in files_below(folder) if storable(name) == name}

@@ -1,0 +1,156 @@
+"""FineCLIP: global contrast, regional contrast and real-time self-distillation in one model.
+
+    L = w_global L_global + w_region L_region + w_distill L_distill
+
+    L_global   image i  <->  its caption,         over all images of all processes
+    L_region   region j <->  its caption,         over all regions of all processes
+    L_distill  1 - cos(region j, crop j)          the dense map's region against the global embedding of its crop
+
+Source: Jing et al., NeurIPS 2024, equations 1-6; official code, training/clipself.py.
+
+What we change, and why:
+  * gradients are averaged over processes (there: every GPU trains its own copy);
+  * contrastive gradients are exact (there, with W GPUs, each sees those of its own rows only: 1/W of the weight against
+    the distillation; `weights: {global: 0.125, region: 0.125}` gives the mix of the 8-GPU scripts);
+  * no padding rows (there: on one GPU zero rows enter L_region);
+  * an image without regions has none (there: a made-up box with an empty caption), nor has a region without a caption;
+  * up to `max_regions` are drawn from all usable regions (there: drawn first, then thinned by size);
+  * one pass of the trunk serves image and regions (there: two), and a term of weight 0 is not computed.
+`crop_gradient=True` is the official behaviour, `False` the stop-gradient that makes a step two to three times cheaper.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from fineclip.config import FineCLIPConfig
+from fineclip.errors import ConfigError
+from fineclip.methods.base import Method, given
+from fineclip.methods.contrastive import contrastive_loss, full_precision, global_mean
+from fineclip.methods.items import Inputs, Item, Prepare, draw_caption, draw_regions, fractions
+from fineclip.models.encoder import RegionEncoder
+from fineclip.models.images import crop, decode, squash
+from fineclip.types import Batch, Counts, Losses, Sample
+
+VERSION = 1  # of the loss and of what is drawn: a change of it trains again
+
+
+class Features(NamedTuple):
+    """What the objective compares, of width D: a row for each image or each region of this process.
+
+    None where the weights leave no term that needs it.
+    """
+
+    image: Tensor | None
+    caption: Tensor | None
+    region: Tensor | None
+    region_caption: Tensor | None
+    crop: Tensor | None
+
+
+@dataclass(frozen=True)
+class PrepareFineCLIP:
+    """The squashed image, one of its captions, and some of its regions with captions and crops."""
+
+    inputs: Inputs
+    options: FineCLIPConfig
+    max_regions: int
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Item:
+        """One visit to a sample.
+
+        Raises:
+            UndecodableImage: its bytes are no image.
+        """
+        inputs, size = self.inputs, self.inputs.crop_size
+        caption = draw_caption(sample.captions, rng)
+        regions = draw_regions(sample, rng, at_most=self.max_regions)
+        image = decode(sample.image)
+        texts = inputs.tokenize([caption, *(region.caption or "" for region in regions)])
+        boxes = (
+            [region.box.enlarged(self.options.crop_scale) for region in regions] if self.options.weights.distill else []
+        )
+        return Item(
+            sample.key,
+            squash(image, inputs.image_size),
+            text=texts[0],
+            boxes=torch.tensor([fractions(region.box, sample) for region in regions]).reshape(-1, 4),
+            region_texts=texts[1:],
+            crops=stack([squash(crop(image, box), size) for box in boxes], size)
+            if self.options.weights.distill
+            else None,
+        )
+
+
+class FineCLIP(Method[Features]):
+    """The FineCLIP objective on a `RegionEncoder`."""
+
+    version = VERSION
+    section = FineCLIPConfig
+
+    def __init__(self, encoder: RegionEncoder, options: FineCLIPConfig) -> None:
+        super().__init__(encoder, options, train_text=options.train_text)
+        weights = options.weights
+        self.weights = {"global": weights.global_, "region": weights.region, "distill": weights.distill}
+        if not any(self.weights.values()):
+            raise ConfigError("methods.fineclip.weights: all are 0, so there is nothing to learn. Raise one of them.")
+
+    @classmethod
+    def preparation(cls, inputs: Inputs, options: FineCLIPConfig, *, max_regions: int) -> Prepare:
+        """Images, captions, regions, their captions and crops."""
+        return PrepareFineCLIP(inputs, options, max_regions)
+
+    def features(self, batch: Batch) -> Features:
+        """Encode the rows of this process, as far as a term needs them. No communication."""
+        weights = self.weights
+        image_BD, region_RD = self._image_and_regions(batch)
+        return Features(
+            image=image_BD,
+            caption=self.encode_text(given(batch.texts)) if weights["global"] else None,
+            region=region_RD,
+            region_caption=self.encode_text(given(batch.region_texts)) if weights["region"] else None,
+            crop=self._crops(given(batch.crops)) if weights["distill"] else None,
+        )
+
+    def _image_and_regions(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+        images = given(batch.images)
+        if not (self.weights["region"] or self.weights["distill"]):
+            return self.encoder.encode_image(images), None
+        boxes_R4, box_to_image_R = given(batch.boxes), given(batch.box_to_image)
+        if not self.weights["global"]:
+            return None, self.encoder.encode_regions(images, boxes_R4, box_to_image_R)
+        return self.encoder.encode_image_and_regions(images, boxes_R4, box_to_image_R)
+
+    def _crops(self, crops: Tensor) -> Tensor:
+        with nullcontext() if self.options.crop_gradient else torch.no_grad():
+            return self.encoder.encode_image(crops)
+
+    def loss(self, rows: Features, counts: Counts) -> Losses:
+        """The module docstring's equation. A batch without regions has two terms that are 0."""
+        scale = self.encoder.logit_scale.exp()
+        terms: dict[str, Tensor] = {}
+        if rows.image is not None and rows.caption is not None:
+            terms["global"] = contrastive_loss(rows.image, rows.caption, scale=scale, counts=counts.images)
+        if rows.region is not None and rows.region_caption is not None:
+            terms["region"] = contrastive_loss(rows.region, rows.region_caption, scale=scale, counts=counts.regions)
+        if rows.region is not None and rows.crop is not None:
+            terms["distill"] = distillation_loss(rows.region, rows.crop, counts=counts.regions)
+        return Losses.weighted(terms, weights=self.weights)
+
+
+def distillation_loss(region_RD: Tensor, crop_RD: Tensor, *, counts: Sequence[int]) -> Tensor:
+    """Mean of 1 - cos over regions: 0 where a region's dense feature points the way its crop's embedding does."""
+    with torch.autocast(region_RD.device.type, enabled=False):
+        cosine_R = cosine_similarity(full_precision(region_RD), full_precision(crop_RD), dim=-1)
+        return global_mean(1 - cosine_R, counts)
+
+
+def stack(crops: Sequence[Tensor], side: int) -> Tensor:
+    """(r, 3, s, s), also where there is none."""
+    return torch.stack(list(crops)) if crops else torch.empty(0, 3, side, side, dtype=torch.uint8)

@@ -1,0 +1,29 @@
+"""The hashes of the shipped files: `python -m fineclip.miniature.training.hashes` writes them anew."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from fineclip.miniature import WEIGHTS
+
+HASHES = "hashes.json"
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The sha256 of every file below a folder but of `hashes.json` itself and of what begins with a dot."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {path: path.relative_to(folder).as_posix() for path in files}
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path, name in names.items()
+        if name != HASHES and not path.name.startswith(".")
+    }
+
+
+def main() -> None:
+    """The command."""
+    (WEIGHTS / HASHES).write_text(json.dumps(hashes(WEIGHTS), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""A CLIP that also describes regions: upstream's open_clip model, unchanged, with another way through its last block.
+
+Legend: B images, N texts, L tokens of a text, R regions of all images (packed), D embedding, H W pixels, h w patches,
+C width.
+
+Embeddings of images, texts and regions are not normalised: losses and scores do that. They are float32 under
+autocast too.
+"""
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from fineclip.config import EncoderConfig
+from fineclip.errors import ConfigError
+from fineclip.models.architecture import build_model
+from fineclip.models.trunks import Hidden, open_clip_block, trunk_of
+
+
+class RegionEncoder(nn.Module):
+    """An open_clip model, `CLIP` or `CustomTextCLIP`, with its own parameters under their own names.
+
+    The modules of `model` become this module's, so `state_dict()` is what open_clip itself would write.
+
+    Rows: no image, no text or no region in gives `(0, D)` out, still connected to the parameters that the path uses, so
+    that a process without regions takes part in every collective of the backward pass.
+
+    Attributes:
+        width: D.
+        head: `cls`, the class token, or `mean`, all patches: what an image's embedding is made of.
+        patch: height and width of a patch in pixels; images are whole patches, of any size and aspect ratio.
+        context_length: most tokens of a text.
+        logit_scale: logarithm of the inverse temperature, a scalar parameter.
+
+    Raises:
+        ConfigError: the model is of a kind whose dense features nobody has defined; the message names it.
+    """
+
+    logit_scale: nn.Parameter
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        for name, module in model.named_children():
+            self.add_module(name, module)
+        for name, parameter in model.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in model.named_buffers(recurse=False):
+            self.register_buffer(name, buffer, persistent=name not in model._non_persistent_buffers_set)
+        if "logit_bias" in self._parameters:
+            raise ConfigError("this model has a logit bias (SigLIP): the losses here have none")
+        self.trunk = trunk_of(self.get_submodule("visual"))
+        self.width, self.head, self.patch = self.trunk.width, self.trunk.head, self.trunk.patch
+        self.context_length = int(model.context_length)  # type: ignore[arg-type]
+        self.vocabulary_size = int(model.vocab_size)  # type: ignore[arg-type]
+        _check_text_tower(self.text_tower, pool=str(getattr(model, "text_pool_type", "")))
+
+    @property
+    def text_tower(self) -> nn.Module:
+        """What holds the parts of the text tower: `text` in newer models, the model itself in OpenAI's."""
+        return self.get_submodule("text") if "text" in self._modules else self
+
+    def vision_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Those of the vision tower, by their names here."""
+        return ((name, value) for name, value in self.named_parameters() if name.startswith("visual."))
+
+    def text_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Those of the text tower, by their names here; the logit scale is not among them."""
+        vision = {name for name, _ in self.vision_parameters()} | {"logit_scale"}
+        return ((name, value) for name, value in self.named_parameters() if name not in vision)
+
+    def encode_image(self, images_B3HW: Tensor) -> Tensor:
+        """(B, D), not normalised."""
+        hidden = self.trunk.before_last(_at_least_one(images_B3HW))
+        return self._global(hidden)[: len(images_B3HW)]
+
+    def encode_text(self, tokens_NL: Tensor) -> Tensor:
+        """(N, D), not normalised: read where the largest token stands, which is the end token.
+
+        Source: CLIP. L may be less than `context_length`: a causal tower does not see what follows.
+        """
+        texts_NL, tower = _at_least_one(tokens_NL), self.text_tower
+        if texts_NL.shape[1] > self.context_length:
+            raise ConfigError(f"texts of {texts_NL.shape[1]} tokens, but the text tower reads {self.context_length}")
+        positions_LC = cast("Tensor", tower.positional_embedding)
+        rows_NLC = tower.get_submodule("token_embedding")(texts_NL) + positions_LC[: texts_NL.shape[1]]
+        for block in tower.get_submodule("transformer.resblocks").children():
+            rows_NLC = open_clip_block(block, rows_NLC, causal=True)
+        ends_NC = rows_NLC[torch.arange(len(rows_NLC), device=rows_NLC.device), texts_NL.argmax(dim=-1)]
+        embedding_ND = tower.get_submodule("ln_final")(ends_NC) @ cast("Tensor", tower.text_projection)
+        return _full_precision(embedding_ND)[: len(tokens_NL)]
+
+    def encode_dense(self, images_B3HW: Tensor) -> Tensor:
+        """(B, D, h, w), each token a unit vector: the last block without attention, then the head, token by token."""
+        hidden = self.trunk.before_last(_at_least_one(images_B3HW))
+        return self._dense(hidden)[: len(images_B3HW)]
+
+    def encode_regions(self, images_B3HW: Tensor, boxes_R4: Tensor, box_to_image_R: Tensor) -> Tensor:
+        """(R, D), not normalised: the dense features of each box; boxes as in `pool_regions`."""
+        hidden = self.trunk.before_last(_at_least_one(images_B3HW))
+        return pool_regions(self._dense(hidden), boxes_R4, box_to_image_R)
+
+    def encode_image_and_regions(
+        self, images_B3HW: Tensor, boxes_R4: Tensor, box_to_image_R: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(B, D) and (R, D), as `encode_image` and `encode_regions` give them; only the last block runs twice."""
+        hidden = self.trunk.before_last(_at_least_one(images_B3HW))
+        region_RD = pool_regions(self._dense(hidden), boxes_R4, box_to_image_R)
+        return self._global(hidden)[: len(images_B3HW)], region_RD
+
+    def _global(self, hidden: Hidden) -> Tensor:
+        if self.head == "cls":
+            rows_BC = self.trunk.norm(self.trunk.last(hidden, rows=1))[:, 0]
+        else:
+            rows_BC = self.trunk.norm(self.trunk.last(hidden)[:, 1:]).mean(dim=1)
+        return _full_precision(self.trunk.project(rows_BC))
+
+    def _dense(self, hidden: Hidden) -> Tensor:
+        tokens_BPC = self.trunk.last_value_only(hidden.tokens_BTC[:, 1:])
+        dense_BPD = F.normalize(_full_precision(self.trunk.project(self.trunk.norm(tokens_BPC))), dim=-1)
+        return dense_BPD.transpose(1, 2).reshape(len(dense_BPD), self.width, *hidden.grid)
+
+
+def build_encoder(config: EncoderConfig) -> RegionEncoder:
+    """The encoder that a configuration describes, with weights drawn from torch's global generator.
+
+    Raises:
+        ConfigError: the model cannot be used, pools in another way than `head` says, or its patches do not fit the sizes.
+    """
+    try:
+        encoder = RegionEncoder(build_model(config))
+    except ConfigError as error:
+        raise ConfigError(f"encoder {config.model}: {error}") from None
+    if encoder.head != config.head:
+        raise ConfigError(
+            f"encoder {config.model}: head is {config.head!r}, but the model's is {encoder.head!r}: set that"
+        )
+    for name, size in (("image_size", config.image_size), ("crop_size", config.crop_size)):
+        if size % encoder.patch[0] or size % encoder.patch[1]:
+            raise ConfigError(f"encoder {config.model}: {name} {size} px is not whole patches of {encoder.patch[0]} px")
+    return encoder
+
+
+def pool_regions(dense_BDhw: Tensor, boxes_R4: Tensor, box_to_image_R: Tensor) -> Tensor:
+    """(R, D): the mean of a map over each box, by RoIAlign 1 x 1, aligned, as many samples as the box has cells.
+
+    Args:
+        dense_BDhw: unit vectors.
+        boxes_R4: x1, y1, x2, y2 as fractions of the image; neither clipped nor enlarged here.
+        box_to_image_R: which image each box is of.
+
+    Source: CLIPSelf and FineCLIP, `_extract_roi_features_v1`. Coordinates are float32 under autocast too: in half
+    precision a box would move by up to an eighth of a cell.
+    """
+    height, width = dense_BDhw.shape[-2:]
+    boxes_R4 = boxes_R4.to(dense_BDhw.dtype)
+    cells_R4 = boxes_R4 * boxes_R4.new_tensor([width, height, width, height])
+    rois_R5 = torch.cat([box_to_image_R[:, None].to(cells_R4), cells_R4], dim=1)
+    with torch.autocast(dense_BDhw.device.type, enabled=False):
+        pooled_RD11 = roi_align(dense_BDhw, rois_R5, output_size=(1, 1), sampling_ratio=-1, aligned=True)
+    return cast("Tensor", pooled_RD11.flatten(1))
+
+
+def _at_least_one(rows: Tensor) -> Tensor:
+    """`rows`, or a row of zeros in place of none: towers cannot run on nothing, and its result is cut off again."""
+    return rows if len(rows) else rows.new_zeros(1, *rows.shape[1:])
+
+
+def _full_precision(rows: Tensor) -> Tensor:
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
+def _check_text_tower(tower: nn.Module, *, pool: str) -> None:
+    """That it is CLIP's causal transformer, read at the end token."""
+    if isinstance(tower, TextTransformer):
+        pool = tower.pool_type
+        if tower.cls_emb is not None or tower.attn_mask is None:
+            raise ConfigError("this text tower cannot be used: it is not causal, or has a class token (CoCa, SigLIP)")
+    elif not isinstance(tower, RegionEncoder):
+        raise ConfigError(f"this text tower cannot be used: it is a {type(tower).__name__}, not open_clip's own")
+    if pool != "argmax":
+        raise ConfigError(f"this text tower cannot be used: it is read at {pool!r}, not at the end token")
+    if not isinstance(tower.text_projection, nn.Parameter):
+        raise ConfigError("this text tower cannot be used: its projection is not one matrix")
+    blocks = tower.get_submodule("transformer.resblocks").children()
+    if not all(type(block) is ResidualAttentionBlock for block in blocks):
+        raise ConfigError("this text tower cannot be used: it has another block_type than default")

@@ -1,0 +1,41 @@
+"""Images as the encoder wants them.
+
+Legend: B images, S side of the square.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fineclip.shards.images import UndecodableImage, crop, decode, read_header
+
+__all__ = ["MEAN", "STD", "UndecodableImage", "crop", "decode", "normalise", "read_header", "squash", "to_batch"]
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, in red, green, blue; values in [0, 1]
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def squash(image: Image.Image, size: int) -> Tensor:
+    """(3, S, S) uint8: the whole image on a square, its aspect not kept.
+
+    Source: FineCLIP, training/data.py: torchvision's Resize of both sides on a Pillow image, bilinear, which is
+    Pillow's own resize.
+    """
+    square = image.resize((size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1).contiguous()
+
+
+def normalise(images_B3SS: Tensor) -> Tensor:
+    """float32 of mean 0 and deviation 1 over CLIP's training images, from uint8; any leading shape before (3, S, S)."""
+    mean, std = (torch.tensor(values, device=images_B3SS.device).view(3, 1, 1) for values in (MEAN, STD))
+    return (images_B3SS.float() / 255 - mean) / std
+
+
+def to_batch(images: Sequence[Tensor], *, size: int) -> Tensor:
+    """(B, 3, S, S) float32, normalised, from uint8 images of one size; (0, 3, S, S) from none."""
+    if not images:
+        return torch.zeros(0, 3, size, size)
+    return normalise(torch.stack(list(images)))

@@ -1,0 +1,296 @@
+"""The two kinds of vision tower: open_clip's VisionTransformer and timm's EVA-02, taken apart at the last block.
+
+The modules and their weights are upstream's; what is written here is the order in which they run, because upstream
+offers neither a last block without attention nor another grid than the native one.
+
+Legend: B images, T tokens with the class token first, P patches, C width, D embedding, H W pixels, h w patches.
+
+Dense features: the last block of an OpenAI or EVA tower serves the class token, and attention there mixes what the
+patches know. So it is taken without attention: each token passes its own value on (value and output projection, the inner
+LayerNorm of EVA, residuals and MLP stay). Source: MaskCLIP; CLIPSelf and FineCLIP, eva_vit_model.py
+`forward_without_attn`, transformer.py `forward_without_attn`.
+
+Other grids than the native one: positions are interpolated bicubically without antialiasing, as the authors do (timm
+and open_clip antialias: 1e-2 off); rotary tables are made again with the positions spread over the reference grid (timm hands
+out the native table whatever the size). The authors' code knows square grids only; here any height and width will do.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from timm.layers import RotaryEmbeddingCat, apply_rot_embed_cat, build_rotary_pos_embed
+from timm.models.eva import Eva, EvaAttention, EvaBlock
+from torch import Tensor, nn
+from typing_extensions import override
+
+from fineclip.errors import ConfigError
+from fineclip.models.attention import attend, from_heads, to_heads
+
+
+class Hidden(NamedTuple):
+    """What comes into the last block."""
+
+    tokens_BTC: Tensor
+    grid: tuple[int, int]
+    rope: Tensor | None
+
+
+class Trunk(ABC):
+    """A vision tower up to its last block, the last block in three forms, and the way to the embedding."""
+
+    head: str  # cls or mean
+    width: int  # D
+    patch: tuple[int, int]  # pixels
+
+    @abstractmethod
+    def before_last(self, images_B3HW: Tensor) -> Hidden:
+        """Everything before the last block."""
+
+    @abstractmethod
+    def last(self, hidden: Hidden, *, rows: int | None = None) -> Tensor:
+        """(B, rows, C): the last block as it is, for the first `rows` tokens only where that is asked; exact."""
+
+    @abstractmethod
+    def last_value_only(self, tokens_BTC: Tensor) -> Tensor:
+        """(B, T, C): the last block without attention, each token by itself."""
+
+    @abstractmethod
+    def norm(self, tokens_BTC: Tensor) -> Tensor:
+        """The final LayerNorm."""
+
+    @abstractmethod
+    def project(self, rows_C: Tensor) -> Tensor:
+        """(..., D) from (..., C)."""
+
+    def grid_of(self, images_B3HW: Tensor) -> tuple[int, int]:
+        """Patches down and across.
+
+        Raises:
+            ConfigError: the images are not whole patches.
+        """
+        height, width = images_B3HW.shape[-2:]
+        if height % self.patch[0] or width % self.patch[1]:
+            raise ConfigError(
+                f"images of {height} x {width} px are not whole patches of {self.patch[0]} x {self.patch[1]} px: "
+                "choose another image_size or crop_size"
+            )
+        return height // self.patch[0], width // self.patch[1]
+
+
+class OpenClipTrunk(Trunk):
+    """open_clip's VisionTransformer, as OpenAI's models are."""
+
+    def __init__(self, visual: VisionTransformer) -> None:
+        _refuse_unless(visual.attn_pool is None, "attentional pooling")
+        _refuse_unless(visual.pool_type in ("tok", "avg"), f"pool_type {visual.pool_type!r}")
+        _refuse_unless(visual.pool_type == "tok" or not visual.final_ln_after_pool, "pool_type 'avg' before its norm")
+        _refuse_unless(visual.proj is not None, "no projection")
+        _refuse_unless(isinstance(visual.patch_dropout, nn.Identity), "patch_dropout")
+        blocks = visual.transformer.resblocks
+        _refuse_unless(
+            all(type(block) is ResidualAttentionBlock for block in blocks), "another block_type than default"
+        )
+        self.visual = visual
+        self.head = "cls" if visual.pool_type == "tok" else "mean"
+        self.width, self.patch = visual.output_dim, visual.patch_size
+
+    @override
+    def before_last(self, images_B3HW: Tensor) -> Hidden:
+        visual, grid = self.visual, self.grid_of(images_B3HW)
+        patches_BPC = visual.conv1(images_B3HW).flatten(2).transpose(1, 2)
+        class_B1C = visual.class_embedding.to(patches_BPC.dtype).expand(len(patches_BPC), 1, -1)
+        positions_TC = positions_for(visual.positional_embedding, native=visual.grid_size, grid=grid)
+        tokens_BTC = torch.cat([class_B1C, patches_BPC], dim=1) + positions_TC.to(patches_BPC.dtype)
+        tokens_BTC = visual.ln_pre(tokens_BTC)
+        for block in visual.transformer.resblocks[:-1]:
+            tokens_BTC = open_clip_block(block, tokens_BTC)
+        return Hidden(tokens_BTC, grid, None)
+
+    @override
+    def last(self, hidden: Hidden, *, rows: int | None = None) -> Tensor:
+        return open_clip_block(self.visual.transformer.resblocks[-1], hidden.tokens_BTC, rows=rows)
+
+    @override
+    def last_value_only(self, tokens_BTC: Tensor) -> Tensor:
+        block = self.visual.transformer.resblocks[-1]
+        weight_CC, bias_C = (packed.chunk(3)[2] for packed in (block.attn.in_proj_weight, block.attn.in_proj_bias))
+        value_BTC = F.linear(block.ln_1(tokens_BTC), weight_CC, bias_C)
+        tokens_BTC = tokens_BTC + block.ls_1(block.attn.out_proj(value_BTC))
+        return _tensor(tokens_BTC + block.ls_2(block.mlp(block.ln_2(tokens_BTC))))
+
+    @override
+    def norm(self, tokens_BTC: Tensor) -> Tensor:
+        return _tensor(self.visual.ln_post(tokens_BTC))
+
+    @override
+    def project(self, rows_C: Tensor) -> Tensor:
+        return _tensor(rows_C @ self.visual.proj)
+
+
+class EvaTrunk(Trunk):
+    """timm's EVA-02 inside open_clip's TimmModel: class token, SwiGLU with its norm, rotary positions."""
+
+    head = "cls"
+
+    def __init__(self, visual: TimmModel) -> None:
+        trunk = visual.trunk
+        _refuse_unless(isinstance(trunk, Eva), f"the trunk {type(trunk).__name__}")
+        _refuse_unless(
+            trunk.global_pool == "token" and isinstance(trunk.fc_norm, nn.Identity),
+            f"the pooling {trunk.global_pool!r} of an EVA trunk; 'token' is read",
+        )
+        _refuse_unless(len(visual.head) == 0 and isinstance(trunk.head, nn.Linear), "a projection outside the trunk")
+        _refuse_unless(trunk.num_prefix_tokens == 1 and not trunk.no_embed_class, "register tokens")
+        _refuse_unless(
+            trunk.pos_embed is not None and trunk.patch_drop is None, "no learned positions, or patch_dropout"
+        )
+        _refuse_unless(
+            trunk.rope is None or type(trunk.rope) is RotaryEmbeddingCat, "rotary positions other than 'cat'"
+        )
+        _refuse_unless(trunk.rope is None or not trunk.rope.aug_active, "jittered rotary positions")
+        for block in trunk.blocks:
+            _refuse_unless(type(block) is EvaBlock and type(block.attn) is EvaAttention, f"{type(block).__name__}")
+            _refuse_unless(block.attn.v_proj is not None, "packed query, key and value (EVA-01)")
+            _refuse_unless(block.attn.gate is None, "gated attention")
+            _refuse_unless(isinstance(block.drop_path1, nn.Identity), "stochastic depth")
+        self.trunk = trunk
+        self.width, self.patch = trunk.num_classes, trunk.patch_embed.patch_size
+        self._tables: dict[tuple[int, int, torch.device], Tensor] = {}
+
+    @override
+    def before_last(self, images_B3HW: Tensor) -> Hidden:
+        trunk, grid = self.trunk, self.grid_of(images_B3HW)
+        patches_BPC = trunk.patch_embed.norm(trunk.patch_embed.proj(images_B3HW).flatten(2).transpose(1, 2))
+        class_B1C = trunk.cls_token.to(patches_BPC.dtype).expand(len(patches_BPC), -1, -1)
+        positions_TC = positions_for(trunk.pos_embed[0], native=trunk.patch_embed.grid_size, grid=grid)
+        tokens_BTC = torch.cat([class_B1C, patches_BPC], dim=1) + positions_TC.to(patches_BPC.dtype)
+        tokens_BTC = trunk.norm_pre(tokens_BTC)
+        rope = self._rope(grid, images_B3HW.device)
+        for block in trunk.blocks[:-1]:
+            tokens_BTC = eva_block(block, tokens_BTC, rope=rope)
+        return Hidden(tokens_BTC, grid, rope)
+
+    @override
+    def last(self, hidden: Hidden, *, rows: int | None = None) -> Tensor:
+        return eva_block(self.trunk.blocks[-1], hidden.tokens_BTC, rope=hidden.rope, rows=rows)
+
+    @override
+    def last_value_only(self, tokens_BTC: Tensor) -> Tensor:
+        block = self.trunk.blocks[-1]
+        value_BTC = block.attn.v_proj(block.norm1(tokens_BTC))
+        return _eva_residuals(block, tokens_BTC, block.attn.proj(block.attn.norm(value_BTC)))
+
+    @override
+    def norm(self, tokens_BTC: Tensor) -> Tensor:
+        return _tensor(self.trunk.norm(tokens_BTC))
+
+    @override
+    def project(self, rows_C: Tensor) -> Tensor:
+        return _tensor(self.trunk.head(rows_C))
+
+    def _rope(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
+        """(P, 2 E) sines then cosines, in float32; made once for each grid."""
+        rope = self.trunk.rope
+        if rope is None:
+            return None
+        if (*grid, device) not in self._tables:
+            sines_and_cosines = build_rotary_pos_embed(
+                list(grid),
+                bands=rope.bands.float(),
+                in_pixels=rope.in_pixels,
+                ref_feat_shape=rope.ref_feat_shape,
+                grid_offset=rope.grid_offset,
+                grid_indexing=rope.grid_indexing,
+                rotate_half=rope.rotate_half,
+                device=device,
+            )
+            self._tables[*grid, device] = torch.cat(sines_and_cosines, dim=-1)
+        return self._tables[*grid, device]
+
+
+def trunk_of(visual: nn.Module) -> Trunk:
+    """The way through a vision tower of open_clip.
+
+    Raises:
+        ConfigError: it is none of the two kinds, or pools in another way; by name.
+    """
+    if isinstance(visual, VisionTransformer):
+        return OpenClipTrunk(visual)
+    if isinstance(visual, TimmModel):
+        return EvaTrunk(visual)
+    raise ConfigError(_REFUSAL.format(type(visual).__name__))
+
+
+def open_clip_block(
+    block: ResidualAttentionBlock, tokens_BTC: Tensor, *, rows: int | None = None, causal: bool = False
+) -> Tensor:
+    """(B, rows, C): one block of open_clip's transformers, image or text."""
+    attention, normed_BTC = block.attn, block.ln_1(tokens_BTC)
+    weight, bias = attention.in_proj_weight, attention.in_proj_bias
+    if rows is None:
+        query, key, value = F.linear(normed_BTC, weight, bias).chunk(3, dim=-1)
+    else:
+        width = normed_BTC.shape[-1]
+        query = F.linear(normed_BTC[:, :rows], weight[:width], bias[:width])
+        key, value = F.linear(normed_BTC, weight[width:], bias[width:]).chunk(2, dim=-1)
+    query, key, value = (to_heads(part, attention.num_heads) for part in (query, key, value))
+    attended = attention.out_proj(from_heads(attend(query, key, value, causal=causal)))
+    tokens = tokens_BTC[:, :rows] + block.ls_1(attended)
+    return _tensor(tokens + block.ls_2(block.mlp(block.ln_2(tokens))))
+
+
+def eva_block(block: EvaBlock, tokens_BTC: Tensor, *, rope: Tensor | None, rows: int | None = None) -> Tensor:
+    """(B, rows, C): one block of timm's EVA-02."""
+    attention, normed_BTC = block.attn, block.norm1(tokens_BTC)
+    query = attention.q_norm(to_heads(attention.q_proj(normed_BTC[:, :rows]), attention.num_heads))
+    key = attention.k_norm(to_heads(attention.k_proj(normed_BTC), attention.num_heads))
+    value = to_heads(attention.v_proj(normed_BTC), attention.num_heads)
+    if rope is not None:
+        half = attention.rotate_half
+        query, key = _rotated(query, rope, half=half).type_as(value), _rotated(key, rope, half=half).type_as(value)
+    attended = attention.proj(attention.norm(from_heads(attend(query, key, value))))
+    return _eva_residuals(block, tokens_BTC[:, :rows], attended)
+
+
+def positions_for(position_TC: Tensor, *, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Learned positions for another grid of patches, interpolated bicubically; the class token's row is kept.
+
+    Source: the authors' `rescale_positional_embedding`, align_corners False, no antialiasing.
+    """
+    if tuple(native) == grid:
+        return position_TC
+    native_1Chw = position_TC[1:].T.reshape(1, -1, *native)
+    grid_1Chw = F.interpolate(native_1Chw, size=grid, mode="bicubic", align_corners=False, antialias=False)
+    return torch.cat([position_TC[:1], grid_1Chw[0].flatten(1).T])
+
+
+def _rotated(rows_BHNE: Tensor, rope: Tensor, *, half: bool) -> Tensor:
+    """Patches turned by their positions; the class token, first, is not."""
+    rotated = apply_rot_embed_cat(rows_BHNE[:, :, 1:], rope[: rows_BHNE.shape[2] - 1], half=half)
+    return torch.cat([rows_BHNE[:, :, :1], rotated], dim=2)
+
+
+def _eva_residuals(block: EvaBlock, tokens: Tensor, attended: Tensor) -> Tensor:
+    tokens = tokens + (attended if block.gamma_1 is None else block.gamma_1 * attended)
+    mixed = block.mlp(block.norm2(tokens))
+    return _tensor(tokens + (mixed if block.gamma_2 is None else block.gamma_2 * mixed))
+
+
+_REFUSAL = (
+    "this vision tower cannot be used: it has or is {}. Read are open_clip's VisionTransformer (class token, or the mean of "
+    "patches after the norm) and timm's EVA-02 trunks (class token)"
+)
+
+
+def _refuse_unless(fits: bool, what: str) -> None:
+    if not fits:
+        raise ConfigError(_REFUSAL.format(what))
+
+
+def _tensor(value: Any) -> Tensor:
+    """What an upstream module, untyped, returns."""
+    return value  # type: ignore[no-any-return]

@@ -1,0 +1,97 @@
+"""What was run, as a list of facts: the plan, and of each part what differs from its defaults."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from fineclip.config import Config, WeightsConfig, identity
+from fineclip.report.wording import KIND_NAMES, listed, method_name, plural
+
+UNTOLD = {"weights", "tokenizer", "kind", "engine", "layout", "source"}  # told in other words
+LONGEST_VALUE = 60  # characters; longer ones are in the configuration at the end of the page
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A name, what was chosen, and the keys that differ from their defaults."""
+
+    name: str
+    value: str
+    details: tuple[tuple[str, str], ...] = ()
+
+
+def facts(config: Config) -> tuple[Fact, ...]:
+    """The plan from the data to the benchmarks."""
+    return (*_data(config), *_training(config), *_benchmarks(config))
+
+
+def _data(config: Config) -> Iterator[Fact]:
+    detector, captioner = config.detect[config.regions], config.caption[config.captions]
+    yield Fact("Data", f"{config.dataset.folder}, from {config.source.kind}", _changed(config.source))
+    yield Fact(
+        "Filter", f"shorter side at least {config.filter.min_side_px} px", _changed(config.filter, told={"min_side_px"})
+    )
+    yield Fact("Regions", _by(config.regions, detector.engine), _changed(detector))
+    yield Fact("Captions", _by(config.captions, captioner.engine), _changed(captioner))
+
+
+def _training(config: Config) -> Iterator[Fact]:
+    plan, train = config.plan, config.train
+    for name in config.planned_encoders:
+        encoder = config.encoders[name]
+        yield Fact("Encoder", f"{name}, {origin(encoder.weights)}", _changed(encoder))
+    for method in plan.methods:
+        yield Fact("Method", method_name(method), _changed(getattr(config.methods, method)))
+    length = plural(train.max_steps, "step") if train.max_steps else plural(train.epochs, "epoch")
+    told = f"{length} in steps of {plural(train.batch_size, 'image')}, learning rate {train.learning_rate:g}"
+    named = {"batch_size", "epochs", "max_steps", "learning_rate", "seed"}
+    yield Fact("Training", told, _changed(train, told=named))
+    yield Fact("Scales", listed([_scale(name, config) for name in plan.scales]))
+    yield Fact("Seeds", listed([str(seed) for seed in plan.seeds]))
+
+
+def _benchmarks(config: Config) -> Iterator[Fact]:
+    for name in config.plan.benchmarks:
+        benchmark = config.benchmarks[name]
+        yield Fact(
+            "Benchmark", f"{name}: {KIND_NAMES[benchmark.kind]} on {benchmark.source.layout}", _changed(benchmark)
+        )
+
+
+def origin(weights: WeightsConfig) -> str:
+    """Where weights come from, in a few words."""
+    if weights.shipped:
+        return "shipped with the package"
+    if weights.hub:
+        return f"{weights.hub} at {(weights.revision or '')[:8]}"
+    return weights.url or weights.path or ""
+
+
+def flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Every leaf of a map of maps with its dotted name."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{above}{name}.")
+        elif isinstance(value, list | tuple):
+            yield f"{above}{name}", ", ".join(map(str, value))
+        else:
+            yield f"{above}{name}", f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _by(name: str, engine: str) -> str:
+    return name if name == engine else f"{name}, by {engine}"
+
+
+def _changed(section: BaseModel, *, told: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
+    """The keys that differ from their defaults, but for those that were told in words."""
+    shown = {name: value for name, value in identity(section).items() if name not in UNTOLD and name not in told}
+    return tuple((name, value) for name, value in flat(shown) if len(value) <= LONGEST_VALUE)
+
+
+def _scale(name: str, config: Config) -> str:
+    scale = config.scales[name]
+    if scale.images is None:
+        return "all there are"
+    return f"{'at most ' if scale.at_most else ''}{plural(scale.images, 'image')}"

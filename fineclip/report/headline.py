@@ -1,0 +1,143 @@
+"""The first sentences of the page: what was run, and the main finding, worded from the scores that are there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fineclip.config import Config
+from fineclip.report.tables import Line, Table
+from fineclip.report.wording import CHANCE, UNTRAINED, listed, method_name, metric_name, percent, phrase, plural
+
+MAIN_METRICS = ("things/top1", "all/top1", "image_to_text/R@1")  # the first that was measured is the finding
+RETRIEVAL_METRIC = "image_to_text/R@1"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One score of the finding. `kind` is that of its row."""
+
+    name: str
+    kind: str
+    method: str | None
+    value: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The main result: a sentence, more sentences, and the scores behind the first as bars."""
+
+    sentence: str
+    more: tuple[str, ...] = ()
+    bars: tuple[Bar, ...] = ()
+    metric: str = ""
+    scale: str = ""
+
+
+def main_finding(tables: Sequence[Table]) -> Finding:
+    """What the scores say at the largest scale; that there are none, where there are none."""
+    chosen = _main_table(tables)
+    if chosen is None:
+        return Finding("There are no scores yet.")
+    table, metric = chosen
+    lines = comparable(table, metric)
+    bars = tuple(Bar(row_name(line, table), line.kind, line.method, line.cells[metric].mean) for line in lines)
+    largest = max((line.images or 0 for line in lines), default=0)
+    return Finding(
+        sentence=capitalised(_compared(metric, bars)),
+        more=tuple(sentence for sentence in (_growth(table, metric, lines), _retrieval(tables, metric)) if sentence),
+        bars=bars,
+        metric=metric_name(metric),
+        scale=f"trained on {plural(largest, 'image')}" if largest else "",
+    )
+
+
+def comparable(table: Table, metric: str) -> list[Line]:
+    """The rows that a finding compares: every method at the largest scale it reached together, then untrained, chance.
+
+    The scale is the largest at which as many methods as at any other have this score.
+    """
+    trained = [line for line in table.lines if line.kind == "trained" and metric in line.cells]
+    scales = {line.scale: line.images or 0 for line in trained}
+    population = {scale: sum(line.scale == scale for line in trained) for scale in scales}
+    chosen = max(scales, key=lambda scale: (population[scale], scales[scale]), default=None)
+    best_first = sorted(
+        (line for line in trained if line.scale == chosen), key=lambda line: line.cells[metric].mean, reverse=True
+    )
+    others = [line for kind in ("untrained", "chance") for line in table.lines if line.kind == kind]
+    return [*best_first, *(line for line in others if metric in line.cells)]
+
+
+def row_name(line: Line, table: Table) -> str:
+    """Its method, with the encoder where the table has several."""
+    several = len({other.encoder for other in table.lines if other.encoder}) > 1
+    name = {"chance": CHANCE, "untrained": UNTRAINED}.get(line.kind) or method_name(line.method or "")
+    return f"{name} ({line.encoder})" if several and line.encoder else name
+
+
+def what_was_run(config: Config) -> str:
+    """The plan in one sentence."""
+    plan = config.plan
+    images = [config.scales[name].images for name in plan.scales]
+    sizes = listed([f"{number:,}" if number else "all" for number in images])
+    seeds = "one seed" if len(plan.seeds) == 1 else f"{len(plan.seeds)} seeds"
+    return (
+        f"{listed([method_name(method) for method in plan.methods])}, trained from {listed(list(config.planned_encoders))}"
+        f" on {sizes} images of {config.dataset.folder} with {seeds};"
+        f" boxes by {config.regions}, their captions by {config.captions}."
+    )
+
+
+def _main_table(tables: Sequence[Table]) -> tuple[Table, str] | None:
+    for metric in MAIN_METRICS:
+        for table in tables:
+            if metric in table.metrics:
+                return table, metric
+    return (tables[0], tables[0].metrics[0]) if tables and tables[0].metrics else None
+
+
+def _compared(metric: str, bars: Sequence[Bar]) -> str:
+    if not bars:
+        return "There are no scores yet."
+    subject = _as_subject(bars[0])
+    rest = [f"{'the ' if bar.kind == 'untrained' else ''}{bar.name} {percent(bar.value)}" for bar in bars[1:]]
+    return ", ".join([f"{subject} {phrase(metric, bars[0].value)}", *rest]) + "."
+
+
+def capitalised(sentence: str) -> str:
+    """With a large first letter, the rest as it is."""
+    return sentence[:1].upper() + sentence[1:]
+
+
+def _as_subject(bar: Bar) -> str:
+    return f"the {bar.name}" if bar.kind == "untrained" else bar.name
+
+
+def _growth(table: Table, metric: str, lines: Sequence[Line]) -> str:
+    """How the first row's method goes with scale, where it was trained at several."""
+    first = lines[0] if lines else None
+    if first is None or first.kind != "trained":
+        return ""
+    ladder = [
+        line
+        for line in table.lines
+        if (line.method, line.encoder) == (first.method, first.encoder) and metric in line.cells and line.images
+    ]
+    low, high = (ladder[0], ladder[-1]) if ladder else (first, first)
+    if (low.images or 0) == (high.images or 0):
+        return ""
+    verb = "rises" if high.cells[metric].mean > low.cells[metric].mean else "falls"
+    return (
+        f"From {low.images:,} to {high.images:,} images {row_name(first, table)} {verb}"
+        f" from {percent(low.cells[metric].mean)} to {percent(high.cells[metric].mean)}."
+    )
+
+
+def _retrieval(tables: Sequence[Table], main: str) -> str:
+    """What whole images lost or gained, in one sentence."""
+    table = next((table for table in tables if RETRIEVAL_METRIC in table.metrics), None)
+    if table is None or main == RETRIEVAL_METRIC:
+        return ""
+    bars = [
+        Bar(row_name(line, table), line.kind, line.method, line.cells[RETRIEVAL_METRIC].mean)
+        for line in comparable(table, RETRIEVAL_METRIC)
+    ]
+    return f"On whole images {_compared(RETRIEVAL_METRIC, bars)}" if bars and bars[0].kind != "chance" else ""

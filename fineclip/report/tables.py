@@ -1,0 +1,164 @@
+"""Scores as tables: a row for chance, each untrained encoder, and each method at each scale over its seeds.
+
+A table is one protocol: results that differ in the benchmark's version, its configuration or the resolution never share
+one.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from fineclip.config import Config, canonical
+from fineclip.report.reading import Result
+from fineclip.report.runs import RunRecord
+
+
+class Protocol(NamedTuple):
+    """What makes two scores comparable. `image_size` is the side of the square that images are resized to, pixels."""
+
+    benchmark: str
+    version: int
+    config: str
+    image_size: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one row in percent, over its seeds. `spread` is their standard deviation, None for a single one."""
+
+    mean: float
+    low: float
+    high: float
+    spread: float | None = None
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row. `method`, `scale` and `images` are None for what was not trained; `seeds` counts the runs behind it."""
+
+    kind: Literal["chance", "untrained", "trained"]
+    cells: Mapping[str, Cell]
+    encoder: str | None = None
+    method: str | None = None
+    scale: str | None = None
+    images: int | None = None
+    seeds: int = 0
+
+
+@dataclass(frozen=True)
+class Table:
+    """One protocol. `cases` are the images, boxes or texts that each metric was counted over: lowest and highest."""
+
+    protocol: Protocol
+    config: Mapping[str, Any]
+    metrics: tuple[str, ...]
+    cases: Mapping[str, tuple[int, int]]
+    lines: tuple[Line, ...]
+
+    def cell(self, line: Line, metric: str) -> Cell | None:
+        """One metric of a row, None where it was not measured."""
+        return line.cells.get(metric)
+
+
+Scored = tuple[RunRecord, Result]
+
+
+def score_tables(config: Config, records: Sequence[RunRecord], images: Mapping[str, int | None]) -> tuple[Table, ...]:
+    """Every table, in the order of the planned benchmarks.
+
+    Args:
+        config: what was planned.
+        records: every run with its results.
+        images: how many images each scale has.
+    """
+    by_protocol: dict[Protocol, list[Scored]] = {}
+    for benchmark in config.plan.benchmarks:
+        for record in records:
+            result = record.results.get(benchmark)
+            if result is not None:
+                by_protocol.setdefault(protocol_of(result, benchmark, record, config), []).append((record, result))
+    return tuple(_table(protocol, scored, images) for protocol, scored in by_protocol.items())
+
+
+def protocol_of(result: Result, benchmark: str, record: RunRecord, config: Config) -> Protocol:
+    """What a result may be compared within. A size that the benchmark leaves open is the encoder's."""
+    own_size = result.config.get("image_size")
+    size = own_size if isinstance(own_size, int) else config.encoders[record.run.encoder].image_size
+    return Protocol(benchmark, result.version, canonical(result.config), size)
+
+
+def aggregate(values: Sequence[float]) -> Cell:
+    """Mean and spread of the scores of several seeds."""
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return Cell(statistics.fmean(values), min(values), max(values), spread)
+
+
+def _table(protocol: Protocol, scored: Sequence[Scored], images: Mapping[str, int | None]) -> Table:
+    metrics = tuple(dict.fromkeys(score.metric for _, result in scored for score in result.scores))
+    cases: dict[str, tuple[int, int]] = {}
+    for metric in metrics:
+        counts = [score.n for _, result in scored for score in result.scores if score.metric == metric]
+        cases[metric] = (min(counts), max(counts))
+    lines = [*_chance(scored), *_lines(scored, images)]
+    return Table(protocol, scored[0][1].config, metrics, cases, tuple(_with_best(lines, metrics)))
+
+
+def _chance(scored: Iterable[Scored]) -> list[Line]:
+    known: dict[str, float] = {}
+    for _, result in scored:
+        known = {**result.chance, **known}
+    return [Line("chance", {metric: Cell(value, value, value) for metric, value in known.items()})] if known else []
+
+
+def _lines(scored: Sequence[Scored], images: Mapping[str, int | None]) -> list[Line]:
+    """One for each encoder, method and scale: the untrained first, then method by method, smaller scales first."""
+    groups: dict[tuple[str | None, str, str | None], list[Scored]] = {}
+    for record, result in scored:
+        groups.setdefault((record.run.method, record.run.encoder, record.run.scale), []).append((record, result))
+    lines = []
+    for (method, encoder, scale), members in groups.items():
+        values: dict[str, list[float]] = {}
+        for _, result in members:
+            for score in result.scores:
+                values.setdefault(score.metric, []).append(score.value)
+        lines.append(
+            Line(
+                kind="trained" if method else "untrained",
+                cells={metric: aggregate(list_) for metric, list_ in values.items()},
+                encoder=encoder,
+                method=method,
+                scale=scale,
+                images=images.get(scale) if scale else None,
+                seeds=len(members),
+            )
+        )
+    order = list(dict.fromkeys((line.method, line.encoder) for line in lines))
+    return sorted(lines, key=lambda line: (order.index((line.method, line.encoder)), line.images or 0))
+
+
+def _with_best(lines: Sequence[Line], metrics: Sequence[str]) -> list[Line]:
+    """The same rows with the highest cell of each metric marked, as it reads: ties of what is shown are all marked."""
+    highest = {
+        metric: max((round(line.cells[metric].mean, 1) for line in lines if _competes(line, metric)), default=None)
+        for metric in metrics
+    }
+    marked = []
+    for line in lines:
+        cells = {
+            metric: Cell(
+                cell.mean,
+                cell.low,
+                cell.high,
+                cell.spread,
+                is_best=_competes(line, metric) and round(cell.mean, 1) == highest[metric],
+            )
+            for metric, cell in line.cells.items()
+        }
+        marked.append(Line(line.kind, cells, line.encoder, line.method, line.scale, line.images, line.seeds))
+    return marked
+
+
+def _competes(line: Line, metric: str) -> bool:
+    return line.kind != "chance" and metric in line.cells

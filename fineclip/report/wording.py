@@ -1,0 +1,89 @@
+"""How numbers and names read on the page: units held to their numbers, full words, the same word everywhere."""
+
+from collections.abc import Sequence
+
+NBSP = "\u00a0"  # a space at which no line breaks
+MISSING = "\u2013"
+
+METHOD_NAMES = {
+    "clip": "CLIP",
+    "fineclip": "FineCLIP",
+    "regionclip": "RegionCLIP",
+    "clipself": "CLIPSelf",
+    "clim": "CLIM",
+    "detailclip": "DetailCLIP",
+}
+UNTRAINED, CHANCE = "untrained encoder", "chance"
+
+METRIC_PHRASES = {  # what a score says, as the verb and object of a sentence
+    "things/top1": "names {value} of the things in their boxes",
+    "stuff/top1": "names {value} of the stuff in its boxes",
+    "all/top1": "names {value} of what is in the boxes",
+    "image_to_text/R@1": "finds a right caption at the first guess for {value} of the images",
+    "text_to_image/R@1": "finds the right image at the first guess for {value} of the captions",
+}
+KIND_NAMES = {"boxes": "box classification", "retrieval": "image-text retrieval"}
+LEAF_NAMES = {"top1": "top 1", "top5": "top 5"}
+
+
+def method_name(method: str) -> str:
+    """As its authors write it."""
+    return METHOD_NAMES.get(method, method)
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """26.63 -> 26.6 %."""
+    return f"{value:.{digits}f}{NBSP}%"
+
+
+def count(number: int) -> str:
+    """12345 -> 12,345."""
+    return f"{number:,}"
+
+
+def plural(number: int, word: str) -> str:
+    """1 image, 2,000 images."""
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def duration(seconds: float) -> str:
+    """Two figures that a person grasps: 0.4 s, 12 s, 3 min 20 s, 5 h 12 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f}{NBSP}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}{NBSP}s"
+    if whole < 3600:
+        return f"{whole // 60}{NBSP}min {whole % 60:02d}{NBSP}s"
+    return f"{whole // 3600}{NBSP}h {whole % 3600 // 60:02d}{NBSP}min"
+
+
+def memory(megabytes: float) -> str:
+    """640 MB, 1.7 GB."""
+    return f"{megabytes:.0f}{NBSP}MB" if megabytes < 1000 else f"{megabytes / 1000:.1f}{NBSP}GB"
+
+
+def listed(words: Sequence[str]) -> str:
+    """A, B and C."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def metric_parts(metric: str) -> tuple[str, str]:
+    """Group and leaf of a metric's name as words: image_to_text/R@1 -> (image to text, R@1)."""
+    group, slash, leaf = metric.rpartition("/")
+    return (group.replace("_", " ") if slash else "", LEAF_NAMES.get(leaf, leaf.replace("_", " ")))
+
+
+def metric_name(metric: str) -> str:
+    """Both parts in one."""
+    return ", ".join(part for part in metric_parts(metric) if part)
+
+
+def phrase(metric: str, value: float) -> str:
+    """What a score says, ready to follow a name."""
+    return METRIC_PHRASES.get(metric, f"reaches {{value}} in {metric_name(metric)}").format(value=percent(value))
+
+
+def reason(slug: str) -> str:
+    """A reason as words: caption-short -> caption short."""
+    return slug.replace("-", " ")

@@ -1,0 +1,229 @@
+"""Files from the network: from the Hugging Face hub by its own client, from an address by a careful one.
+
+Whatever goes wrong is a `NotFetchedError` whose text says why; what was fetched is there whole or not at all.
+"""
+
+import http.client
+import ipaddress
+import shutil
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from tqdm import tqdm
+from typing_extensions import override
+
+from fineclip.shards import atomic
+
+BLOCK_BYTES = 1 << 16
+STALL_SECONDS = 20.0  # longest silence of a server
+MOST_SECONDS = 6 * 3600.0  # longest download
+HUB_ANSWER_SECONDS = 10.0
+
+# IPv6 ranges whose last 32 bits are an IPv4 address that a gateway reaches.
+_GATEWAYS = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/96"))
+
+
+class NotFetchedError(Exception):
+    """Why nothing came."""
+
+
+def from_address(url: str, target: Path, *, most_bytes: int, allow_private: bool = False) -> None:
+    """Write what an http or https address answers to `target`.
+
+    The address that a name resolves to is the one that is checked and the one that is connected to, after redirects too.
+    Proxies of the environment are not used: behind one nothing could be checked.
+
+    Args:
+        url: of a file.
+        target: replaced when the last byte is there.
+        most_bytes: what is larger is not taken.
+        allow_private: also from this machine and its own network.
+
+    Raises:
+        NotFetchedError: refused, not reached, not found, too large, too slow or cut short.
+    """
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise NotFetchedError(f"{url} is no http or https address")
+    try:
+        with _opener(allow_private).open(url, timeout=STALL_SECONDS) as response, atomic(target) as temporary:
+            _copy(response, temporary, most_bytes=most_bytes)
+    except urllib.error.HTTPError as error:
+        raise NotFetchedError(f"the server answers {error.code} {error.reason}") from None
+    except urllib.error.URLError as error:
+        raise NotFetchedError(str(error.reason)) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise NotFetchedError(str(error) or type(error).__name__) from None
+
+
+def from_hub(repository: str, revision: str, target: Path, *, file: str | None) -> None:
+    """Bring a file of a hub repository, or all of it where `file` is None; `target` is that file or a folder.
+
+    What came before an interruption is kept beside `target` and taken up again.
+
+    Raises:
+        NotFetchedError: the client is not installed, or says why not; or a file is not there.
+    """
+    try:
+        from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+        from huggingface_hub.errors import HTTPError
+    except ImportError:
+        raise NotFetchedError("huggingface_hub is not installed; install fineclip[data]") from None
+    partial_folder = target.with_name(f".{target.name}.{revision[:12]}.partial")
+    try:
+        # Asked first, because this fails at once without a network, where the calls below try again for half a minute
+        # or take what an interrupted download has left for the whole.
+        answer = HfApi().repo_info(repository, revision=revision, timeout=HUB_ANSWER_SECONDS)
+        names = {entry.rfilename for entry in answer.siblings or ()}
+        if file is not None and file not in names:
+            raise NotFetchedError(f"{repository} at {revision} has no file {file}")
+        if file is not None:
+            hf_hub_download(repository, file, revision=revision, local_dir=partial_folder)
+        else:
+            snapshot_download(repository, revision=revision, local_dir=partial_folder)
+    except (OSError, ValueError, RuntimeError, HTTPError) as error:
+        raise NotFetchedError(_reason(error)) from None
+    absent = sorted(name for name in ({file} if file else names) if not (partial_folder / name).is_file())
+    if absent:
+        raise NotFetchedError(f"{len(absent)} files of {repository} did not come: {', '.join(absent[:3])}")
+    _move(partial_folder, target, file=file)
+
+
+def _move(partial_folder: Path, target: Path, *, file: str | None) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if file is not None:
+        (partial_folder / file).replace(target)
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        return
+    shutil.rmtree(partial_folder / ".cache", ignore_errors=True)
+    shutil.rmtree(target, ignore_errors=True)
+    partial_folder.rename(target)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error and of those it came from: the hub's client wraps what really happened."""
+    said: dict[str, None] = {}
+    cause: BaseException | None = error
+    while cause is not None:
+        said[next(iter(str(cause).strip().splitlines()), type(cause).__name__).rstrip(".")] = None
+        cause = cause.__cause__ or cause.__context__
+    return "; ".join(said)
+
+
+def _copy(response: http.client.HTTPResponse, target: Path, *, most_bytes: int) -> None:
+    announced = int(response.headers.get("Content-Length") or -1)
+    if announced > most_bytes:
+        raise NotFetchedError(f"the server announces {announced} bytes, at most {most_bytes} were expected")
+    deadline, received = time.monotonic() + MOST_SECONDS, 0
+    bar = tqdm(total=max(announced, 0) or None, unit="B", unit_scale=True, desc=target.parent.name, disable=None)
+    with target.open("wb") as file, bar:
+        while block := response.read1(BLOCK_BYTES):
+            received += len(block)
+            if received > most_bytes:
+                raise NotFetchedError(f"the server sends more than the {most_bytes} bytes that were expected")
+            if time.monotonic() > deadline:
+                raise NotFetchedError(f"not done after {MOST_SECONDS:.0f} s")
+            file.write(block)
+            bar.update(len(block))
+    if 0 <= announced != received:
+        raise NotFetchedError(f"cut short: {received} of {announced} bytes came")
+
+
+def _opener(allow_private: bool) -> urllib.request.OpenerDirector:
+    opener = urllib.request.OpenerDirector()
+    connect = partial(_connect, allow_private=allow_private)
+    for handler in (
+        _Http(connect),
+        _Https(connect),
+        _Redirects(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _connect(address: tuple[str, int], timeout: float, *_: Any, allow_private: bool) -> socket.socket:
+    """A connection to an address that was looked at; the name is resolved once."""
+    host, port = address
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    if not allow_private:
+        _refuse_private(host, [str(place[4][0]) for place in found])
+    failure: OSError = OSError(f"{host} has no address")
+    for family, kind, protocol, _name, place in found:
+        connection = socket.socket(family, kind, protocol)
+        connection.settimeout(timeout)
+        try:
+            connection.connect(place)
+        except OSError as error:
+            connection.close()
+            failure = error
+        else:
+            return connection
+    raise failure
+
+
+def _refuse_private(host: str, addresses: Sequence[str]) -> None:
+    for text in addresses:
+        if not is_public(text):
+            raise OSError(f"{host} is {text}, which is not on the public internet")
+
+
+def is_public(text: str) -> bool:
+    """Whether an IP address is one of the public internet: not private, loopback, link-local, reserved or multicast."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if inner is None and any(address in network for network in _GATEWAYS):
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+class _Http(urllib.request.HTTPHandler):
+    def __init__(self, connect: Any) -> None:
+        super().__init__()
+        self._connect = connect
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(partial(_connection, http.client.HTTPConnection, self._connect), request)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, connect: Any) -> None:
+        super().__init__()
+        self._connect = connect
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(partial(_connection, http.client.HTTPSConnection, self._connect), request)
+
+
+def _connection(kind: Any, connect: Any, host: str, **options: Any) -> Any:
+    """An http.client connection whose socket `connect` makes; certificates are checked as ever."""
+    connection = kind(host, **options)
+    connection._create_connection = connect
+    return connection
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    @override
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        if req.type == "https" and urlsplit(newurl).scheme != "https":
+            raise urllib.error.URLError(f"the server leads from https to {newurl}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -1,0 +1,209 @@
+"""Kind coco: COCO's captions and instances JSON with a folder of images. All captions of an image are kept.
+
+A row for every image that the captions JSON names. Reasons to drop one here:
+
+    missing-image    its file is not in the folder
+    no-text          no caption belongs to it
+
+Boxes are x1 y1 x2 y2 in pixels as the JSON has them, outside the image too; crowds (`iscrowd: 1`) are left out.
+"""
+
+import json
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fineclip.config import CocoSource
+from fineclip.errors import DataError
+from fineclip.shards import SourceRow, sha256_of
+from fineclip.stages.source.files import files_below, is_image
+from fineclip.stages.source.samples import Samples, fingerprint
+from fineclip.stages.source.texts import captions_of, storable
+
+log = logging.getLogger(__name__)
+
+Id = int | str
+Annotation = dict[str, Any]
+
+
+class Document:
+    """A JSON file of COCO's, read with care: whatever is wrong is said with its file, entry and key."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._sections = json.loads(path.read_bytes())
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}. Bring it, or name another in source.") from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: is no JSON, or cut short: {error}. Fetch it again.") from None
+
+    def entries(self, section: str) -> Iterator["Entry"]:
+        """The objects of a list.
+
+        Raises:
+            DataError: there is no such list, or something else is in it.
+        """
+        found = self._sections.get(section) if isinstance(self._sections, dict) else None
+        if not isinstance(found, list):
+            raise DataError(f"{self.path}: has no list {section!r}, which COCO's files have. Is it the right file?")
+        for index, values in enumerate(found):
+            if not isinstance(values, dict):
+                raise DataError(f"{self.path}: {section}[{index}] is {values!r:.60}, not an object")
+            yield Entry(self.path, section, index, values)
+
+
+class Entry:
+    """One object of a list."""
+
+    __slots__ = ("_index", "_path", "_section", "values")
+
+    def __init__(self, path: Path, section: str, index: int, values: Mapping[str, Any]) -> None:
+        self._path, self._section, self._index, self.values = path, section, index, values
+
+    def id(self, key: str) -> Id:
+        """A number or a text that other entries refer to.
+
+        Raises:
+            DataError: it is missing or neither.
+        """
+        value = self._required(key)
+        if not isinstance(value, int | str):
+            raise self.wrong(key, "a number or a text")
+        return value
+
+    def text(self, key: str) -> str:
+        """A text.
+
+        Raises:
+            DataError: it is missing or none.
+        """
+        value = self._required(key)
+        if not isinstance(value, str):
+            raise self.wrong(key, "a text")
+        return value
+
+    def box(self, key: str) -> tuple[float, float, float, float]:
+        """COCO's x, y, width, height as x1, y1, x2, y2.
+
+        Raises:
+            DataError: it is missing or not four finite numbers.
+        """
+        value = self._required(key)
+        if not (isinstance(value, list) and len(value) == 4 and all(_is_number(number) for number in value)):
+            raise self.wrong(key, "four numbers: x, y, width, height")
+        x, y, width, height = map(float, value)
+        return x, y, x + width, y + height
+
+    def wrong(self, key: str, expected: str) -> DataError:
+        """An error about a value."""
+        place = f"{self._path}: {self._section}[{self._index}]"
+        return DataError(
+            f"{place}: {key!r} is {self.values.get(key)!r:.60}, expected {expected}. Mend or fetch it again."
+        )
+
+    def _required(self, key: str) -> Any:
+        if key not in self.values:
+            place = f"{self._path}: {self._section}[{self._index}]"
+            raise DataError(f"{place}: has no {key!r}, only {', '.join(self.values)}. Mend it, or fetch it again.")
+        return self.values[key]
+
+
+def coco_samples(config: CocoSource) -> Samples:
+    """Every sample of a data set in COCO's layout.
+
+    Raises:
+        DataError: a JSON is absent, cut short or lacks a key, or names no image of the folder.
+    """
+    root = Path(config.root)
+    folder = root / config.images
+    found = sorted((name, entry.stat().st_size) for name, entry in files_below(folder) if is_image(name))
+    sizes = {name: size for name, size in found if storable(name) == name}
+    jsons = [root / name for name in (config.captions, config.instances) if name is not None]
+    for path in jsons:
+        if not path.is_file():
+            raise DataError(f"{path}: no such file. Bring it, or name another in source.")
+    inputs = {folder.as_posix(): fingerprint(sizes, {})} | {path.as_posix(): sha256_of(path) for path in jsons}
+    return Samples(inputs, _rows(config, folder, sizes))
+
+
+def _rows(config: CocoSource, folder: Path, sizes: Mapping[str, int]) -> Iterator[SourceRow]:
+    captions_path = Path(config.root) / config.captions
+    document = Document(captions_path)
+    images = _images(document)
+    named = {entry.text("file_name") for entry in images.values()}
+    if named and not named & sizes.keys():
+        raise DataError(
+            f"{captions_path}: none of its {len(named)} images is in {folder}; the first is {min(named)}."
+            " source.images and source.captions must be of the same split."
+        )
+    if unnamed := len(sizes.keys() - named):
+        log.info("%d of %d images in %s are not in %s and are no samples", unnamed, len(sizes), folder, captions_path)
+    captions = _captions(document, images)
+    boxes = _boxes(Path(config.root) / config.instances, images) if config.instances is not None else None
+    for number, entry in images.items():
+        yield _row(entry, folder, sizes, captions[number], None if boxes is None else boxes[number])
+
+
+def _row(
+    entry: Entry, folder: Path, sizes: Mapping[str, int], texts: list[str], boxes: list[Annotation] | None
+) -> SourceRow:
+    name, captions = entry.text("file_name"), captions_of(texts)
+    reason = "missing-image" if name not in sizes else None if captions else "no-text"
+    url = entry.values.get("coco_url") or entry.values.get("flickr_url")
+    return SourceRow(
+        key="",
+        kept=reason is None,
+        reason=reason,
+        source_key=storable(name),
+        file=(folder / name).as_posix() if name in sizes else None,
+        size=sizes.get(name, 0),
+        captions=captions,
+        url=storable(url) if isinstance(url, str) else None,
+        annotations=boxes,
+    )
+
+
+def _images(document: Document) -> dict[Id, Entry]:
+    images: dict[Id, Entry] = {}
+    for entry in document.entries("images"):
+        number = entry.id("id")
+        if number in images:
+            raise entry.wrong("id", f"one of its own: {images[number].text('file_name')} has it too")
+        images[number] = entry
+    return images
+
+
+def _captions(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id, list[str]]:
+    captions: defaultdict[Id, list[str]] = defaultdict(list)
+    for entry in document.entries("annotations"):
+        captions[entry.id("image_id")].append(entry.text("caption"))
+    if strays := len(captions.keys() - images.keys()):
+        log.warning("%s: %d images have captions but no entry in 'images': left out", document.path, strays)
+    return captions
+
+
+def _boxes(path: Path, images: Mapping[Id, Entry]) -> defaultdict[Id, list[Annotation]]:
+    document = Document(path)
+    names = {entry.id("id"): storable(entry.text("name")) for entry in document.entries("categories")}
+    boxes: defaultdict[Id, list[Annotation]] = defaultdict(list)
+    crowds = 0
+    for entry in document.entries("annotations"):
+        if entry.values.get("iscrowd"):
+            crowds += 1
+            continue
+        category = entry.id("category_id")
+        if category not in names:
+            raise entry.wrong("category_id", "the id of one of 'categories'")
+        x1, y1, x2, y2 = entry.box("bbox")
+        boxes[entry.id("image_id")].append({"x1": x1, "y1": y1, "x2": x2, "y2": y2, "label": names[category]})
+    strays = len(boxes.keys() - images.keys())
+    log.info("%s: %d crowds left out, and the boxes of %d images that have no captions", path, crowds, strays)
+    return boxes
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

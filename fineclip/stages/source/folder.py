@@ -1,0 +1,141 @@
+"""Kind folder: your own images, with captions in NAME.txt beside NAME.jpg (a caption a line) or in one table.
+
+A row for every image, and for every image that the table names and that is not there. Reasons to drop one here:
+
+    no-text          no NAME.txt, or no row of the table (a blank text is kept, and left to the filter)
+    missing-image    the table names it, but it is not under root
+    bad-name         its name is not Unicode, so that no table could name it
+"""
+
+import csv
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fineclip.config import FolderSource
+from fineclip.errors import DataError
+from fineclip.shards import SourceRow, sha256_of
+from fineclip.stages.source.files import files_below, is_image
+from fineclip.stages.source.plan import captions_table
+from fineclip.stages.source.samples import Samples, fingerprint
+from fineclip.stages.source.texts import captions_of, decoded, storable
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("image", "caption")
+
+
+def folder_samples(config: FolderSource) -> Samples:
+    """Every sample of a folder.
+
+    Raises:
+        ConfigError: the table of captions is not there.
+        DataError: it cannot be read, lacks a column, or names no image under root.
+    """
+    root = Path(config.root)
+    files = dict(sorted((name, entry.stat().st_size) for name, entry in files_below(root)))
+    images = {name: size for name, size in files.items() if is_image(name)}
+    table = captions_table(config)
+    if table is None:
+        found = {name: decoded((root / name).read_bytes()).splitlines() or [""] for name in _text_names(files)}
+        texts = {name: found[text] for name, text in texts_beside(images, found).items()}
+        inputs = {config.root: fingerprint(images, found)}
+    else:
+        texts = captions_by_image(table)
+        inputs = {config.root: fingerprint(images, {}), table.as_posix(): sha256_of(table)}
+        if texts and not texts.keys() & images.keys():
+            raise DataError(
+                f"{table}: none of its {len(texts)} images is under {root}; the first is {next(iter(texts))!r}. The column"
+                " `image` holds paths as seen from source.root."
+            )
+    return Samples(inputs, _rows(root, images, texts))
+
+
+def texts_beside(images: Mapping[str, int], texts: Mapping[str, list[str]]) -> dict[str, str]:
+    """The name of the text file of each image that has one: the same folder, the same name up to the last dot."""
+    by_stem = {_stem(name): name for name in texts}
+    beside = {name: by_stem[_stem(name)] for name in images if _stem(name) in by_stem}
+    alone = len(set(texts) - set(beside.values()))
+    if alone:
+        log.info("%d .txt files have no image beside them and are passed over", alone)
+    return beside
+
+
+def captions_by_image(table: Path) -> dict[str, list[str]]:
+    """Captions of each image of a .csv or .parquet with columns `image` and `caption`; an image may have several rows.
+
+    Raises:
+        DataError: it cannot be read, or lacks one of the columns.
+    """
+    captions: dict[str, list[str]] = defaultdict(list)
+    for image, texts in _csv_rows(table) if table.suffix.lower() == ".csv" else _parquet_rows(table):
+        captions[PurePosixPath(image).as_posix()] += texts
+    return dict(captions)
+
+
+def _csv_rows(table: Path) -> Iterator[tuple[str, list[str]]]:
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            _require_columns(table, list(reader.fieldnames or ()))
+            for row in reader:
+                yield row["image"] or "", [] if row["caption"] is None else [row["caption"]]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{table}: cannot be read as CSV: {error}. Save it as UTF-8 with commas, quoting what holds any."
+        ) from None
+
+
+def _parquet_rows(table: Path) -> Iterator[tuple[str, list[str]]]:
+    try:
+        _require_columns(table, pq.read_schema(table).names)
+        columns = pq.read_table(table, columns=list(COLUMNS)).to_pydict()
+    except pa.ArrowException as error:
+        raise DataError(f"{table}: cannot be read as parquet: {error}") from None
+    for image, caption in zip(columns["image"], columns["caption"], strict=True):
+        texts = caption if isinstance(caption, list) else [caption]
+        yield str(image), [str(text) for text in texts if text is not None]
+
+
+def _require_columns(table: Path, found: list[str]) -> None:
+    missing = [name for name in COLUMNS if name not in found]
+    if missing:
+        raise DataError(
+            f"{table}: has no column {' and no column '.join(missing)}; it has {', '.join(found) or 'none'}."
+            " Name them so: image,caption"
+        )
+
+
+def _rows(root: Path, images: Mapping[str, int], texts: Mapping[str, list[str]]) -> Iterator[SourceRow]:
+    for name in [*images, *(name for name in texts if name not in images)]:
+        captions = captions_of(texts.get(name, ()))
+        reason = _reason(name, images, captions)
+        yield SourceRow(
+            key="",
+            kept=reason is None,
+            reason=reason,
+            source_key=storable(name),
+            file=None if reason in ("missing-image", "bad-name") else (root / name).as_posix(),
+            size=images.get(name, 0),
+            captions=captions,
+        )
+
+
+def _reason(name: str, images: Mapping[str, int], captions: list[str]) -> str | None:
+    if name not in images:
+        return "missing-image"
+    if storable(name) != name:
+        return "bad-name"
+    return None if captions else "no-text"
+
+
+def _text_names(files: Mapping[str, int]) -> list[str]:
+    return [name for name in files if name.lower().endswith(".txt")]
+
+
+def _stem(name: str) -> str:
+    return name[: name.rindex(".")]

@@ -1,0 +1,90 @@
+"""Kinds folder and coco: one job reads once what there is, and every shard takes its slice of that.
+
+The table has a source row for each sample, in the order of sha256 of seed and source key: not that of the file system,
+and an image more moves no other. Names, sizes and texts are read here, and no pixel. So an image that is replaced by
+another of the same name and size goes unseen: `--force` has a look.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow.parquet as pq
+
+from fineclip.config import CocoSource, FolderSource, SourceConfig, identity
+from fineclip.errors import ConfigError
+from fineclip.shards import Job, SourceRow, TableWriter, read_manifest, table_of
+from fineclip.stages.source import VERSION
+from fineclip.stages.source.coco import coco_samples
+from fineclip.stages.source.folder import folder_samples
+from fineclip.stages.source.plan import PlannedShard
+
+log = logging.getLogger(__name__)
+
+
+def list_samples(manifest: Path, config: SourceConfig) -> None:
+    """Write the table of every sample of a source, then its manifest.
+
+    Raises:
+        ConfigError: a kind of source that is not listed, or an input that is not there.
+        DataError: an input that cannot be used as it is.
+    """
+    match config:
+        case FolderSource():
+            inputs, samples = folder_samples(config)
+        case CocoSource():
+            inputs, samples = coco_samples(config)
+        case _:
+            raise ConfigError(
+                f"source.kind: {config.kind} has no listing; folder and coco have. Make its shards at once."
+            )
+    what = {key: value for key, value in identity(config).items() if key != "images_per_shard"}
+    job = Job(manifest, stage="list", version=VERSION, config=what, inputs=inputs)
+    if job.is_done():
+        return
+    with TableWriter(job, SourceRow) as table:
+        for index, row in enumerate(shuffled(samples, config.seed)):
+            table.write(replace(row, key=f"list-{index:07d}"))
+
+
+def shuffled(samples: Iterable[SourceRow], seed: int) -> list[SourceRow]:
+    """The rows by sha256 of seed and source key; those of one source key stay in order."""
+    return sorted(samples, key=lambda row: hashlib.sha256(f"{seed}/{row.source_key}".encode()).digest())
+
+
+class Slice(NamedTuple):
+    """Rows `start` to `stop` of a listing."""
+
+    start: int
+    stop: int
+
+
+def slice_of(shard: PlannedShard, *, listed: int, images_per_shard: int) -> Slice:
+    """What a shard takes of `listed` rows: `images_per_shard` of them, the last shard whatever is left.
+
+    There are as many shards as image files fill; a listing may be longer (images that are named but missing) or shorter
+    (images that nothing names).
+    """
+    start = min(shard.position * images_per_shard, listed)
+    is_last = shard.position == shard.of - 1
+    return Slice(start, listed if is_last else min(start + images_per_shard, listed))
+
+
+def listed_shard(shard: PlannedShard, manifest: Path, config: FolderSource | CocoSource, *, listing: Path) -> None:
+    """Write the source table of one shard, a slice of the listing, and then its manifest.
+
+    Raises:
+        ShardError: the listing is gone or changed.
+    """
+    rows = slice_of(shard, listed=read_manifest(listing).read, images_per_shard=config.images_per_shard)
+    what = {"kind": config.kind, "rows": [rows.start, rows.stop]}
+    job = Job(manifest, stage="source", version=VERSION, config=what, inputs=[listing])
+    if job.is_done():
+        return
+    part = pq.read_table(table_of(listing)).slice(rows.start, rows.stop - rows.start)
+    with TableWriter(job, SourceRow) as table:
+        for index, values in enumerate(part.to_pylist()):
+            table.write(SourceRow(**values | {"key": f"{shard.name}-{index:06d}"}))

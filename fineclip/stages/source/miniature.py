@@ -1,0 +1,79 @@
+"""Kind miniature: scenes of the embedded world with the flaws of the web, in a tar of img2dataset's layout.
+
+key.jpg key.txt key.json, one of each for every item, flawed ones too: an item that is no image is called .jpg all the
+same, as on the web. The json says in `truth` for which reason the pipeline should drop the item (null: for none), so
+that what was found can be compared with what is so; the table does not know it.
+"""
+
+import hashlib
+import json
+from contextlib import closing
+from pathlib import Path
+
+from fineclip.config import MiniatureSource
+from fineclip.miniature.web import WebItem, web_items
+from fineclip.shards import Job, Piece, SourceRow, TableWriter, TarAppender, atomic
+from fineclip.shards.images import read_header
+from fineclip.stages.source import VERSION
+from fineclip.stages.source.plan import PlannedShard
+
+
+def miniature_shard(shard: PlannedShard, manifest: Path, config: MiniatureSource) -> None:
+    """Draw the scenes of one shard, write tar and table, and then the manifest."""
+    start = shard.position * config.images_per_shard
+    count = min(config.images_per_shard, config.images - start)
+    what = {"kind": config.kind, "seed": config.seed, "images_per_shard": config.images_per_shard}
+    job = Job(manifest, stage="source", version=VERSION, config=what | {"items": [start, start + count]}, inputs={})
+    if job.is_done():
+        return
+    path = manifest.with_suffix(".tar")
+    items = web_items(config.seed, start, count, items_per_shard=config.images_per_shard)
+    with (
+        TableWriter(job, SourceRow, also=(path,)) as table,
+        atomic(path) as temporary,
+        closing(TarAppender(temporary)) as tar,
+    ):
+        for index, item in enumerate(items):
+            key = f"{shard.name}-{index:06d}"
+            image = _append(tar, key, item)
+            table.write(_row(key, item, path, image))
+
+
+def _append(tar: TarAppender, key: str, item: WebItem) -> Piece:
+    image = tar.add(f"{key}.jpg", item.image)
+    tar.add(f"{key}.txt", item.captions[0].encode())
+    tar.add(f"{key}.json", json.dumps(description(item), indent=4, ensure_ascii=False).encode())
+    return image
+
+
+def description(item: WebItem) -> dict[str, str | int | None]:
+    """The json of an item: img2dataset's fields, and `truth`."""
+    header = read_header(item.image)
+    width, height = (header.width, header.height) if header else (None, None)
+    return {
+        "caption": item.captions[0],
+        "url": item.url,
+        "key": item.source_key,
+        "status": "success",
+        "error_message": None,
+        "width": width,
+        "height": height,
+        "original_width": width,
+        "original_height": height,
+        "exif": "{}",
+        "sha256": hashlib.sha256(item.image).hexdigest(),
+        "truth": item.truth,
+    }
+
+
+def _row(key: str, item: WebItem, tar: Path, image: Piece) -> SourceRow:
+    return SourceRow(
+        key=key,
+        kept=True,
+        source_key=item.source_key,
+        file=tar.as_posix(),
+        offset=image.offset,
+        size=image.size,
+        captions=list(item.captions),
+        url=item.url,
+    )

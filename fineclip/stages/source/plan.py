@@ -1,0 +1,199 @@
+"""Which shards there are, in an order that the seed fixes. Known before the first job, from names alone.
+
+    miniature      shards in order: every scene is drawn by chance already
+    folder, coco   the number of image files fixes the number of shards; the listing shuffles what goes into them
+    webdataset     tars in the order of their names, so many a shard, and the shards by sha256 of seed and name
+
+So a prefix of the list is a uniform sample. No heavy imports: the Snakefile asks this whenever it is read.
+"""
+
+import hashlib
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from fineclip.config import CocoSource, FolderSource, MiniatureSource, ScaleConfig, SourceConfig, WebDatasetSource
+from fineclip.errors import ConfigError
+from fineclip.stages.source.files import IMAGE_SUFFIXES, count_images
+
+COMPRESSED = frozenset({".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4"})
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """A shard before it is made: shard `position` of `of`; `tars` are what it is made of, where they are there already."""
+
+    name: str
+    position: int
+    of: int
+    tars: tuple[str, ...] = ()
+
+
+def planned_shards(config: SourceConfig) -> list[PlannedShard]:
+    """Every shard of a source, in the order that scales take them.
+
+    Raises:
+        ConfigError: the input is not there, or there is too little or too much of it; the message says what to put where.
+    """
+    match config:
+        case MiniatureSource():
+            return _numbered("miniature", config.images, config.images_per_shard)
+        case FolderSource():
+            return _numbered("folder", _images_in(_folder_of(config)), config.images_per_shard)
+        case CocoSource():
+            return _numbered("coco", _images_in(_folder_of_coco(config)), config.images_per_shard)
+        case WebDatasetSource():
+            return _shards_of_tars(_tars(config), config)
+
+
+def images_per_shard(config: SourceConfig) -> int:
+    """Samples that a shard is expected to hold."""
+    if isinstance(config, WebDatasetSource):
+        return config.samples_per_tar * config.tars_per_shard
+    return config.images_per_shard
+
+
+def shards_needed(
+    scale: ScaleConfig, *, share_kept: float, margin: float, images_per_shard: int, available: int
+) -> int:
+    """How many shards of the prefix a scale may need: at least one, at most what is there.
+
+    Args:
+        scale: how many samples are wanted.
+        share_kept: expected share of samples that survives filter and select, over 0.
+        margin: spare shards, as a share.
+        images_per_shard: expected samples of a shard, before the filter.
+        available: shards that there are.
+
+    Raises:
+        ConfigError: nothing is expected to survive.
+    """
+    if scale.images is None:
+        return available
+    if share_kept <= 0:
+        raise ConfigError("share_kept: must be greater than 0: of a share of 0 no number of shards makes a scale")
+    shards = scale.images / share_kept * (1 + margin) / images_per_shard
+    return min(max(1, math.ceil(round(shards, 9))), available)  # 2.0000000000000004 shards are two
+
+
+def require_outside(config: SourceConfig, output: Path) -> None:
+    """Inputs are never written to, so an output folder must not lie inside one, nor the other way round.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if isinstance(config, MiniatureSource):
+        return
+    root, written = Path(config.root).resolve(), output.resolve()
+    if written.is_relative_to(root) or root.is_relative_to(written):
+        where = "inside" if written.is_relative_to(root) else "around"
+        raise ConfigError(
+            f"source.root: the output folder {output} lies {where} the input folder {config.root}, which is never written"
+            " to. Choose another dataset.name, or move the input."
+        )
+
+
+def _numbered(kind: str, images: int, per_shard: int) -> list[PlannedShard]:
+    of = -(-images // per_shard)
+    return [PlannedShard(f"{kind}-{position:04d}", position, of) for position in range(of)]
+
+
+def _images_in(folder: Path) -> int:
+    found = count_images(folder)
+    if not found:
+        raise ConfigError(f"source.root: {folder} holds no image ({' '.join(sorted(IMAGE_SUFFIXES))}). Put some there.")
+    return found
+
+
+def _folder_of(config: FolderSource) -> Path:
+    root = _existing(config.root, "your images there, with captions in NAME.txt beside NAME.jpg or in source.captions")
+    captions_table(config)
+    return root
+
+
+def captions_table(config: FolderSource) -> Path | None:
+    """The table of captions, under `root` or from the working directory; None where captions lie beside the images.
+
+    Raises:
+        ConfigError: it is named but not there, or neither .csv nor .parquet.
+    """
+    if config.captions is None:
+        return None
+    if PurePosixPath(config.captions).suffix.lower() not in (".csv", ".parquet"):
+        raise ConfigError(f"source.captions: {config.captions} is neither .csv nor .parquet. Save it as one of these.")
+    places = [Path(config.root) / config.captions, Path(config.captions)]
+    for place in places:
+        if place.is_file():
+            return place
+    raise ConfigError(f"source.captions: no such file: neither {places[0]} nor {places[1]}. Put it there.")
+
+
+def _folder_of_coco(config: CocoSource) -> Path:
+    what = f"COCO there: images in {config.images}/, captions in {config.captions}"
+    root = _existing(config.root, what)
+    if not (root / config.images).is_dir():
+        raise ConfigError(f"source.images: {root / config.images}: no such folder. Put {what}, or name another.")
+    for key, name in (("captions", config.captions), ("instances", config.instances)):
+        if name is not None and not (root / name).is_file():
+            also = ", or set source.instances to null" if key == "instances" else ""
+            raise ConfigError(f"source.{key}: {root / name}: no such file. Put it there, name another{also}.")
+    return root / config.images
+
+
+def _existing(root: str, what: str) -> Path:
+    if not Path(root).is_dir():
+        raise ConfigError(
+            f"source.root: {root}: no such folder. Put {what} (a link will do: ln -s /where/it/is {root})."
+        )
+    return Path(root)
+
+
+def _tars(config: WebDatasetSource) -> list[Path]:
+    root = _existing(config.root, f"the tars {config.pattern} there")
+    pattern = PurePosixPath(config.pattern)
+    if not pattern.parts or pattern.is_absolute() or ".." in pattern.parts:
+        raise ConfigError(f"source.pattern: {config.pattern!r} must be a glob under source.root, such as '*.tar'")
+    matching = sorted(path for path in root.glob(config.pattern) if path.is_file())
+    tars = [path for path in matching if path.suffix == ".tar"]
+    packed = [path for path in (matching or sorted(root.glob("*.tar.*"))) if path.suffix in COMPRESSED]
+    if packed and (matching or not tars):
+        raise ConfigError(
+            f"source.root: {packed[0]} is compressed, as are {len(packed) - 1} more. Samples are read where they lie, which"
+            " needs plain tars: unpack each to a .tar."
+        )
+    if not tars:
+        raise ConfigError(
+            f"source.root: no tar matches {root}/{config.pattern}. Put them there, or mend source.pattern."
+        )
+    if config.expected_tars not in (None, len(tars)):
+        raise ConfigError(
+            f"source.expected_tars: {len(tars)} tars match {root}/{config.pattern}, but {config.expected_tars} are expected."
+            f" The first is {tars[0].name}, the last {tars[-1].name}. Bring the right ones, or mend source.expected_tars."
+        )
+    return tars
+
+
+def _shards_of_tars(tars: list[Path], config: WebDatasetSource) -> list[PlannedShard]:
+    groups = [tars[start : start + config.tars_per_shard] for start in range(0, len(tars), config.tars_per_shard)]
+    named: dict[str, list[Path]] = {}
+    for group in groups:
+        name = _shard_name(group[0])
+        if name in named:
+            raise ConfigError(
+                f"source.root: {named[name][0]} and {group[0]} would both name the shard {name}. Rename one of them."
+            )
+        named[name] = group
+    order = sorted(named, key=lambda name: hashlib.sha256(f"{config.seed}/{name}".encode()).digest())
+    return [
+        PlannedShard(name, position, len(order), tuple(path.as_posix() for path in named[name]))
+        for position, name in enumerate(order)
+    ]
+
+
+def _shard_name(tar: Path) -> str:
+    """The stem; what a key must not hold (dots above all) becomes a hyphen."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", tar.stem).strip("-")
+    if not name:
+        raise ConfigError(f"source.root: {tar} cannot name a shard: its name has no letter or digit. Rename it.")
+    return name

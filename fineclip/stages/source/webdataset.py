@@ -1,0 +1,168 @@
+"""Kind webdataset: tars that are already there, read where they lie: img2dataset's output, cc3m-wds, our own.
+
+The text of a sample is its .txt as one caption; else `caption` of its json; else `caption` of the parquet beside the tar
+that img2dataset writes. `captions` of the json, a list, adds what is not there yet. A row for every sample of the tar in
+the order of first appearance, then for every row of the parquet that left nothing in the tar. Reasons to drop one here:
+
+    no-image              text without an image
+    no-text               an image without text (a blank text is kept, and left to the filter)
+    bad-json              an image whose only text would be in a json that is none
+    failed-to-download    img2dataset says so
+    failed-to-resize      likewise: bytes came, but no image that it could read
+    download-failed       it gives another status
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fineclip.errors import ShardError
+from fineclip.shards import Job, SourceRow, TableWriter, sha256_of
+from fineclip.stages.source import VERSION
+from fineclip.stages.source.members import Parts, Stock, samples_in, take_stock
+from fineclip.stages.source.plan import PlannedShard
+from fineclip.stages.source.texts import captions_of, decoded, storable
+
+log = logging.getLogger(__name__)
+
+SIDECAR_COLUMNS = ("key", "caption", "url", "status", "error_message")
+SUCCESS = "success"
+STATUS_REASONS = {"failed_to_download": "failed-to-download", "failed_to_resize": "failed-to-resize"}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a json or a row of the parquet tells of a sample."""
+
+    caption: str | None = None
+    captions: tuple[str, ...] = ()
+    url: str | None = None
+    status: str | None = None
+    error: str | None = None
+    is_broken: bool = False
+
+
+NOTHING = Told()
+
+
+def webdataset_shard(shard: PlannedShard, manifest: Path) -> None:
+    """Write the source table of the tars of a shard, and then its manifest.
+
+    The manifest's inputs are the tars with a hash over the names, places and sizes of their members and over their
+    texts: an image that is replaced by another of the same size in the same place goes unseen (`--force` has a look).
+
+    Raises:
+        ShardError: a tar or the parquet beside it is gone, cut short or not what it should be.
+    """
+    stocks = {Path(tar): take_stock(Path(tar)) for tar in shard.tars}
+    inputs = {tar.as_posix(): stock.fingerprint for tar, stock in stocks.items()}
+    inputs |= {path.as_posix(): sha256_of(path) for tar in stocks if (path := tar.with_suffix(".parquet")).is_file()}
+    job = Job(manifest, stage="source", version=VERSION, config={"kind": "webdataset"}, inputs=inputs)
+    if job.is_done():
+        return
+    rows = (row for tar, stock in stocks.items() for row in rows_of(tar, stock, sidecar(tar.with_suffix(".parquet"))))
+    with TableWriter(job, SourceRow) as table:
+        for index, row in enumerate(rows):
+            table.write(replace(row, key=f"{shard.name}-{index:06d}"))
+
+
+def rows_of(tar: Path, stock: Stock, told: Mapping[str, Told]) -> Iterator[SourceRow]:
+    """Rows without keys: the samples of a tar, then what the parquet alone knows of."""
+    keys, repeated = set[str](), 0
+    for parts in samples_in(stock.members):
+        keys.add(parts.key)
+        repeated += parts.repeats > 0
+        yield _row(parts, tar, told.get(parts.key, NOTHING) if parts.repeats == 0 else NOTHING)
+    if repeated:
+        log.info("%s: %d samples have a key that another before them has", tar, repeated)
+    for key, of_key in told.items():
+        if key not in keys:
+            yield _row(Parts(key, 0), tar, of_key)
+
+
+def sidecar(path: Path) -> dict[str, Told]:
+    """What img2dataset's parquet tells, by key; nothing where there is none.
+
+    Raises:
+        ShardError: it is no parquet, or has no column `key`.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        names = pq.read_schema(path).names
+        if "key" not in names:
+            raise ShardError(
+                f"{path}: lies where img2dataset's table would, but has no column 'key', only {', '.join(names)}. Move it away."
+            )
+        rows = pq.read_table(path, columns=[name for name in SIDECAR_COLUMNS if name in names]).to_pylist()
+    except pa.ArrowException as error:
+        raise ShardError(f"{path}: is no parquet, or cut short ({error}). Fetch it again or move it away.") from None
+    return {storable(str(row["key"])): _told(row) for row in rows}
+
+
+def read_json(content: bytes | None) -> Told:
+    """What a json tells."""
+    if content is None:
+        return NOTHING
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError):
+        return Told(is_broken=True)
+    return _told(values) if isinstance(values, dict) else Told(is_broken=True)
+
+
+def _told(values: Mapping[str, Any]) -> Told:
+    several = values.get("captions")
+    return Told(
+        caption=_text(values.get("caption")),
+        captions=tuple(text for text in several if isinstance(text, str)) if isinstance(several, list) else (),
+        url=_text(values.get("url")),
+        status=_text(values.get("status")),
+        error=_text(values.get("error_message")),
+    )
+
+
+def _text(value: Any) -> str | None:
+    return storable(value) if isinstance(value, str) else None
+
+
+def _row(parts: Parts, tar: Path, of_key: Told) -> SourceRow:
+    in_json = read_json(parts.json)
+    captions = _captions(parts, in_json, of_key)
+    reason = _reason(parts, in_json, of_key, has_text=bool(captions))
+    image = parts.image
+    return SourceRow(
+        key="",
+        kept=reason is None,
+        reason=reason,
+        source_key=parts.key,
+        file=tar.as_posix() if image else None,
+        offset=image.offset if image else 0,
+        size=image.size if image else 0,
+        captions=captions,
+        url=in_json.url or of_key.url,
+        error=of_key.error,
+    )
+
+
+def _captions(parts: Parts, in_json: Told, of_key: Told) -> list[str]:
+    own = decoded(parts.text) if parts.text is not None else in_json.caption
+    if own is None and not in_json.captions:
+        own = of_key.caption
+    captions = captions_of([] if own is None else [own])
+    return captions_of([*captions, *(text for text in captions_of(in_json.captions) if text not in captions)])
+
+
+def _reason(parts: Parts, in_json: Told, of_key: Told, *, has_text: bool) -> str | None:
+    if parts.image is None:
+        failed = of_key.status not in (None, SUCCESS)
+        return STATUS_REASONS.get(of_key.status or "", "download-failed") if failed else "no-image"
+    if has_text:
+        return None
+    return "bad-json" if in_json.is_broken else "no-text"

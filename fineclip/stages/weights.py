@@ -1,0 +1,232 @@
+"""Bring the weights of a model once, on a machine that has a network; jobs then run without one.
+
+They are looked for at `path`, then in the package, then where an earlier fetch has put them, and are fetched only where
+none has them:
+
+    data/weights/<kind>/<name>.json        manifest: where they lie, and their hash
+    data/weights/<kind>/<name>/            what was fetched
+    data/weights/<kind>/.<name>.sha256     the hash of the first fetch, enforced from then on; Snakemake knows nothing of it
+
+A folder's hash is the sha256 of its sorted lines `sha256  relative/name`, hidden files left out.
+"""
+
+import hashlib
+import json
+import logging
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from fineclip.config import WeightsConfig
+from fineclip.errors import CheckpointError
+from fineclip.models.shipped import PREFIX, shipped
+from fineclip.shards import Manifest, read_manifest, sha256_of, write_text
+from fineclip.shards.atomic import sweep
+from fineclip.stages.download import NotFetchedError, from_address, from_hub
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of the manifest that this file writes
+SPARE = 1.2  # a download may be so many times as large as the configuration says
+MOST_BYTES = 20_000_000_000  # where it does not say
+
+
+def fetch_weights(kind: str, name: str, manifest: Path, config: WeightsConfig, *, allow_private: bool = False) -> None:
+    """Find or fetch the weights of one entry of a catalogue, check their hash, write `manifest`.
+
+    Args:
+        kind: `detect`, `caption`, `encoders` or `tokenizers`.
+        name: of the entry.
+        manifest: `data/weights/<kind>/<name>.json`.
+        config: where they come from.
+        allow_private: let addresses of this machine's own network be fetched from.
+
+    Raises:
+        CheckpointError: they are nowhere and cannot be fetched, with all that is needed to do it by hand; or they are not
+            what the configuration, or the first fetch, says.
+    """
+    path = locate(config, manifest)
+    if path is None:
+        path = _place(config, manifest)
+        log.info("%s.%s: fetching %s", kind, name, _origin_in_words(config))
+        try:
+            _fetch(config, path, allow_private=allow_private)
+        except NotFetchedError as error:
+            raise CheckpointError(_by_hand(kind, name, config, reason=str(error))) from None
+    record = _Record(manifest, config)
+    digest = hash_of(path)
+    expected = config.sha256 or record.digest
+    if expected not in (None, digest):
+        raise CheckpointError(_differs(path, digest, config=config, record=record))
+    if config.shipped is None:
+        record.write(path, digest)
+    written = f"{PREFIX}{config.shipped}" if path == _shipped(config) else path.as_posix()
+    write_text(manifest, Manifest("weights", VERSION, _origin(config), {}, {written: digest}).text())
+    log.info("%s.%s: %s, sha256 %s", kind, name, written, digest)
+
+
+def locate(config: WeightsConfig, manifest: Path) -> Path | None:
+    """Where the weights lie already: at `path`, in the package, or where an earlier fetch put them; None if nowhere.
+
+    Raises:
+        ConfigError: the package ships no model of that name.
+    """
+    if config.path is not None and Path(config.path).exists():
+        return Path(config.path)
+    if config.shipped is not None:
+        return _shipped(config)
+    place = _place(config, manifest)
+    return place if (config.hub or config.url) and place.exists() and _Record(manifest, config).digest else None
+
+
+def weights_at(manifest: Path, config: WeightsConfig) -> Path:
+    """The file or folder that a manifest of weights vouches for: what a job that uses them opens.
+
+    Raises:
+        CheckpointError: it is gone, or not what the manifest or the configuration says.
+        ShardError: there is no such manifest.
+    """
+    found = read_manifest(manifest)
+    if found.stage != "weights" or len(found.outputs) != 1:
+        raise CheckpointError(f"{manifest}: is no manifest of weights")
+    [(written, digest)] = found.outputs.items()
+    path = shipped(written.removeprefix(PREFIX)) if written.startswith(PREFIX) else Path(written)
+    again = f"Delete {manifest} and run `fineclip weights` again"
+    if not path.exists():
+        raise CheckpointError(f"{path}: these weights are gone. {again}.")
+    if config.sha256 not in (None, digest):
+        raise CheckpointError(
+            f"{path}: the configuration wants sha256 {config.sha256}, {manifest} has {digest}. {again}."
+        )
+    if not _Record(manifest, config).vouches(path, digest) and (now := hash_of(path)) != digest:
+        raise CheckpointError(
+            f"{path}: has sha256 {now}, but {manifest} says {digest}. Bring the old one back, or: {again}."
+        )
+    return path
+
+
+def hash_of(path: Path) -> str:
+    """Of a file's bytes, or of a folder's lines as the module says.
+
+    Raises:
+        CheckpointError: a folder without files.
+    """
+    if path.is_file():
+        return sha256_of(path)
+    lines = [f"{sha256_of(file)}  {name}\n" for name, file in sorted(_files(path).items())]
+    if not lines:
+        raise CheckpointError(f"{path}: an empty folder; expected the files of a model")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+class _Record:
+    """The hash of the first fetch, with sizes and times by which a later job sees that nothing was touched."""
+
+    def __init__(self, manifest: Path, config: WeightsConfig) -> None:
+        self.path = manifest.with_name(f".{manifest.stem}.sha256")
+        self._origin = _origin(config)
+        self._content = self._read()
+
+    @property
+    def digest(self) -> str | None:
+        """None where nothing was fetched from there."""
+        return self._content.get("sha256")
+
+    def vouches(self, path: Path, digest: str) -> bool:
+        """Whether `path` had that hash when it was looked at, and has the same sizes and times since."""
+        return digest == self.digest and self._content.get("stamps") == _stamps(path)
+
+    def write(self, path: Path, digest: str) -> None:
+        """Remember."""
+        content = {"origin": self._origin, "sha256": digest, "stamps": _stamps(path)}
+        write_text(self.path, json.dumps(content, sort_keys=True, indent=1) + "\n")
+
+    def _read(self) -> Mapping[str, Any]:
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            raise CheckpointError(f"{self.path}: is damaged. Delete it, and the hash is recorded anew.") from None
+        is_ours = isinstance(content, dict) and content.get("origin") == self._origin
+        return content if is_ours else {}
+
+
+def _stamps(path: Path) -> dict[str, list[int]]:
+    files = {path.name: path} if path.is_file() else _files(path)
+    return {name: [file.stat().st_size, file.stat().st_mtime_ns] for name, file in sorted(files.items())}
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Every file of a folder that is not hidden, by its path inside."""
+    found = {file.relative_to(folder): file for file in folder.rglob("*") if file.is_file()}
+    return {name.as_posix(): file for name, file in found.items() if not any(part[0] == "." for part in name.parts)}
+
+
+def _fetch(config: WeightsConfig, place: Path, *, allow_private: bool) -> None:
+    sweep(place.parent, place.name)
+    if config.hub is not None:
+        from_hub(config.hub, str(config.revision), place, file=config.hub_file)
+    elif config.url is not None:
+        most = int(config.size_mb * 1e6 * SPARE) if config.size_mb else MOST_BYTES
+        from_address(config.url, place, most_bytes=most, allow_private=allow_private)
+    else:
+        raise NotFetchedError(f"there is nothing at {config.path}")
+
+
+def _place(config: WeightsConfig, manifest: Path) -> Path:
+    """Where a fetch puts them: a file in a folder of the model's name, or the folder."""
+    folder = manifest.with_suffix("")
+    if config.hub_file is not None:
+        return folder / PurePosixPath(config.hub_file).name
+    if config.url is not None:
+        return folder / (PurePosixPath(unquote(urlsplit(config.url).path)).name or "weights")
+    return folder
+
+
+def _shipped(config: WeightsConfig) -> Path | None:
+    return None if config.shipped is None else shipped(config.shipped)
+
+
+def _origin(config: WeightsConfig) -> dict[str, str]:
+    """What identifies the weights: where they come from in the first place."""
+    keys = ("shipped", "hub", "hub_file", "revision", "url")
+    origin = {name: str(value) for name in keys if (value := getattr(config, name)) is not None}
+    return origin or {"path": str(config.path)}
+
+
+def _origin_in_words(config: WeightsConfig) -> str:
+    if config.hub is not None:
+        what = config.hub_file or "the whole repository"
+        return f"{what} of https://huggingface.co/{config.hub} at revision {config.revision}"
+    return config.url or f"you: the configuration names no place to fetch from, only the path {config.path}"
+
+
+def _by_hand(kind: str, name: str, config: WeightsConfig, *, reason: str) -> str:
+    key = f"{kind}.{name}.weights" if kind != "tokenizers" else f"encoders.{name}.tokenizer"
+    size = f"{config.size_mb:g} MB" if config.size_mb else "not stated in the configuration"
+    place = config.path or f"anywhere, and write where as {key}.path"
+    digest = config.sha256 or "not stated; what is found first is recorded"
+    lines = f"""\
+        {key}: these weights are not here and could not be fetched: {reason.rstrip(".")}.
+          from     {_origin_in_words(config)}
+          size     {size}
+          licence  {config.licence or "not stated in the configuration"}
+          sha256   {digest}
+          put it   {place}
+        Run `fineclip weights` on a machine that has a network, or fetch it by hand and put it there."""
+    return textwrap.dedent(lines)
+
+
+def _differs(path: Path, digest: str, *, config: WeightsConfig, record: _Record) -> str:
+    if config.sha256 is not None:
+        return (
+            f"{path}: has sha256 {digest}, but the configuration says {config.sha256}. Bring the right one, or delete this one "
+            "to have it fetched again; if it is meant, correct the configuration."
+        )
+    return (
+        f"{path}: has sha256 {digest}, but {record.digest} was recorded at the first fetch ({record.path}). Bring the old one "
+        f"back, or delete this one to have it fetched again; if the new one is meant, delete {record.path}."
+    )

@@ -1,0 +1,240 @@
+"""The training loop, one for every method: step, log, checkpoint, resume.
+
+A training stands at a number of steps done; that number alone decides which samples come next and what is drawn of
+them, so a checkpoint holds weights and optimiser and nothing else. On a CPU a resumed training ends in the same bits as an
+uninterrupted one at the same number of processes and threads; on a GPU it does under `train.deterministic`.
+"""
+
+import hashlib
+import logging
+import math
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+
+from fineclip.config import TrainConfig
+from fineclip.errors import DataError, FineclipError, TrainingError
+from fineclip.methods import Method
+from fineclip.train.distributed import Processes, Wish
+from fineclip.train.journal import Journal
+from fineclip.train.loader import Collate, HostBatch, PackedSamples, batches, placed
+from fineclip.train.optim import learning_rate, make_optimizer, set_learning_rate
+from fineclip.train.order import BatchSampler, Order
+from fineclip.train.signals import Requests, heeded
+from fineclip.train.state import StateFolder
+from fineclip.types import Batch, Counts, Losses
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training is made of.
+
+    Attributes:
+        folder: of the run; metrics and speeds go there.
+        workers: processes that read and decode, for each training process.
+    """
+
+    method: Method[Any]
+    config: TrainConfig
+    samples: PackedSamples
+    collate: Collate
+    folder: Path
+    state: StateFolder
+    processes: Processes
+    workers: int = 0
+
+    @cached_property
+    def order(self) -> Order:
+        """Which samples each step sees."""
+        sizes = tuple(len(shard.keys) for shard in self.samples.shards)
+        config = self.config
+        return Order(sizes, config.batch_size, seed=config.seed, shuffle_shards=config.shuffle_shards)
+
+    @cached_property
+    def steps(self) -> int:
+        """In all."""
+        planned = self.order.steps_per_epoch * self.config.epochs
+        return planned if self.config.max_steps is None else min(planned, self.config.max_steps)
+
+    def batches(self, done: int) -> Iterator[HostBatch]:
+        """This process's share of every step that is left."""
+        own = self.processes
+        sampler = BatchSampler(self.order, start=done, stop=self.steps, rank=own.rank, world_size=own.world_size)
+        return batches(self.samples, self.collate, sampler, workers=self.workers, pin=own.device.type == "cuda")
+
+    def is_due(self, step: int, every: int) -> bool:
+        """Whether something that is done every so many steps is done after step number `step`, and after the last."""
+        return (step + 1) % every == 0 or step + 1 == self.steps
+
+
+def train(training: Training) -> None:
+    """Train to the last step, from where an earlier attempt was stopped.
+
+    Raises:
+        TrainingError: the loss is not finite, processes disagree, or another process failed.
+        DataError, ShardError: a sample cannot be read.
+        SystemExit: a signal asked to stop; a checkpoint is saved.
+    """
+    processes, config = training.processes, training.config
+    method = training.method.to(processes.device)
+    optimizer = make_optimizer(method.parameter_groups(), config)
+    done = _resume(training, optimizer)
+    _announce(training, done)
+    module, stream = processes.wrap(method), training.batches(done)
+    journal = Journal(
+        training.folder, done=done, steps=training.steps, writes=processes.is_first, device=processes.device
+    )
+    with heeded() as requests, journal:
+        for step in range(done, training.steps):
+            with journal.waiting():
+                batch, wish = _next_batch(training, stream, requests)
+            losses = _update(training, module, optimizer, batch, step=step)
+            journal.saw(sum(batch.counts.images))
+            if step == done:
+                processes.require_equal_gradients(method)
+            must_log = step == 0 or training.is_due(step, config.log_every_steps)
+            must_save = wish is Wish.STOP or training.is_due(step, config.checkpoint_every_steps)
+            if must_log or must_save:
+                values = _judged(training, losses, step=step)
+            if must_log:
+                journal.record(_metrics(training, batch.counts, optimizer, step=step), values)
+            if must_save and step + 1 < training.steps:
+                _save(training, optimizer, step + 1)
+                _stop_if_asked(wish, requests, at=step + 1, of=training.steps)
+
+
+def _stop_if_asked(wish: Wish, requests: Requests, *, at: int, of: int) -> None:
+    """End this process as the signal would have; a process that none reached ends as by SIGTERM."""
+    if wish is Wish.STOP:
+        log.info("asked to stop: saved after step %d of %d; run again to go on", at, of)
+        raise SystemExit(128 + (requests.received or signal.SIGTERM))
+
+
+def _next_batch(training: Training, stream: Iterator[HostBatch], requests: Requests) -> tuple[Batch, Wish]:
+    """This process's rows of the next step, with the counts of every process, and what all of them want."""
+    processes = training.processes
+    host: HostBatch | None = None
+    failure: FineclipError | None = None
+    try:
+        host = next(stream)
+    except FineclipError as error:
+        failure = error
+    own = Wish.FAIL if failure else Wish.STOP if requests.received else Wish.GO_ON
+    counts, wish = processes.exchange(len(host.keys) if host else 0, host.regions if host else 0, own)
+    if isinstance(failure, DataError):
+        training.state.give_up(str(failure))
+    if failure is not None:
+        raise failure
+    if wish is Wish.FAIL or host is None:
+        raise TrainingError("another process of this training has failed: its own message says why")
+    return placed(host, counts, processes.device), wish
+
+
+def _update(training: Training, module: nn.Module, optimizer: AdamW, batch: Batch, *, step: int) -> Losses:
+    """One step of the optimiser. What is drawn on the way is a function of seed, step and process."""
+    config, processes, method = training.config, training.processes, training.method
+    torch.manual_seed(_draws(config.seed, step, processes.rank))
+    set_learning_rate(
+        optimizer, learning_rate(step, of=training.steps, peak=config.learning_rate, warmup=config.warmup_steps)
+    )
+    optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(processes.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+        losses: Losses = module(batch)
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    if config.clip_gradient_norm is not None:
+        nn.utils.clip_grad_norm_(method.parameters(), config.clip_gradient_norm)
+    optimizer.step()
+    method.after_step(step, training.steps)
+    return losses
+
+
+def _draws(seed: int, step: int, rank: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
+    return int.from_bytes(digest[:7], "little")
+
+
+def _judged(training: Training, losses: Losses, *, step: int) -> dict[str, float]:
+    """Total and terms over the whole batch.
+
+    Raises:
+        TrainingError: the total is not finite. All processes raise, because all see the same average.
+    """
+    values = training.processes.average({"total": losses.total, **losses.terms})
+    if math.isfinite(values["total"]):
+        return values
+    terms = ", ".join(f"{name} {value:g}" for name, value in values.items())
+    message = (
+        f"{training.folder}: the loss is not finite at step {step + 1} of {training.steps}: {terms}."
+        " Lower train.learning_rate, set train.clip_gradient_norm, lengthen train.warmup_steps,"
+        " or set train.precision: fp32."
+    )
+    if training.processes.is_first:
+        training.state.give_up(message)
+    raise TrainingError(message)
+
+
+def _metrics(training: Training, counts: Counts, optimizer: AdamW, *, step: int) -> dict[str, Any]:
+    """What `metrics.jsonl` says of a step beside its losses: all of it the same in every repetition."""
+    return {
+        "step": step + 1,
+        "epoch": round((step + 1) / training.order.steps_per_epoch, 4),
+        "learning_rate": optimizer.param_groups[0]["lr"],
+        "logit_scale": training.method.encoder.logit_scale.exp().item(),
+        "images": sum(counts.images),
+        "regions": sum(counts.regions),
+    }
+
+
+def _save(training: Training, optimizer: AdamW, done: int) -> None:
+    content = {"method": training.method.state_dict(), "optimizer": optimizer.state_dict()}
+    training.processes.first_does(lambda: training.state.save(done, content))
+
+
+def _resume(training: Training, optimizer: AdamW) -> int:
+    """Steps that earlier attempts made; method and optimiser are set to where they stood.
+
+    Raises:
+        TrainingError: the processes do not find the same checkpoint.
+    """
+    found = training.state.load()
+    done = 0 if found is None else found[0]
+    agreed = training.processes.first_does(lambda: done)
+    if agreed != done:
+        raise TrainingError(
+            f"{training.state.folder}: the first process finds a checkpoint of step {agreed}, this one of step {done}."
+            " All processes must see the same folder."
+        )
+    if found is not None:
+        training.method.load_state_dict(found[1]["method"])
+        optimizer.load_state_dict(found[1]["optimizer"])
+    return done
+
+
+def _announce(training: Training, done: int) -> None:
+    config, order = training.config, training.order
+    if not training.processes.is_first:
+        return
+    log.info(
+        "%s %d samples, %d a step, %d steps over %d processes%s",
+        "going on with" if done else "training on",
+        order.samples,
+        min(config.batch_size, order.samples),
+        training.steps,
+        training.processes.world_size,
+        f", from step {done}" if done else "",
+    )
+    if config.warmup_steps >= training.steps:
+        log.warning(
+            "train.warmup_steps: %d is not less than the %d steps of this training: the learning rate never reaches its peak",
+            config.warmup_steps,
+            training.steps,
+        )

@@ -1,0 +1,100 @@
+"""Which samples a step sees: a pure function of the seed, whatever the number of processes and workers.
+
+Samples are numbered through the shards of the selection, in their order there. An epoch permutes the shards, cuts them
+into windows of a few, and permutes the samples inside each window, so that reading stays within a few files at a time.
+Step s takes the s-th slice of that order, and each process its share of the slice.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.int64]
+
+
+class Position(NamedTuple):
+    """Where a training stands: so many whole epochs, and so many steps of the next."""
+
+    epoch: int
+    step: int
+
+
+class Visit(NamedTuple):
+    """One sample at one epoch; its draws come from both."""
+
+    row: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of a whole training.
+
+    Args:
+        shard_sizes: samples of each shard, in the order of the selection.
+        batch_size: samples of a step, over all processes.
+        shuffle_shards: shards of a window.
+    """
+
+    shard_sizes: tuple[int, ...]
+    batch_size: int
+    seed: int
+    shuffle_shards: int
+
+    @property
+    def samples(self) -> int:
+        """In all."""
+        return sum(self.shard_sizes)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The last incomplete batch is left out; fewer samples than a batch make one step of all of them."""
+        return max(1, self.samples // self.batch_size)
+
+    def position(self, step: int) -> Position:
+        """After so many steps since the beginning."""
+        return Position(*divmod(step, self.steps_per_epoch))
+
+    def batch(self, step: int) -> list[Visit]:
+        """What step number `step` since the beginning sees, over all processes."""
+        epoch, within = self.position(step)
+        start = within * self.batch_size
+        rows = _epoch_order(self.shard_sizes, (self.seed, epoch), self.shuffle_shards)[start : start + self.batch_size]
+        return [Visit(int(row), epoch) for row in rows]
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(shard_sizes: tuple[int, ...], seed: tuple[int, int], shuffle_shards: int) -> Rows:
+    """Every sample once."""
+    rng = np.random.default_rng(seed)
+    starts = np.cumsum([0, *shard_sizes])
+    rows_of = [np.arange(start, start + size) for start, size in zip(starts[:-1], shard_sizes, strict=True)]
+    shards = rng.permutation(len(shard_sizes))
+    windows = [shards[first : first + shuffle_shards] for first in range(0, len(shards), shuffle_shards)]
+    order = [rng.permutation(np.concatenate([rows_of[shard] for shard in window])) for window in windows]
+    return np.concatenate(order) if order else np.empty(0, dtype=np.int64)
+
+
+def share(visits: Sequence[Visit], rank: int, world_size: int) -> list[Visit]:
+    """The contiguous part of one process; parts differ by one sample at most."""
+    bounds = [len(visits) * part // world_size for part in (rank, rank + 1)]
+    return list(visits[bounds[0] : bounds[1]])
+
+
+class BatchSampler:
+    """What a loader of one process goes through: the shares of the steps from `start` up to `stop`."""
+
+    def __init__(self, order: Order, *, start: int, stop: int, rank: int, world_size: int) -> None:
+        self.order, self.start, self.stop = order, start, stop
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[list[Visit]]:
+        for step in range(self.start, self.stop):
+            yield share(self.order.batch(step), self.rank, self.world_size)
+
+    def __len__(self) -> int:
+        return self.stop - self.start

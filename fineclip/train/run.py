@@ -1,0 +1,223 @@
+"""One run, from manifests to a folder of results: what the verbs `train` and `pretrained` do.
+
+    results/<dataset>/<run>/train.json          manifest
+                            model.safetensors   the encoder, as the last step left it
+                            config.yaml         what was run
+                            metrics.jsonl       losses; the same in every repetition
+                            speed.jsonl         images per second, waiting, memory
+                            state/              while it trains: checkpoints, lock, marker of failure
+
+An encoder as it comes is a run too, without method and without steps.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import SerializeAsAny, ValidationInfo, field_validator
+
+from fineclip.config import EncoderConfig, Section, TrainConfig, canonical, identity, parse
+from fineclip.config.base import key
+from fineclip.errors import ConfigError
+from fineclip.methods import METHODS
+from fineclip.methods.items import Inputs
+from fineclip.models.checkpoint import ARCHITECTURE, VOCABULARY, WEIGHTS, load_encoder, publish
+from fineclip.models.encoder import RegionEncoder
+from fineclip.models.tokenizer import load_tokenizer
+from fineclip.shards import Job, hashes_of, write_text
+from fineclip.shards.atomic import sweep
+from fineclip.stages.weights import weights_at
+from fineclip.train.distributed import Processes, joined
+from fineclip.train.loader import Collate, PackedSamples
+from fineclip.train.loop import Training, train
+from fineclip.train.selection import Selection, keys_by_shard, manifests_of, read_selection
+from fineclip.train.state import StateFolder
+
+VERSION = 1  # of what the loop makes of the same inputs: a change of it trains again
+
+PLAN = "workflow plan"
+
+
+class RunConfig(Section):
+    """All that identifies a training beside its inputs."""
+
+    method: str = key(origin=PLAN, about="name of a method")
+    method_version: int = key(origin=PLAN, about="of the code of that method")
+    encoder: EncoderConfig = key(origin=PLAN, about="what training starts from")
+    options: SerializeAsAny[Section] = key(origin=PLAN, about="section of the method")
+    train: TrainConfig = key(TrainConfig(), origin=PLAN, about="section of the loop, with the seed of the run")
+
+    @field_validator("method")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in METHODS:
+            raise ValueError(f"{name!r} is no method; there are {', '.join(METHODS)}")
+        return name
+
+    @field_validator("method_version")
+    @classmethod
+    def _is_of_this_code(cls, version: int, info: ValidationInfo) -> int:
+        name = info.data.get("method")
+        if name is not None and version != METHODS[name].version:
+            raise ValueError(
+                f"planned for version {version} of {name}, but the code is of version {METHODS[name].version};"
+                " start snakemake again"
+            )
+        return version
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _of_the_method(cls, values: Any, info: ValidationInfo) -> Any:
+        name = info.data.get("method")
+        if name is None or isinstance(values, Section):
+            return values
+        return parse(METHODS[name].section, values, where=f"methods.{name}")
+
+
+class PretrainedConfig(Section):
+    """All that identifies an encoder as it comes, beside its inputs."""
+
+    encoder: EncoderConfig = key(origin=PLAN, about="the encoder")
+
+
+def train_run(
+    select: Path,
+    packed: Sequence[Path],
+    weights: Path,
+    manifest: Path,
+    config: RunConfig,
+    *,
+    tokenizer: Path | None = None,
+    workers: int = 0,
+    threads: int = 1,
+    device: str = "auto",
+) -> None:
+    """Train, publish, and write the manifest last; goes on where an earlier attempt was stopped.
+
+    Args:
+        select: manifest of the selection.
+        packed: manifests of packed shards; those that the selection does not use are not looked at.
+        weights: manifest of the weights that training starts from.
+        manifest: `results/<dataset>/<run>/train.json`; everything else lies beside it.
+        config: what identifies the training beside its inputs.
+        tokenizer: manifest of the tokenizer's vocabulary, None where the encoder takes the usual one.
+        workers: processes that read and decode, for each training process; 0 does it in there.
+        threads: of each training process, on the CPU.
+        device: auto, cpu, cuda or mps.
+
+    Raises:
+        FineclipError: of any kind; nothing is published then.
+        SystemExit: a signal asked to stop; a checkpoint is saved.
+    """
+    torch.set_num_threads(threads)
+    keys = keys_by_shard(select)
+    manifests = manifests_of(list(keys), packed, select=select)
+    job = _job(manifest, config, [select, *manifests.values(), weights, *([tokenizer] if tokenizer else [])])
+    with joined(device) as processes, ExitStack() as stack:
+        if processes.first_does(job.is_done):
+            return
+        state = StateFolder(manifest.parent / "state", _state_identity(job))
+        processes.first_does(lambda: stack.enter_context(state.locked()))
+        processes.first_does(state.require_hope)
+        _prepare_device(processes, config.train)
+        selection = read_selection(keys, manifests, config.train)
+        vocabulary = _vocabulary(tokenizer, config.encoder)
+        encoder = load_encoder(config.encoder, weights_at(weights, config.encoder.weights))
+        method = METHODS[config.method](encoder, config.options)
+        inputs = Inputs(load_tokenizer(config.encoder, vocabulary), config.encoder.image_size, config.encoder.crop_size)
+        prepare = method.preparation(inputs, config.options, max_regions=config.train.max_regions)
+        training = Training(
+            method,
+            config.train,
+            samples=PackedSamples(selection.shards, prepare, seed=config.train.seed),
+            collate=Collate(inputs),
+            folder=manifest.parent,
+            state=state,
+            processes=processes,
+            workers=workers,
+        )
+        train(training)
+        processes.first_does(lambda: _finish(job, method.export_encoder(), config, vocabulary, selection=selection))
+        processes.first_does(state.clear)
+
+
+def publish_pretrained(
+    weights: Path, manifest: Path, config: PretrainedConfig, *, tokenizer: Path | None = None
+) -> None:
+    """An encoder as it comes, as a run to compare with: the same files, no method, no steps."""
+    job = _job(manifest, config, [weights, *([tokenizer] if tokenizer else [])])
+    if job.is_done():
+        return
+    encoder = load_encoder(config.encoder, weights_at(weights, config.encoder.weights))
+    _finish(job, encoder, config, _vocabulary(tokenizer, config.encoder))
+
+
+def _job(manifest: Path, config: Section, inputs: Sequence[Path]) -> Job:
+    """The manifest's stage is `train` for an untrained encoder too: what reads runs need not tell them apart."""
+    for name in (WEIGHTS, ARCHITECTURE, VOCABULARY, "config.yaml", "metrics.jsonl", "speed.jsonl"):
+        sweep(manifest.parent, name)
+    return Job(manifest, stage="train", version=VERSION, config=config, inputs=inputs)
+
+
+def _state_identity(job: Job) -> str:
+    """What a checkpoint belongs to."""
+    config = identity(job.config) if isinstance(job.config, Section) else job.config
+    inputs = job.inputs if isinstance(job.inputs, Mapping) else hashes_of(job.inputs)
+    claim = {"version": job.version, "config": config, "inputs": dict(inputs)}
+    return hashlib.sha256(canonical(claim).encode()).hexdigest()
+
+
+def _vocabulary(tokenizer: Path | None, config: EncoderConfig) -> Path | None:
+    """The vocabulary file of an encoder that has its own.
+
+    Raises:
+        ConfigError: the configuration names one, and its manifest is not given; or the other way round.
+    """
+    if (tokenizer is None) != (config.tokenizer is None):
+        raise ConfigError(
+            "the encoder's key `tokenizer` and the option --tokenizer belong together: give both, or neither"
+        )
+    return None if tokenizer is None or config.tokenizer is None else weights_at(tokenizer, config.tokenizer)
+
+
+def _prepare_device(processes: Processes, config: TrainConfig) -> None:
+    """Ask a GPU for the same bits at every run, where that is wanted."""
+    if config.deterministic and processes.device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+        torch.use_deterministic_algorithms(mode=True)
+
+
+def _finish(
+    job: Job,
+    encoder: RegionEncoder,
+    config: RunConfig | PretrainedConfig,
+    vocabulary: Path | None,
+    *,
+    selection: Selection | None = None,
+) -> None:
+    """Publish the encoder with what was run, then the manifest."""
+    folder = job.manifest.parent
+    publish(encoder, folder, config=config.encoder, vocabulary=vocabulary)
+    write_text(folder / "config.yaml", _described(config, folder))
+    names = [WEIGHTS, ARCHITECTURE, "config.yaml"]
+    names += [VOCABULARY] if vocabulary else []
+    names += ["metrics.jsonl"] if selection else []
+    job.finish(
+        [folder / name for name in names],
+        read=selection.selected if selection else 0,
+        kept=selection.samples if selection else 0,
+        dropped=selection.left_out if selection else {},
+        regions=selection.regions if selection else 0,
+    )
+
+
+def _described(config: RunConfig | PretrainedConfig, folder: Path) -> str:
+    """Every key with its value, defaults too, so that the file stands for itself."""
+    names = {"dataset": folder.absolute().parent.name, "run": folder.name, "method": None}
+    values = names | config.model_dump(mode="json", by_alias=True)
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

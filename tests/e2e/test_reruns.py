@@ -1,0 +1,127 @@
+"""An edit plans what it changes and nothing else; the same bytes made again stop the wave."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.dag import edit_config, planned, results_of, run_all, snakemake
+
+pytestmark = pytest.mark.slow
+
+Copy = Callable[[], Path]
+EVERYTHING_AFTER_CAPTION = {"caption_shard", "pack_shard", "data_card", "train_run", "evaluate_run", "report"}
+
+
+def test_a_finished_world_has_nothing_to_do(finished_world: Path) -> None:
+    assert planned(finished_world) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "rules"),
+    [
+        ({"caption": {"template": {"template": "a {label}"}}}, EVERYTHING_AFTER_CAPTION),
+        ({"detect": {"annotations": {"max_regions": 2}}}, EVERYTHING_AFTER_CAPTION | {"detect_shard"}),
+        ({"runtime": {"loader_workers": 3, "detect_batch": 5, "caption_batch": 7, "evaluate_batch": 9}}, set()),
+        ({"plan": {"margin": 0.01}}, set()),
+        ({"methods": {"fineclip": {"crop_gradient": True}}}, {"train_run", "evaluate_run", "report"}),
+        (
+            {"benchmarks": {"boxes": {"prompts": "vild"}}},
+            {"index_benchmark", "select_scale", "train_run", "evaluate_run", "report"},
+        ),
+    ],
+    ids=["caption", "detect", "runtime", "margin", "method", "benchmark"],
+)
+def test_an_edit_plans_what_it_changes(copy_of_finished: Copy, change: dict[str, Any], rules: set[str]) -> None:
+    folder = copy_of_finished()
+    edit_config(folder, change)
+    assert set(planned(folder)) == rules
+
+
+def test_editing_a_method_plans_its_runs_only(copy_of_finished: Copy) -> None:
+    folder = copy_of_finished()
+    edit_config(folder, {"methods": {"fineclip": {"crop_gradient": True}}})
+    jobs = planned(folder)
+    assert jobs == {"train_run": 2, "evaluate_run": 4, "report": 1}
+
+
+def test_a_new_scale_plans_only_what_is_new(copy_of_finished: Copy) -> None:
+    folder = copy_of_finished()
+    edit_config(folder, {"scales": {"30": {"images": 30}}, "plan": {"scales": ["10", "20", "30"]}})
+    jobs = planned(folder)
+    assert jobs["source_shard"] == jobs["filter_shard"] == jobs["detect_shard"] == jobs["pack_shard"] == 1
+    assert jobs["select_scale"] == 1 and jobs["train_run"] == 2 and jobs["evaluate_run"] == 4
+
+
+def test_a_larger_margin_makes_new_shards_and_trains_nothing_again(copy_of_finished: Copy) -> None:
+    folder = copy_of_finished()
+    before = results_of(folder)
+    edit_config(folder, {"scales": {"20": {"images": 20, "margin": 0.5}}})
+    assert planned(folder)["detect_shard"] == 1
+    run_all(folder)
+    after = results_of(folder)
+    changed = {name for name, digest in before.items() if after[name] != digest}
+    assert changed == {"data/small/pack/annotations.template/card.json"}
+    log = (folder / "logs/small/train/fineclip-mini-20-s0.log").read_text()
+    assert "up to date" in log
+
+
+def test_a_deleted_manifest_is_rebuilt_and_nothing_after_it_works(copy_of_finished: Copy) -> None:
+    folder = copy_of_finished()
+    before = results_of(folder)
+    (folder / "data/small/detect/annotations/coco-0001.json").unlink()
+    done = run_all(folder)
+    ran = [
+        line.split()[1].rstrip(":")
+        for line in (done.stdout + done.stderr).splitlines()
+        if line.startswith(("rule ", "localrule "))
+    ]
+    assert "detect_shard" in ran
+    assert "train_run" not in ran and "caption_shard" not in ran
+    assert results_of(folder) == before
+    assert planned(folder) == {}
+
+
+def test_a_damaged_table_comes_back(copy_of_finished: Copy) -> None:
+    folder = copy_of_finished()
+    before = results_of(folder)
+    (folder / "data/small/detect/annotations/coco-0001.parquet").write_bytes(b"damaged")
+    (folder / "data/small/detect/annotations/coco-0001.json").unlink()
+    run_all(folder)
+    assert results_of(folder) == before
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "source",
+        "filter",
+        "index",
+        "select",
+        "detect",
+        "caption",
+        "pack",
+        "card",
+        "data",
+        "weights",
+        "train",
+        "evaluate",
+        "report",
+    ],
+)
+def test_every_stage_can_be_asked_for_alone(finished_world: Path, target: str) -> None:
+    assert planned(finished_world, target) == {}
+    forced = planned(finished_world, target, "--forceall")
+    assert forced, f"{target} asks for nothing"
+    if target == "detect":
+        assert set(forced) == {"list_samples", "source_shard", "filter_shard", "detect_shard"}
+
+
+def test_a_wrong_key_stops_before_the_first_job(copy_of_finished: Copy) -> None:
+    folder = copy_of_finished()
+    edit_config(folder, {"filter": {"min_sid_px": 3}})
+    done = snakemake(folder)
+    assert done.returncode == 2
+    assert "filter.min_sid_px: unknown key, did you mean filter.min_side_px?" in done.stderr
+    assert "Traceback" not in done.stderr

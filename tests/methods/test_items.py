@@ -1,0 +1,97 @@
+"""What is drawn of a sample, and what becomes of boxes and crops."""
+
+import numpy as np
+import pytest
+import torch
+
+from fineclip.config import ClipConfig, FineCLIPConfig
+from fineclip.methods import METHODS
+from fineclip.methods.items import Inputs, draw_caption, draw_regions, fractions, generator
+from fineclip.models.images import decode
+from fineclip.types import Box, Region, Sample
+from tests.helpers.packs import HEIGHT, WIDTH, picture, sample
+from tests.helpers.tiny import TinyTokenizer
+
+INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8)
+
+
+def regions_of(*captions: str | None) -> Sample:
+    regions = tuple(Region(Box(0, 0, 8, 8), 0.5, str(index), caption) for index, caption in enumerate(captions))
+    return Sample("k", picture(0), WIDTH, HEIGHT, ("a",), regions=regions)
+
+
+def test_draws_depend_on_seed_epoch_and_key_alone() -> None:
+    draws = {
+        arguments: generator(*arguments).random() for arguments in [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]
+    }
+    assert len(set(draws.values())) == 4
+    assert generator(0, 0, "a").random() == draws[0, 0, "a"]
+
+
+def test_every_caption_is_drawn_about_as_often() -> None:
+    drawn = [draw_caption(("a", "b", "c"), generator(0, epoch, "k")) for epoch in range(300)]
+    assert all(70 < drawn.count(caption) < 130 for caption in "abc")
+    assert draw_caption((), generator(0, 0, "k")) == ""
+
+
+def test_regions_without_caption_or_area_are_left_out() -> None:
+    found = regions_of("a", None, " ", "b")
+    outside = Region(Box(WIDTH + 1, 0, WIDTH + 9, 8), 0.5, "outside", "c")
+    every = Sample("k", b"", WIDTH, HEIGHT, (), regions=(*found.regions, outside))
+    assert [region.label for region in draw_regions(every, generator(0, 0, "k"), at_most=9)] == ["0", "3"]
+
+
+def test_more_regions_than_wanted_are_thinned_at_random_in_stored_order() -> None:
+    many = regions_of(*"abcdef")
+    drawn = [tuple(r.label for r in draw_regions(many, generator(0, epoch, "k"), at_most=2)) for epoch in range(200)]
+    assert all(len(labels) == 2 and list(labels) == sorted(labels) for labels in drawn)
+    assert len(set(drawn)) == 15  # all pairs of six
+    counts = [sum(label in labels for labels in drawn) for label in "012345"]
+    assert min(counts) > 40
+
+
+def test_a_box_is_clipped_and_given_in_fractions() -> None:
+    reaching = Region(Box(-4, 4, 12, HEIGHT + 3), 0.5, "x", "c")
+    [region] = draw_regions(Sample("k", b"", WIDTH, HEIGHT, (), regions=(reaching,)), generator(0, 0, "k"), at_most=1)
+    assert fractions(region.box, sample("k")) == (0.0, 4 / HEIGHT, 12 / WIDTH, 1.0)
+
+
+def test_clip_takes_image_and_caption() -> None:
+    prepare = METHODS["clip"].preparation(INPUTS, ClipConfig(), max_regions=3)
+    item = prepare(sample("k"), generator(0, 0, "k"))
+    assert item.image.shape == (3, 16, 16)
+    assert item.image.dtype == torch.uint8
+    captions = TinyTokenizer()(sample("k").captions)
+    assert any(torch.equal(item.text, caption) for caption in captions)
+    assert item.boxes is item.crops is item.region_texts is None
+
+
+def test_fineclip_takes_regions_too_and_draws_the_same_caption() -> None:
+    one = sample("k", regions=3)
+    items = [
+        METHODS[name].preparation(INPUTS, METHODS[name].section(), max_regions=2)(one, generator(0, 0, "k"))
+        for name in ("clip", "fineclip")
+    ]
+    assert torch.equal(items[0].text, items[1].text)
+    assert items[1].boxes.shape == (2, 4)
+    assert items[1].region_texts.shape == (2, 8)
+    assert items[1].crops.shape == (2, 3, 8, 8)
+
+
+def test_a_crop_is_the_enlarged_box_as_far_as_the_image_reaches() -> None:
+    prepare = METHODS["fineclip"].preparation(INPUTS, FineCLIPConfig(crop_scale=2), max_regions=1)
+    region = Region(Box(2, 4, 10, 8), 0.5, "x", "c")  # twice as large: (-2, 2, 14, 10), clipped (0, 2, 14, 10)
+    one = Sample("k", picture(3), WIDTH, HEIGHT, ("a",), regions=(region,))
+    expected = decode(one.image).crop((0, 2, 14, 10)).resize((8, 8), 2)
+    crop = prepare(one, generator(0, 0, "k")).crops[0]
+    assert np.array_equal(crop.permute(1, 2, 0).numpy(), np.asarray(expected))
+
+
+@pytest.mark.parametrize("distill", [0.0, 1.0])
+def test_an_image_without_regions_has_fields_without_rows(distill: float) -> None:
+    options = FineCLIPConfig.model_validate({"weights": {"distill": distill}})
+    item = METHODS["fineclip"].preparation(INPUTS, options, max_regions=2)(sample("k", regions=0), generator(0, 0, "k"))
+    assert item.boxes.shape == (0, 4)
+    assert item.region_texts.shape == (0, 8)
+    assert (item.crops is None) == (distill == 0)
+    assert distill == 0 or item.crops.shape == (0, 3, 8, 8)

@@ -1,0 +1,102 @@
+"""The shipped files are those that their cards speak of, and they load."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fineclip.errors import ConfigError
+from fineclip.miniature import WEIGHTS, weights_path
+from fineclip.miniature.scenes import CLASSES, COLOURS, THINGS, draw_scene, region_caption
+from fineclip.miniature.seeds import TEST
+from fineclip.miniature.training.hashes import HASHES, hashes
+
+MOST_BYTES = 9_000_000
+SHIPPED = [path for path in sorted(WEIGHTS.rglob("*")) if path.is_file()]
+
+
+def test_hashes_are_those_written_down() -> None:
+    assert hashes(WEIGHTS) == json.loads((WEIGHTS / HASHES).read_text())
+
+
+def test_all_of_it_is_small() -> None:
+    assert sum(path.stat().st_size for path in SHIPPED) <= MOST_BYTES
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_no_file_knows_the_machine_that_made_it(path: Path) -> None:
+    content = path.read_bytes()
+    for place in (b"/tmp/", b"/home/", b"/root/", b"/work/", b"/Users/"):
+        assert place not in content
+    assert path.stat().st_mode & 0o044 == 0o044
+
+
+@pytest.mark.parametrize("name", ["encoder", "detector.pt", "captioner", "detector.LICENSE"])
+def test_names(name: str) -> None:
+    assert weights_path(name).exists()
+
+
+def test_an_unknown_name_lists_what_there_is() -> None:
+    with pytest.raises(ConfigError, match=r"bert: no such weights .* encoder"):
+        weights_path("bert")
+
+
+def test_encoder_weights_fit_the_model_exactly() -> None:
+    open_clip, safetensors = pytest.importorskip("open_clip"), pytest.importorskip("safetensors.torch")
+    open_clip.add_model_config(weights_path("encoder"))
+    model = open_clip.create_model("mini")
+    state = safetensors.load_file(weights_path("encoder") / "model.safetensors")
+    model.load_state_dict(state, strict=True)
+    assert all(value.isfinite().all() for value in state.values())
+    assert model.visual.pool_type == "avg"
+    assert not model.visual.final_ln_after_pool
+
+
+def test_encoder_vocabulary() -> None:
+    tokenizer_module = pytest.importorskip("open_clip.tokenizer")
+    tokenize = tokenizer_module.SimpleTokenizer(bpe_path=weights_path("encoder") / "bpe.txt.gz", context_length=20)
+    config = json.loads((weights_path("encoder") / "mini.json").read_text())
+    assert tokenize.vocab_size == config["text_cfg"]["vocab_size"]
+    assert all(len(tokenize.encode(word)) == 1 for word in (*CLASSES, *COLOURS, "a", "photo", "of", ","))
+    for index in range(20):
+        scene = draw_scene(TEST, index)
+        for text in (scene.alt, scene.clean, *map(region_caption, scene.things)):
+            spoken = tokenize.decode(tokenize.encode(text)).strip()
+            assert spoken == text.replace(",", " ,")
+    assert tokenize.encode("zebra!") != tokenize.encode("zebra?")
+
+
+def test_captioner_says_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    from PIL import Image
+
+    folder = weights_path("captioner")
+    processor = transformers.Blip2Processor.from_pretrained(folder)
+    model = transformers.Blip2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    alone = [scene for scene in (draw_scene(TEST, index) for index in range(80)) if len(scene.things) == 1]
+    images = processor(images=[Image.fromarray(scene.pixels) for scene in alone], return_tensors="pt")
+    said = processor.batch_decode(model.generate(**images, max_new_tokens=8), skip_special_tokens=True)
+    right = [
+        text.split()[1:3] == region_caption(scene.things[0]).split()[1:3]
+        for text, scene in zip(said, alone, strict=False)
+    ]
+    assert len(right) > 5
+    assert sum(right) >= 0.6 * len(right)
+
+
+def test_detector_finds_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("YOLO_OFFLINE", "true")
+    monkeypatch.setenv("YOLO_AUTOINSTALL", "false")
+    ultralytics = pytest.importorskip("ultralytics")
+    from PIL import Image
+
+    model = ultralytics.YOLO(weights_path("detector.pt"))
+    assert tuple(model.names.values()) == THINGS
+    scenes = [draw_scene(TEST, index) for index in range(10)]
+    found = sum(
+        len(model.predict(Image.fromarray(scene.pixels), imgsz=128, conf=0.2, device="cpu", verbose=False)[0].boxes)
+        for scene in scenes
+    )
+    assert 0.7 <= found / sum(len(scene.things) for scene in scenes) <= 1.3

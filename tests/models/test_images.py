@@ -1,0 +1,148 @@
+"""Pixels: what is decoded, what is refused, and that nothing is turned or invented."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fineclip.models.images import MEAN, STD, normalise, squash, to_batch
+from fineclip.shards.images import MAX_PIXELS, UndecodableImage, crop, decode, read_header
+from fineclip.types import Box
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(height: int = 30, width: int = 40) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def huge_png() -> bytes:
+    """A valid header of 20,000 x 20,000 pixels with nothing behind it."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_every_format_has_header_and_pixels(kind: str) -> None:
+    content = encoded(noise(), kind)
+    assert read_header(content) == (40, 30, kind)
+    image = decode(content)
+    assert (image.mode, image.size) == ("RGB", (40, 30))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<!DOCTYPE html><html>not found</html>",
+        b"\xff\xd8\xff",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    ],
+    ids=["empty", "html", "jpeg-magic-alone", "postscript"],
+)
+def test_no_image(content: bytes) -> None:
+    assert read_header(content) is None
+    with pytest.raises(UndecodableImage):
+        decode(content)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_cut_short_has_a_header_but_no_pixels(kind: str) -> None:
+    content = encoded(noise(300, 400), kind)
+    cut = content[: len(content) // 2]
+    with pytest.raises(UndecodableImage):
+        decode(cut)
+    if kind != "WEBP":  # whose header says how long the file is
+        assert read_header(cut) == (400, 300, kind)
+
+
+def test_a_bomb_is_refused_by_its_header() -> None:
+    assert MAX_PIXELS < 20_000 * 20_000
+    assert read_header(huge_png()) is None
+    with pytest.raises(UndecodableImage, match="pixels"):
+        decode(huge_png())
+
+
+def test_an_exif_note_turns_nothing() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    content = encoded(noise(), "JPEG", exif=exif.tobytes())
+    assert decode(content).size == (40, 30)
+    assert read_header(content)[:2] == (40, 30)
+
+
+def test_what_is_transparent_is_white() -> None:
+    see_through = Image.new("RGBA", (4, 4), (200, 0, 0, 0))
+    see_through.putpixel((0, 0), (200, 0, 0, 255))
+    pixels = np.asarray(decode(encoded(see_through)))
+    assert pixels[0, 0].tolist() == [200, 0, 0]
+    assert pixels[3, 3].tolist() == [255, 255, 255]
+
+
+def test_a_palette_with_a_transparent_colour() -> None:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((0, 0), 0)
+    pixels = np.asarray(decode(encoded(image, "PNG", transparency=1)))
+    assert pixels[0, 0].tolist() == [10, 20, 30]
+    assert pixels[3, 3].tolist() == [255, 255, 255]
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
+    grey = Image.fromarray(np.array([[0, 256, 0x8000, 0xFFFF]], dtype=np.uint16))
+    assert np.asarray(decode(encoded(grey)))[0].tolist() == [[0] * 3, [1] * 3, [128] * 3, [255] * 3]
+
+
+def test_print_colours() -> None:
+    pixels = np.asarray(decode(encoded(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "JPEG")))
+    assert pixels.min() >= 250
+
+
+def test_floating_point_pixels_are_refused() -> None:
+    with pytest.raises(UndecodableImage, match="floating point"):
+        decode(encoded(Image.new("F", (4, 4), 0.5), "TIFF"))
+
+
+@pytest.mark.parametrize(
+    ("box", "size"),
+    [
+        (Box(0.5, 1.5, 10.5, 11.5), (10, 10)),  # halves go to the even number: 0, 2, 10, 12
+        (Box(-20, -20, 100, 100), (40, 30)),
+        (Box(39.8, 29.8, 40, 30), (1, 1)),
+        (Box(5.1, 5.1, 5.2, 5.2), (1, 1)),
+    ],
+)
+def test_crop_rounds_as_pillow_and_is_never_empty(box: Box, size: tuple[int, int]) -> None:
+    assert crop(noise(), box).size == size
+
+
+def test_squash_keeps_no_aspect_and_is_pillows_resize() -> None:
+    square = squash(noise(), 16)
+    assert (square.shape, square.dtype) == ((3, 16, 16), torch.uint8)
+    expected = np.asarray(noise().resize((16, 16), Image.Resampling.BILINEAR))
+    assert np.array_equal(square.permute(1, 2, 0).numpy(), expected)
+
+
+def test_normalised_values() -> None:
+    black = normalise(torch.zeros(3, 2, 2, dtype=torch.uint8))
+    assert black[:, 0, 0].tolist() == pytest.approx([-m / s for m, s in zip(MEAN, STD, strict=True)])
+
+
+def test_a_batch_and_an_empty_one() -> None:
+    images = [squash(noise(), 16), squash(noise(50, 20), 16)]
+    batch = to_batch(images, size=16)
+    assert (batch.shape, batch.dtype) == ((2, 3, 16, 16), torch.float32)
+    assert torch.equal(batch[1], normalise(images[1]))
+    assert to_batch([], size=16).shape == (0, 3, 16, 16)

@@ -1,0 +1,188 @@
+"""COCO's JSON becomes rows with every caption and box; what is wrong in a JSON is said with file, entry and key."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fineclip.config import CocoSource, FilterConfig
+from fineclip.errors import DataError
+from fineclip.shards import SourceRow, kept_rows, read_manifest, read_rows
+from fineclip.stages.filter import filter_shard
+from fineclip.stages.source.listing import list_samples
+from fineclip.stages.source.plan import planned_shards
+from fineclip.stages.source.shard import source_shard
+from tests.helpers.images import encoded
+
+REAL = Path(__file__).parents[3] / "shared/data/coco"
+
+Values = dict[str, Any]
+
+
+def captions_json() -> Values:
+    return {
+        "images": [
+            {"id": 1, "file_name": "1.jpg", "coco_url": "http://images/1.jpg"},
+            {"id": 2, "file_name": "2.jpg"},
+            {"id": 3, "file_name": "3.jpg"},
+            {"id": 4, "file_name": "../train2017/1.jpg"},
+        ],
+        "annotations": [
+            {"image_id": 1, "caption": "one cat"},
+            {"image_id": 3, "caption": "a dog"},
+            {"image_id": 1, "caption": " another \ud83d cat"},
+            {"image_id": 4, "caption": "a way out"},
+            {"image_id": 99, "caption": "of no image"},
+        ],
+    }
+
+
+def instances_json() -> Values:
+    return {
+        "categories": [{"id": 17, "name": "cat"}, {"id": 18, "name": "dog"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 17, "bbox": [1, 2.5, 30, 4], "iscrowd": 0},
+            {"image_id": 1, "category_id": 18, "bbox": [0, 0, 5, 5], "iscrowd": 1},
+            {"image_id": 1, "category_id": 18, "bbox": [-1, 0, 2, 3]},
+            {"image_id": 98, "category_id": 18, "bbox": [0, 0, 5, 5], "iscrowd": 0},
+        ],
+    }
+
+
+def write(root: Path, captions: Values | str, instances: Values | str) -> CocoSource:
+    for name, content in (("1.jpg", encoded()), ("2.jpg", encoded(colour=2)), ("unlisted.jpg", encoded())):
+        (root / "train2017").mkdir(parents=True, exist_ok=True)
+        (root / "train2017" / name).write_bytes(content)
+    (root / "annotations").mkdir(exist_ok=True)
+    for name, values in (("captions", captions), ("instances", instances)):
+        text = values if isinstance(values, str) else json.dumps(values)
+        (root / f"annotations/{name}_train2017.json").write_text(text)
+    return CocoSource(kind="coco", root=str(root))
+
+
+def listed(config: CocoSource) -> dict[str, SourceRow]:
+    manifest = Path(config.root).parent / "listing.json"
+    list_samples(manifest, config)
+    return {row.source_key: row for row in read_rows(manifest, SourceRow)}
+
+
+def test_every_image_of_the_json_is_a_row(tmp_path: Path) -> None:
+    config = write(tmp_path / "in", captions_json(), instances_json())
+    rows = listed(config)
+    assert {name: (row.captions, row.reason) for name, row in rows.items()} == {
+        "1.jpg": (["one cat", "another \\ud83d cat"], None),
+        "2.jpg": ([], "no-text"),
+        "3.jpg": (["a dog"], "missing-image"),
+        "../train2017/1.jpg": (["a way out"], "missing-image"),
+    }
+    assert rows["1.jpg"].file == (tmp_path / "in/train2017/1.jpg").as_posix()
+    assert rows["3.jpg"].file is None
+    assert (rows["1.jpg"].url, rows["2.jpg"].url) == ("http://images/1.jpg", None)
+
+
+def test_boxes_are_corners_and_crowds_are_left_out(tmp_path: Path) -> None:
+    config = write(tmp_path / "in", captions_json(), instances_json())
+    rows = listed(config)
+    assert rows["1.jpg"].annotations == [
+        {"x1": 1.0, "y1": 2.5, "x2": 31.0, "y2": 6.5, "label": "cat"},
+        {"x1": -1.0, "y1": 0.0, "x2": 1.0, "y2": 3.0, "label": "dog"},
+    ]
+    assert rows["2.jpg"].annotations == []
+    assert listed(config.model_copy(update={"instances": None}))["1.jpg"].annotations is None
+
+
+def change_caption(captions: Values, _: Values) -> None:
+    del captions["annotations"][2]["caption"]
+
+
+def change_id(captions: Values, _: Values) -> None:
+    captions["images"][2]["id"] = 1
+
+
+def change_name(captions: Values, _: Values) -> None:
+    captions["images"][2]["file_name"] = 7
+
+
+def change_list(captions: Values, _: Values) -> None:
+    del captions["images"]
+
+
+def change_entry(captions: Values, _: Values) -> None:
+    captions["annotations"][1] = "text"
+
+
+def change_box(_: Values, instances: Values) -> None:
+    instances["annotations"][0]["bbox"] = [1, 2, 3]
+
+
+def change_number(_: Values, instances: Values) -> None:
+    instances["annotations"][0]["bbox"] = [1, 2, 3, float("nan")]
+
+
+def change_category(_: Values, instances: Values) -> None:
+    instances["annotations"][0]["category_id"] = 5
+
+
+def change_split(captions: Values, _: Values) -> None:
+    for image in captions["images"]:
+        image["file_name"] = f"val-{image['file_name']}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (change_caption, r"captions_train2017.json: annotations\[2\]: has no 'caption', only image_id"),
+        (change_id, r"captions_train2017.json: images\[2\]: 'id' is 1, expected one of its own: 1.jpg has it too"),
+        (change_name, r"images\[2\]: 'file_name' is 7, expected a text"),
+        (change_list, r"captions_train2017.json: has no list 'images'"),
+        (change_entry, r"annotations\[1\] is 'text', not an object"),
+        (change_box, r"instances_train2017.json: annotations\[0\]: 'bbox' is \[1, 2, 3\], expected four numbers"),
+        (change_number, r"annotations\[0\]: 'bbox' is .*nan"),
+        (change_category, r"annotations\[0\]: 'category_id' is 5, expected the id of one of 'categories'"),
+        (change_split, r"captions_train2017.json: none of its 4 images is in .*train2017"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, change: Callable[[Values, Values], None], message: str) -> None:
+    captions, instances = captions_json(), instances_json()
+    change(captions, instances)
+    config = write(tmp_path / "in", captions, instances)
+    with pytest.raises(DataError, match=message):
+        listed(config)
+    assert not (tmp_path / "listing.json").exists()
+    assert not (tmp_path / "listing.parquet").exists()
+
+
+@pytest.mark.parametrize("text", ["", '{"images": [', "[1, 2]", "\x00"])
+def test_a_json_that_is_none_is_said(tmp_path: Path, text: str) -> None:
+    config = write(tmp_path / "in", text, instances_json())
+    with pytest.raises(DataError, match=r"captions_train2017.json: (is no JSON, or cut short|has no list 'images')"):
+        listed(config)
+
+
+def test_a_json_that_is_gone_is_said(tmp_path: Path) -> None:
+    config = write(tmp_path / "in", captions_json(), instances_json())
+    (tmp_path / "in/annotations/instances_train2017.json").unlink()
+    with pytest.raises(DataError, match=r"instances_train2017.json: no such file"):
+        listed(config)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the photographs are not here")
+def test_photographs_through_listing_source_and_filter(tmp_path: Path) -> None:
+    config = CocoSource(kind="coco", root=str(REAL), images_per_shard=50)
+    listing = tmp_path / "listing.json"
+    list_samples(listing, config)
+    rows: dict[str, SourceRow] = {}
+    for shard in planned_shards(config):
+        source, filtered = tmp_path / f"source/{shard.name}.json", tmp_path / f"filter/{shard.name}.json"
+        source_shard(shard, source, config, listing=listing)
+        rows |= {row.source_key: row for row in kept_rows(source, SourceRow)}
+        filter_shard(source, filtered, FilterConfig())
+        assert read_manifest(filtered).read == read_manifest(source).kept == (50, 30)[shard.position]
+        assert read_manifest(filtered).kept > 20
+    assert len(rows) == 80
+    assert all(len(row.captions) == 5 for row in rows.values())
+    instances = json.loads((REAL / "annotations/instances_train2017.json").read_text())
+    boxes = sum(not annotation["iscrowd"] for annotation in instances["annotations"])
+    assert sum(len(row.annotations or []) for row in rows.values()) == boxes

@@ -1,0 +1,236 @@
+"""Ready-made tars: members in any order, keys with dots and repeated keys, texts from three places, failed rows kept."""
+
+import bz2
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fineclip.config import WebDatasetSource
+from fineclip.errors import ConfigError, ShardError
+from fineclip.shards import PieceReader, SourceRow, read_manifest, read_rows, sha256_of
+from fineclip.stages.source.members import split_name
+from fineclip.stages.source.plan import PlannedShard
+from fineclip.stages.source.shard import source_shard
+from tests.helpers.images import encoded, write_tar
+
+JPEG = encoded()
+
+
+def stock(*tars: Path, name: str = "s") -> list[SourceRow]:
+    """Rows of a shard made of these tars."""
+    manifest = tars[0].parent / "out" / f"{name}.json"
+    shard = PlannedShard(name, 0, 1, tuple(tar.as_posix() for tar in tars))
+    source_shard(shard, manifest, WebDatasetSource(kind="webdataset", root=str(tars[0].parent)))
+    return list(read_rows(manifest, SourceRow))
+
+
+def told(rows: list[SourceRow]) -> list[tuple[str, list[str], str | None]]:
+    return [(row.source_key, row.captions, row.reason) for row in rows]
+
+
+def as_json(**values: object) -> bytes:
+    return json.dumps(values).encode()
+
+
+def write_sidecar(tar: Path, rows: list[dict[str, str | None]]) -> None:
+    pq.write_table(pa.Table.from_pylist(rows), tar.with_suffix(".parquet"))
+
+
+def test_the_layout_of_cc3m(tmp_path: Path) -> None:
+    """jpg and txt, no json, and keys that begin anew in every tar."""
+    tars = []
+    for number in range(2):
+        members = [
+            (
+                f"{index:09d}.{suffix}",
+                encoded(colour=10 * number + index) if suffix == "jpg" else b"a river %d" % number,
+            )
+            for index in range(3)
+            for suffix in ("jpg", "txt")
+        ]
+        tars.append(write_tar(tmp_path / f"cc3m-train-{number:04d}.tar", members))
+    rows = stock(*tars, name="cc3m-train-0000")
+    assert [row.key for row in rows] == [f"cc3m-train-0000-{index:06d}" for index in range(6)]
+    assert told(rows)[2:4] == [("000000002", ["a river 0"], None), ("000000000", ["a river 1"], None)]
+    assert {row.file for row in rows} == {tar.as_posix() for tar in tars}
+    with PieceReader() as reader:
+        for row, colour in zip(rows, (0, 1, 2, 10, 11, 12), strict=True):
+            assert reader.read(row.file or "", row.offset, row.size) == encoded(colour=colour)
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("000.jpg", ("000", "image")),
+        ("./a/b.c/x.y.JPEG", ("a/b.c/x.y", "image")),
+        ("photo.v1.txt", ("photo.v1", "text")),
+        ("http.site.jpg.jpg", ("http.site.jpg", "image")),
+        ("k.json", ("k", "json")),
+        ("k.cls", None),
+        ("k", None),
+        ("a.b/c", None),
+        ("a/.jpg", None),
+        ("._k.jpg", None),
+        ("a/._k.jpg", None),
+    ],
+)
+def test_keys(name: str, split: tuple[str, str] | None) -> None:
+    assert split_name(name) == split
+
+
+def test_members_in_any_order_and_keys_with_dots(tmp_path: Path) -> None:
+    members = [
+        ("photo.v1.txt", b"first"),
+        ("photo.v2.jpg", encoded(colour=2)),
+        ("dir/photo.v1.txt", b"in a folder"),
+        ("photo.v2.txt", b"second"),
+        ("dir/photo.v1.png", encoded(kind="PNG")),
+        ("photo.v1.jpg", encoded(colour=1)),
+        ("photo.v1.npy", b"features"),
+        ("../../etc/passwd.jpg", JPEG),
+        ("/etc/passwd.txt", b"a path"),
+    ]
+    assert told(stock(write_tar(tmp_path / "a.tar", members))) == [
+        ("photo.v1", ["first"], None),
+        ("photo.v2", ["second"], None),
+        ("dir/photo.v1", ["in a folder"], None),
+        ("../../etc/passwd", [], "no-text"),
+        ("/etc/passwd", ["a path"], "no-image"),
+    ]
+
+
+def test_repeated_keys_are_samples_of_their_own(tmp_path: Path) -> None:
+    members = [
+        ("k.jpg", encoded(colour=1)),
+        ("k.txt", b"one"),
+        ("k.png", encoded(colour=2, kind="PNG")),
+        ("k.txt", b"two"),
+        ("k.jpg", encoded(colour=3)),
+    ]
+    rows = stock(write_tar(tmp_path / "a.tar", members))
+    assert told(rows) == [("k", ["one"], None), ("k", ["two"], None), ("k", [], "no-text")]
+    with PieceReader() as reader:
+        assert reader.read(rows[1].file or "", rows[1].offset, rows[1].size) == encoded(colour=2, kind="PNG")
+
+
+@pytest.mark.parametrize(
+    ("members", "captions", "reason"),
+    [
+        ([("k.txt", b"text"), ("k.json", as_json(caption="json"))], ["text"], None),
+        ([("k.json", as_json(caption="json", url="u"))], ["json"], None),
+        ([("k.json", as_json(captions=["a", "b", 3]))], ["a", "b"], None),
+        ([("k.txt", b"b"), ("k.json", as_json(captions=["a", "b"]))], ["b", "a"], None),
+        ([("k.txt", b" \n"), ("k.json", as_json(captions=["a"]))], ["a"], None),
+        ([("k.txt", b" \n")], [""], None),
+        ([("k.txt", b"caf\xe9")], ["café"], None),
+        ([("k.json", as_json(caption="lone \ud83d half"))], ["lone \\ud83d half"], None),
+        ([("k.json", as_json(caption=None))], [], "no-text"),
+        ([("k.json", b"{cut")], [], "bad-json"),
+        ([("k.json", b"[1]")], [], "bad-json"),
+        ([("k.json", b"\xff")], [], "bad-json"),
+        ([("k.json", b"[" * 100_000)], [], "bad-json"),
+        ([("k.json", b"{cut"), ("k.txt", b"text")], ["text"], None),
+        ([], [], "no-text"),
+    ],
+)
+def test_where_texts_come_from(
+    tmp_path: Path, members: list[tuple[str, bytes]], captions: list[str], reason: str | None
+) -> None:
+    rows = stock(write_tar(tmp_path / "a.tar", [("k.jpg", JPEG), *members]))
+    assert told(rows) == [("k", captions, reason)]
+
+
+def test_the_layout_of_img2dataset(tmp_path: Path) -> None:
+    members = []
+    for key in ("000000000", "000000003"):
+        record = as_json(
+            caption=f"caption {key}", url=f"https://x/{key}", key=key, status="success", error_message=None
+        )
+        members += [(f"{key}.jpg", JPEG), (f"{key}.json", record)]
+    tar = write_tar(tmp_path / "00000.tar", [*members, ("000000005.jpg", JPEG)])
+    statuses = ["success", "failed_to_download", "failed_to_resize", "success", "odd", "success", "success"]
+    write_sidecar(
+        tar,
+        [
+            {
+                "key": f"{index:09d}",
+                "caption": f"text {index}",
+                "url": f"https://x/{index}",
+                "status": status,
+                "error_message": None if status == "success" else "HTTP Error 404",
+                "sha256": "00",
+            }
+            for index, status in enumerate(statuses)
+        ],
+    )
+    rows = stock(tar)
+    assert told(rows) == [
+        ("000000000", ["caption 000000000"], None),
+        ("000000003", ["caption 000000003"], None),
+        ("000000005", ["text 5"], None),
+        ("000000001", ["text 1"], "failed-to-download"),
+        ("000000002", ["text 2"], "failed-to-resize"),
+        ("000000004", ["text 4"], "download-failed"),
+        ("000000006", ["text 6"], "no-image"),
+    ]
+    assert (rows[3].url, rows[3].error, rows[3].file) == ("https://x/1", "HTTP Error 404", None)
+    made = read_manifest(tmp_path / "out/s.json")
+    assert (made.read, made.kept) == (7, 3)
+    assert set(made.inputs) == {tar.as_posix(), tar.with_suffix(".parquet").as_posix()}
+
+
+@pytest.mark.parametrize("content", [b"PAR1 cut", None])
+def test_a_table_beside_the_tar_that_is_none_of_img2datasets_is_named(tmp_path: Path, content: bytes | None) -> None:
+    tar = write_tar(tmp_path / "a.tar", [("k.jpg", JPEG)])
+    if content is None:
+        write_sidecar(tar, [{"id": "k"}])
+    else:
+        tar.with_suffix(".parquet").write_bytes(content)
+    with pytest.raises(ShardError, match=r"a\.parquet: .*(no column 'key', only id|is no parquet)"):
+        stock(tar)
+
+
+def test_an_empty_tar_is_a_shard_without_rows(tmp_path: Path) -> None:
+    assert stock(write_tar(tmp_path / "a.tar", [])) == []
+    assert read_manifest(tmp_path / "out/s.json").read == 0
+
+
+@pytest.mark.parametrize("size", [0, 300, 1536, 3072])
+def test_a_cut_tar_is_named_and_nothing_is_written(tmp_path: Path, size: int) -> None:
+    tar = write_tar(tmp_path / "a.tar", [("k.txt", b"text"), ("k.jpg", JPEG * 4)])
+    tar.write_bytes(tar.read_bytes()[:size])
+    with pytest.raises(ShardError, match=r"a\.tar: is "):
+        stock(tar)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("compress", "name"), [(gzip.compress, "gzip"), (bz2.compress, "bzip2")])
+def test_a_compressed_tar_is_refused(tmp_path: Path, compress: object, name: str) -> None:
+    tar = write_tar(tmp_path / "a.tar", [("k.jpg", JPEG)])
+    tar.write_bytes(compress(tar.read_bytes()))
+    with pytest.raises(ShardError, match=rf"a\.tar: is compressed \({name}\)"):
+        stock(tar)
+
+
+def test_a_tar_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=r"gone\.tar: cannot be read"):
+        stock(tmp_path / "gone.tar")
+    config = WebDatasetSource(kind="webdataset", root=str(tmp_path))
+    with pytest.raises(ConfigError, match="--tars"):
+        source_shard(PlannedShard("s", 0, 1), tmp_path / "s.json", config)
+
+
+def test_the_same_tar_is_not_read_twice_and_another_is(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", [("k.jpg", JPEG), ("k.txt", b"one")])
+    stock(tar)
+    manifest = tmp_path / "out/s.json"
+    first, written = sha256_of(manifest), manifest.with_suffix(".parquet").stat().st_mtime_ns
+    stock(write_tar(tmp_path / "a.tar", [("k.jpg", JPEG), ("k.txt", b"one")]))
+    assert (sha256_of(manifest), manifest.with_suffix(".parquet").stat().st_mtime_ns) == (first, written)
+    rows = stock(write_tar(tmp_path / "a.tar", [("k.jpg", JPEG), ("k.txt", b"two")]))
+    assert rows[0].captions == ["two"]
+    assert sha256_of(manifest) != first

@@ -1,0 +1,129 @@
+"""Batches: the same samples and the same draws for any number of workers and processes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fineclip.config import FineCLIPConfig, TrainConfig
+from fineclip.errors import DataError, ShardError
+from fineclip.methods import METHODS
+from fineclip.methods.items import Inputs
+from fineclip.models.images import normalise
+from fineclip.train.loader import Collate, HostBatch, PackedSamples, batches, placed
+from fineclip.train.order import BatchSampler, Order
+from fineclip.train.selection import keys_by_shard, manifests_of, read_selection
+from fineclip.types import Counts
+from tests.helpers.packs import sample, write_pack, write_select, write_world
+from tests.helpers.tiny import TinyTokenizer
+
+INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8)
+SIZES = {"a": 5, "b": 3, "c": 4}
+STEPS = 6
+
+
+def samples_of(select: Path, packed: list[Path], *, method: str = "fineclip") -> PackedSamples:
+    keys = keys_by_shard(select)
+    selection = read_selection(keys, manifests_of(list(keys), packed, select=select), TrainConfig())
+    prepare = METHODS[method].preparation(INPUTS, METHODS[method].section(), max_regions=1)
+    return PackedSamples(selection.shards, prepare, seed=0)
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> PackedSamples:
+    return samples_of(*write_world(tmp_path, SIZES))
+
+
+def read(
+    samples: PackedSamples, *, start: int = 0, workers: int = 0, rank: int = 0, world_size: int = 1
+) -> list[HostBatch]:
+    order = Order(tuple(SIZES.values()), batch_size=4, seed=0, shuffle_shards=2)
+    sampler = BatchSampler(order, start=start, stop=STEPS, rank=rank, world_size=world_size)
+    return list(batches(samples, Collate(INPUTS), sampler, workers=workers, pin=False))
+
+
+def assert_same(left: HostBatch, right: HostBatch) -> None:
+    assert left.keys == right.keys
+    for one, other in zip(left[1:], right[1:], strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_batch_is_packed(samples: PackedSamples) -> None:
+    for batch in read(samples):
+        per_image = [0 if key.endswith(("1", "4")) else 1 for key in batch.keys]
+        assert batch.images.shape == (4, 3, 16, 16)
+        assert batch.box_to_image.tolist() == [image for image, count in enumerate(per_image) if count]
+        assert batch.regions == len(batch.boxes) == len(batch.region_texts) == len(batch.crops) == sum(per_image)
+
+
+def test_workers_change_nothing(samples: PackedSamples) -> None:
+    for left, right in zip(read(samples), read(samples, workers=2), strict=True):
+        assert_same(left, right)
+
+
+def test_a_later_start_goes_on_where_the_other_stood(samples: PackedSamples) -> None:
+    for left, right in zip(read(samples)[4:], read(samples, start=4), strict=True):
+        assert_same(left, right)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_processes_share_the_same_samples_and_draws(samples: PackedSamples, world_size: int) -> None:
+    whole = read(samples)
+    shares = [read(samples, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for step, batch in enumerate(whole):
+        parts = [share[step] for share in shares]
+        assert tuple(key for part in parts for key in part.keys) == batch.keys
+        for name in ("images", "texts", "boxes", "region_texts", "crops"):
+            assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
+        first = 0
+        for part in parts:
+            own = batch.box_to_image[(batch.box_to_image >= first) & (batch.box_to_image < first + len(part.keys))]
+            assert torch.equal(part.box_to_image, own - first)
+            first += len(part.keys)
+
+
+def test_draws_differ_between_epochs(samples: PackedSamples) -> None:
+    texts: dict[str, list[torch.Tensor]] = {}
+    for batch in read(samples):
+        for key, text in zip(batch.keys, batch.texts, strict=True):
+            texts.setdefault(key, []).append(text)
+    assert any(not torch.equal(visits[0], visits[1]) for visits in texts.values())
+
+
+def test_a_method_without_regions_leaves_their_fields_empty(tmp_path: Path) -> None:
+    batch = read(samples_of(*write_world(tmp_path, SIZES), method="clip"))[0]
+    assert batch.boxes is batch.region_texts is batch.crops is None
+    assert batch.regions == 0
+
+
+def test_pixels_are_normalised_where_they_are_used(samples: PackedSamples) -> None:
+    host = read(samples)[0]
+    batch = placed(host, Counts([4], [host.regions]), torch.device("cpu"))
+    assert torch.equal(batch.images, normalise(host.images))
+    assert torch.equal(batch.crops, normalise(host.crops))
+    assert torch.equal(batch.boxes, host.boxes)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_no_image_is_named(tmp_path: Path, workers: int) -> None:
+    manifest = write_pack(tmp_path, "a", [sample("a-000000"), sample("a-000001", image=b"<html>")])
+    samples = samples_of(write_select(tmp_path / "select.json", {"a": ["a-000000", "a-000001"]}), [manifest])
+    sampler = BatchSampler(Order((2,), 2, seed=0, shuffle_shards=1), start=0, stop=1, rank=0, world_size=1)
+    with pytest.raises(DataError, match=r"a\.tar: sample a-000001 no header of JPEG"):
+        list(batches(samples, Collate(INPUTS), sampler, workers=workers, pin=False))
+
+
+def test_a_tar_that_was_cut_is_named(tmp_path: Path) -> None:
+    select, packed = write_world(tmp_path, SIZES)
+    samples = samples_of(select, packed)
+    tar = packed[1].with_suffix(".tar")
+    tar.write_bytes(tar.read_bytes()[:700])
+    with pytest.raises(ShardError, match=r"b\.tar: ends at byte"):
+        read(samples)
+
+
+def test_crops_are_made_only_where_they_are_compared(tmp_path: Path) -> None:
+    samples = samples_of(*write_world(tmp_path, SIZES))
+    options = FineCLIPConfig.model_validate({"weights": {"distill": 0}})
+    samples.prepare = METHODS["fineclip"].preparation(INPUTS, options, max_regions=1)
+    assert read(samples)[0].crops is None
