@@ -6,10 +6,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fineclip.config import Blip2Caption, Config, Run, WeightsConfig, YoloDetect, canonical, identity
+from fineclip.config import (
+    Blip2Caption,
+    CocoSource,
+    Config,
+    FolderSource,
+    Run,
+    WeightsConfig,
+    YoloDetect,
+    canonical,
+    identity,
+)
 from fineclip.errors import ConfigError
 from fineclip.evals.sources import missing
-from fineclip.stages.source.plan import PlannedShard, images_per_shard, planned_shards, require_outside, shards_needed
+from fineclip.stages.source.plan import (
+    PlannedShard,
+    captions_table,
+    images_per_shard,
+    planned_shards,
+    require_outside,
+    shards_needed,
+)
 from fineclip.versions import version_of
 
 log = logging.getLogger(__name__)
@@ -42,6 +59,17 @@ class Plan:
     def left_out(self) -> list[str]:
         """Benchmarks whose images no selection takes."""
         return [name for name in self.config.select.leave_out if self._is_there(name)]
+
+    @property
+    def annotations(self) -> list[str]:
+        """Files that a listing of the source reads, beside the images."""
+        match self.config.source:
+            case CocoSource(root=root, captions=captions, instances=instances):
+                return [f"{root}/{name}" for name in (captions, instances) if name]
+            case FolderSource() as folder:
+                table = captions_table(folder)
+                return [str(table)] if table else []
+        return []
 
     @property
     def trained(self) -> list[str]:
@@ -97,7 +125,7 @@ class Plan:
                 return identity(config.benchmarks[names["benchmark"]])
             case "evaluate":
                 benchmark = config.benchmarks[names["benchmark"]]
-                return identity(benchmark) | {"version": version_of("evals", benchmark.kind)}
+                return identity(benchmark) | {"benchmark_version": version_of("evals", benchmark.kind)}
             case "report":
                 return config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"runtime"})
             case "train" | "pretrained":

@@ -82,17 +82,17 @@ def _index(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from fineclip.evals.evaluate import evaluate_run
+    from fineclip.evals.evaluate import VERSION, evaluate_run
 
     values = dict(options.config)
-    values.pop("version", None)
+    values.pop("benchmark_version", None)
     if options.force:
         forget(options.output)
     evaluate_run(
         options.run,
         options.index,
         options.output,
-        section(BenchmarkConfig, values, where=f"benchmarks.{options.benchmark}"),
+        section(BenchmarkConfig, values, where=f"benchmarks.{options.benchmark}", version=VERSION),
         name=options.benchmark,
         batch_size=options.batch_size,
         device=options.device,

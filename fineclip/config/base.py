@@ -9,7 +9,16 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import ErrorDetails
 
 from fineclip.errors import ConfigError
@@ -36,7 +45,7 @@ class Section(BaseModel):
 
 def key(default: Any = ..., *, unit: str | None = None, origin: str, about: str, **limits: Any) -> Any:
     """A documented key: one line about it, its unit, and where its default comes from. No default: it is required."""
-    extra = {"unit": unit, "origin": origin}
+    extra: dict[str, JsonValue] = {"unit": unit, "origin": origin}
     if callable(default) and not isinstance(default, type):
         return Field(default_factory=default, description=about, json_schema_extra=extra, **limits)
     return Field(default, description=about, json_schema_extra=extra, **limits)

@@ -51,6 +51,11 @@ class BoxesBenchmark(Section):
     prompts: Literal["photo", "vild"] = key(
         "photo", origin=OURS, about="`a photo of a NAME`, or the mean of the 63 ViLD templates"
     )
+    candidates: Literal["all", "own_kind"] = key(
+        "all",
+        origin="CLIPSelf, FineCLIP",
+        about="what boxes of things or stuff are ranked among: all classes, or those of their own kind",
+    )
     min_side_px: NotNegativeInt = key(
         8, unit="px", origin="CLIPSelf", about="boxes of less than its square are left out"
     )

@@ -8,7 +8,7 @@ A rank is the number of wrong answers that are at least as similar as the right 
 
 import numpy as np
 
-CHUNK_ROWS = 1024  # a chunk of similarities stays under 400 MB at COCO's 25,010 texts
+CHUNK_ROWS = 1024  # a chunk of similarities stays under half a GB at COCO's 25,010 texts
 
 
 def similarity(query_QD: np.ndarray, target_TD: np.ndarray) -> np.ndarray:

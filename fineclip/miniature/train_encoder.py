@@ -42,8 +42,8 @@ class Settings:
 
     scenes: int = 60_000
     close_up_steps: int = 2_500  # then close-ups and scenes by turns
-    steps: int = 10_000
-    cooldown_steps: int = 3_000  # the last of them: linearly down to nothing
+    steps: int = 10_500
+    cooldown_steps: int = 2_500  # the last of them: linearly down to nothing
     cosine_steps: int = 15_500  # the cosine before them would be nothing here
     close_up_batch: int = 256
     scene_batch: int = 128

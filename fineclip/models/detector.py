@@ -19,14 +19,15 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.ops import box_convert, nms
 
 from fineclip.config import YoloDetect
 from fineclip.errors import CheckpointError, ConfigError
@@ -80,11 +81,15 @@ def letterboxed(image: Image.Image, side: int) -> tuple[Image.Image, Letterbox]:
 
 
 class Found(NamedTuple):
-    """Boxes of one image in its square: (N, 4) corners, (N,) scores, (N,) classes; on the CPU."""
+    """Boxes of one image in its square: (N, 4) corners, (N,) scores, (N,) classes."""
 
-    boxes_N4: Tensor
-    scores_N: Tensor
-    classes_N: Tensor
+    boxes_N4: npt.NDArray[np.float64]
+    scores_N: npt.NDArray[np.float64]
+    classes_N: npt.NDArray[np.int64]
+
+    def only(self, chosen: npt.NDArray[Any]) -> Found:
+        """Some of them, in the order of their indices."""
+        return Found(self.boxes_N4[chosen], self.scores_N[chosen], self.classes_N[chosen])
 
 
 def candidates(prediction: Tensor, *, classes: int, confidence: float) -> Found:
@@ -97,18 +102,33 @@ def candidates(prediction: Tensor, *, classes: int, confidence: float) -> Found:
         confidence: least score.
     """
     if classes == 0:
-        boxes_A4, scores_A, classes_A = prediction[:, :4], prediction[:, 4], prediction[:, 5].long()
+        boxes_A4, scores_A, classes_A = prediction[:, :4], prediction[:, 4], prediction[:, 5]
     else:
-        boxes_A4 = box_convert(prediction[:4].T, in_fmt="cxcywh", out_fmt="xyxy")
+        centres_A2, sizes_A2 = prediction[:2].T, prediction[2:4].T
+        boxes_A4 = torch.cat([centres_A2 - sizes_A2 / 2, centres_A2 + sizes_A2 / 2], dim=1)
         scores_A, classes_A = prediction[4 : 4 + classes].max(dim=0)
     sure_A = scores_A >= confidence
-    return Found(boxes_A4[sure_A].float().cpu(), scores_A[sure_A].float().cpu(), classes_A[sure_A].cpu())
+    boxes_N4, scores_N, classes_N = (column[sure_A].cpu() for column in (boxes_A4, scores_A, classes_A))
+    return Found(boxes_N4.double().numpy(), scores_N.double().numpy(), classes_N.long().numpy())
 
 
 def without_overlaps(found: Found, *, iou: float) -> Found:
-    """Of two boxes that overlap by more than `iou`, whatever their classes, the one with the higher score."""
-    kept = nms(found.boxes_N4, found.scores_N, iou)
-    return Found(found.boxes_N4[kept], found.scores_N[kept], found.classes_N[kept])
+    """Of two boxes that overlap by more than `iou`, whatever their classes, the one with the higher score; best first.
+
+    Written out, because torchvision takes longer to be imported than a shard of the miniature world to be looked at.
+    """
+    found = found.only(np.argsort(-found.scores_N, kind="stable"))
+    x1_N, y1_N, x2_N, y2_N = found.boxes_N4.T
+    area_N = (x2_N - x1_N) * (y2_N - y1_N)
+    stays_N = np.ones(len(area_N), dtype=bool)
+    for best in range(len(area_N)):
+        if stays_N[best]:
+            rest = slice(best + 1, None)
+            width = np.minimum(x2_N[best], x2_N[rest]) - np.maximum(x1_N[best], x1_N[rest])
+            height = np.minimum(y2_N[best], y2_N[rest]) - np.maximum(y1_N[best], y1_N[rest])
+            shared = width.clip(min=0) * height.clip(min=0)
+            stays_N[rest] &= shared <= iou * (area_N[best] + area_N[rest] - shared)
+    return found.only(stays_N)
 
 
 def regions_of(
@@ -166,17 +186,19 @@ class UltralyticsDetector:
     def find(self, images: Sequence[Image.Image]) -> list[tuple[Region, ...]]:
         """Regions of each RGB image, best first, boxes in its pixels."""
         placed = [letterboxed(image, self._config.image_size) for image in images]
-        found = [
-            without_overlaps(
-                candidates(prediction, classes=self._classes, confidence=self._config.confidence), iou=self._config.iou
-            )
-            for batch in full_batches([square for square, _ in placed], self._rows)
-            for prediction in self._predict(batch)
-        ]
+        batches = full_batches([square for square, _ in placed], self._rows)
+        predictions = (prediction for batch in batches for prediction in self._predict(batch))
         return [
-            regions_of(boxes, place, size=image.size, names=self._names, config=self._config)
-            for image, (_, place), boxes in zip(images, placed, found[: len(images)], strict=True)
+            self._regions(image, place, prediction)
+            for image, (_, place), prediction in zip(
+                images, placed, predictions, strict=False
+            )  # the last batch is full
         ]
+
+    def _regions(self, image: Image.Image, place: Letterbox, prediction: Tensor) -> tuple[Region, ...]:
+        found = candidates(prediction, classes=self._classes, confidence=self._config.confidence)
+        found = without_overlaps(found, iou=self._config.iou)
+        return regions_of(found, place, size=image.size, names=self._names, config=self._config)
 
     @torch.inference_mode()
     def _predict(self, squares: Sequence[Image.Image]) -> Tensor:
@@ -232,13 +254,11 @@ def _yolo() -> Any:
     Source: ultralytics 8.4, utils/__init__.py, utils/checks.py; verified with sockets that refuse every connection.
     """
     try:
-        import matplotlib as mpl
-
+        matplotlib = Path(str(metadata.distribution("matplotlib").locate_file("matplotlib")))  # importing it takes time
         folder = Path(tempfile.mkdtemp(prefix="fineclip-ultralytics-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        fonts = folder / "Ultralytics"
-        fonts.mkdir()
-        shutil.copy(Path(mpl.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", fonts / "Arial.ttf")
+        (folder / "Ultralytics").mkdir()
+        shutil.copy(matplotlib / "mpl-data/fonts/ttf/DejaVuSans.ttf", folder / "Ultralytics/Arial.ttf")
         os.environ.update(
             YOLO_CONFIG_DIR=str(folder), YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false"
         )

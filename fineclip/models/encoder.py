@@ -166,7 +166,7 @@ def pool_regions(dense_BDhw: Tensor, boxes_R4: Tensor, box_to_image_R: Tensor) -
 
 
 def _at_least_one(rows: Tensor) -> Tensor:
-    """`rows`, or a row of zeros in place of none: towers cannot run on nothing, and its result is cut off again."""
+    """`rows`, or one row of zeros, whose result is cut off again: not every kernel of every device takes no rows."""
     return rows if len(rows) else rows.new_zeros(1, *rows.shape[1:])
 
 

@@ -43,7 +43,7 @@ def collect_costs(config: Config, place: Place, ledger: Ledger) -> tuple[StageCo
         parts = path.relative_to(place.logs()).with_suffix("").parts
         if not _is_planned(parts, config):
             continue
-        job = ledger.attempt(place.shown(path), lambda path=path: read_job(path))  # type: ignore[misc]
+        job = ledger.attempt(place.shown(path), read_job, path)
         if job:
             jobs.setdefault(parts[0], []).append(job)
     known = [stage for stage in ORDER if stage in jobs]

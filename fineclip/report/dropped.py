@@ -1,7 +1,7 @@
 """One example of every reason for which a sample was dropped, as a thumbnail, or as what its bytes are instead."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -69,10 +69,7 @@ def dropped_tiles(funnel: Funnel, folders: Mapping[str, Path], place: Place, led
         for shard in dict.fromkeys(example.shard for example in examples):
             mine = {example.key: example for example in examples if example.shard == shard}
             manifest = folders["source"] / f"{shard}.json"
-            rows = ledger.attempt(
-                f"dropped pictures of {place.shown(manifest)}",
-                lambda: [row for row in read_rows(manifest, SourceRow) if row.key in mine],  # noqa: B023 (called at once)
-            )
+            rows = ledger.attempt(f"dropped pictures of {place.shown(manifest)}", rows_of, manifest, mine.keys())
             for row in rows or []:
                 tiles[mine[row.key]] = dropped_tile(mine[row.key], row, reader, place.root)
     return tuple(tiles[example] for example in examples if example in tiles)
@@ -100,10 +97,7 @@ def _examples(funnel: Funnel, folders: Mapping[str, Path], place: Place, ledger:
             manifest = folders[name] / f"{shard}.json"
             if not sought or not manifest.is_file():
                 continue
-            found = ledger.attempt(
-                f"table of {place.shown(manifest)}",
-                lambda: first_of_each(read_rows(manifest, row_type), sought),  # noqa: B023 (called at once)
-            )
+            found = ledger.attempt(f"table of {place.shown(manifest)}", first_of_each, manifest, row_type, sought)
             for reason, row in (found or {}).items():
                 sought.discard(reason)
                 yield Example(name, reason, shard, row.key)
@@ -116,19 +110,21 @@ def _select_examples(funnel: Funnel, place: Place, ledger: Ledger) -> Iterator[E
         manifest = place.data("select", f"{scale.name}.json")
         if not wanted or not manifest.is_file():
             continue
-        found = ledger.attempt(
-            f"table of {place.shown(manifest)}",
-            lambda: first_of_each(read_rows(manifest, SelectRow), wanted),  # noqa: B023 (called at once)
-        )
+        found = ledger.attempt(f"table of {place.shown(manifest)}", first_of_each, manifest, SelectRow, wanted)
         for reason, row in (found or {}).items():
             sought.discard(reason)
             yield Example("select", reason, row.shard, row.key)
 
 
-def first_of_each(rows: Iterable[R], reasons: Iterable[str]) -> dict[str, R]:
+def rows_of(manifest: Path, keys: Collection[str]) -> list[SourceRow]:
+    """The source rows of some samples."""
+    return [row for row in read_rows(manifest, SourceRow) if row.key in keys]
+
+
+def first_of_each(manifest: Path, row_type: type[R], reasons: Collection[str]) -> dict[str, R]:
     """The first row of each reason; stops as soon as every one was met."""
     open_reasons, found = set(reasons), {}
-    for row in rows:
+    for row in read_rows(manifest, row_type):
         if row.reason in open_reasons:
             open_reasons.discard(row.reason)
             found[row.reason] = row

@@ -136,13 +136,14 @@ def thinned(points: Sequence[Point], most: int = 160) -> tuple[Point, ...]:
     """At most so many points: the means of equal runs of neighbours, the last one kept as it is."""
     if len(points) <= most:
         return tuple(points)
-    size = math.ceil(len(points) / (most - 1))
+    *head, last = points
+    size = math.ceil(len(head) / (most - 1))
     means = []
-    for start in range(0, len(points) - 1, size):
-        block = points[start : start + size]
+    for start in range(0, len(head), size):
+        block = head[start : start + size]
         y = sum(point.y for point in block) / len(block)
         means.append(Point(block[-1].x, y, min(p.low for p in block), max(p.high for p in block), block[-1].note))
-    return (*means, points[-1]) if means[-1].x < points[-1].x else tuple(means)
+    return (*means, last)
 
 
 def tick_text(value: float) -> str:

@@ -127,7 +127,7 @@ def _select_manifest(scale: str, place: Place, ledger: Ledger) -> Manifest | Non
     if not path.is_file():
         ledger.note(absence([path], of=1, place=place))
         return None
-    return ledger.attempt(place.shown(path), lambda: sound_manifest(path))
+    return ledger.attempt(place.shown(path), sound_manifest, path)
 
 
 def _count(name: str, folder: Path, shards: Sequence[str], *, place: Place, ledger: Ledger) -> Stage:
@@ -135,7 +135,7 @@ def _count(name: str, folder: Path, shards: Sequence[str], *, place: Place, ledg
     there = [path for path in paths if path.is_file()]
     if len(there) < len(paths):
         ledger.note(absence([path for path in paths if path not in there], of=len(paths), place=place))
-    read = [ledger.attempt(place.shown(path), lambda path=path: sound_manifest(path)) for path in there]  # type: ignore[misc]
+    read = [ledger.attempt(place.shown(path), sound_manifest, path) for path in there]
     found = [manifest for manifest in read if manifest]
     dropped: Counter[str] = Counter()
     for manifest in found:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -64,7 +64,7 @@ def kept_tiles(packed: Path, shards: Sequence[str], place: Place, ledger: Ledger
             wanted = -(-(TILES - len(tiles)) // (len(chosen) - index))
             manifest = packed / f"{shard}.json"
             what = f"pictures of {place.shown(manifest)}"
-            found = ledger.attempt(what, lambda: list(_tiles(manifest, wanted, reader)))  # noqa: B023 (called at once)
+            found = ledger.attempt(what, _tiles, manifest, wanted, reader)
             tiles.extend(found or [])
     return tuple(tiles)
 
@@ -85,11 +85,10 @@ def data_uri(image: Image.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def _tiles(manifest: Path, wanted: int, reader: PieceReader) -> Iterator[Tile]:
+def _tiles(manifest: Path, wanted: int, reader: PieceReader) -> list[Tile]:
     rows = list(kept_rows(manifest, PackRow))
-    with_regions = [row for row in rows if row.regions]
-    for row in evenly(with_regions or rows, wanted):
-        yield tile_of(read_sample(reader, manifest.with_suffix(".tar"), row))
+    chosen = evenly([row for row in rows if row.regions] or rows, wanted)
+    return [tile_of(read_sample(reader, manifest.with_suffix(".tar"), row)) for row in chosen]
 
 
 def tile_of(sample: Sample) -> Tile:

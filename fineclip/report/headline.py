@@ -43,7 +43,9 @@ def main_finding(tables: Sequence[Table]) -> Finding:
     largest = max((line.images or 0 for line in lines), default=0)
     return Finding(
         sentence=capitalised(_compared(metric, bars)),
-        more=tuple(sentence for sentence in (_growth(table, metric, lines), _retrieval(tables, metric)) if sentence),
+        more=tuple(
+            sentence for sentence in (_growth(table, metric, lines), _retrieval(tables, metric, largest)) if sentence
+        ),
         bars=bars,
         metric=metric_name(metric),
         scale=f"trained on {plural(largest, 'image')}" if largest else "",
@@ -131,13 +133,15 @@ def _growth(table: Table, metric: str, lines: Sequence[Line]) -> str:
     )
 
 
-def _retrieval(tables: Sequence[Table], main: str) -> str:
-    """What whole images lost or gained, in one sentence."""
+def _retrieval(tables: Sequence[Table], main: str, images: int) -> str:
+    """What whole images lost or gained, in one sentence; it names the scale where it is not that of the finding."""
     table = next((table for table in tables if RETRIEVAL_METRIC in table.metrics), None)
     if table is None or main == RETRIEVAL_METRIC:
         return ""
-    bars = [
-        Bar(row_name(line, table), line.kind, line.method, line.cells[RETRIEVAL_METRIC].mean)
-        for line in comparable(table, RETRIEVAL_METRIC)
-    ]
-    return f"On whole images {_compared(RETRIEVAL_METRIC, bars)}" if bars and bars[0].kind != "chance" else ""
+    lines = comparable(table, RETRIEVAL_METRIC)
+    if not lines or lines[0].kind == "chance":
+        return ""
+    bars = [Bar(row_name(line, table), line.kind, line.method, line.cells[RETRIEVAL_METRIC].mean) for line in lines]
+    size = lines[0].images
+    where = "On whole images" + (f", trained on {size:,}," if size and size != images else "")
+    return f"{where} {_compared(RETRIEVAL_METRIC, bars)}"

@@ -91,7 +91,7 @@ def write_report(config: Config, output: Path, *, root: Path = Path()) -> None:
 
 def collect_report(config: Config, root: Path) -> Report:
     """Read everything. Pieces that cannot be read become `problems`."""
-    place, ledger = Place(root, config.dataset.folder), Ledger()
+    place, ledger = Place(root, config.dataset.folder), Ledger(root)
     records = collect_runs(config, place, ledger)
     funnel = collect_funnel(config, place, ledger)
     images = {scale.name: scale.images for scale in funnel.scales}

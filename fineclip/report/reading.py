@@ -4,13 +4,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fineclip.errors import FineclipError, ShardError
 from fineclip.shards import Manifest, read_manifest
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 MOST_TAIL_BYTES = 64_000
@@ -55,8 +56,9 @@ class Problem:
 
 @dataclass
 class Ledger:
-    """Every problem met on the way, in order."""
+    """Every problem met on the way, in order. Paths under `root` are named from there, as the jobs name them."""
 
+    root: Path
     problems: list[Problem] = field(default_factory=list)
 
     def note(self, problem: Problem) -> None:
@@ -64,13 +66,15 @@ class Ledger:
         if problem not in self.problems:
             self.problems.append(problem)
 
-    def attempt(self, what: str, read: Callable[[], T]) -> T | None:
-        """What `read` returns; None, and a problem more, where the piece is absent or damaged."""
+    def attempt(self, what: str, read: Callable[P, T], *given: P.args, **named: P.kwargs) -> T | None:
+        """What `read` returns of what it is given; None, and a problem more, where the piece is absent or damaged."""
         try:
-            return read()
+            return read(*given, **named)
         except (FineclipError, OSError, ValueError, KeyError, TypeError) as error:
-            place, _, rest = str(error).partition(": ")
-            self.note(Problem(what, rest if rest and place.endswith(what) else str(error) or type(error).__name__))
+            message = str(error) or type(error).__name__
+            if self.root != Path():
+                message = message.replace(f"{self.root.as_posix()}/", "")
+            self.note(Problem(what, message.removeprefix(f"{what}: ")))
             return None
 
 

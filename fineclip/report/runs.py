@@ -71,7 +71,7 @@ def _record(run: Run, benchmarks: Sequence[str], place: Place, *, ledger: Ledger
     path = place.results(run.id, MANIFEST)
     manifest = digest = None
     if path.is_file():
-        manifest = ledger.attempt(place.shown(path), lambda: sound_manifest(path))
+        manifest = ledger.attempt(place.shown(path), sound_manifest, path)
         digest = sha256_of(path)
     else:
         ledger.note(_failure(run, place))
@@ -92,7 +92,7 @@ def _record(run: Run, benchmarks: Sequence[str], place: Place, *, ledger: Ledger
 
 
 def _lines(path: Path, place: Place, ledger: Ledger) -> tuple[Point, ...]:
-    lines = ledger.attempt(place.shown(path), lambda: read_steps(path)) if path.is_file() else None
+    lines = ledger.attempt(place.shown(path), read_steps, path) if path.is_file() else None
     return lines or ()
 
 
@@ -101,7 +101,7 @@ def _result(run: Run, benchmark: str, digest: str, place: Place, *, ledger: Ledg
     path = place.results(run.id, "evals", f"{benchmark}.json")
     if not path.is_file():
         return None
-    result = ledger.attempt(place.shown(path), lambda: read_result(path))
+    result = ledger.attempt(place.shown(path), read_result, path)
     if result is None:
         return None
     evaluated = [sha for name, sha in result.inputs.items() if name.endswith(f"{run.id}/{MANIFEST}")]

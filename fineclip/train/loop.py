@@ -93,30 +93,28 @@ def train(training: Training) -> None:
     journal = Journal(
         training.folder, done=done, steps=training.steps, writes=processes.is_first, device=processes.device
     )
+    losses: Losses | None = None
     with heeded() as requests, journal:
         for step in range(done, training.steps):
             with journal.waiting():
                 batch, wish = _next_batch(training, stream, requests)
+            if wish is Wish.STOP:
+                if losses is not None:
+                    _judged(training, losses, step=step - 1)
+                    _save(training, optimizer, step)
+                log.info("asked to stop after step %d of %d; run again to go on", step, training.steps)
+                raise SystemExit(128 + (requests.received or signal.SIGTERM))
             losses = _update(training, module, optimizer, batch, step=step)
             journal.saw(sum(batch.counts.images))
             if step == done:
                 processes.require_equal_gradients(method)
             must_log = step == 0 or training.is_due(step, config.log_every_steps)
-            must_save = wish is Wish.STOP or training.is_due(step, config.checkpoint_every_steps)
-            if must_log or must_save:
-                values = _judged(training, losses, step=step)
+            must_save = training.is_due(step, config.checkpoint_every_steps) and step + 1 < training.steps
+            values = _judged(training, losses, step=step) if must_log or must_save else {}
             if must_log:
                 journal.record(_metrics(training, batch.counts, optimizer, step=step), values)
-            if must_save and step + 1 < training.steps:
+            if must_save:
                 _save(training, optimizer, step + 1)
-                _stop_if_asked(wish, requests, at=step + 1, of=training.steps)
-
-
-def _stop_if_asked(wish: Wish, requests: Requests, *, at: int, of: int) -> None:
-    """End this process as the signal would have; a process that none reached ends as by SIGTERM."""
-    if wish is Wish.STOP:
-        log.info("asked to stop: saved after step %d of %d; run again to go on", at, of)
-        raise SystemExit(128 + (requests.received or signal.SIGTERM))
 
 
 def _next_batch(training: Training, stream: Iterator[HostBatch], requests: Requests) -> tuple[Batch, Wish]:

@@ -3,13 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fineclip.errors import ConfigError
 from fineclip.miniature import WEIGHTS, weights_path
-from fineclip.miniature.scenes import CLASSES, COLOURS, THINGS, draw_scene, region_caption
+from fineclip.miniature.scenes import CLASSES, COLOURS, THINGS, Scene, draw_scene, region_caption
 from fineclip.miniature.seeds import TEST
 from fineclip.miniature.training.hashes import HASHES, hashes
+from fineclip.miniature.training.pictures import square_frame
 
 MOST_BYTES = 9_000_000
 SHIPPED = [path for path in sorted(WEIGHTS.rglob("*")) if path.is_file()]
@@ -69,20 +72,21 @@ def test_encoder_vocabulary() -> None:
 def test_captioner_says_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
-    from PIL import Image
-
     folder = weights_path("captioner")
     processor = transformers.Blip2Processor.from_pretrained(folder)
     model = transformers.Blip2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    alone = [scene for scene in (draw_scene(TEST, index) for index in range(80)) if len(scene.things) == 1]
-    images = processor(images=[Image.fromarray(scene.pixels) for scene in alone], return_tensors="pt")
+    scenes = [draw_scene(TEST, index) for index in range(15)]
+    truth = [region_caption(thing) for scene in scenes for thing in scene.things]
+    images = processor(images=[crop for scene in scenes for crop in crops_of(scene)], return_tensors="pt")
     said = processor.batch_decode(model.generate(**images, max_new_tokens=8), skip_special_tokens=True)
-    right = [
-        text.split()[1:3] == region_caption(scene.things[0]).split()[1:3]
-        for text, scene in zip(said, alone, strict=False)
-    ]
-    assert len(right) > 5
-    assert sum(right) >= 0.6 * len(right)
+    right = [text.strip() == true for text, true in zip(said, truth, strict=True)]
+    assert len(right) > 30
+    assert sum(right) >= 0.85 * len(right)
+
+
+def crops_of(scene: Scene) -> list[Image.Image]:
+    image, unused = Image.fromarray(scene.pixels), np.random.default_rng(0)
+    return [image.crop([round(edge) for edge in square_frame(thing.box, unused)]) for thing in scene.things]
 
 
 def test_detector_finds_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,8 +94,6 @@ def test_detector_finds_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("YOLO_OFFLINE", "true")
     monkeypatch.setenv("YOLO_AUTOINSTALL", "false")
     ultralytics = pytest.importorskip("ultralytics")
-    from PIL import Image
-
     model = ultralytics.YOLO(weights_path("detector.pt"))
     assert tuple(model.names.values()) == THINGS
     scenes = [draw_scene(TEST, index) for index in range(10)]

@@ -145,6 +145,14 @@ def test_regions_of_a_known_map() -> None:
     assert region.flatten().tolist() == pytest.approx([7.5, 6.0, 3.5])
 
 
+def test_regions_of_a_wide_map() -> None:
+    """x counts across, y down, each in its own number of cells; each box is of its own image."""
+    dense = torch.stack([torch.arange(8.0).reshape(1, 2, 4), torch.full((1, 2, 4), 9.0)])
+    boxes = torch.tensor([[0.5, 0, 0.75, 0.5], [0.75, 0.5, 1, 1], [0, 0, 0.5, 1]])
+    region = pool_regions(dense, boxes, torch.tensor([0, 0, 1]))
+    assert region.flatten().tolist() == pytest.approx([2, 7, 9])
+
+
 def test_regions_stay_float32_under_autocast(tmp_path: Path) -> None:
     encoder, images, (boxes, owners) = tiny_encoder(tmp_path, "mean"), random(3, 3, 32, 32), some_boxes()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):

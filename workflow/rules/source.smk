@@ -38,8 +38,15 @@ rule fetch_weights:
         """
 
 
+def annotations_of(wildcards):
+    """Files that the listing reads: COCO's JSON, or the table of captions of a folder."""
+    return PLAN.annotations
+
+
 rule list_samples:
     """Read once what the source of {wildcards.dataset} holds"""
+    input:
+        annotations_of,
     output:
         manifest="data/{dataset}/listing.json",
     log:

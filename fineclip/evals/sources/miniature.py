@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fineclip.config import MiniatureTest
 from fineclip.evals.sources.picture import BenchmarkClass, Contents, LabelledBox, Picture
-from fineclip.miniature.scenes import CLASSES, THINGS, Scene, draw_scene, jpeg
+from fineclip.miniature.scenes import CLASSES, THINGS, Scene, Stuff, Thing, draw_scene, jpeg
 from fineclip.shards import TarAppender, atomic
 from fineclip.types import Box
 
@@ -37,5 +37,5 @@ def _pictures(source: MiniatureTest, tar: Path, name: str) -> Iterator[Picture]:
 
 
 def _boxes(scene: Scene) -> list[LabelledBox]:
-    parts = (*scene.things, *scene.stuff)
+    parts: list[Thing | Stuff] = [*scene.things, *scene.stuff]
     return [LabelledBox(Box(*map(float, part.box)), CLASSES.index(part.label)) for part in parts]

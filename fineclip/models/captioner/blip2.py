@@ -1,0 +1,152 @@
+"""BLIP-2 on crops, by transformers' own classes, with nothing fetched and nothing unsafe opened.
+
+Legend: B crops of a batch, L tokens written for each, V words of the vocabulary.
+
+A batch has one shape, filled up where crops are missing, and every crop is resized alone; so a caption is a function of
+its crop. Weights are read by safetensors or torch's `weights_only`, never as pickled code.
+"""
+
+import os
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read by transformers when it is imported
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import Blip2ForConditionalGeneration, Blip2Processor
+from transformers.utils import logging as transformers_logging
+
+from fineclip.config import Blip2Caption
+from fineclip.errors import CheckpointError
+from fineclip.models.batches import chosen_device, full_batches, rows_at_once
+from fineclip.models.captioner import RegionCaption
+from fineclip.shards.images import crop
+from fineclip.types import Box
+
+CPU_BATCH = 64  # twice as fast as 8; larger ones gain little
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_UNUSABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, pickle.UnpicklingError)
+
+
+def region_view(image: Image.Image, box: Box, config: Blip2Caption) -> Image.Image:
+    """What the captioner sees of a region: its box, made square and enlarged as the configuration says, cut at the edges."""
+    if config.square:
+        grow_x, grow_y = (max(box.width, box.height) - side for side in (box.width, box.height))
+        box = Box(box.x1 - grow_x / 2, box.y1 - grow_y / 2, box.x2 + grow_x / 2, box.y2 + grow_y / 2)
+    return crop(image, box.enlarged(config.context))
+
+
+def without_prompt(text: str, prompt: str) -> str:
+    """The text in single spaces, without the prompt where a model says it again: `a photo of` may be all it says."""
+    words, said = text.split(), prompt.split()
+    echoes = said and [word.lower() for word in words[: len(said)]] == [word.lower() for word in said]
+    return " ".join(words[len(said) :] if echoes else words)
+
+
+def mean_logprob(tokens_BL: Tensor, logprobs_BL: Tensor, ends: Sequence[int]) -> list[float]:
+    """(B,) mean over the tokens of each row up to and with the first end, rounded to 0.0001."""
+    is_end_BL = torch.isin(tokens_BL, torch.tensor(list(ends), device=tokens_BL.device))
+    written_BL = is_end_BL.cumsum(dim=1) - is_end_BL.long() == 0  # no end before it
+    sums_B = torch.where(written_BL, logprobs_BL, 0.0).sum(dim=1, dtype=torch.float64)
+    return [round(value, 4) for value in (sums_B / written_BL.sum(dim=1)).tolist()]
+
+
+class Blip2Captioner:
+    """A caption for each crop, greedy unless the configuration says otherwise.
+
+    Args:
+        folder: of the model and its processor, as `save_pretrained` writes them.
+        config: prompt, length, beams, precision.
+        device: auto, cpu, cuda or mps.
+        batch_size: crops at once; on a CPU always `CPU_BATCH`.
+
+    Raises:
+        CheckpointError: the folder holds no BLIP-2, or a part of one.
+    """
+
+    def __init__(self, folder: Path, config: Blip2Caption, *, device: str, batch_size: int) -> None:
+        self._config = config
+        self._device = chosen_device(device)
+        self._rows = rows_at_once(self._device, batch_size, on_cpu=CPU_BATCH)
+        processor, model = _opened(folder, PRECISIONS[config.precision])
+        self._images, self._tokenizer = processor.image_processor, processor.tokenizer
+        self._model = model.to(self._device).eval().requires_grad_(requires_grad=False)
+        self._prompt = _prompt_tokens(model.config, self._tokenizer, config.prompt)
+        end = model.language_model.generation_config.eos_token_id
+        self._ends = [] if end is None else [end] if isinstance(end, int) else list(end)
+
+    def describe(self, regions: Sequence[Image.Image]) -> list[RegionCaption]:
+        """A caption for each crop, in order."""
+        described = [row for batch in full_batches(regions, self._rows) for row in self._describe(batch)]
+        return described[: len(regions)]
+
+    @torch.inference_mode()
+    def _describe(self, crops: Sequence[Image.Image]) -> list[RegionCaption]:
+        # Pillow's filter, whether torchvision is installed or not; a crop of 3 pixels' height is no stack of channels
+        pixels = self._images(list(crops), input_data_format="channels_last", return_tensors="pt")["pixel_values"]
+        prompt = torch.tensor([self._prompt] * len(crops), device=self._device)
+        written = self._model.generate(
+            pixel_values=pixels.to(self._device, self._model.dtype),
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=self._config.max_new_tokens,
+            num_beams=self._config.num_beams,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        before = 1 if self._model.config.text_config.is_encoder_decoder else len(self._prompt)
+        tokens_BL = written.sequences[:, before:]
+        logprobs = mean_logprob(tokens_BL, _logprobs(written, tokens_BL), self._ends)
+        texts = self._tokenizer.batch_decode(tokens_BL, skip_special_tokens=True)
+        return [
+            RegionCaption(without_prompt(text, self._config.prompt), logprob)
+            for text, logprob in zip(texts, logprobs, strict=True)
+        ]
+
+
+def _logprobs(written: Any, tokens_BL: Tensor) -> Tensor:
+    """(B, L) log probability of each token under the model, given those before it."""
+    rows_BL = getattr(written, "beam_indices", None)  # of (B x beams); -1 behind the end
+    if rows_BL is None:
+        rows_BL = torch.arange(len(tokens_BL), device=tokens_BL.device)[:, None].expand_as(tokens_BL)
+    steps = [
+        logits_RV[rows_B.clamp(min=0)].float().log_softmax(dim=-1).gather(1, tokens_B[:, None])[:, 0]
+        for logits_RV, rows_B, tokens_B in zip(written.logits, rows_BL.unbind(1), tokens_BL.unbind(1), strict=False)
+    ]
+    return torch.stack(steps, dim=1)
+
+
+def _prompt_tokens(config: Any, tokenizer: Any, prompt: str) -> list[int]:
+    """Room for the image, then the prompt as the language model was trained to read it.
+
+    A decoder reads its begin token first. Deviation from `Blip2Processor`: that leaves it out where the tokenizer does not
+    set it of its own accord, and the first word written is junk then.
+    """
+    room = [config.image_token_index] * config.num_query_tokens
+    if config.text_config.is_encoder_decoder:
+        return room + list(tokenizer(prompt)["input_ids"])
+    return [*room, config.text_config.bos_token_id, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+
+
+def _opened(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Processor and model of a folder; every weight of the model is in it."""
+    transformers_logging.disable_progress_bar()
+    try:
+        processor = Blip2Processor.from_pretrained(folder, local_files_only=True, backend="pil")
+        model, found = Blip2ForConditionalGeneration.from_pretrained(
+            folder, local_files_only=True, dtype=dtype, weights_only=True, output_loading_info=True
+        )
+    except _UNUSABLE as error:
+        raise CheckpointError(f"{folder}: holds no BLIP-2 that transformers can open: {error}") from error
+    absent = sorted(map(str, {*found["missing_keys"], *found["mismatched_keys"]}))
+    if absent:
+        raise CheckpointError(
+            f"{folder}: {len(absent)} weights of its BLIP-2 are absent or of another shape, {absent[0]} the first of them"
+        )
+    return processor, model

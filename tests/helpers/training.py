@@ -1,0 +1,80 @@
+"""A training of a few steps of the tiny encoder on packed shards of noise."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fineclip.config import TrainConfig
+from fineclip.methods import METHODS
+from fineclip.methods.items import Inputs
+from fineclip.train.distributed import Processes
+from fineclip.train.loader import Collate, PackedSamples
+from fineclip.train.loop import Training
+from fineclip.train.selection import keys_by_shard, manifests_of, read_selection
+from fineclip.train.state import StateFolder
+from tests.helpers.tiny import TinyTokenizer, tiny_encoder
+
+INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8)
+CONFIG = TrainConfig(
+    batch_size=4,
+    epochs=3,
+    learning_rate=1e-2,
+    warmup_steps=2,
+    log_every_steps=2,
+    checkpoint_every_steps=3,
+    max_regions=2,
+)
+
+
+def training_of(
+    world: tuple[Path, list[Path]],
+    folder: Path,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    **changes: Any,
+) -> Training:
+    """Of everything in a world of `tests.helpers.packs`, with a fresh encoder."""
+    config = CONFIG.model_copy(update=changes)
+    select, packed = world
+    keys = keys_by_shard(select)
+    selection = read_selection(keys, manifests_of(list(keys), packed, select=select), config)
+    method = METHODS["fineclip"](tiny_encoder(dtype=torch.float32), METHODS["fineclip"].section())
+    prepare = method.preparation(INPUTS, method.options, max_regions=config.max_regions)
+    folder.mkdir(exist_ok=True)
+    return Training(
+        method,
+        config,
+        samples=PackedSamples(selection.shards, prepare, seed=config.seed),
+        collate=Collate(INPUTS),
+        folder=folder,
+        state=StateFolder(folder / "state", "identity"),
+        processes=Processes(rank, world_size, torch.device("cpu")),
+        workers=workers,
+    )
+
+
+def weights_of(training: Training) -> dict[str, Tensor]:
+    """A copy of what the training stands at."""
+    return {name: value.clone() for name, value in training.method.state_dict().items()}
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """Of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def stop_before(training: Training, step: int, how: Any) -> None:
+    """Let `how()` be called right after the update of step number `step`, counted from 0."""
+    own = training.method.after_step
+
+    def after_step(now: int, of: int) -> None:
+        own(now, of)
+        if now == step:
+            how()
+
+    object.__setattr__(training.method, "after_step", after_step)

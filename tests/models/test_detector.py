@@ -1,0 +1,213 @@
+"""Boxes are those of the image alone, come back to its pixels, and no unknown pickle is opened."""
+
+import pickle
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fineclip.config import WeightsConfig, YoloDetect
+from fineclip.errors import CheckpointError, ConfigError
+from fineclip.miniature import weights_path
+from fineclip.miniature.scenes import draw_scene
+from fineclip.miniature.seeds import VALIDATION
+from fineclip.models import detector as module
+from fineclip.models.batches import batches, full_batches
+from fineclip.models.detector import (
+    Found,
+    Letterbox,
+    UltralyticsDetector,
+    candidates,
+    letterboxed,
+    regions_of,
+    without_overlaps,
+)
+from fineclip.shards import sha256_of
+from fineclip.types import Box
+
+SHIPPED = weights_path("detector.pt")
+
+
+def config(path: Path = SHIPPED, **changes: object) -> YoloDetect:
+    weights = WeightsConfig(path=str(path), sha256=sha256_of(path))
+    values = {"engine": "yolo", "weights": weights, "image_size": 128, "confidence": 0.2, "min_side_px": 4}
+    return YoloDetect.model_validate(values | changes)
+
+
+@cache
+def shipped(batch_size: int = 4) -> UltralyticsDetector:
+    return UltralyticsDetector(SHIPPED, config(), device="cpu", batch_size=batch_size)
+
+
+@cache
+def scenes(count: int) -> tuple:
+    return tuple(draw_scene(VALIDATION, index) for index in range(count))
+
+
+def images(count: int) -> list[Image.Image]:
+    return [Image.fromarray(scene.pixels) for scene in scenes(count)]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (200, 100), (33, 190), (640, 7), (3, 5)])
+def test_a_box_comes_back_from_the_square(size: tuple[int, int]) -> None:
+    square, place = letterboxed(Image.new("RGB", size, "red"), 128)
+    pixels = np.asarray(square)
+    is_red = (pixels == (255, 0, 0)).all(axis=2)
+    assert (pixels[~is_red] == 114).all()
+    rows, columns = is_red.any(axis=1).nonzero()[0], is_red.any(axis=0).nonzero()[0]
+    inside = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    assert place.to_image(inside) == pytest.approx((0, 0, *size), abs=1e-9)
+    assert max(inside[2] - inside[0], inside[3] - inside[1]) == 128
+
+
+def test_candidates_take_their_best_class() -> None:
+    # columns: sure of class 1; not sure; sure of class 0; the last row is a mask's and no class
+    prediction = torch.tensor(
+        [[10, 0, 4], [20, 0, 4], [4, 0, 2], [6, 0, 2], [0.1, 0.2, 0.9], [0.8, 0.1, 0.3], [9, 9, 9]]
+    )
+    found = candidates(prediction, classes=2, confidence=0.5)
+    assert found.boxes_N4.tolist() == [[8, 17, 12, 23], [3, 3, 5, 5]]
+    assert found.scores_N == pytest.approx([0.8, 0.9]) and found.classes_N.tolist() == [1, 0]
+
+
+def test_candidates_of_a_head_that_needs_no_suppression() -> None:
+    found = candidates(torch.tensor([[1.0, 2, 3, 4, 0.9, 7], [1, 2, 3, 4, 0.1, 7]]), classes=0, confidence=0.5)
+    assert found.boxes_N4.tolist() == [[1, 2, 3, 4]] and found.classes_N.tolist() == [7]
+
+
+def found_of(*boxes: tuple[float, float, float, float, float, int]) -> Found:
+    rows = np.array(boxes, dtype=np.float64).reshape(-1, 6)
+    return Found(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64))
+
+
+def test_overlaps_go_whatever_their_class() -> None:
+    found = found_of(
+        (0, 0, 10, 10, 0.5, 0),  # shares 80 of 120 with the next: goes
+        (0, 2, 10, 12, 0.9, 1),
+        (0, 7, 10, 17, 0.4, 1),  # shares 50 of 150 with the best, which is no more than a third: stays
+        (50, 50, 60, 60, 0.1, 0),
+    )
+    assert without_overlaps(found, iou=1 / 3).scores_N.tolist() == [0.9, 0.4, 0.1]
+    assert without_overlaps(found, iou=0.3).scores_N.tolist() == [0.9, 0.1]
+    assert without_overlaps(found, iou=0.7).scores_N.tolist() == [0.9, 0.5, 0.4, 0.1]
+    assert without_overlaps(found_of(), iou=0.5).scores_N.size == 0
+
+
+def test_a_box_that_went_takes_none_with_it() -> None:
+    found = found_of((0, 0, 10, 10, 0.9, 0), (4, 0, 14, 10, 0.8, 0), (8, 0, 18, 10, 0.7, 0))
+    assert without_overlaps(found, iou=0.4).scores_N.tolist() == [0.9, 0.7]
+
+
+def test_regions_are_clipped_limited_and_ordered() -> None:
+    found = found_of(
+        (-5, 2, 10.006, 12, 0.5, 0),
+        (2, 2, 10, 9.9, 0.5, 0),
+        (2, 2, 30, 6, 0.9, 1),  # 4 px high in the square, 2 in the image
+        (200, 2, 300, 50, 0.9, 1),  # beside the image
+        (1, 1, 40, 40, 0.123456, 1),
+        (1, 2, 40, 40, 0.1, 1),  # one too many
+    )
+    limits = config(min_side_px=3, max_regions=3)
+    regions = regions_of(found, Letterbox(2.0, 2.0, 0, 0), size=(60, 60), names={0: "cat", 1: "dog"}, config=limits)
+    assert [(region.box, region.score, region.label) for region in regions] == [
+        (Box(0, 1, 5, 6), 0.5, "cat"),
+        (Box(1, 1, 5, 4.95), 0.5, "cat"),
+        (Box(0.5, 0.5, 20, 20), 0.1235, "dog"),
+    ]
+
+
+def test_a_box_depends_on_no_neighbour_position_or_batch_size() -> None:
+    pictures = [*images(11), Image.new("RGB", (30, 300), "gray")]
+    together = shipped().find(pictures)
+    assert sum(map(len, together)) > 20 and together[-1] == ()
+    assert [shipped().find([picture])[0] for picture in pictures] == together
+    assert shipped(batch_size=3).find(pictures[::-1]) == together[::-1]
+    assert shipped().find([]) == []
+
+
+def test_the_shipped_detector_finds_and_names_things() -> None:
+    count = 20
+    hits = things = 0
+    for scene, regions in zip(scenes(count), shipped().find(images(count)), strict=True):
+        for thing in scene.things:
+            things += 1
+            hits += any(
+                overlap(Box(*thing.box), region.box) > 0.5 and region.label == thing.label for region in regions
+            )
+    assert hits / things > 0.7
+
+
+def overlap(left: Box, right: Box) -> float:
+    width, height = min(left.x2, right.x2) - max(left.x1, right.x1), min(left.y2, right.y2) - max(left.y1, right.y1)
+    shared = max(width, 0) * max(height, 0)
+    return shared / (left.width * left.height + right.width * right.height - shared)
+
+
+def test_a_pickle_without_its_hash_is_not_opened(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple:
+            return (Path(tmp_path / "exploded").touch, ())
+
+    path = tmp_path / "model.pt"
+    path.write_bytes(pickle.dumps(Bomb()))
+    without = config(path).model_copy(update={"weights": WeightsConfig(path=str(path))})
+    with pytest.raises(CheckpointError, match=rf"detect.mine.weights.sha256 is not given.*{sha256_of(path)}"):
+        UltralyticsDetector(path, without, device="cpu", batch_size=1, name="mine")
+    with pytest.raises(CheckpointError, match=f"has sha256 {sha256_of(path)}, but detect.mine.weights.sha256 is "):
+        UltralyticsDetector(path, config(), device="cpu", batch_size=1, name="mine")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_file_that_is_no_detector_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"PK nothing")
+    with pytest.raises(CheckpointError, match="model.pt: ultralytics cannot open it"):
+        UltralyticsDetector(path, config(path), device="cpu", batch_size=1)
+    renamed = path.rename(tmp_path / "model.bin")
+    with pytest.raises(CheckpointError, match="ends in .pt"):
+        UltralyticsDetector(renamed, config(renamed), device="cpu", batch_size=1)
+
+
+def test_a_model_for_something_else_is_refused(tmp_path: Path) -> None:
+    module._yolo()("yolov8n-cls.yaml").save(tmp_path / "classes.pt")
+    with pytest.raises(CheckpointError, match="is a ClassificationModel for classify"):
+        UltralyticsDetector(tmp_path / "classes.pt", config(tmp_path / "classes.pt"), device="cpu", batch_size=1)
+
+
+def test_a_head_without_suppression_gives_the_same_kind_of_boxes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made = module._yolo()("yolov10n.yaml")
+    made.model.model[-1].end2end = True
+    made.save(tmp_path / "v10.pt")
+    every = config(tmp_path / "v10.pt", confidence=0, iou=1, image_size=64, max_regions=7, min_side_px=1)
+    detector = UltralyticsDetector(tmp_path / "v10.pt", every, device="cpu", batch_size=1)
+    [regions] = detector.find(images(1))
+    assert (
+        detector._classes == 0
+        and len(regions) == 7
+        and {region.label for region in regions} <= set(made.names.values())
+    )
+
+
+def test_without_ultralytics_one_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    module._yolo.cache_clear()
+    monkeypatch.setitem(sys.modules, "ultralytics", None)
+    with pytest.raises(ConfigError, match=r"AGPL-3.0.*pip install 'fineclip\[detect\]'"):
+        UltralyticsDetector(SHIPPED, config(), device="cpu", batch_size=1)
+
+
+def test_an_absent_device_is_named() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ConfigError, match="runtime.device: cuda"):
+        UltralyticsDetector(SHIPPED, config(), device="cuda", batch_size=1)
+
+
+def test_batches() -> None:
+    assert list(batches(range(5), 2)) == [[0, 1], [2, 3], [4]]
+    assert list(full_batches([0, 1, 2], 2)) == [[0, 1], [2, 2]]
+    assert list(full_batches([], 2)) == []

@@ -1,0 +1,216 @@
+"""A training that was stopped goes on as if nothing had been, and one that cannot go on says so."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from fineclip.errors import DataError, TrainingError
+from fineclip.train.loop import train
+from fineclip.train.optim import learning_rate
+from tests.helpers.packs import sample, write_pack, write_select, write_world
+from tests.helpers.processes import run_processes
+from tests.helpers.training import CONFIG, lines_of, stop_before, training_of, weights_of
+
+World = tuple[Path, list[Path]]
+SIZES = {"a": 6, "b": 4, "c": 6}  # 4 steps an epoch, 12 in all
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing below gets to act."""
+
+
+def kill() -> None:
+    raise Killed
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return write_world(tmp_path_factory.mktemp("world"), SIZES)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], Path]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    training = training_of(world, folder)
+    train(training)
+    return weights_of(training), folder
+
+
+def test_metrics_say_what_every_repetition_would(undisturbed: tuple[dict[str, torch.Tensor], Path]) -> None:
+    lines = lines_of(undisturbed[1] / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 4, 6, 8, 10, 12]
+    assert [line["epoch"] for line in lines] == [0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+    for line in lines:
+        assert list(line) == [
+            *("step", "epoch", "learning_rate", "logit_scale", "images", "regions"),
+            *("total", "global", "region", "distill"),
+        ]
+        assert line["total"] == pytest.approx(line["global"] + line["region"] + line["distill"])
+        assert line["images"] == 4
+        assert line["learning_rate"] == learning_rate(line["step"] - 1, of=12, peak=1e-2, warmup=2)
+    speeds = lines_of(undisturbed[1] / "speed.jsonl")
+    assert [line["step"] for line in speeds] == [line["step"] for line in lines]
+    assert all(line["images_per_second"] > 0 and 0 <= line["data_wait_share"] <= 1 for line in speeds)
+
+
+def test_it_learns(world: World, tmp_path: Path) -> None:
+    train(training_of(world, tmp_path, epochs=12, batch_size=16, log_every_steps=1))
+    totals = [line["total"] for line in lines_of(tmp_path / "metrics.jsonl")]
+    assert totals[-1] < 0.8 * totals[0]
+
+
+@pytest.mark.parametrize(("step", "saved"), [(0, 1), (4, 5)])
+def test_a_signal_saves_and_the_next_attempt_ends_in_the_same_bits(
+    world: World, undisturbed: tuple[dict[str, torch.Tensor], Path], tmp_path: Path, step: int, saved: int
+) -> None:
+    first = training_of(world, tmp_path)
+    stop_before(first, step, terminate)
+    with pytest.raises(SystemExit) as ended:
+        train(first)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert first.state.load() is not None
+    assert first.state.load()[0] == saved
+    assert_ends_the_same(training_of(world, tmp_path), undisturbed)
+
+
+@pytest.mark.parametrize("step", [1, 7])
+def test_after_a_kill_the_last_checkpoint_is_taken_up_and_ends_in_the_same_bits(
+    world: World, undisturbed: tuple[dict[str, torch.Tensor], Path], tmp_path: Path, step: int
+) -> None:
+    first = training_of(world, tmp_path)
+    stop_before(first, step, kill)
+    with pytest.raises(Killed):
+        train(first)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1')  # torn by the kill
+    assert_ends_the_same(training_of(world, tmp_path), undisturbed)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    world: World, undisturbed: tuple[dict[str, torch.Tensor], Path], tmp_path: Path
+) -> None:
+    first = training_of(world, tmp_path)
+    stop_before(first, 10, kill)
+    with pytest.raises(Killed):
+        train(first)
+    newest = max((tmp_path / "state").glob("*.pt"))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    assert first.state.load()[0] == 6
+    assert_ends_the_same(training_of(world, tmp_path), undisturbed)
+
+
+def assert_ends_the_same(training: object, undisturbed: tuple[dict[str, torch.Tensor], Path]) -> None:
+    train(training)
+    weights, folder = undisturbed
+    now = weights_of(training)
+    assert all(torch.equal(now[name], value) for name, value in weights.items())
+    assert (training.folder / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
+
+
+def test_workers_change_no_bit(world: World, undisturbed: tuple[dict[str, torch.Tensor], Path], tmp_path: Path) -> None:
+    assert_ends_the_same(training_of(world, tmp_path, workers=1), undisturbed)
+
+
+def test_three_processes_resume_bit_for_bit_and_agree_with_one(
+    world: World, undisturbed: tuple[dict[str, torch.Tensor], Path], tmp_path: Path
+) -> None:
+    folders = [tmp_path] * 3
+    results = run_processes(whole_and_resumed, range(3), [3] * 3, [world] * 3, folders)
+    for whole, resumed in results:
+        assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+        assert all(torch.equal(results[0][0][name], value) for name, value in whole.items())
+    metrics = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "resumed")]
+    assert metrics[0] == metrics[1]
+    alone = lines_of(undisturbed[1] / "metrics.jsonl")
+    for line, expected in zip(lines_of(tmp_path / "whole/metrics.jsonl"), alone, strict=True):
+        assert line == pytest.approx(expected, rel=1e-2)
+
+
+def whole_and_resumed(rank: int, world_size: int, world: World, folder: Path) -> tuple[object, object]:
+    """The weights of a training in one go, and of one that a signal to the second process stopped."""
+    whole = training_of(world, folder / "whole", rank=rank, world_size=world_size)
+    train(whole)
+    first = training_of(world, folder / "resumed", rank=rank, world_size=world_size)
+    if rank == 1:
+        stop_before(first, 4, terminate)
+    with pytest.raises(SystemExit):
+        train(first)
+    second = training_of(world, folder / "resumed", rank=rank, world_size=world_size)
+    train(second)
+    return weights_of(whole), weights_of(second)
+
+
+def test_a_loss_that_is_not_finite_leaves_a_marker(world: World, tmp_path: Path) -> None:
+    training = training_of(world, tmp_path)
+    stop_before(training, 1, lambda: training.method.encoder.logit_scale.data.fill_(float("nan")))
+    with pytest.raises(TrainingError, match="not finite at step 3 of 12: total nan"):
+        train(training)
+    with pytest.raises(
+        TrainingError, match=r"(?s)not finite at step 3 of 12.*what the last attempt said.*failed\.json"
+    ):
+        training.state.require_hope()
+
+
+def test_a_sample_that_is_no_image_leaves_a_marker(tmp_path: Path) -> None:
+    manifest = write_pack(tmp_path / "pack", "a", [sample("a-000000", image=b"GIF89a")])
+    select = write_select(tmp_path / "select.json", {"a": ["a-000000"]})
+    training = training_of((select, [manifest]), tmp_path / "run")
+    with pytest.raises(DataError, match="a-000000"):
+        train(training)
+    with pytest.raises(TrainingError, match="a-000000"):
+        training.state.require_hope()
+
+
+def test_a_failure_of_one_process_ends_all(world: World, tmp_path: Path) -> None:
+    messages = run_processes(fails_on_the_second, range(2), [world] * 2, [tmp_path] * 2)
+    assert "another process of this training has failed" in messages[0]
+    assert "broken" in messages[1]
+
+
+def fails_on_the_second(rank: int, world: World, folder: Path) -> str:
+    training = training_of(world, folder, rank=rank, world_size=2)
+    if rank == 1:
+
+        def fail(*_: object) -> None:
+            raise DataError("broken")
+
+        training.samples.prepare = fail
+    try:
+        train(training)
+    except (DataError, TrainingError) as error:
+        return str(error)
+    return ""
+
+
+def test_a_warmup_that_never_ends_is_said(world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(training_of(world, tmp_path, warmup_steps=100, max_steps=2))
+    assert "warmup_steps: 100 is not less than the 2 steps" in caplog.text
+
+
+def test_bf16_keeps_weights_and_losses_in_float32(world: World, tmp_path: Path) -> None:
+    training = training_of(world, tmp_path, precision="bf16", max_steps=2, clip_gradient_norm=1.0)
+    train(training)
+    assert {value.dtype for value in training.method.parameters()} == {torch.float32}
+    plain = training_of(world, tmp_path / "plain", max_steps=2, clip_gradient_norm=1.0)
+    train(plain)
+    first = [lines_of(path / "metrics.jsonl")[0] for path in (tmp_path, tmp_path / "plain")]
+    assert first[0]["total"] == pytest.approx(first[1]["total"], rel=0.02)
+    assert first[0]["total"] != first[1]["total"]
+
+
+def test_the_gradient_norm_is_clipped(world: World, tmp_path: Path) -> None:
+    training = training_of(world, tmp_path, max_steps=1, clip_gradient_norm=1e-3)
+    train(training)
+    gradients = [parameter.grad for parameter in training.method.parameters() if parameter.grad is not None]
+    assert torch.nn.utils.get_total_norm(gradients).item() == pytest.approx(1e-3, rel=1e-3)
+    assert CONFIG.clip_gradient_norm is None

@@ -1,0 +1,217 @@
+"""A run from manifests to a folder of results."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from fineclip.config import Section, WeightsConfig, identity, parse
+from fineclip.errors import ConfigError, TrainingError
+from fineclip.methods import FineCLIP
+from fineclip.models.checkpoint import load_published
+from fineclip.shards import forget, read_manifest
+from fineclip.stages.weights import fetch_weights
+from fineclip.train.run import PretrainedConfig, RunConfig, publish_pretrained, train_run
+from fineclip.train.state import StateFolder
+from tests.helpers.packs import write_select, write_world
+from tests.helpers.tiny import ARCHITECTURE, tiny_encoder
+from tests.helpers.training import lines_of
+
+SIZES = {"a": 6, "b": 3}
+CLIP_VOCABULARY = 49408
+TRAIN = {
+    "batch_size": 4,
+    "epochs": 2,
+    "learning_rate": 1e-3,
+    "warmup_steps": 1,
+    "log_every_steps": 1,
+    "checkpoint_every_steps": 1,
+    "max_regions": 2,
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with an encoder's weights, a selection and its packed shards."""
+    monkeypatch.chdir(tmp_path)
+    text = ARCHITECTURE["text_cfg"] | {"vocab_size": CLIP_VOCABULARY}
+    Path("tiny.json").write_text(json.dumps(ARCHITECTURE | {"text_cfg": text}), encoding="utf-8")
+    weights = tiny_encoder(dtype=torch.float32).state_dict()
+    width = weights["token_embedding.weight"].shape[1]
+    weights["token_embedding.weight"] = torch.randn(CLIP_VOCABULARY, width, generator=torch.Generator().manual_seed(0))
+    save_file({name: value.contiguous() for name, value in weights.items()}, "tiny.safetensors")
+    fetch_weights("encoders", "tiny", Path("weights/tiny.json"), WeightsConfig(path="tiny.safetensors"))
+    write_world(Path("data"), SIZES)
+    return tmp_path
+
+
+def config_of(*, method: str = "fineclip", options: dict[str, Any] | None = None, **train: Any) -> RunConfig:
+    values = {
+        "method": method,
+        "method_version": 1,
+        "encoder": {"model": "tiny.json", "weights": {"path": "tiny.safetensors"}, "image_size": 16, "crop_size": 8},
+        "options": options or {},
+        "train": TRAIN | train,
+    }
+    return parse(RunConfig, values, where="train")
+
+
+def run(config: RunConfig, *, select: Path = Path("data/select.json")) -> Path:
+    packed = [Path(f"data/pack/{shard}.json") for shard in SIZES]
+    manifest = Path("results/set/run/train.json")
+    train_run(select, packed, Path("weights/tiny.json"), manifest, config, device="cpu")
+    return manifest.parent
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Everything that two makings must have in common."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "speed.jsonl"}
+
+
+def test_a_run_leaves_what_evaluation_and_report_need(place: Path) -> None:
+    folder = run(config_of())
+    names = ["config.yaml", "metrics.jsonl", "model.safetensors", "open_clip_config.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [".train.json", *names, "speed.jsonl", "train.json"]
+    manifest = read_manifest(folder / "train.json")
+    assert sorted(manifest.outputs) == names
+    assert set(manifest.inputs) == {"data/select.json", "data/pack/a.json", "data/pack/b.json", "weights/tiny.json"}
+    assert (manifest.stage, manifest.read, manifest.kept, manifest.regions) == ("train", 9, 9, 9)
+    described = yaml.safe_load((folder / "config.yaml").read_text())
+    assert {name: described[name] for name in ("dataset", "run", "method")} == {
+        "dataset": "set",
+        "run": "run",
+        "method": "fineclip",
+    }
+    assert described["options"]["weights"] == {"global": 1.0, "region": 1.0, "distill": 1.0}
+    assert described["train"]["weight_decay"] == 0.1
+    trained = load_published(folder)
+    assert trained.logit_scale.item() != tiny_encoder().logit_scale.item()
+    assert len(lines_of(folder / "metrics.jsonl")) == 4
+
+
+def test_what_is_done_is_not_done_again_until_something_changes(place: Path) -> None:
+    folder = run(config_of())
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    run(config_of())
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+    (folder / "train.json").unlink()
+    run(config_of())
+    assert (folder / "train.json").is_file()
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+    content = files_of(folder)
+    run(config_of(seed=1))
+    assert files_of(folder)["model.safetensors"] != content["model.safetensors"]
+    run(config_of())
+    assert files_of(folder) == content
+
+
+def test_a_killed_run_goes_on_to_the_same_files(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run(config_of())
+    expected = files_of(folder)
+    shutil.rmtree(folder)
+    own = FineCLIP.after_step
+
+    class KilledError(BaseException):
+        pass
+
+    for step in (0, 2, 3):
+
+        def after_step(self: FineCLIP, now: int, of: int, step: int = step) -> None:
+            own(self, now, of)
+            if now == step:
+                raise KilledError
+
+        monkeypatch.setattr(FineCLIP, "after_step", after_step)
+        with pytest.raises(KilledError):
+            run(config_of())
+    monkeypatch.setattr(FineCLIP, "after_step", own)
+    assert files_of(run(config_of())) == expected
+
+
+def test_a_forced_run_makes_the_same_again(place: Path) -> None:
+    folder = run(config_of(method="clip"))
+    content = files_of(folder)
+    forget(folder / "train.json")
+    assert files_of(run(config_of(method="clip"))) == content
+
+
+def test_shards_that_are_not_selected_are_no_input(place: Path) -> None:
+    select = write_select(Path("data/few.json"), {"b": ["b-000000", "b-000002"]})
+    manifest = read_manifest(run(config_of(), select=select) / "train.json")
+    assert set(manifest.inputs) == {"data/few.json", "data/pack/b.json", "weights/tiny.json"}
+    assert (manifest.read, manifest.kept) == (2, 2)
+
+
+def test_lost_and_left_out_samples_are_counted(place: Path) -> None:
+    select = write_select(Path("data/more.json"), {"a": ["a-000000", "a-000001", "a-000099"]})
+    manifest = read_manifest(run(config_of(max_lost=0.5, require_region=True), select=select) / "train.json")
+    assert (manifest.read, manifest.kept, manifest.dropped) == (3, 1, {"no-region": 1, "not-packed": 1})
+
+
+def test_what_cannot_work_stops_at_once_until_the_configuration_changes(place: Path) -> None:
+    with pytest.raises(TrainingError, match="not finite at step"):
+        run(config_of(learning_rate=1e30))
+    with pytest.raises(TrainingError, match="what the last attempt said"):
+        run(config_of(learning_rate=1e30))
+    assert (run(config_of()) / "train.json").is_file()
+
+
+def test_a_second_process_is_kept_out(place: Path) -> None:
+    with (
+        StateFolder(Path("results/set/run/state"), "any").locked(),
+        pytest.raises(TrainingError, match="trains here"),
+    ):
+        run(config_of())
+
+
+def test_an_encoder_as_it_comes_is_a_run(place: Path) -> None:
+    manifest = Path("results/set/pretrained-tiny/train.json")
+    config = parse(PretrainedConfig, {"encoder": config_of().encoder.model_dump()}, where="encoders")
+    publish_pretrained(Path("weights/tiny.json"), manifest, config)
+    described = yaml.safe_load((manifest.parent / "config.yaml").read_text())
+    assert described["method"] is None
+    made = read_manifest(manifest)
+    assert (made.stage, made.read, "metrics.jsonl" in made.outputs) == ("train", 0, False)
+    published = load_published(manifest.parent)
+    assert torch.equal(published.logit_scale, tiny_encoder(dtype=torch.float32).logit_scale)
+    before = (manifest.parent / "model.safetensors").stat().st_mtime_ns
+    publish_pretrained(Path("weights/tiny.json"), manifest, config)
+    assert (manifest.parent / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_identity_is_what_differs_from_the_defaults() -> None:
+    config = config_of(options={"weights": {"global": 0.125, "region": 1.0}})
+    found = identity(config)
+    assert found["options"] == {"weights": {"global": 0.125}}
+    assert found["train"] == TRAIN
+    assert parse(RunConfig, found, where="again") == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"options": {"crop_scael": 2}}, r"methods.fineclip: crop_scael: unknown key, did you mean crop_scale\?"),
+        ({"method": "fancyclip"}, "'fancyclip' is no method; there are clip, fineclip"),
+        ({"method_version": 99}, "planned for version 99 of fineclip, but the code is of version 1"),
+    ],
+)
+def test_a_wrong_configuration_is_explained(values: dict[str, Any], message: str) -> None:
+    plain = config_of().model_dump(by_alias=True)
+    with pytest.raises(ConfigError, match=message):
+        parse(RunConfig, plain | values, where="train")
+
+
+def test_a_vocabulary_belongs_to_an_encoder_that_has_one(place: Path) -> None:
+    config = config_of()
+    encoder = config.encoder.model_copy(update={"tokenizer": WeightsConfig(path="tiny.txt.gz")})
+    with pytest.raises(ConfigError, match="give both, or neither"):
+        run(config.model_copy(update={"encoder": encoder}))
+
+
+def test_a_run_config_is_a_section() -> None:
+    assert isinstance(config_of().options, Section)
