@@ -187,12 +187,12 @@ class UltralyticsDetector:
         """Regions of each RGB image, best first, boxes in its pixels."""
         placed = [letterboxed(image, self._config.image_size) for image in images]
         batches = full_batches([square for square, _ in placed], self._rows)
-        predictions = (prediction for batch in batches for prediction in self._predict(batch))
+        predictions = (
+            prediction for batch in batches for prediction in self._predict(batch)
+        )  # perhaps more than images
         return [
             self._regions(image, place, prediction)
-            for image, (_, place), prediction in zip(
-                images, placed, predictions, strict=False
-            )  # the last batch is full
+            for image, (_, place), prediction in zip(images, placed, predictions, strict=False)
         ]
 
     def _regions(self, image: Image.Image, place: Letterbox, prediction: Tensor) -> tuple[Region, ...]:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from fineclip.config import Blip2Caption, CaptionConfig, TemplateCaption
 from fineclip.errors import ConfigError, ShardError
 from fineclip.models.batches import batches
-from fineclip.models.captioner import Captioner, RegionCaption, TemplateCaptioner
+from fineclip.models.captioner import Captioner, RegionCaption, TemplateCaptioner, region_view
 from fineclip.shards import CaptionRow, DetectRow, Job, PieceReader, SourceRow, TableWriter, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.upstream import chain, content_of, kept_by_key, row_of
@@ -46,8 +46,6 @@ def crops(rows: Iterable[DetectRow], detected: Path, config: Blip2Caption) -> It
     Raises:
         ShardError: an image is gone, or not the one that it was when its regions were found.
     """
-    from fineclip.models.captioner.blip2 import region_view
-
     source = chain(detected)["source"]
     sources = kept_by_key(source, SourceRow)
     with PieceReader() as reader:

@@ -128,9 +128,9 @@ def annotated_rows(shown: Iterable[Picture], config: AnnotationsDetect) -> Itera
 def detected_rows(shown: Iterable[Picture], detector: "Detector", *, batch_size: int) -> Iterator[DetectRow]:
     """A row for each picture, with what a detector finds in it; no more than a batch of pictures is held at once."""
     for batch in batches(shown, batch_size):
-        found = iter(detector.find([picture.image for picture in batch if picture.image]))
+        found = iter(detector.find([picture.image for picture in batch if picture.image is not None]))
         for picture in batch:
-            yield _row(picture, next(found) if picture.image else ())
+            yield _row(picture, () if picture.image is None else next(found))
 
 
 def detect_shard(
@@ -158,9 +158,7 @@ def detect_shard(
         return
     samples = _samples(kept)
     with PieceReader() as reader, TableWriter(job, DetectRow) as table:
-        bar = tqdm(
-            samples, desc=f"detect {manifest.stem}", unit="image", disable=None
-        )  # none where there is no terminal
+        bar = tqdm(samples, desc=f"detect {manifest.stem}", unit="image", disable=None)  # shown on a terminal
         rows: Iterable[DetectRow] = ()
         if isinstance(config, AnnotationsDetect):
             rows = annotated_rows(pictures(bar, reader), config)

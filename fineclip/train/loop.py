@@ -55,7 +55,7 @@ class Training:
     @cached_property
     def order(self) -> Order:
         """Which samples each step sees."""
-        sizes = tuple(len(shard.keys) for shard in self.samples.shards)
+        sizes = tuple(map(len, self.samples.shards))
         config = self.config
         return Order(sizes, config.batch_size, seed=config.seed, shuffle_shards=config.shuffle_shards)
 
@@ -161,7 +161,7 @@ def _draws(seed: int, step: int, rank: int) -> int:
 
 
 def _judged(training: Training, losses: Losses, *, step: int) -> dict[str, float]:
-    """Total and terms over the whole batch.
+    """Total and terms over the whole batch; looked at when it is logged or saved, so that no other step waits for it.
 
     Raises:
         TrainingError: the total is not finite. All processes raise, because all see the same average.
@@ -171,7 +171,7 @@ def _judged(training: Training, losses: Losses, *, step: int) -> dict[str, float
         return values
     terms = ", ".join(f"{name} {value:g}" for name, value in values.items())
     message = (
-        f"{training.folder}: the loss is not finite at step {step + 1} of {training.steps}: {terms}."
+        f"{training.folder}: the loss is no longer finite at step {step + 1} of {training.steps}: {terms}."
         " Lower train.learning_rate, set train.clip_gradient_norm, lengthen train.warmup_steps,"
         " or set train.precision: fp32."
     )
@@ -222,13 +222,13 @@ def _announce(training: Training, done: int) -> None:
     if not training.processes.is_first:
         return
     log.info(
-        "%s %d samples, %d a step, %d steps over %d processes%s",
-        "going on with" if done else "training on",
+        "%s on %d samples, %d a step, %d steps; processes: %d, on %s",
+        f"training goes on after step {done}" if done else "training",
         order.samples,
         min(config.batch_size, order.samples),
         training.steps,
         training.processes.world_size,
-        f", from step {done}" if done else "",
+        training.processes.device,
     )
     if config.warmup_steps >= training.steps:
         log.warning(

@@ -11,6 +11,7 @@ An encoder as it comes is a run too, without method and without steps.
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -37,6 +38,8 @@ from fineclip.train.loader import Collate, PackedSamples
 from fineclip.train.loop import Training, train
 from fineclip.train.selection import Selection, keys_by_shard, manifests_of, read_selection
 from fineclip.train.state import StateFolder
+
+log = logging.getLogger(__name__)
 
 VERSION = 1  # of what the loop makes of the same inputs: a change of it trains again
 
@@ -119,30 +122,22 @@ def train_run(
     manifests = manifests_of(list(keys), packed, select=select)
     job = _job(manifest, config, [select, *manifests.values(), weights, *([tokenizer] if tokenizer else [])])
     with joined(device) as processes, ExitStack() as stack:
-        if processes.first_does(job.is_done):
-            return
         state = StateFolder(manifest.parent / "state", _state_identity(job))
+        if processes.first_does(job.is_done):
+            processes.first_does(state.clear)  # a process killed at the very end leaves it behind
+            return
         processes.first_does(lambda: stack.enter_context(state.locked()))
         processes.first_does(state.require_hope)
-        _prepare_device(processes, config.train)
-        selection = read_selection(keys, manifests, config.train)
         vocabulary = _vocabulary(tokenizer, config.encoder)
         encoder = load_encoder(config.encoder, weights_at(weights, config.encoder.weights))
-        method = METHODS[config.method](encoder, config.options)
-        inputs = Inputs(load_tokenizer(config.encoder, vocabulary), config.encoder.image_size, config.encoder.crop_size)
-        prepare = method.preparation(inputs, config.options, max_regions=config.train.max_regions)
-        training = Training(
-            method,
-            config.train,
-            samples=PackedSamples(selection.shards, prepare, seed=config.train.seed),
-            collate=Collate(inputs),
-            folder=manifest.parent,
-            state=state,
-            processes=processes,
-            workers=workers,
+        selection = read_selection(keys, manifests, config.train)
+        training = _training(
+            config, encoder, selection, vocabulary=vocabulary, state=state, processes=processes, workers=workers
         )
         train(training)
-        processes.first_does(lambda: _finish(job, method.export_encoder(), config, vocabulary, selection=selection))
+        processes.first_does(
+            lambda: _finish(job, training.method.export_encoder(), config, vocabulary, selection=selection)
+        )
         processes.first_does(state.clear)
 
 
@@ -185,11 +180,37 @@ def _vocabulary(tokenizer: Path | None, config: EncoderConfig) -> Path | None:
     return None if tokenizer is None or config.tokenizer is None else weights_at(tokenizer, config.tokenizer)
 
 
-def _prepare_device(processes: Processes, config: TrainConfig) -> None:
-    """Ask a GPU for the same bits at every run, where that is wanted."""
-    if config.deterministic and processes.device.type == "cuda":
+def _training(
+    config: RunConfig,
+    encoder: RegionEncoder,
+    selection: Selection,
+    *,
+    vocabulary: Path | None,
+    state: StateFolder,
+    processes: Processes,
+    workers: int,
+) -> Training:
+    """What the loop needs. A GPU is asked for the same bits at every run where that is wanted."""
+    if config.train.deterministic and processes.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
         torch.use_deterministic_algorithms(mode=True)
+    if processes.is_first and selection.left_out:
+        counts = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items())
+        log.info("%d of %d selected samples are used; left out: %s", selection.samples, selection.selected, counts)
+    method = METHODS[config.method](encoder, config.options)
+    tokenizer = load_tokenizer(config.encoder, vocabulary)
+    inputs = Inputs(tokenizer, config.encoder.image_size, config.encoder.crop_size)
+    prepare = method.preparation(inputs, config.options, max_regions=config.train.max_regions)
+    return Training(
+        method,
+        config.train,
+        samples=PackedSamples(selection.shards, prepare, seed=config.train.seed),
+        collate=Collate(inputs),
+        folder=state.folder.parent,
+        state=state,
+        processes=processes,
+        workers=workers,
+    )
 
 
 def _finish(

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,13 +38,28 @@ UPSTREAM: Mapping[str, type[Row]] = {"caption": CaptionRow, "detect": DetectRow}
 class PackedShard:
     """The samples of one shard that a training uses, in the order of the selection.
 
-    `places` has a row for each: offset and size of the image, of the json, and the number of regions.
+    Kept in arrays: there are millions, and every worker has a copy.
+
+    Attributes:
+        keys: UTF-8.
+        places: a row for each sample, columns `PLACES`.
     """
 
-    name: str
     tar: Path
-    keys: tuple[str, ...]
+    keys: npt.NDArray[np.bytes_]
     places: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def regions(self) -> npt.NDArray[np.int64]:
+        """Of each sample, how many there are."""
+        return self.places[:, PLACES.index("regions")]
+
+    def only(self, wanted: npt.NDArray[np.bool_]) -> "PackedShard":
+        """The samples for which `wanted` is true."""
+        return PackedShard(self.tar, self.keys[wanted], self.places[wanted])
 
     def read(self, index: int, reader: PieceReader) -> Sample:
         """One sample.
@@ -55,7 +69,7 @@ class PackedShard:
         """
         image_offset, image_size, json_offset, json_size, regions = map(int, self.places[index])
         row = PackRow(
-            key=self.keys[index],
+            key=self.keys[index].decode(),
             kept=True,
             image_offset=image_offset,
             image_size=image_size,
@@ -83,12 +97,12 @@ class Selection:
     @property
     def samples(self) -> int:
         """Samples in use."""
-        return sum(len(shard.keys) for shard in self.shards)
+        return sum(map(len, self.shards))
 
     @property
     def regions(self) -> int:
         """Regions of the samples in use."""
-        return int(sum(shard.places[:, PLACES.index("regions")].sum() for shard in self.shards))
+        return sum(int(shard.regions.sum()) for shard in self.shards)
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -129,20 +143,17 @@ def read_selection(keys: Mapping[str, Sequence[str]], manifests: Mapping[str, Pa
     """
     shards, lost, without_region = [], Counter[str](), 0
     for name, selected in keys.items():
-        shard, reasons = join(name, selected, manifests[name])
+        shard, reasons = join(selected, manifests[name])
         lost.update(reasons)
-        if config.require_region:
-            has_region = shard.places[:, PLACES.index("regions")] > 0
-            without_region += int((~has_region).sum())
-            kept = tuple(key for key, has in zip(shard.keys, has_region, strict=True) if has)
-            shard = PackedShard(shard.name, shard.tar, kept, shard.places[has_region])
-        shards.append(shard)
+        wanted = shard.regions > 0 if config.require_region else np.full(len(shard), fill_value=True)
+        without_region += int((~wanted).sum())
+        shards.append(shard.only(wanted))
     selection = Selection(tuple(shards), sum(map(len, keys.values())), dict(sorted(lost.items())), without_region)
     _require_enough(selection, config)
     return selection
 
 
-def join(name: str, selected: Sequence[str], manifest: Path) -> tuple[PackedShard, Counter[str]]:
+def join(selected: Sequence[str], manifest: Path) -> tuple[PackedShard, Counter[str]]:
     """The selected samples of one shard that are packed, and the reasons of those that are not."""
     rows: dict[str, PackRow] = {row.key: row for row in read_rows(manifest, PackRow)}
     used = [rows[key] for key in selected if key in rows and rows[key].kept]
@@ -154,8 +165,8 @@ def join(name: str, selected: Sequence[str], manifest: Path) -> tuple[PackedShar
     if used and not tar.is_file():
         raise ShardError(f"{tar}: is gone. Delete {manifest} and run again.")
     places = np.array([[getattr(row, place) for place in PLACES] for row in used], dtype=np.int64)
-    keys = tuple(row.key for row in used)
-    return PackedShard(name, tar, keys, places.reshape(-1, len(PLACES))), lost
+    keys = np.array([row.key.encode() for row in used], dtype=np.bytes_)
+    return PackedShard(tar, keys, places.reshape(-1, len(PLACES))), lost
 
 
 def dropped_upstream(manifest: Path) -> dict[str, str]:
@@ -175,7 +186,7 @@ def _dropped_upstream(manifest: Path) -> Iterator[tuple[str, str]]:
 
 def _require_enough(selection: Selection, config: TrainConfig) -> None:
     lost, selected = sum(selection.lost.values()), selection.selected
-    counts: Any = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items()) or "none"
+    counts = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items()) or "none"
     if lost > config.max_lost * selected:
         raise TrainingError(
             f"train.max_lost: {lost} of {selected} selected samples ({100 * lost / selected:.2f} %) are not packed: {counts}."

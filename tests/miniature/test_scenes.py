@@ -1,5 +1,6 @@
 """A scene is what it says it is, each time."""
 
+import hashlib
 import io
 
 import numpy as np
@@ -31,6 +32,15 @@ def test_a_scene_depends_on_its_two_numbers_alone() -> None:
     )
     for different in (other, elsewhere):
         assert different.pixels.shape != again.pixels.shape or not np.array_equal(different.pixels, again.pixels)
+
+
+def test_scenes_are_those_that_the_shipped_models_were_trained_on() -> None:
+    digest = hashlib.sha256()
+    for scene in SCENES[:8]:
+        digest.update(scene.panoptic.tobytes() + f"{scene.alt}|{scene.clean}".encode())
+    assert digest.hexdigest() == "6120ee96420629c7e6fc7717123bc362c167a4ee06812f54e598f3694486576e", (
+        "what is drawn has changed: train the three models again, or undo it"
+    )
 
 
 def test_purposes_share_no_seed() -> None:

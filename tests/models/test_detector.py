@@ -71,12 +71,14 @@ def test_candidates_take_their_best_class() -> None:
     )
     found = candidates(prediction, classes=2, confidence=0.5)
     assert found.boxes_N4.tolist() == [[8, 17, 12, 23], [3, 3, 5, 5]]
-    assert found.scores_N == pytest.approx([0.8, 0.9]) and found.classes_N.tolist() == [1, 0]
+    assert found.scores_N == pytest.approx([0.8, 0.9])
+    assert found.classes_N.tolist() == [1, 0]
 
 
 def test_candidates_of_a_head_that_needs_no_suppression() -> None:
     found = candidates(torch.tensor([[1.0, 2, 3, 4, 0.9, 7], [1, 2, 3, 4, 0.1, 7]]), classes=0, confidence=0.5)
-    assert found.boxes_N4.tolist() == [[1, 2, 3, 4]] and found.classes_N.tolist() == [7]
+    assert found.boxes_N4.tolist() == [[1, 2, 3, 4]]
+    assert found.classes_N.tolist() == [7]
 
 
 def found_of(*boxes: tuple[float, float, float, float, float, int]) -> Found:
@@ -123,7 +125,8 @@ def test_regions_are_clipped_limited_and_ordered() -> None:
 def test_a_box_depends_on_no_neighbour_position_or_batch_size() -> None:
     pictures = [*images(11), Image.new("RGB", (30, 300), "gray")]
     together = shipped().find(pictures)
-    assert sum(map(len, together)) > 20 and together[-1] == ()
+    assert sum(map(len, together)) > 20
+    assert together[-1] == ()
     assert [shipped().find([picture])[0] for picture in pictures] == together
     assert shipped(batch_size=3).find(pictures[::-1]) == together[::-1]
     assert shipped().find([]) == []
@@ -186,11 +189,9 @@ def test_a_head_without_suppression_gives_the_same_kind_of_boxes(tmp_path: Path)
     every = config(tmp_path / "v10.pt", confidence=0, iou=1, image_size=64, max_regions=7, min_side_px=1)
     detector = UltralyticsDetector(tmp_path / "v10.pt", every, device="cpu", batch_size=1)
     [regions] = detector.find(images(1))
-    assert (
-        detector._classes == 0
-        and len(regions) == 7
-        and {region.label for region in regions} <= set(made.names.values())
-    )
+    assert detector._classes == 0
+    assert len(regions) == 7
+    assert {region.label for region in regions} <= set(made.names.values())
 
 
 def test_without_ultralytics_one_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

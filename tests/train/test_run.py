@@ -100,7 +100,9 @@ def test_what_is_done_is_not_done_again_until_something_changes(place: Path) -> 
     run(config_of())
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
     (folder / "train.json").unlink()
+    (folder / "state").mkdir()  # as a kill right before the end leaves it
     run(config_of())
+    assert not (folder / "state").exists()
     assert (folder / "train.json").is_file()
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
     content = files_of(folder)
@@ -154,7 +156,7 @@ def test_lost_and_left_out_samples_are_counted(place: Path) -> None:
 
 
 def test_what_cannot_work_stops_at_once_until_the_configuration_changes(place: Path) -> None:
-    with pytest.raises(TrainingError, match="not finite at step"):
+    with pytest.raises(TrainingError, match="no longer finite at step"):
         run(config_of(learning_rate=1e30))
     with pytest.raises(TrainingError, match="what the last attempt said"):
         run(config_of(learning_rate=1e30))

@@ -62,7 +62,7 @@ def test_images_without_regions_are_left_out_where_that_is_asked_and_are_not_los
     select, packed = write_world(tmp_path, {"a": 6})
     selection = selection_of(select, packed, TrainConfig(require_region=True, max_lost=0))
     assert selection.left_out == {"no-region": 2}
-    assert [key for shard in selection.shards for key in shard.keys] == [f"a-00000{n}" for n in (0, 2, 3, 5)]
+    assert [key.decode() for shard in selection.shards for key in shard.keys] == [f"a-00000{n}" for n in (0, 2, 3, 5)]
 
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:

@@ -1,9 +1,16 @@
-"""Captioners: what is known of regions in, a caption for each out. `blip2` looks at crops, the template at labels."""
+"""Captioners: what is known of regions in, a caption for each out. `blip2` looks at crops, the template at labels.
+
+Nothing here imports torch.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
-from fineclip.config import TemplateCaption
+from PIL import Image
+
+from fineclip.config import Blip2Caption, TemplateCaption
+from fineclip.shards.images import crop
+from fineclip.types import Box
 
 T_contra = TypeVar("T_contra", contravariant=True)
 
@@ -20,6 +27,14 @@ class Captioner(Protocol[T_contra]):
 
     def describe(self, regions: Sequence[T_contra]) -> list[RegionCaption]:
         """A caption for each, in order."""
+
+
+def region_view(image: Image.Image, box: Box, config: Blip2Caption) -> Image.Image:
+    """What the captioner sees of a region: its box, made square and enlarged as the configuration says, cut at the edges."""
+    if config.square:
+        grow_x, grow_y = (max(box.width, box.height) - side for side in (box.width, box.height))
+        box = Box(box.x1 - grow_x / 2, box.y1 - grow_y / 2, box.x2 + grow_x / 2, box.y2 + grow_y / 2)
+    return crop(image, box.enlarged(config.context))
 
 
 class TemplateCaptioner:

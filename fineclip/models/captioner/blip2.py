@@ -24,21 +24,11 @@ from fineclip.config import Blip2Caption
 from fineclip.errors import CheckpointError
 from fineclip.models.batches import chosen_device, full_batches, rows_at_once
 from fineclip.models.captioner import RegionCaption
-from fineclip.shards.images import crop
-from fineclip.types import Box
 
 CPU_BATCH = 64  # twice as fast as 8; larger ones gain little
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _UNUSABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, pickle.UnpicklingError)
-
-
-def region_view(image: Image.Image, box: Box, config: Blip2Caption) -> Image.Image:
-    """What the captioner sees of a region: its box, made square and enlarged as the configuration says, cut at the edges."""
-    if config.square:
-        grow_x, grow_y = (max(box.width, box.height) - side for side in (box.width, box.height))
-        box = Box(box.x1 - grow_x / 2, box.y1 - grow_y / 2, box.x2 + grow_x / 2, box.y2 + grow_y / 2)
-    return crop(image, box.enlarged(config.context))
 
 
 def without_prompt(text: str, prompt: str) -> str:
@@ -140,11 +130,16 @@ def _opened(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     try:
         processor = Blip2Processor.from_pretrained(folder, local_files_only=True, backend="pil")
         model, found = Blip2ForConditionalGeneration.from_pretrained(
-            folder, local_files_only=True, dtype=dtype, weights_only=True, output_loading_info=True
+            folder,
+            local_files_only=True,
+            dtype=dtype,
+            weights_only=True,
+            ignore_mismatched_sizes=True,  # named below
+            output_loading_info=True,
         )
     except _UNUSABLE as error:
         raise CheckpointError(f"{folder}: holds no BLIP-2 that transformers can open: {error}") from error
-    absent = sorted(map(str, {*found["missing_keys"], *found["mismatched_keys"]}))
+    absent = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
     if absent:
         raise CheckpointError(
             f"{folder}: {len(absent)} weights of its BLIP-2 are absent or of another shape, {absent[0]} the first of them"
