@@ -28,8 +28,8 @@ def test_effective_resources_of_a_training(tmp_path: Path, name: str, threads: i
     for key in [key for key in values if key.startswith("slurm-")]:
         del values[key]
     (tmp_path / "profile").mkdir()
-    (tmp_path / "profile/config.yaml").write_text(yaml.safe_dump(values | {"cores": 32}))
-    done = snakemake(tmp_path, "--dry-run", "--profile", "profile", "train")
+    (tmp_path / "profile/config.yaml").write_text(yaml.safe_dump(values))
+    done = snakemake(tmp_path, "--dry-run", "--profile", "profile", "--cores", "32", "train")
     assert done.returncode == 0, done.stderr
     job = (done.stdout + done.stderr).split("rule train_run:")[1].split("\n\n")[0]
     assert f"threads: {threads}" in job and f"gpu={gpus}" in job and f"mem_mb={memory}" in job

@@ -102,7 +102,7 @@ def run_all(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def planned(folder: Path, *arguments: str) -> dict[str, int]:
     """How many jobs of each rule a run would start, target rules apart."""
-    done = snakemake(folder, "--dry-run", "--quiet", "reason", *arguments)
+    done = snakemake(folder, "--dry-run", *arguments)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     text = done.stdout + done.stderr
     counts = dict(re.findall(r"^([a-z_]+) +(\d+)$", text, flags=re.MULTILINE))

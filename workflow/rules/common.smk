@@ -19,7 +19,9 @@ def checked_plan():
     """The plan, or one message and exit code 2."""
     names = workflow.overwrite_configfiles or ["config.yaml"]
     try:
-        plan = Plan(settings.load(config, where=" + ".join(map(os.path.relpath, names))))
+        plan = Plan(
+            settings.load(config, where=" + ".join(map(os.path.relpath, names)))
+        )
         plan.benchmarks, plan.left_out
         return plan
     except FineclipError as error:
@@ -72,7 +74,9 @@ def prefix_of(pattern):
 
 def scale_of(wildcards):
     """The scale that a job is about: named by it, or by its run."""
-    return PLAN.runs[wildcards.run].scale if "run" in wildcards.keys() else wildcards.scale
+    return (
+        PLAN.runs[wildcards.run].scale if "run" in wildcards.keys() else wildcards.scale
+    )
 
 
 def weights_of(kind):
@@ -81,6 +85,8 @@ def weights_of(kind):
     def manifests(wildcards):
         name = {"detect": "regions", "caption": "captions"}.get(kind)
         model = wildcards[name] if name else PLAN.runs[wildcards.run].encoder
-        return [f"data/weights/{kind}/{model}.json"] if PLAN.weights(kind, model) else []
+        return (
+            [f"data/weights/{kind}/{model}.json"] if PLAN.weights(kind, model) else []
+        )
 
     return manifests

@@ -8,6 +8,9 @@ Targets   report
 
 import subprocess
 
+# Not a parameter of the rule: the page is made again when a result changes, not when the plan is edited.
+REPORTED = PLAN.section("report")
+
 
 localrules:
     report,
@@ -24,18 +27,23 @@ rule report:
         f"results/{PLAN.dataset}/report/index.html",
     log:
         f"logs/{PLAN.dataset}/report.log",
-    params:
-        config=PLAN.section("report"),
     shell:
         r"""
         exec fineclip report \
             --output {output:q} \
-            --config {params.config:q} \
+            --config {REPORTED:q} \
             --log {log:q}
         """
 
 
 def partial_report():
     """After a failed job: the report of what there is, which names what is missing."""
-    command = ["fineclip", "report", "--output", rules.report.output[0], "--config", rules.report.params.config]
+    command = [
+        "fineclip",
+        "report",
+        "--output",
+        rules.report.output[0],
+        "--config",
+        REPORTED,
+    ]
     subprocess.run(command, check=False)

@@ -153,7 +153,9 @@ rule select_scale:
     """Draw scale {wildcards.scale}"""
     input:
         filters=prefix_of("data/{dataset}/filter/{shard}.json"),
-        benchmarks=expand("data/{{dataset}}/index/{benchmark}.json", benchmark=PLAN.left_out),
+        benchmarks=expand(
+            "data/{{dataset}}/index/{benchmark}.json", benchmark=PLAN.left_out
+        ),
     output:
         manifest="data/{dataset}/select/{scale}.json",
     log:

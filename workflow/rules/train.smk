@@ -71,4 +71,6 @@ rule pretrained_run:
 
 rule train:
     input:
-        expand("results/{dataset}/{run}/train.json", dataset=PLAN.dataset, run=PLAN.runs),
+        expand(
+            "results/{dataset}/{run}/train.json", dataset=PLAN.dataset, run=PLAN.runs
+        ),

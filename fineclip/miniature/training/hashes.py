@@ -10,13 +10,13 @@ HASHES = "hashes.json"
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """The sha256 of every file below a folder but of `hashes.json` itself and of what begins with a dot."""
+    """The sha256 of every file below a folder, but for what people read (`.md`), `hashes.json` and hidden files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path: path.relative_to(folder).as_posix() for path in files}
     return {
         name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path, name in names.items()
-        if name != HASHES and not path.name.startswith(".")
+        if name != HASHES and path.suffix != ".md" and not path.name.startswith(".")
     }
 
 
