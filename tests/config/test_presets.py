@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fineclip.config import Blip2Caption, YoloDetect, load, read_files
+from fineclip.config import AnnotationsDetect, Blip2Caption, TemplateCaption, YoloDetect, load, read_files
 from fineclip.config.document import heading_of, render
-from fineclip.miniature import weights_path
-from fineclip.shards import sha256_of
+from fineclip.miniature import WEIGHTS
+from fineclip.stages.weights import hash_of
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted((ROOT / "workflow/presets").glob("*.yaml"))
@@ -34,11 +34,16 @@ def test_a_trial_uses_shipped_models_under_its_own_name(preset: Path) -> None:
     assert trial.plan.scales == ("all",) and trial.train.max_steps
 
 
-def test_the_hash_of_the_shipped_detector_is_in_the_configuration() -> None:
-    for files in ([ROOT / "config.yaml"], [WHOLE[1], TRIAL]):
-        detector = load(read_files(files)).detect["yolov9t.mini"]
-        assert isinstance(detector, YoloDetect)
-        assert detector.weights.sha256 == sha256_of(weights_path("detector.pt"))
+@pytest.mark.parametrize("files", [[ROOT / "config.yaml"], [WHOLE[1], TRIAL]], ids=["config", "trial"])
+def test_the_hashes_of_shipped_models_are_in_the_configuration(files: list[Path]) -> None:
+    config = load(read_files(files))
+    entries = [config.detect["yolov9t.mini"], config.caption["blip2.mini"], config.encoders["mini"]]
+    shipped = [entry.weights for entry in entries if not isinstance(entry, AnnotationsDetect | TemplateCaption)]
+    assert len(shipped) == 3
+    for weights in (*shipped, config.encoders["mini"].tokenizer):
+        assert weights is not None
+        assert weights.shipped is not None
+        assert weights.sha256 == hash_of(WEIGHTS / weights.shipped)
 
 
 def test_config_yaml_is_generated_from_the_models() -> None:
