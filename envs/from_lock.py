@@ -45,7 +45,7 @@ def specs() -> dict[Path, str]:
         text = "\n".join(
             [
                 f"# {ABOUT[kind]}. Made from requirements.lock by envs/from_lock.py.",
-                f"# Use: conda env create -f envs/{kind}.yaml; then, inside it, pip install --no-deps -e .",
+                "# Use: snakemake --sdm conda; the workflow runs the checkout it stands in.",
                 f"name: fineclip-{kind}",
                 "channels: [conda-forge]",
                 "dependencies:",

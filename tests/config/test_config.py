@@ -21,7 +21,7 @@ def values() -> dict[str, Any]:
 def test_runs_follow_from_the_plan(values: dict[str, Any]) -> None:
     values["plan"] |= {"scales": [500, 2000], "methods": ["clip", "fineclip"], "seeds": [0, 7], "encoders": ["mini"]}
     runs = load(values).runs()
-    assert list(runs)[0] == "pretrained-mini"
+    assert next(iter(runs)) == "pretrained-mini"
     assert "fineclip-mini-2000-s7" in runs and len(runs) == 1 + 2 * 2 * 2
     assert runs["clip-mini-500-s0"].scale == "500"
 

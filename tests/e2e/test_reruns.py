@@ -24,7 +24,7 @@ def test_a_finished_world_has_nothing_to_do(finished_world: Path) -> None:
         ({"caption": {"template": {"template": "a {label}"}}}, EVERYTHING_AFTER_CAPTION),
         ({"detect": {"annotations": {"max_regions": 2}}}, EVERYTHING_AFTER_CAPTION | {"detect_shard"}),
         ({"runtime": {"loader_workers": 3, "detect_batch": 5, "caption_batch": 7, "evaluate_batch": 9}}, set()),
-        ({"plan": {"margin": 0.01}}, set()),
+        ({"plan": {"margin": 0.01}}, {"report"}),  # which states the plan
         ({"methods": {"fineclip": {"crop_gradient": True}}}, {"train_run", "evaluate_run", "report"}),
         (
             {"benchmarks": {"boxes": {"prompts": "vild"}}},

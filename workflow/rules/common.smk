@@ -5,14 +5,18 @@ Everything is checked here, before the first job. A mistake prints one message a
 """
 
 import os
+import subprocess
 import sys
 
 from fineclip import config as settings
 from fineclip.errors import FineclipError
 from fineclip.plan import Plan
 
-# Jobs find the `fineclip` that stands beside the Python of this Snakemake.
+# Jobs run this checkout with the Python of this Snakemake, or with that of their conda environment under `--sdm conda`.
 os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [os.path.dirname(workflow.basedir), os.environ.get("PYTHONPATH", "")]
+)
 
 
 def checked_plan():
@@ -90,3 +94,41 @@ def weights_of(kind):
         )
 
     return manifests
+
+
+def annotations_of(wildcards):
+    """Files that the listing reads: COCO's JSON, or the table of captions of a folder."""
+    return PLAN.annotations
+
+
+def listing_of(wildcards):
+    """The listing, for the kinds of source that have one."""
+    listed = PLAN.config.source.kind in ("folder", "coco")
+    return [f"data/{wildcards.dataset}/listing.json"] if listed else []
+
+
+def tars_of(wildcards):
+    """The ready-made tars of a shard."""
+    return list(PLAN.shards[wildcards.shard].tars)
+
+
+def place_of(wildcards):
+    """Where a shard stands among all of its source: POSITION/OF. Ready-made tars stand for themselves."""
+    shard = PLAN.shards[wildcards.shard]
+    return "0/1" if shard.tars else f"{shard.position}/{shard.of}"
+
+
+def partial_report():
+    """After a failed job: the report of what there is, which names what is missing."""
+    page = f"results/{PLAN.dataset}/report/index.html"
+    command = [
+        sys.executable,
+        "-m",
+        "fineclip",
+        "report",
+        "--output",
+        page,
+        "--config",
+        PLAN.section("report"),
+    ]
+    subprocess.run(command, check=False)

@@ -20,18 +20,23 @@ rule evaluate_run:
         "logs/{dataset}/evaluate/{run}/{benchmark}.log",
     benchmark:
         "logs/{dataset}/evaluate/{run}/{benchmark}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        batch_size=RUNTIME.evaluate_batch,
+        device=RUNTIME.device,
     params:
         config=section("evaluate"),
     shell:
         r"""
-        exec fineclip evaluate \
+        exec python -m fineclip evaluate \
             --run {input.run:q} \
             --index {input.index:q} \
             --benchmark {wildcards.benchmark:q} \
             --output {output.scores:q} \
             --config {params.config:q} \
-            --batch-size {RUNTIME.evaluate_batch} \
-            --device {RUNTIME.device} \
+            --batch-size {resources.batch_size} \
+            --device {resources.device} \
             --threads {threads} \
             --log {log:q}
         """

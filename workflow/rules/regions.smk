@@ -24,17 +24,22 @@ rule detect_shard:
         "logs/{dataset}/detect/{regions}/{shard}.log",
     benchmark:
         "logs/{dataset}/detect/{regions}/{shard}.tsv"
+    conda:
+        "../../envs/detect.yaml"
+    resources:
+        batch_size=RUNTIME.detect_batch,
+        device=RUNTIME.device,
     params:
         config=section("detect"),
     shell:
         r"""
-        exec fineclip detect \
+        exec python -m fineclip detect \
             --kept {input.kept:q} \
             --weights {input.weights:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
-            --batch-size {RUNTIME.detect_batch} \
-            --device {RUNTIME.device} \
+            --batch-size {resources.batch_size} \
+            --device {resources.device} \
             --threads {threads} \
             --log {log:q}
         """
@@ -51,17 +56,22 @@ rule caption_shard:
         "logs/{dataset}/caption/{regions}.{captions}/{shard}.log",
     benchmark:
         "logs/{dataset}/caption/{regions}.{captions}/{shard}.tsv"
+    conda:
+        "../../envs/caption.yaml"
+    resources:
+        batch_size=RUNTIME.caption_batch,
+        device=RUNTIME.device,
     params:
         config=section("caption"),
     shell:
         r"""
-        exec fineclip caption \
+        exec python -m fineclip caption \
             --detected {input.detected:q} \
             --weights {input.weights:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
-            --batch-size {RUNTIME.caption_batch} \
-            --device {RUNTIME.device} \
+            --batch-size {resources.batch_size} \
+            --device {resources.device} \
             --threads {threads} \
             --log {log:q}
         """
@@ -77,11 +87,13 @@ rule pack_shard:
         "logs/{dataset}/pack/{regions}.{captions}/{shard}.log",
     benchmark:
         "logs/{dataset}/pack/{regions}.{captions}/{shard}.tsv"
+    conda:
+        "../../envs/core.yaml"
     params:
         config=section("pack"),
     shell:
         r"""
-        exec fineclip pack \
+        exec python -m fineclip pack \
             --captioned {input.captioned:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
@@ -97,11 +109,13 @@ rule data_card:
         manifest="data/{dataset}/pack/{regions}.{captions}/card.json",
     log:
         "logs/{dataset}/pack/{regions}.{captions}/card.log",
+    conda:
+        "../../envs/core.yaml"
     params:
         config=section("card"),
     shell:
         r"""
-        exec fineclip card \
+        exec python -m fineclip card \
             --packed {input.packed:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \

@@ -6,11 +6,6 @@ Makes     results/{dataset}/report/index.html
 Targets   report
 """
 
-import subprocess
-
-# Not a parameter of the rule: the page is made again when a result changes, not when the plan is edited.
-REPORTED = PLAN.section("report")
-
 
 localrules:
     report,
@@ -27,23 +22,14 @@ rule report:
         f"results/{PLAN.dataset}/report/index.html",
     log:
         f"logs/{PLAN.dataset}/report.log",
+    conda:
+        "../../envs/core.yaml"
+    params:
+        config=section("report"),
     shell:
         r"""
-        exec fineclip report \
+        exec python -m fineclip report \
             --output {output:q} \
-            --config {REPORTED:q} \
+            --config {params.config:q} \
             --log {log:q}
         """
-
-
-def partial_report():
-    """After a failed job: the report of what there is, which names what is missing."""
-    command = [
-        "fineclip",
-        "report",
-        "--output",
-        rules.report.output[0],
-        "--config",
-        REPORTED,
-    ]
-    subprocess.run(command, check=False)

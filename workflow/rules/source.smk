@@ -25,22 +25,19 @@ rule fetch_weights:
         manifest="data/weights/{kind}/{model}.json",
     log:
         "logs/weights/{kind}/{model}.log",
+    conda:
+        "../../envs/core.yaml"
     params:
         config=section("weights"),
     shell:
         r"""
-        exec fineclip weights \
+        exec python -m fineclip weights \
             --kind {wildcards.kind:q} \
             --name {wildcards.model:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
             --log {log:q}
         """
-
-
-def annotations_of(wildcards):
-    """Files that the listing reads: COCO's JSON, or the table of captions of a folder."""
-    return PLAN.annotations
 
 
 rule list_samples:
@@ -53,32 +50,17 @@ rule list_samples:
         "logs/{dataset}/listing.log",
     benchmark:
         "logs/{dataset}/listing.tsv"
+    conda:
+        "../../envs/core.yaml"
     params:
         config=section("list"),
     shell:
         r"""
-        exec fineclip list \
+        exec python -m fineclip list \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
             --log {log:q}
         """
-
-
-def listing_of(wildcards):
-    """The listing, for the kinds of source that have one."""
-    listed = PLAN.config.source.kind in ("folder", "coco")
-    return [f"data/{wildcards.dataset}/listing.json"] if listed else []
-
-
-def tars_of(wildcards):
-    """The ready-made tars of a shard."""
-    return list(PLAN.shards[wildcards.shard].tars)
-
-
-def place_of(wildcards):
-    """Where a shard stands among all of its source: POSITION/OF. Ready-made tars stand for themselves."""
-    shard = PLAN.shards[wildcards.shard]
-    return "0/1" if shard.tars else f"{shard.position}/{shard.of}"
 
 
 rule source_shard:
@@ -92,12 +74,14 @@ rule source_shard:
         "logs/{dataset}/source/{shard}.log",
     benchmark:
         "logs/{dataset}/source/{shard}.tsv"
+    conda:
+        "../../envs/core.yaml"
     params:
         config=section("source"),
         place=place_of,
     shell:
         r"""
-        exec fineclip source \
+        exec python -m fineclip source \
             --shard {wildcards.shard:q} \
             --place {params.place:q} \
             --listing {input.listing:q} \
@@ -118,11 +102,13 @@ rule filter_shard:
         "logs/{dataset}/filter/{shard}.log",
     benchmark:
         "logs/{dataset}/filter/{shard}.tsv"
+    conda:
+        "../../envs/core.yaml"
     params:
         config=section("filter"),
     shell:
         r"""
-        exec fineclip filter \
+        exec python -m fineclip filter \
             --source {input.source:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
@@ -138,11 +124,13 @@ rule index_benchmark:
         "logs/{dataset}/index/{benchmark}.log",
     benchmark:
         "logs/{dataset}/index/{benchmark}.tsv"
+    conda:
+        "../../envs/core.yaml"
     params:
         config=section("index"),
     shell:
         r"""
-        exec fineclip index \
+        exec python -m fineclip index \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
             --log {log:q}
@@ -162,11 +150,13 @@ rule select_scale:
         "logs/{dataset}/select/{scale}.log",
     benchmark:
         "logs/{dataset}/select/{scale}.tsv"
+    conda:
+        "../../envs/core.yaml"
     params:
         config=section("select"),
     shell:
         r"""
-        exec fineclip select \
+        exec python -m fineclip select \
             --scale {wildcards.scale:q} \
             --filters {input.filters:q} \
             --benchmarks {input.benchmarks:q} \

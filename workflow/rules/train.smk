@@ -25,19 +25,24 @@ rule train_run:
         "logs/{dataset}/train/{run}.tsv"
     wildcard_constraints:
         run=one_of(PLAN.trained),
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        device=RUNTIME.device,
+        workers=RUNTIME.loader_workers,
     params:
         config=section("train"),
     shell:
         r"""
-        exec fineclip train \
+        exec python -m fineclip train \
             --select {input.select:q} \
             --packed {input.packed:q} \
             --weights {input.weights:q} \
             --tokenizer {input.tokenizer:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
-            --workers {RUNTIME.loader_workers} \
-            --device {RUNTIME.device} \
+            --workers {resources.workers} \
+            --device {resources.device} \
             --threads {threads} \
             --log {log:q}
         """
@@ -56,11 +61,13 @@ rule pretrained_run:
         "logs/{dataset}/train/{run}.tsv"
     wildcard_constraints:
         run=one_of(PLAN.untrained),
+    conda:
+        "../../envs/train.yaml"
     params:
         config=section("pretrained"),
     shell:
         r"""
-        exec fineclip pretrained \
+        exec python -m fineclip pretrained \
             --weights {input.weights:q} \
             --tokenizer {input.tokenizer:q} \
             --manifest {output.manifest:q} \
