@@ -1,6 +1,8 @@
 """What the Snakefile asks: which shards, runs and benchmarks are planned, and what identifies each. No torch here."""
 
 import logging
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -167,6 +169,16 @@ class Plan:
         if absent:
             log.warning("benchmark %s is left out: %s", name, absent)
         return not absent
+
+
+def run_this_checkout(workflow_folder: str) -> None:
+    """Let jobs run the checkout that `workflow/` stands in, with the Python of this Snakemake.
+
+    Under `--sdm conda` it is the Python of the job's environment, which comes first on the path then.
+    """
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    root, others = str(Path(workflow_folder).parent), os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = os.pathsep.join([root, others]) if others else root
 
 
 _MODULES = {

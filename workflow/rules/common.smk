@@ -1,5 +1,5 @@
 """
-What the rule files share: the validated configuration, the plan that follows from it, and small helpers.
+What the files beside this one share, which is the validated configuration, the plan that follows from it, and small helpers.
 
 Everything is checked here, before the first job. A mistake prints one message and ends with exit code 2.
 """
@@ -10,13 +10,9 @@ import sys
 
 from fineclip import config as settings
 from fineclip.errors import FineclipError
-from fineclip.plan import Plan
+from fineclip.plan import Plan, run_this_checkout
 
-# Jobs run this checkout with the Python of this Snakemake, or with that of their conda environment under `--sdm conda`.
-os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [os.path.dirname(workflow.basedir), os.environ.get("PYTHONPATH", "")]
-)
+run_this_checkout(workflow.basedir)
 
 
 def checked_plan():
