@@ -25,10 +25,10 @@ $(STAMP): requirements.lock pyproject.toml
 	@rm -f .venv/installed-* && touch $@
 
 test: venv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 slow-test: venv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 lint: venv
 	$(BIN)/ruff check .

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,8 +44,23 @@ def test_the_miniature_world_from_scenes_to_report(tmp_path: Path) -> None:
     assert fineclip["things/top1"] > clip["things/top1"] + 8
     assert fineclip["things/top1"] > small["things/top1"]
     assert scores(results, "fineclip-mini-2000-s0", "retrieval")["image_to_text/R@1"] > 50
+    assert_readme_says(scores, results)
     page = (results / "report/index.html").read_text()
     assert "FineCLIP" in page and "http://" not in page and "Missing" not in page.split("</nav>")[0].split("<nav")[-1]
+
+
+def assert_readme_says(read: Callable[[Path, str, str], dict[str, float]], results: Path) -> None:
+    """The table of the README is of two seeds; this run of one of them must lie near it."""
+    readme = (ROOT / "README.md").read_text()
+    rows = re.findall(
+        r"^\| (\w+) \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", readme, re.MULTILINE
+    )
+    assert len(rows) == 4
+    for method, scale, *values in rows:
+        run = f"{method.lower()}-mini-{scale.replace(',', '')}-s0"
+        found = read(results, run, "boxes") | read(results, run, "retrieval")
+        metrics = ("things/top1", "stuff/top1", "image_to_text/R@1", "text_to_image/R@1")
+        assert [found[metric] for metric in metrics] == pytest.approx([float(value) for value in values], abs=5)
 
 
 @photographs
