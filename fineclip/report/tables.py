@@ -1,4 +1,4 @@
-"""Scores as tables: a row for chance, each untrained encoder, and each method at each scale over its seeds.
+"""Scores as tables: a row for chance, each pretrained encoder, and each method at each scale over its seeds.
 
 A table is one protocol: results that differ in the benchmark's version, its configuration or the resolution never share
 one.

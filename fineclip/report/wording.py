@@ -13,7 +13,7 @@ METHOD_NAMES = {
     "clim": "CLIM",
     "detailclip": "DetailCLIP",
 }
-UNTRAINED, CHANCE = "untrained encoder", "chance"
+UNTRAINED, CHANCE = "pretrained encoder", "chance"
 
 METRIC_PHRASES = {  # what a score says, as the verb and object of a sentence
     "things/top1": "names {value} of the things in their boxes",

@@ -69,7 +69,7 @@ def test_every_section_is_there_in_order(page: Page) -> None:
 
 def test_headline_is_worded_from_the_scores(page: Page) -> None:
     assert (
-        "FineCLIP names 26.6 % of the things in their boxes, CLIP 11.1 %, the untrained encoder 10.7 %, chance 5.0 %."
+        "FineCLIP names 26.6 % of the things in their boxes, CLIP 11.1 %, the pretrained encoder 10.7 %, chance 5.0 %."
         in page.text
     )
     assert "From 500 to 2,000 images FineCLIP rises from 16.8 % to 26.6 %." in page.text

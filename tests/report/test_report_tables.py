@@ -89,7 +89,7 @@ def test_finding_puts_the_best_first_whatever_its_name() -> None:
     )
     assert (
         finding.sentence.replace(NBSP, " ")
-        == "CLIP names 20.0 % of the things in their boxes, FineCLIP 15.0 %, the untrained encoder 30.0 %, chance 5.0 %."
+        == "CLIP names 20.0 % of the things in their boxes, FineCLIP 15.0 %, the pretrained encoder 30.0 %, chance 5.0 %."
     )
     assert finding.more == ()
 
@@ -111,7 +111,7 @@ def test_finding_from_what_is_there() -> None:
     assert main_finding(()).sentence == "There are no scores yet."
     untrained = main_finding(tables_of(record(None, None, all_top1=8.0)))
     assert untrained.sentence.replace(NBSP, " ") == (
-        "The untrained encoder names 8.0 % of what is in the boxes, chance 5.0 %."
+        "The pretrained encoder names 8.0 % of what is in the boxes, chance 5.0 %."
     )
     other = main_finding(tables_of(record("clip", "500", masks_iou=8.0)))
     assert other.sentence.replace(NBSP, " ") == "CLIP reaches 8.0 % in masks, iou, chance 5.0 %."
