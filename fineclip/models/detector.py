@@ -248,8 +248,8 @@ def _opened(path: Path) -> Any:
 def _yolo() -> Any:
     """The class `ultralytics.YOLO`, imported so that it writes into a folder of its own and tries no network.
 
-    It would fetch a font where its folder has none, send statistics, install what it misses, and turn down torch's
-    threads.
+    It would fetch a font where its folder has none, send statistics, install what it misses, turn down torch's threads,
+    and put itself in the place of Pillow's `Image.open`.
 
     Source: ultralytics 8.4, utils/__init__.py, utils/checks.py; verified with sockets that refuse every connection.
     """
@@ -262,10 +262,11 @@ def _yolo() -> Any:
         os.environ.update(
             YOLO_CONFIG_DIR=str(folder), YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false"
         )
-        threads = torch.get_num_threads()
+        threads, open_image = torch.get_num_threads(), Image.open
         from ultralytics import YOLO
 
         torch.set_num_threads(threads)
+        Image.open = open_image  # its own asks a registry for plugins when an image is of no known format
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"engine yolo needs ultralytics, and {error.name} is not installed. It is AGPL-3.0 and therefore optional:"

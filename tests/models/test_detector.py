@@ -27,6 +27,7 @@ from fineclip.models.detector import (
     without_overlaps,
 )
 from fineclip.shards import sha256_of
+from fineclip.shards.images import UndecodableImage, decode
 from fineclip.types import Box
 
 SHIPPED = weights_path("detector.pt")
@@ -212,3 +213,12 @@ def test_batches() -> None:
     assert list(batches(range(5), 2)) == [[0, 1], [2, 3], [4]]
     assert list(full_batches([0, 1, 2], 2)) == [[0, 1], [2, 2]]
     assert list(full_batches([], 2)) == []
+
+
+def test_pillow_stays_as_it_was() -> None:
+    before = Image.open
+    module._yolo()
+    assert "ultralytics" in sys.modules
+    assert Image.open is before
+    with pytest.raises(UndecodableImage):
+        decode(b"<html>404</html>")
