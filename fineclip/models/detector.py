@@ -230,10 +230,13 @@ def _opened(path: Path) -> Any:
     yolo = _yolo()
     if path.suffix != ".pt":
         raise CheckpointError(f"{path}: the name of an ultralytics checkpoint ends in .pt; rename it")
+    open_image = Image.open
     try:
         model = yolo(str(path)).model
     except _UNUSABLE as error:
         raise CheckpointError(f"{path}: ultralytics cannot open it ({type(error).__name__}: {error})") from error
+    finally:
+        Image.open = open_image  # a module that the checkpoint names may be imported only now
     head = model.model[-1]
     if getattr(model, "task", None) not in UPRIGHT_TASKS or not hasattr(head, "nc") or "RTDETR" in type(head).__name__:
         raise CheckpointError(
