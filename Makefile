@@ -46,7 +46,7 @@ format: venv
 
 # Pins every dependency anew; no host of an index gets into the file.
 lock: venv
-	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --upgrade --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --upgrade --no-header --no-annotate --quiet --output-file requirements.lock pyproject.toml
 	$(MAKE) envs
 
 envs: venv
