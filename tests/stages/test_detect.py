@@ -188,6 +188,6 @@ def test_the_same_table_whatever_the_batch_size(tmp_path: Path) -> None:
 
 def test_work_that_is_done_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = write_filtered(tmp_path, [Item(encoded(), annotations=[])])
-    run(kept, tmp_path, OWN)
+    first = run(kept, tmp_path, OWN)
     monkeypatch.setattr(module, "decode", lambda _: pytest.fail("an image was decoded again"))
-    run(kept, tmp_path, OWN)
+    assert run(kept, tmp_path, OWN) == first
