@@ -82,7 +82,7 @@ def evaluate_run(
         "inputs": hashes_of([run, index]),
         "config": identity(config),
     }
-    sweep(output.parent, output.name)
+    sweep(output.parent, output.stem)
     if _is_done(output, claim):
         return
     images = read_index(index, config)

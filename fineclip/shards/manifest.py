@@ -89,7 +89,7 @@ class Job:
         It is if the copy of the manifest says the same stage, version, configuration and inputs, and every output is
         there with its hash. `forget` makes it work all the same.
         """
-        sweep(self.manifest.parent, self.manifest.name)
+        sweep(self.manifest.parent, self.manifest.stem)
         copy = hidden_copy(self.manifest)
         if not copy.is_file():
             return False

@@ -1,8 +1,13 @@
 """A manifest is written last, says the same for the same content, and knows whether its work is done."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fineclip.config import FilterConfig
@@ -18,7 +23,16 @@ from fineclip.shards import (
     read_rows,
     sha256_of,
 )
+from fineclip.shards.atomic import atomic, sweep
 from fineclip.shards.manifest import hidden_copy
+
+KILLED_WRITER = """
+import pathlib, sys, time
+from fineclip.shards.atomic import atomic
+with atomic(pathlib.Path(sys.argv[1]) / "shard.tar") as temporary:
+    temporary.write_text("half")
+    time.sleep(600)
+"""
 
 
 def row(key: str, reason: str | None = None) -> FilterRow:
@@ -81,10 +95,37 @@ def test_nothing_is_left_where_the_work_fails(tmp_path: Path) -> None:
 
 
 def test_orphans_of_killed_writers_are_swept(tmp_path: Path) -> None:
-    orphan = tmp_path / ".shard.json.999999999.abc.tmp"
-    orphan.write_text("half")
-    Job(tmp_path / "shard.json", "filter", 1, FilterConfig(), []).is_done()
-    assert not orphan.exists()
+    killed = subprocess.Popen([sys.executable, "-c", KILLED_WRITER, str(tmp_path)])
+    while not (orphans := list(tmp_path.glob(".*.tmp"))):
+        time.sleep(0.02)
+    killed.kill()
+    while psutil.Process(killed.pid).status() != psutil.STATUS_ZOMBIE:  # as where nobody waits for it
+        time.sleep(0.02)
+    assert [path.name.split(".")[1:3] for path in orphans] == [["shard", "tar"]]
+    Job(tmp_path / "shard.json", "pack", 1, {}, []).is_done()
+    killed.wait()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_orphans_are_swept(tmp_path: Path) -> None:
+    """A writer that lives keeps its file; another host's is left alone until nobody has written for an hour."""
+    distant = tmp_path / ".shard.tar.far-away.1.0a0b0c0d.tmp"
+    distant.touch()
+    with atomic(tmp_path / "shard.tar") as own:
+        own.touch()
+        other = own.with_name(own.name.replace(".shard.tar.", ".other.tar.").replace(f".{os.getpid()}.", ".999999999."))
+        other.touch()
+        sweep(tmp_path, "shard")
+        assert own.exists()
+        assert other.exists()
+        assert distant.exists()
+        os.utime(distant, times=(0, time.time() - 4000))
+        os.utime(own, times=(0, 0))  # as if written before this process began: it has the number of another
+        sweep(tmp_path, "shard")
+        assert not distant.exists()
+        assert not own.exists()
+        own.touch()  # so that the block ends well
+    assert (tmp_path / "shard.tar").exists()
 
 
 def test_a_changed_or_missing_table_is_named(tmp_path: Path) -> None:
