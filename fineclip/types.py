@@ -7,7 +7,7 @@ H W image pixels, h w crop pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ class Batch:
 
     images (B, 3, H, W) float32 normalised; texts (B, L) int64; boxes (R, 4) fractions of the transformed image,
     x1 y1 x2 y2; box_to_image (R,) int64, ascending; region_texts (R, L); region_labels (R,); crops (R, 3, h, w);
-    views (V, B, 3, H, W).
+    views (V, B, 3, H, W). `seed` is a function of (seed, step), the same on every process: what is drawn for the whole
+    batch comes from it.
     """
 
     keys: tuple[str, ...]
@@ -110,7 +111,7 @@ class Batch:
     region_labels: Tensor | None = None
     crops: Tensor | None = None
     views: Tensor | None = None
-    lost: Mapping[str, int] = field(default_factory=dict)
+    seed: int = 0
 
 
 class Losses(NamedTuple):

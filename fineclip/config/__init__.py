@@ -29,9 +29,18 @@ from fineclip.config.evaluation import (
     MiniatureTest,
     RetrievalBenchmark,
 )
+from fineclip.config.methods import (
+    ClimConfig,
+    ClipConfig,
+    ClipSelfConfig,
+    FineCLIPConfig,
+    MethodConfig,
+    MethodsConfig,
+    RegionClipConfig,
+)
 from fineclip.config.plan import DatasetConfig, PlanConfig, RuntimeConfig, ScaleConfig, StandIns
 from fineclip.config.root import Config, Run, load, merge, read_files
-from fineclip.config.training import ClipConfig, EncoderConfig, FineCLIPConfig, MethodsConfig, TrainConfig
+from fineclip.config.training import EncoderConfig, TrainConfig
 
 __all__ = [
     "AnnotationsDetect",
@@ -39,7 +48,9 @@ __all__ = [
     "Blip2Caption",
     "BoxesBenchmark",
     "CaptionConfig",
+    "ClimConfig",
     "ClipConfig",
+    "ClipSelfConfig",
     "CocoCaptions",
     "CocoPanoptic",
     "CocoSource",
@@ -50,11 +61,13 @@ __all__ = [
     "FilterConfig",
     "FineCLIPConfig",
     "FolderSource",
+    "MethodConfig",
     "MethodsConfig",
     "MiniatureSource",
     "MiniatureTest",
     "PackConfig",
     "PlanConfig",
+    "RegionClipConfig",
     "RetrievalBenchmark",
     "Run",
     "RuntimeConfig",

@@ -20,8 +20,9 @@ from fineclip.config.data import (
     YoloDetect,
 )
 from fineclip.config.evaluation import BenchmarkConfig
+from fineclip.config.methods import MethodsConfig
 from fineclip.config.plan import DatasetConfig, PlanConfig, RuntimeConfig, ScaleConfig, StandIns
-from fineclip.config.training import EncoderConfig, MethodsConfig, TrainConfig
+from fineclip.config.training import EncoderConfig, TrainConfig
 from fineclip.errors import ConfigError
 
 

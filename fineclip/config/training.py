@@ -1,4 +1,4 @@
-"""Sections of encoders, methods and the training loop."""
+"""Sections of encoders and of the training loop."""
 
 from typing import Literal, Self
 
@@ -27,44 +27,6 @@ class EncoderConfig(Section):
         224, unit="px", origin=FINECLIP, about="side of the square that images are resized to, aspect not kept"
     )
     crop_size: PositiveInt = key(224, unit="px", origin=FINECLIP, about="side of the square that crops are resized to")
-
-
-class ClipConfig(Section):
-    """Global contrast alone."""
-
-    train_text: bool = key(False, origin="FineCLIP paper: frozen", about="train the text tower too")
-
-
-class FineCLIPWeights(Section):
-    """Weights of FineCLIP's terms. A term of weight 0 is not computed."""
-
-    global_: NotNegativeFloat = key(
-        1.0, alias="global", origin="FineCLIP eq. 6", about="of the global contrastive loss"
-    )
-    region: NotNegativeFloat = key(1.0, origin="FineCLIP eq. 6, gamma", about="of the regional contrastive loss")
-    distill: NotNegativeFloat = key(1.0, origin="FineCLIP eq. 6, lambda", about="of the self-distillation loss")
-
-
-class FineCLIPConfig(Section):
-    """Global contrast, regional contrast, real-time self-distillation."""
-
-    train_text: bool = key(False, origin="FineCLIP paper: frozen", about="train the text tower too")
-    crop_gradient: bool = key(
-        True,
-        origin="FineCLIP code",
-        about="let the gradient of the distillation into the crop branch; false detaches it",
-    )
-    crop_scale: PositiveFloat = key(
-        1.5, origin=FINECLIP, about="the crop is the box, so many times as wide and high, clipped to the image", ge=1
-    )
-    weights: FineCLIPWeights = key(FineCLIPWeights(), origin="FineCLIP eq. 6", about="weights of the terms")
-
-
-class MethodsConfig(Section):
-    """One section per method."""
-
-    clip: ClipConfig = key(ClipConfig(), origin="Radford et al. 2021", about="image-text contrast on whole images")
-    fineclip: FineCLIPConfig = key(FineCLIPConfig(), origin="Jing et al. 2024", about="FineCLIP")
 
 
 class TrainConfig(Section):

@@ -5,6 +5,7 @@ process, `loss` does all the communication, `forward` is both: it is what Distri
 averaged over processes by construction.
 """
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
@@ -13,7 +14,8 @@ from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fineclip.config import Section
+from fineclip.config import MethodConfig
+from fineclip.errors import ConfigError
 from fineclip.methods.items import Inputs, Prepare
 from fineclip.models.encoder import RegionEncoder
 from fineclip.types import Batch, Counts, Losses
@@ -33,20 +35,30 @@ class ParameterGroup(NamedTuple):
 class Method(nn.Module, ABC, Generic[Features]):
     """An objective on a `RegionEncoder`, with its section of the configuration as `options`.
 
-    The text tower is frozen unless a subclass says `train_text`.
+    The text tower is frozen unless `options.train_text`; of the vision tower all trains, or `options.trained_blocks`.
+
+    Attributes:
+        encoder: what learns.
+        initial: a frozen copy of it as it was at first, where the method compares with it or publishes a mixture; else None.
     """
 
     version: ClassVar[int]
-    section: ClassVar[type[Section]]
+    section: ClassVar[type[MethodConfig]]
+    compares_with_initial: ClassVar[bool] = False
 
-    def __init__(self, encoder: RegionEncoder, options: Any, *, train_text: bool = False) -> None:
+    def __init__(self, encoder: RegionEncoder, options: Any) -> None:
         super().__init__()
         self.encoder = encoder
         self.options = options
-        self.train_text = train_text
-        for _, parameter in () if train_text else encoder.text_parameters():
-            parameter.requires_grad_(False)
+        keeps_initial = self.compares_with_initial or options.alpha < 1
+        self.initial = frozen_copy(encoder) if keeps_initial else None
+        freeze(encoder, options)
         self.train()
+
+    @classmethod
+    def build(cls, encoder: RegionEncoder, options: Any, inputs: Inputs) -> Self:  # noqa: ARG003
+        """The method on an encoder; `inputs` are for those that need texts or concepts beforehand."""
+        return cls(encoder, options)
 
     @classmethod
     @abstractmethod
@@ -67,7 +79,7 @@ class Method(nn.Module, ABC, Generic[Features]):
 
     def encode_text(self, tokens_NL: Tensor) -> Tensor:
         """(N, D), without a graph while the text tower is frozen."""
-        with nullcontext() if self.train_text else torch.no_grad():
+        with nullcontext() if self.options.train_text else torch.no_grad():
             return self.encoder.encode_text(tokens_NL)
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -89,17 +101,64 @@ class Method(nn.Module, ABC, Generic[Features]):
         self.encoder.logit_scale.clamp_(0, LARGEST_LOGIT_SCALE)
 
     def export_encoder(self) -> RegionEncoder:
-        """What is published."""
-        return self.encoder
+        """What is published: the encoder, or its mixture with the initial one; training goes on from neither."""
+        if self.initial is None or self.options.alpha == 1:
+            return self.encoder
+        return mixture(self.encoder, self.initial, alpha=self.options.alpha)
 
     def train(self, mode: bool = True) -> Self:
-        """As of any module; towers that do not learn stay in evaluation mode."""
+        """As of any module; what does not learn stays in evaluation mode."""
         super().train(mode)
-        for module in self.encoder.modules() if mode else ():
+        for module in self.modules() if mode else ():
             parameters = list(module.parameters())
             if parameters and not any(parameter.requires_grad for parameter in parameters):
                 module.eval()
         return self
+
+
+def freeze(encoder: RegionEncoder, options: MethodConfig) -> None:
+    """Let only that learn which the options name, and the logit scale.
+
+    Source: EVA-CLIP `lock` as CLIPSelf calls it, and CLIM's for OpenAI's towers: of a tower of which the last blocks train,
+    stem, positions, class token, final norm and projection do not. There 0 blocks unlock every block of an EVA tower;
+    here there is no such number.
+
+    Raises:
+        ConfigError: more blocks are named than the tower has.
+    """
+    for _, parameter in () if options.train_text else encoder.text_parameters():
+        parameter.requires_grad_(False)
+    if options.trained_blocks is None:
+        return
+    blocks = encoder.trunk.blocks
+    if options.trained_blocks > len(blocks):
+        raise ConfigError(
+            f"trained_blocks: {options.trained_blocks}, but the vision tower has {len(blocks)}: name as many, or leave the key out"
+            " to train all of the tower"
+        )
+    for _, parameter in encoder.vision_parameters():
+        parameter.requires_grad_(False)
+    for block in blocks[-options.trained_blocks :]:
+        block.requires_grad_(True)
+
+
+def frozen_copy(encoder: RegionEncoder) -> RegionEncoder:
+    """The same weights, which stay as they are."""
+    return copy.deepcopy(encoder).requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def mixture(trained: RegionEncoder, initial: RegionEncoder, *, alpha: float) -> RegionEncoder:
+    """`alpha` of the trained weights and the rest of the initial ones, in float32; neither is changed.
+
+    Source: Wortsman et al. 2022 (WiSE-FT); CLIPSelf, training/main.py `student_teacher_ensemble`.
+    """
+    mixed = frozen_copy(trained)
+    weights, others = mixed.state_dict(), initial.state_dict()
+    for name, value in weights.items():
+        if value.is_floating_point():
+            value.copy_(alpha * value.float() + (1 - alpha) * others[name].float())
+    return mixed
 
 
 def given(field: Tensor | None) -> Tensor:

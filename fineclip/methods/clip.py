@@ -15,9 +15,8 @@ from torch import Tensor
 from fineclip.config import ClipConfig
 from fineclip.methods.base import Method, given
 from fineclip.methods.contrastive import contrastive_loss
-from fineclip.methods.items import Inputs, Item, Prepare, draw_caption
-from fineclip.models.encoder import RegionEncoder
-from fineclip.models.images import decode, squash
+from fineclip.methods.items import RESIZES, Inputs, Item, Prepare, draw_caption
+from fineclip.models.images import decode
 from fineclip.types import Batch, Counts, Losses, Sample
 
 VERSION = 1  # of the loss and of what is drawn: a change of it trains again
@@ -32,9 +31,10 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class PrepareClip:
-    """The squashed image and one of its captions."""
+    """The image on its square and one of its captions."""
 
     inputs: Inputs
+    options: ClipConfig
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Item:
         """One visit to a sample.
@@ -43,7 +43,7 @@ class PrepareClip:
             UndecodableImage: its bytes are no image.
         """
         caption = draw_caption(sample.captions, rng)
-        image = squash(decode(sample.image), self.inputs.image_size)
+        image = RESIZES[self.options.resize].image(decode(sample.image), self.inputs.image_size)
         return Item(sample.key, image, text=self.inputs.tokenize([caption])[0])
 
 
@@ -53,13 +53,10 @@ class Clip(Method[Features]):
     version = VERSION
     section = ClipConfig
 
-    def __init__(self, encoder: RegionEncoder, options: ClipConfig) -> None:
-        super().__init__(encoder, options, train_text=options.train_text)
-
     @classmethod
     def preparation(cls, inputs: Inputs, options: ClipConfig, *, max_regions: int) -> Prepare:  # noqa: ARG003
         """Regions play no part."""
-        return PrepareClip(inputs)
+        return PrepareClip(inputs, options)
 
     def features(self, batch: Batch) -> Features:
         """Encode the rows of this process. No communication."""

@@ -33,9 +33,9 @@ from fineclip.config import FineCLIPConfig
 from fineclip.errors import ConfigError
 from fineclip.methods.base import Method, given
 from fineclip.methods.contrastive import contrastive_loss, full_precision, global_mean
-from fineclip.methods.items import Inputs, Item, Prepare, draw_caption, draw_regions, fractions
+from fineclip.methods.items import RESIZES, Inputs, Item, Prepare, draw_caption, draw_regions
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.images import crop, decode, squash
+from fineclip.models.images import crop, decode
 from fineclip.types import Batch, Counts, Losses, Sample
 
 VERSION = 1  # of the loss and of what is drawn: a change of it trains again
@@ -56,7 +56,7 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class PrepareFineCLIP:
-    """The squashed image, one of its captions, and some of its regions with captions and crops."""
+    """The image on its square, one of its captions, and some of its regions with captions and crops."""
 
     inputs: Inputs
     options: FineCLIPConfig
@@ -68,7 +68,7 @@ class PrepareFineCLIP:
         Raises:
             UndecodableImage: its bytes are no image.
         """
-        inputs, size = self.inputs, self.inputs.crop_size
+        inputs, size, resize = self.inputs, self.inputs.crop_size, RESIZES[self.options.resize]
         caption = draw_caption(sample.captions, rng)
         regions = draw_regions(sample, rng, at_most=self.max_regions)
         image = decode(sample.image)
@@ -78,11 +78,13 @@ class PrepareFineCLIP:
         )
         return Item(
             sample.key,
-            squash(image, inputs.image_size),
+            resize.image(image, inputs.image_size),
             text=texts[0],
-            boxes=torch.tensor([fractions(region.box, sample) for region in regions]).reshape(-1, 4),
+            boxes=torch.tensor([resize.fractions(region.box, sample, inputs.image_size) for region in regions]).reshape(
+                -1, 4
+            ),
             region_texts=texts[1:],
-            crops=stack([squash(crop(image, box), size) for box in boxes], size)
+            crops=stack([resize.crop(crop(image, box), size) for box in boxes], size)
             if self.options.weights.distill
             else None,
         )
@@ -95,7 +97,7 @@ class FineCLIP(Method[Features]):
     section = FineCLIPConfig
 
     def __init__(self, encoder: RegionEncoder, options: FineCLIPConfig) -> None:
-        super().__init__(encoder, options, train_text=options.train_text)
+        super().__init__(encoder, options)
         weights = options.weights
         self.weights = {"global": weights.global_, "region": weights.region, "distill": weights.distill}
         if not any(self.weights.values()):

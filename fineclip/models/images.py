@@ -12,7 +12,20 @@ from torch import Tensor
 
 from fineclip.shards.images import UndecodableImage, crop, decode, read_header
 
-__all__ = ["MEAN", "STD", "UndecodableImage", "crop", "decode", "normalise", "read_header", "squash", "to_batch"]
+__all__ = [
+    "MEAN",
+    "STD",
+    "UndecodableImage",
+    "centred",
+    "crop",
+    "decode",
+    "letterbox",
+    "letterboxed",
+    "normalise",
+    "read_header",
+    "squash",
+    "to_batch",
+]
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, in red, green, blue; values in [0, 1]
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -24,8 +37,41 @@ def squash(image: Image.Image, size: int) -> Tensor:
     Source: FineCLIP, training/data.py: torchvision's Resize of both sides on a Pillow image, bilinear, which is
     Pillow's own resize.
     """
-    square = image.resize((size, size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1).contiguous()
+    return _as_tensor(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def letterbox(image: Image.Image, size: int) -> Tensor:
+    """(3, S, S) uint8: the longer side fills the square, black fills the rest on the right or below.
+
+    Source: CLIPSelf, `ResizeLongest`: bicubic on a Pillow image, padded before the normalisation.
+    """
+    return _on_black(image, size, share_before=0)
+
+
+def centred(image: Image.Image, size: int) -> Tensor:
+    """(3, S, S) uint8: as `letterbox`, with the black on both sides.
+
+    Source: CLIPSelf's crops, open_clip's `ResizeMaxSize`; of an odd rest the larger part comes after.
+    """
+    return _on_black(image, size, share_before=0.5)
+
+
+def letterboxed(width: float, height: float, size: int) -> tuple[int, int]:
+    """Width and height in pixels that an image has on the square."""
+    scale = size / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _on_black(image: Image.Image, size: int, *, share_before: float) -> Tensor:
+    width, height = letterboxed(*image.size, size)
+    square = Image.new("RGB", (size, size))
+    place = (int((size - width) * share_before), int((size - height) * share_before))
+    square.paste(image.resize((width, height), Image.Resampling.BICUBIC), place)
+    return _as_tensor(square)
+
+
+def _as_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).contiguous()
 
 
 def normalise(images_B3SS: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ out the native table whatever the size). The authors' code knows square grids on
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +46,7 @@ class Trunk(ABC):
     head: str  # cls or mean
     width: int  # D
     patch: tuple[int, int]  # pixels
+    blocks: Sequence[nn.Module]  # all of them, in order
 
     @abstractmethod
     def before_last(self, images_B3HW: Tensor) -> Hidden:
@@ -94,7 +96,7 @@ class OpenClipTrunk(Trunk):
         _refuse_unless(
             all(type(block) is ResidualAttentionBlock for block in blocks), "another block_type than default"
         )
-        self.visual = visual
+        self.visual, self.blocks = visual, tuple(blocks)
         self.head = "cls" if visual.pool_type == "tok" else "mean"
         self.width, self.patch = visual.output_dim, visual.patch_size
 
@@ -157,7 +159,7 @@ class EvaTrunk(Trunk):
             _refuse_unless(block.attn.v_proj is not None, "packed query, key and value (EVA-01)")
             _refuse_unless(block.attn.gate is None, "gated attention")
             _refuse_unless(isinstance(block.drop_path1, nn.Identity), "stochastic depth")
-        self.trunk = trunk
+        self.trunk, self.blocks = trunk, tuple(trunk.blocks)
         self.width, self.patch = trunk.num_classes, trunk.patch_embed.patch_size
         self._tables: dict[tuple[int, int, torch.device], Tensor] = {}
 

@@ -40,6 +40,7 @@ class HostBatch(NamedTuple):
     boxes: Tensor | None
     box_to_image: Tensor | None
     region_texts: Tensor | None
+    region_labels: Tensor | None
     crops: Tensor | None
 
     @property
@@ -68,6 +69,7 @@ class Collate:
             boxes=_joined([item.boxes for item in items], empty.boxes),
             box_to_image=torch.repeat_interleave(torch.arange(len(items)), torch.tensor(per_image, dtype=torch.int64)),
             region_texts=_joined([item.region_texts for item in items], empty.region_texts),
+            region_labels=_joined([item.region_labels for item in items], empty.region_labels),
             crops=_joined([item.crops for item in items], empty.crops),
         )
 
@@ -76,7 +78,9 @@ class Collate:
         texts = self.inputs.tokenize([])
         pixels = torch.empty(0, 3, crop_size, crop_size, dtype=torch.uint8)
         image = torch.empty(3, size, size, dtype=torch.uint8)
-        return Item("", image, text=texts, boxes=torch.empty(0, 4), region_texts=texts, crops=pixels)
+        labels = torch.empty(0, dtype=torch.int64)
+        boxes = torch.empty(0, 4)
+        return Item("", image, text=texts, boxes=boxes, region_texts=texts, region_labels=labels, crops=pixels)
 
 
 def _joined(parts: Sequence[Tensor | None], empty: Tensor | None) -> Tensor | None:
@@ -86,8 +90,8 @@ def _joined(parts: Sequence[Tensor | None], empty: Tensor | None) -> Tensor | No
     return None if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])
 
 
-def placed(host: HostBatch, counts: Counts, device: torch.device) -> Batch:
-    """The batch on its device, pixels normalised."""
+def placed(host: HostBatch, counts: Counts, device: torch.device, *, seed: int) -> Batch:
+    """The batch on its device, pixels normalised; `seed` is that of the step."""
     moved = {
         name: value.to(device, non_blocking=True) for name, value in host._asdict().items() if isinstance(value, Tensor)
     }
@@ -100,6 +104,8 @@ def placed(host: HostBatch, counts: Counts, device: torch.device) -> Batch:
         boxes=moved.get("boxes"),
         box_to_image=moved.get("box_to_image"),
         region_texts=moved.get("region_texts"),
+        region_labels=moved.get("region_labels"),
+        seed=seed,
         crops=None if crops is None else normalise(crops),
     )
 

@@ -97,7 +97,7 @@ def train(training: Training) -> None:
     with heeded() as requests, journal:
         for step in range(done, training.steps):
             with journal.waiting():
-                batch, wish = _next_batch(training, stream, requests)
+                batch, wish = _next_batch(training, stream, requests, step=step)
             if wish is Wish.STOP:
                 if losses is not None:
                     _judged(training, losses, step=step - 1)
@@ -117,7 +117,9 @@ def train(training: Training) -> None:
                 _save(training, optimizer, step + 1)
 
 
-def _next_batch(training: Training, stream: Iterator[HostBatch], requests: Requests) -> tuple[Batch, Wish]:
+def _next_batch(
+    training: Training, stream: Iterator[HostBatch], requests: Requests, *, step: int
+) -> tuple[Batch, Wish]:
     """This process's rows of the next step, with the counts of every process, and what all of them want."""
     processes = training.processes
     host: HostBatch | None = None
@@ -134,7 +136,7 @@ def _next_batch(training: Training, stream: Iterator[HostBatch], requests: Reque
         raise failure
     if wish is Wish.FAIL or host is None:
         raise TrainingError("another process of this training has failed: its own message says why")
-    return placed(host, counts, processes.device), wish
+    return placed(host, counts, processes.device, seed=_draws(training.config.seed, step, "all")), wish
 
 
 def _update(training: Training, module: nn.Module, optimizer: AdamW, batch: Batch, *, step: int) -> Losses:
@@ -155,8 +157,9 @@ def _update(training: Training, module: nn.Module, optimizer: AdamW, batch: Batc
     return losses
 
 
-def _draws(seed: int, step: int, rank: int) -> int:
-    digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
+def _draws(seed: int, step: int, who: int | str) -> int:
+    """Of one process, by its rank, or of all together."""
+    digest = hashlib.sha256(f"{seed}/{step}/{who}".encode()).digest()
     return int.from_bytes(digest[:7], "little")
 
 

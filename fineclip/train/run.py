@@ -22,7 +22,7 @@ import torch
 import yaml
 from pydantic import SerializeAsAny, ValidationInfo, field_validator
 
-from fineclip.config import EncoderConfig, Section, TrainConfig, canonical, identity, parse
+from fineclip.config import EncoderConfig, MethodConfig, Section, TrainConfig, canonical, identity, parse
 from fineclip.config.base import key
 from fineclip.errors import ConfigError
 from fineclip.methods import METHODS
@@ -52,7 +52,7 @@ class RunConfig(Section):
     method: str = key(origin=PLAN, about="name of a method")
     method_version: int = key(origin=PLAN, about="of the code of that method")
     encoder: EncoderConfig = key(origin=PLAN, about="what training starts from")
-    options: SerializeAsAny[Section] = key(origin=PLAN, about="section of the method")
+    options: SerializeAsAny[MethodConfig] = key(origin=PLAN, about="section of the method")
     train: TrainConfig = key(TrainConfig(), origin=PLAN, about="section of the loop, with the seed of the run")
 
     @field_validator("method")
@@ -77,7 +77,7 @@ class RunConfig(Section):
     @classmethod
     def _of_the_method(cls, values: Any, info: ValidationInfo) -> Any:
         name = info.data.get("method")
-        if name is None or isinstance(values, Section):
+        if name is None or isinstance(values, MethodConfig):
             return values
         return parse(METHODS[name].section, values, where=f"methods.{name}")
 
@@ -197,9 +197,10 @@ def _training(
     if processes.is_first and selection.left_out:
         counts = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items())
         log.info("%d of %d selected samples are used; left out: %s", selection.samples, selection.selected, counts)
-    method = METHODS[config.method](encoder, config.options)
     tokenizer = load_tokenizer(config.encoder, vocabulary)
-    inputs = Inputs(tokenizer, config.encoder.image_size, config.encoder.crop_size)
+    image_size = config.options.image_size or config.encoder.image_size
+    inputs = Inputs(tokenizer, image_size, config.encoder.crop_size)
+    method = METHODS[config.method].build(encoder, config.options, inputs)
     prepare = method.preparation(inputs, config.options, max_regions=config.train.max_regions)
     return Training(
         method,
