@@ -141,8 +141,8 @@ class Plan:
         return encoder | {
             "method": run.method,
             "method_version": version_of("methods", run.method),
-            "options": identity(getattr(self.config.methods, run.method)),
-            "train": identity(self.config.train.model_copy(update={"seed": run.seed})),
+            "options": identity(self.config.options(run)),
+            "train": identity(self.config.training(run)),
         }
 
     def _prefix_of_all(self) -> Iterator[PlannedShard]:

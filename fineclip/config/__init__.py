@@ -38,7 +38,7 @@ from fineclip.config.methods import (
     MethodsConfig,
     RegionClipConfig,
 )
-from fineclip.config.plan import DatasetConfig, PlanConfig, RuntimeConfig, ScaleConfig, StandIns
+from fineclip.config.plan import DatasetConfig, PlanConfig, RuntimeConfig, ScaleConfig, StandIns, VariantConfig
 from fineclip.config.root import Config, Run, load, merge, read_files
 from fineclip.config.training import EncoderConfig, TrainConfig
 
@@ -78,6 +78,7 @@ __all__ = [
     "StandIns",
     "TemplateCaption",
     "TrainConfig",
+    "VariantConfig",
     "WebDatasetSource",
     "WeightsConfig",
     "YoloDetect",

@@ -3,7 +3,7 @@
 `plan` and `runtime` are never part of an identity: no result changes when they do.
 """
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -38,14 +38,23 @@ class ScaleConfig(Section):
     margin: NotNegativeFloat | None = key(None, origin=OURS, about="spare shards, as a share; null takes plan.margin")
 
 
+class VariantConfig(Section):
+    """A method with other settings than its section's, as a run of its own beside it."""
+
+    method: Slug = key(origin=OURS, about="name of a section of `methods`")
+    options: dict[str, Any] = key({}, origin=OURS, about="keys of that section, laid over it")
+    train: dict[str, Any] = key({}, origin=OURS, about="keys of `train`, laid over it")
+
+
 class PlanConfig(Section):
-    """Which runs there are: every method with every encoder, scale and seed, and every encoder untrained."""
+    """Which runs there are: every method and variant with every encoder, scale and seed, and every encoder untrained."""
 
     scales: tuple[Slug, ...] = key(origin=OURS, about="names of the catalogue `scales`")
     regions: Slug = key(origin=OURS, about="name of the catalogue `detect`")
     captions: Slug = key(origin=OURS, about="name of the catalogue `caption`")
     encoders: tuple[Slug, ...] = key(origin=OURS, about="names of the catalogue `encoders`")
     methods: tuple[Slug, ...] = key(("clip", "fineclip"), origin=OURS, about="names of sections of `methods`")
+    variants: tuple[Slug, ...] = key((), origin=OURS, about="names of the catalogue `variants`")
     seeds: tuple[NotNegativeInt, ...] = key((0,), origin=OURS, about="a run each")
     benchmarks: tuple[Slug, ...] = key(origin=OURS, about="names of the catalogue `benchmarks`")
     share_kept: Share = key(
@@ -57,7 +66,7 @@ class PlanConfig(Section):
 
     @model_validator(mode="after")
     def _something_once(self) -> Self:
-        for name in ("scales", "encoders", "methods", "seeds", "benchmarks"):
+        for name in ("scales", "encoders", "methods", "variants", "seeds", "benchmarks"):
             chosen = getattr(self, name)
             if len(set(chosen)) < len(chosen):
                 raise ValueError(f"{name} names something twice: {', '.join(map(str, chosen))}")

@@ -1,7 +1,7 @@
 """The configuration as a whole: cross-checks between sections, stand-ins, and the runs that follow from the plan."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -20,8 +20,8 @@ from fineclip.config.data import (
     YoloDetect,
 )
 from fineclip.config.evaluation import BenchmarkConfig
-from fineclip.config.methods import MethodsConfig
-from fineclip.config.plan import DatasetConfig, PlanConfig, RuntimeConfig, ScaleConfig, StandIns
+from fineclip.config.methods import MethodConfig, MethodsConfig
+from fineclip.config.plan import DatasetConfig, PlanConfig, RuntimeConfig, ScaleConfig, StandIns, VariantConfig
 from fineclip.config.training import EncoderConfig, TrainConfig
 from fineclip.errors import ConfigError
 
@@ -34,6 +34,12 @@ class Run(NamedTuple):
     method: str | None = None
     scale: str | None = None
     seed: int = 0
+    variant: str | None = None
+
+    @property
+    def recipe(self) -> str | None:
+        """What was trained, whatever the encoder, scale and seed: `fineclip`, or `fineclip distill` for a variant."""
+        return f"{self.method} {self.variant}" if self.variant else self.method
 
 
 class Config(Section):
@@ -49,6 +55,7 @@ class Config(Section):
     encoders: dict[Slug, EncoderConfig] = key(origin=OURS, about="catalogue of encoders")
     methods: MethodsConfig = key(MethodsConfig(), origin=OURS, about="a section per method")
     train: TrainConfig = key(TrainConfig(), origin=OURS, about="the training loop")
+    variants: dict[Slug, VariantConfig] = key({}, origin=OURS, about="catalogue of methods with other settings")
     benchmarks: dict[Slug, BenchmarkConfig] = key(origin=OURS, about="catalogue of benchmarks")
     plan: PlanConfig = key(origin=OURS, about="which runs there are")
     stand_ins: StandIns = key(StandIns(), origin=OURS, about="models that take the place of others, for a trial")
@@ -57,24 +64,52 @@ class Config(Section):
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
         methods = set(MethodsConfig.model_fields)
-        for place, names, known in (
+        places: list[tuple[str, Sequence[str | None], Collection[str]]] = [
             ("plan.scales", self.plan.scales, self.scales),
             ("plan.regions", [self.plan.regions], self.detect),
             ("plan.captions", [self.plan.captions], self.caption),
             ("plan.encoders", self.plan.encoders, self.encoders),
             ("plan.methods", self.plan.methods, methods),
+            ("plan.variants", self.plan.variants, self.variants),
+            *((f"variants.{name}.method", [each.method], methods) for name, each in self.variants.items()),
             ("plan.benchmarks", self.plan.benchmarks, self.benchmarks),
             ("select.leave_out", self.select.leave_out, self.benchmarks),
             ("stand_ins.detect", [self.stand_ins.detect], self.detect),
             ("stand_ins.caption", [self.stand_ins.caption], self.caption),
             ("stand_ins.encoder", [self.stand_ins.encoder], self.encoders),
-        ):
+        ]
+        for place, names, known in places:
             for name in names:
                 if name is not None and name not in known:
                     raise ValueError(
                         f"{place} names {name!r}, which is not among {', '.join(sorted(known)) or 'nothing'}"
                     )
         return self
+
+    @model_validator(mode="after")
+    def _variants_fit(self) -> Self:
+        for name in self.variants:
+            self._laid_over(name, "options", getattr(self.methods, self.variants[name].method))
+            self._laid_over(name, "train", self.train)
+        return self
+
+    def _laid_over(self, variant: str, part: str, below: Section) -> Any:
+        above: Mapping[str, Any] = getattr(self.variants[variant], part)
+        values = merge(below.model_dump(mode="json", by_alias=True), above)
+        try:
+            return parse(type(below), values, where=f"variants.{variant}.{part}")
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+    def options(self, run: Run) -> MethodConfig:
+        """The section of a run's method, with what its variant changes."""
+        section: MethodConfig = getattr(self.methods, str(run.method))
+        return section if run.variant is None else self._laid_over(run.variant, "options", section)
+
+    def training(self, run: Run) -> TrainConfig:
+        """The section of the loop, with what a run's variant changes, and its seed."""
+        train = self.train if run.variant is None else self._laid_over(run.variant, "train", self.train)
+        return train.model_copy(update={"seed": run.seed})
 
     @property
     def regions(self) -> str:
@@ -105,10 +140,14 @@ class Config(Section):
         for encoder in self.planned_encoders:
             yield Run(f"pretrained-{encoder}", encoder)
         plan = self.plan
-        for scale, method, encoder, seed in itertools.product(
-            plan.scales, plan.methods, self.planned_encoders, plan.seeds
+        recipes = [(method, None) for method in plan.methods] + [
+            (self.variants[name].method, name) for name in plan.variants
+        ]
+        for scale, (method, variant), encoder, seed in itertools.product(
+            plan.scales, recipes, self.planned_encoders, plan.seeds
         ):
-            yield Run(f"{method}-{encoder}-{scale}-s{seed}", encoder, method, scale, seed)
+            name = f"{method}-{encoder}-{scale}" + (f"-{variant}" if variant else "")
+            yield Run(f"{name}-s{seed}", encoder, method, scale, seed, variant)
 
 
 def load(values: Mapping[str, Any], *, where: str = "config.yaml") -> Config:

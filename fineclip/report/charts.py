@@ -37,9 +37,9 @@ class Figure:
     note: str = ""
 
 
-def method_css(method: str | None) -> str:
+def method_css(recipe: str | None) -> str:
     """The colour of a method: its place among all methods, so that it has the same one in every report."""
-    names = list(MethodsConfig.model_fields)
+    names, method = list(MethodsConfig.model_fields), (recipe or "").partition(" ")[0]
     return f"m{(names.index(method) if method in names else len(names)) % PALETTE + 1}"
 
 
@@ -63,7 +63,7 @@ def loss_figures(records: Sequence[RunRecord], images: Mapping[str, int | None])
     for record in records:
         run = record.run
         if run.method and run.scale and record.steps:
-            groups.setdefault((run.method, run.encoder, run.scale), []).append(record)
+            groups.setdefault((str(run.recipe), run.encoder, run.scale), []).append(record)
     encoders = {encoder for _, encoder, _ in groups}
     order = [(method, encoder) for method, encoder, _ in groups]
     terms = list(dict.fromkeys(n for members in groups.values() for n in terms_of([m.steps for m in members])))

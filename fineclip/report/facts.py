@@ -44,6 +44,11 @@ def _training(config: Config) -> Iterator[Fact]:
         yield Fact("Encoder", f"{name}, {origin(encoder.weights)}", _changed(encoder))
     for method in plan.methods:
         yield Fact("Method", method_name(method), _changed(getattr(config.methods, method)))
+    for name in plan.variants:
+        variant = config.variants[name]
+        yield Fact(
+            "Variant", method_name(f"{variant.method} {name}"), tuple(flat({**variant.options, **variant.train}))
+        )
     length = plural(train.max_steps, "step") if train.max_steps else plural(train.epochs, "epoch")
     told = f"{length} in steps of {plural(train.batch_size, 'image')}, learning rate {train.learning_rate:g}"
     named = {"batch_size", "epochs", "max_steps", "learning_rate", "seed"}

@@ -80,9 +80,10 @@ def what_was_run(config: Config) -> str:
     plan = config.plan
     images = [config.scales[name].images for name in plan.scales]
     sizes = listed([f"{number:,}" if number else "all" for number in images])
+    recipes = list(dict.fromkeys(method_name(run.recipe) for run in config.runs().values() if run.recipe))
     seeds = "one seed" if len(plan.seeds) == 1 else f"{len(plan.seeds)} seeds"
     return (
-        f"{listed([method_name(method) for method in plan.methods])}, trained from {listed(list(config.planned_encoders))}"
+        f"{listed(recipes)}, trained from {listed(list(config.planned_encoders))}"
         f" on {sizes} images of {config.dataset.folder} with {seeds};"
         f" boxes by {config.regions}, their captions by {config.captions}."
     )

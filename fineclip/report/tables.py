@@ -36,7 +36,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A row. `method`, `scale` and `images` are None for what was not trained; `seeds` counts the runs behind it."""
+    """A row. `method`, `scale` and `images` are None for what was not trained; `seeds` counts the runs behind it.
+
+    `method` is the run's recipe: a variant's name follows its method's.
+    """
 
     kind: Literal["chance", "untrained", "trained"]
     cells: Mapping[str, Cell]
@@ -116,7 +119,7 @@ def _lines(scored: Sequence[Scored], images: Mapping[str, int | None]) -> list[L
     """One for each encoder, method and scale: the untrained first, then method by method, smaller scales first."""
     groups: dict[tuple[str | None, str, str | None], list[Scored]] = {}
     for record, result in scored:
-        groups.setdefault((record.run.method, record.run.encoder, record.run.scale), []).append((record, result))
+        groups.setdefault((record.run.recipe, record.run.encoder, record.run.scale), []).append((record, result))
     lines = []
     for (method, encoder, scale), members in groups.items():
         values: dict[str, list[float]] = {}

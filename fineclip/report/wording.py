@@ -26,9 +26,10 @@ KIND_NAMES = {"boxes": "box classification", "retrieval": "image-text retrieval"
 LEAF_NAMES = {"top1": "top 1", "top5": "top 5"}
 
 
-def method_name(method: str) -> str:
-    """As its authors write it."""
-    return METHOD_NAMES.get(method, method)
+def method_name(recipe: str) -> str:
+    """As its authors write it, with the name of a variant: FineCLIP, FineCLIP distill."""
+    method, *variant = recipe.split(" ", maxsplit=1)
+    return " ".join([METHOD_NAMES.get(method, method), *variant])
 
 
 def percent(value: float, digits: int = 1) -> str:

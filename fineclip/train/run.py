@@ -198,8 +198,7 @@ def _training(
         counts = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items())
         log.info("%d of %d selected samples are used; left out: %s", selection.samples, selection.selected, counts)
     tokenizer = load_tokenizer(config.encoder, vocabulary)
-    image_size = config.options.image_size or config.encoder.image_size
-    inputs = Inputs(tokenizer, image_size, config.encoder.crop_size)
+    inputs = Inputs(tokenizer, config.encoder.image_size, config.encoder.crop_size)
     method = METHODS[config.method].build(encoder, config.options, inputs)
     prepare = method.preparation(inputs, config.options, max_regions=config.train.max_regions)
     return Training(

@@ -26,9 +26,34 @@ def test_runs_follow_from_the_plan(values: dict[str, Any]) -> None:
     assert runs["clip-mini-500-s0"].scale == "500"
 
 
+def test_a_variant_is_a_run_of_its_own(values: dict[str, Any]) -> None:
+    values["variants"] = {
+        "alone": {"method": "fineclip", "options": {"weights": {"global": 0}}, "train": {"learning_rate": 0.1}}
+    }
+    values["plan"] |= {"scales": [500], "methods": ["clip"], "variants": ["alone"], "encoders": ["mini"]}
+    config = load(values)
+    assert list(config.runs()) == ["pretrained-mini", "clip-mini-500-s0", "fineclip-mini-500-alone-s0"]
+    plain, variant = list(config.runs().values())[1:]
+    assert (plain.recipe, variant.recipe) == ("clip", "fineclip alone")
+    assert config.options(plain) == config.methods.clip and config.training(plain) == config.train
+    options = config.options(variant)
+    assert isinstance(options, FineCLIPConfig)
+    assert (options.weights.global_, options.weights.region) == (0, 1)
+    assert options.train_text == config.methods.fineclip.train_text  # what it does not name is the section's
+    assert config.training(variant) == config.train.model_copy(update={"learning_rate": 0.1})
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
+        (
+            ["variants"],
+            {"x": {"method": "clip", "options": {"weights": {}}}},
+            "variants.x.options: weights: unknown key",
+        ),
+        (["variants"], {"x": {"method": "clipp"}}, "variants.x.method names 'clipp', which is not among"),
+        (["plan", "variants"], ["x"], "plan.variants names 'x', which is not among nothing"),
+        (["variants"], {"x": {"method": "clip", "train": {"epochs": 0}}}, "variants.x.train: epochs: input should be"),
         (["filter", "min_sid_px"], 3, "filter.min_sid_px: unknown key, did you mean filter.min_side_px?"),
         (
             ["detect", "yolov9t.mini", "confidnce"],

@@ -12,18 +12,38 @@ from fineclip.stages.weights import hash_of
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted((ROOT / "workflow/presets").glob("*.yaml"))
 TRIAL = ROOT / "workflow/presets/trial.yaml"
-WHOLE = [path for path in [ROOT / "config.yaml", *PRESETS] if path != TRIAL]
+BASES = "# Lay over: "
 
 
-@pytest.mark.parametrize("preset", WHOLE, ids=lambda path: path.stem)
-def test_a_preset_is_valid(preset: Path) -> None:
-    config = load(read_files([preset]), where=preset.name)
-    assert config.dataset.suffix is None and config.runs()
+def layers_of(preset: Path) -> list[list[Path]]:
+    """What the first line of an overlay says it is laid over, one by one; a whole configuration stands alone."""
+    first = preset.read_text().splitlines()[0]
+    if not first.startswith(BASES):
+        return [[preset]]
+    return [[ROOT / base, preset] for base in first.removeprefix(BASES).split(", ")]
 
 
-@pytest.mark.parametrize("preset", WHOLE, ids=lambda path: path.stem)
-def test_a_trial_uses_shipped_models_under_its_own_name(preset: Path) -> None:
-    alone, trial = load(read_files([preset])), load(read_files([preset, TRIAL]))
+WHOLE = [files for path in [ROOT / "config.yaml", *PRESETS] if path != TRIAL for files in layers_of(path)]
+
+
+def together(files: list[Path]) -> str:
+    return " + ".join(path.stem for path in files)
+
+
+@pytest.mark.parametrize("files", WHOLE, ids=together)
+def test_a_preset_is_valid(files: list[Path]) -> None:
+    config = load(read_files(files), where=together(files))
+    assert config.dataset.suffix is None
+    assert any(run.method for run in config.runs().values())
+    for run in config.runs().values():
+        if run.method:
+            config.options(run)
+            config.training(run)
+
+
+@pytest.mark.parametrize("files", WHOLE, ids=together)
+def test_a_trial_uses_shipped_models_under_its_own_name(files: list[Path]) -> None:
+    alone, trial = load(read_files(files)), load(read_files([*files, TRIAL]))
     assert trial.dataset.folder == f"{alone.dataset.name}-trial"
     assert trial.planned_encoders == ("mini",) and trial.encoders["mini"].weights.shipped
     chosen = trial.detect[trial.regions], trial.caption[trial.captions]
@@ -34,7 +54,9 @@ def test_a_trial_uses_shipped_models_under_its_own_name(preset: Path) -> None:
     assert trial.plan.scales == ("all",) and trial.train.max_steps
 
 
-@pytest.mark.parametrize("files", [[ROOT / "config.yaml"], [WHOLE[1], TRIAL]], ids=["config", "trial"])
+@pytest.mark.parametrize(
+    "files", [[ROOT / "config.yaml"], [ROOT / "workflow/presets/coco.yaml", TRIAL]], ids=["config", "trial"]
+)
 def test_the_hashes_of_shipped_models_are_in_the_configuration(files: list[Path]) -> None:
     config = load(read_files(files))
     entries = [config.detect["yolov9t.mini"], config.caption["blip2.mini"], config.encoders["mini"]]

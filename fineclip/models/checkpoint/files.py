@@ -1,0 +1,142 @@
+"""Tensors by their names, in and out of files, without ever running what a file says."""
+
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fineclip.errors import CheckpointError
+from fineclip.shards import atomic
+
+WEIGHTS = "model.safetensors"
+IN_FOLDERS = ("open_clip_model.safetensors", WEIGHTS, "open_clip_pytorch_model.bin", "pytorch_model.bin")
+WRAPPINGS = ("state_dict", "module", "model")
+PICKLES = (".pt", ".pth")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a file by its name there, unwrapped from what trainers put around it.
+
+    Args:
+        path: a .safetensors, or what `torch.save` wrote; or a folder that holds one under a usual name.
+
+    Raises:
+        CheckpointError: it is absent, cut short, holds more than tensors and plain values, or no tensors at all.
+    """
+    path = weights_file(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    while inner := next((key for key in WRAPPINGS if isinstance(content.get(key), Mapping)), None):
+        content = content[inner]
+    if not content or not all(isinstance(name, str) for name in content):
+        raise CheckpointError(f"{path}: holds no weights: expected tensors by their names")
+    strangers = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    if strangers:
+        raise CheckpointError(f"{path}: holds no weights: {some(strangers)} is no tensor")
+    if all(name.startswith("module.") for name in content):
+        content = {name.removeprefix("module."): value for name, value in content.items()}
+    return dict(content)
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor], *, wrapping: str | None = None) -> None:
+    """Write tensors in float32, whole or not at all; the same bytes for the same weights.
+
+    Args:
+        path: ends in .safetensors, or in .pt or .pth for what `torch.load(path, weights_only=True)` reads.
+        weights: by the names that they get there, in their order.
+        wrapping: in a pickle, the key under which they stand, where they do not stand by themselves.
+
+    Raises:
+        CheckpointError: the path ends in something else.
+    """
+    require_known_ending(path)
+    with atomic(path) as temporary:
+        if path.suffix == ".safetensors":
+            save_file(as_written(weights), temporary, metadata={"format": "pt"})
+            return
+        tensors = as_written(weights)
+        with temporary.open("wb") as file:  # torch writes the name of a path, which is temporary, into the file
+            torch.save(tensors if wrapping is None else {wrapping: tensors}, file)
+
+
+def require_known_ending(path: Path) -> None:
+    """That a file of this name can be written.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    if path.suffix not in (".safetensors", *PICKLES):
+        raise CheckpointError(f"{path}: weights are written to a name that ends in .safetensors, .pt or .pth")
+
+
+def as_written(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in float32 on the CPU, each with memory of its own, in the order of their names."""
+    return {
+        name: value.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
+        for name, value in sorted(weights.items())
+    }
+
+
+def weights_file(path: Path) -> Path:
+    """The file itself, or that of a folder that holds one under a usual name.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if path.is_dir():
+        found = next((path / name for name in IN_FOLDERS if (path / name).is_file()), None)
+        if found is None:
+            raise CheckpointError(f"{path}: holds none of {', '.join(IN_FOLDERS)}")
+        return found
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    return path
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The first few of many names, in words."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: is no safetensors file, or cut short: {error}") from None
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    if _is_torchscript(path):
+        raise CheckpointError(
+            f"{path}: is a TorchScript archive, a program as OpenAI publishes its models, and is not run here. Use the "
+            "same weights as tensors, as open_clip publishes them on the Hugging Face hub (timm/vit_base_patch16_clip_224.openai)."
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: holds more than tensors and plain values, or is damaged, and is not opened: {_first_line(error)}. If you trust "
+            "who made it, load it yourself and save its state_dict as .safetensors."
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: is no checkpoint of torch's, or cut short: {_first_line(error)}") from None
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}; expected tensors by their names")
+    return dict(content)
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

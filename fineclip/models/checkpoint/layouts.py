@@ -1,0 +1,149 @@
+"""The names that the same weights go by, one pure function for each layout; what is not renamed keeps its value and name.
+
+    open_clip    what open_clip writes and what is used here: `visual.trunk.*` (timm's EVA-02) or `visual.*` (open_clip's
+                 own VisionTransformer), the text tower under `text.*` or, in OpenAI's models, at the top
+    eva_clip     EVA-02-CLIP, CLIPSelf and FineCLIP as their authors save them, rotary tables and all
+    backbone     the vision tower alone, by timm's names, head included
+
+Source of the maps: the authors' eva_vit_model.py beside timm's eva.py; timm's `_convert_openai_clip`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fineclip.errors import CheckpointError
+from fineclip.models.checkpoint.files import some
+
+NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})  # numbers that OpenAI's files hold
+ROTARY_TABLE = re.compile(r"^visual\.(.+\.)?rope\.freqs_(cos|sin)$")  # computed again for every grid
+BLOCK = re.compile(r"^visual\.blocks\.(\d+)\.")
+TRUNK = "visual.trunk."
+
+OFFICIAL_PARTS = (  # of a block: the authors' name, timm's
+    (".attn.q_bias", ".attn.q_proj.bias"),
+    (".attn.v_bias", ".attn.v_proj.bias"),
+    (".attn.inner_attn_ln.", ".attn.norm."),
+    (".mlp.w1.", ".mlp.fc1_g."),
+    (".mlp.w2.", ".mlp.fc1_x."),
+    (".mlp.w3.", ".mlp.fc2."),
+    (".mlp.ffn_ln.", ".mlp.norm."),
+)
+OFFICIAL_NAME = re.compile(
+    r"visual\.(cls_token|pos_embed|(patch_embed\.proj|norm|head)\.(weight|bias)"
+    r"|blocks\.\d+\.(norm[12]\.(weight|bias)"
+    r"|attn\.([qkv]_proj\.weight|[qv]_bias|(inner_attn_ln|proj)\.(weight|bias))"
+    r"|mlp\.(w1|w2|w3|ffn_ln)\.(weight|bias)))"
+)
+TIMM_PARTS = (  # open_clip's VisionTransformer, timm's
+    ("class_embedding", "cls_token"),
+    ("positional_embedding", "pos_embed"),
+    ("conv1.", "patch_embed.proj."),
+    ("ln_pre.", "norm_pre."),
+    ("ln_post.", "norm."),
+    ("transformer.resblocks.", "blocks."),
+    (".ln_1.", ".norm1."),
+    (".ln_2.", ".norm2."),
+    (".ls_1.", ".ls1."),
+    (".ls_2.", ".ls2."),
+    (".attn.in_proj_", ".attn.qkv."),
+    (".attn.out_proj.", ".attn.proj."),
+    (".mlp.c_fc.", ".mlp.fc1."),
+    (".mlp.c_proj.", ".mlp.fc2."),
+)
+
+
+class RotaryTables(NamedTuple):
+    """Cosines and sines of the native grid, (P, E) each: P patches, E channels of a head."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def as_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under open_clip's names; those of open_clip and OpenAI keep theirs."""
+    weights = {name: value for name, value in weights.items() if name not in NOT_WEIGHTS}
+    if not any(map(BLOCK.match, weights)):
+        return weights
+    pairs = [("visual.", TRUNK), *OFFICIAL_PARTS]
+    return {
+        _renamed(name, pairs) if name.startswith("visual.") else name: value
+        for name, value in weights.items()
+        if not ROTARY_TABLE.match(name)
+    }
+
+
+def as_eva_clip(weights: Mapping[str, Tensor], *, tables: RotaryTables | None) -> dict[str, Tensor]:
+    """The same tensors under the names of EVA-02-CLIP's authors, with the rotary tables that their files carry.
+
+    Args:
+        weights: under open_clip's names.
+        tables: of the trunk's native grid; they stand at the top and in every block. None for a trunk without.
+
+    Raises:
+        CheckpointError: there is something among the weights that the authors' model does not have.
+    """
+    if not any(name.startswith(TRUNK) for name in weights):
+        raise CheckpointError(
+            "the layout eva_clip is that of timm's EVA-02 trunks, such as EVA02-B-16, and this vision tower is another."
+            " It can be exported as open_clip or as backbone."
+        )
+    pairs = [(TRUNK, "visual."), *((ours, theirs) for theirs, ours in OFFICIAL_PARTS)]
+    texts_placed = with_texts(weights, nested=True)
+    official = {
+        _renamed(name, pairs) if name.startswith(TRUNK) else name: value for name, value in texts_placed.items()
+    }
+    strange = [
+        name
+        for name in official
+        if not (OFFICIAL_NAME.fullmatch(name) or name.startswith("text.") or name == "logit_scale")
+    ]
+    if strange:
+        raise CheckpointError(
+            f"the layout eva_clip has no place for {some(strange)}: EVA-02-CLIP is built otherwise."
+            " This encoder can be exported as open_clip or as backbone."
+        )
+    if tables is None:
+        return official
+    blocks = sorted({int(found[1]) for name in official if (found := BLOCK.match(name))})
+    places = ["visual.rope", *(f"visual.blocks.{number}.attn.rope" for number in blocks)]
+    return official | {f"{place}.freqs_{what}": table for place in places for what, table in tables._asdict().items()}
+
+
+def as_backbone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The vision tower alone under timm's names; its head is a linear layer from the width of a token to the embedding.
+
+    The model in timm is built with `num_classes` equal to the width of the embedding. Deviation from open_clip: its
+    projection has no bias, timm's has; it is zero, as timm itself has it.
+
+    Args:
+        weights: under open_clip's names.
+    """
+    if any(name.startswith(TRUNK) for name in weights):
+        return {name.removeprefix(TRUNK): value for name, value in weights.items() if name.startswith(TRUNK)}
+    tower = {name.removeprefix("visual."): value for name, value in weights.items() if name.startswith("visual.")}
+    projection_CD = tower.pop("proj")
+    renamed = {_renamed(name, TIMM_PARTS): value for name, value in tower.items()}
+    renamed["cls_token"] = renamed["cls_token"][None, None]
+    renamed["pos_embed"] = renamed["pos_embed"][None]
+    return renamed | {"head.weight": projection_CD.T, "head.bias": torch.zeros(projection_CD.shape[1])}
+
+
+def with_texts(weights: Mapping[str, Any], *, nested: bool) -> Mapping[str, Any]:
+    """The text tower under `text.` (`nested`) or at the top, wherever it was."""
+    is_nested = any(name.startswith("text.") for name in weights)
+    if is_nested == nested:
+        return weights
+    if is_nested:
+        return {name.removeprefix("text."): value for name, value in weights.items()}
+    keep = ("visual.", "logit_scale", "logit_bias")
+    return {name if name.startswith(keep) else f"text.{name}": value for name, value in weights.items()}
+
+
+def _renamed(name: str, pairs: Sequence[tuple[str, str]]) -> str:
+    for before, after in pairs:
+        name = name.replace(before, after)
+    return name

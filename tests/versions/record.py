@@ -1,0 +1,71 @@
+"""Record what the modules with a VERSION put out now: `python -m tests.versions.record [module ...] [--case-changed]`.
+
+Without names: whatever has no record yet, or one of another version. A record whose version still holds is not written
+over by another output, because results that were made with that version would pass for new ones: raise VERSION first.
+`--case-changed` says that the code is as it was, and only its case puts out something else.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from tests.versions.registry import COMMAND, cases, differences, file_of, record_of, stated, versions
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Record; 2 if something was refused."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("modules", nargs="*", metavar="module", help="such as stages.filter or methods.clip")
+    parser.add_argument("--case-changed", action="store_true", help="write over what the same version put out")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("fineclip").setLevel(logging.WARNING)
+    known, now = cases(), versions()
+    for module in options.modules:
+        if module not in known or module not in now:
+            parser.error(f"{module} states no VERSION or has no case; there are {', '.join(sorted(known.keys() & now.keys()))}")
+    due = options.modules or [module for module in sorted(known.keys() & now.keys()) if is_due(module)]
+    refused = [module for module in due if not record(module, case_changed=options.case_changed)]
+    log.info("%d recorded, %d refused", len(due) - len(refused), len(refused))
+    return 2 if refused else 0
+
+
+def is_due(module: str) -> bool:
+    """Whether there is no record of it, or one of other versions."""
+    return _read(module).get("belongs") != stated(module, cases()[module], versions())
+
+
+def record(module: str, *, case_changed: bool = False) -> bool:
+    """Write down the output of a module; False if that was refused."""
+    one = cases()[module]
+    before, belongs, output = _read(module), stated(module, one, versions()), one.output()
+    if before.get("belongs") == belongs and not case_changed:
+        changes = list(differences(before["output"], output, one))
+        if changes:
+            log.error(
+                "%s: version %d is recorded already, and now puts out something else (%s). Raise VERSION in %s first;"
+                " if only its case changed, say --case-changed.",
+                module, belongs["version"], changes[0], file_of(module),
+            )  # fmt: skip
+            return False
+    text = json.dumps(belongs | {"output": output}, indent=1, ensure_ascii=False)
+    record_of(module).write_text(text + "\n", encoding="utf-8")
+    log.info("%s: version %d recorded", module, belongs["version"])
+    return True
+
+
+def _read(module: str) -> dict[str, Any]:
+    path = record_of(module)
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return {"output": content.pop("output"), "belongs": content}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
