@@ -17,7 +17,7 @@ KINDS = {  # kind of job: the extras it needs
     "train": ["train"],
 }
 ABOUT = {
-    "core": "source, filter, select, pack, card, index, report",
+    "core": "source, filter, select, concepts, pack, card, index, report",
     "detect": "detect with engine yolo; brings ultralytics, which is AGPL-3.0",
     "caption": "caption with engine blip2",
     "train": "train and evaluate",

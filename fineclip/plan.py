@@ -10,6 +10,8 @@ from typing import Any
 
 from fineclip.config import (
     Blip2Caption,
+    BoxesJsonDetect,
+    CaptionsJsonCaption,
     CocoSource,
     Config,
     FolderSource,
@@ -21,9 +23,12 @@ from fineclip.config import (
 )
 from fineclip.errors import ConfigError
 from fineclip.evals.sources import missing
+from fineclip.stages.given.tables import claim as given_claim
+from fineclip.stages.source.files import glance
 from fineclip.stages.source.plan import (
     PlannedShard,
     captions_table,
+    image_folder,
     images_per_shard,
     planned_shards,
     require_outside,
@@ -42,6 +47,7 @@ class Plan:
         self.dataset = config.dataset.folder
         require_outside(config.source, Path("data") / self.dataset)
         self.shards: dict[str, PlannedShard] = {shard.name: shard for shard in self._prefix_of_all()}
+        self._require_given()
         self.runs: dict[str, Run] = config.runs()
 
     def prefix(self, scale: str) -> list[str]:
@@ -74,6 +80,17 @@ class Plan:
         return []
 
     @property
+    def glance(self) -> str | None:
+        """What a look at the folder of images shows, for the kinds of source that have a listing."""
+        folder = image_folder(self.config.source)
+        return None if folder is None else glance(folder)
+
+    def given(self, kind: str, name: str) -> list[str]:
+        """The JSON of boxes or captions that one entry of `detect` or `caption` reads; nothing where it reads none."""
+        entry = self._entry(kind, name)
+        return [entry.path] if isinstance(entry, BoxesJsonDetect | CaptionsJsonCaption) else []
+
+    @property
     def trained(self) -> list[str]:
         """Ids of the runs that are trained."""
         return [name for name, run in self.runs.items() if run.method]
@@ -89,8 +106,7 @@ class Plan:
             return self.config.encoders[name].weights
         if kind == "tokenizers":
             return self.config.encoders[name].tokenizer
-        catalogue: Mapping[str, Any] = self.config.detect if kind == "detect" else self.config.caption
-        entry = catalogue[name]
+        entry = self._entry(kind, name)
         return entry.weights if isinstance(entry, YoloDetect | Blip2Caption) else None
 
     def needed_weights(self) -> list[tuple[str, str]]:
@@ -120,6 +136,10 @@ class Plan:
                 return identity(config.detect[names["regions"]])
             case "caption":
                 return identity(config.caption[names["captions"]])
+            case "concepts":
+                return identity(config.concepts)
+            case "given":
+                return given_claim(self._entry(names["kind"], names["model"]))
             case "weights":
                 weights = self.weights(names["kind"], names["model"])
                 return {} if weights is None else identity(weights)
@@ -160,6 +180,16 @@ class Plan:
             images_per_shard=images_per_shard(self.config.source),
             available=self._available,
         )
+
+    def _entry(self, kind: str, name: str) -> Any:
+        catalogue: Mapping[str, Any] = self.config.detect if kind == "detect" else self.config.caption
+        return catalogue[name]
+
+    def _require_given(self) -> None:
+        for kind, name in (("detect", self.config.regions), ("caption", self.config.captions)):
+            for path in self.given(kind, name):
+                if not Path(path).is_file():
+                    raise ConfigError(f"{kind}.{name}.path: {path}: no such file. Put it there, or name another.")
 
     def _is_there(self, name: str) -> bool:
         benchmark = self.config.benchmarks[name]

@@ -5,7 +5,10 @@ from pathlib import Path
 
 from fineclip.cli.options import Verbs, add_compute, add_job, one, section, stage_version
 from fineclip.config import (
+    BoxesJsonDetect,
     CaptionConfig,
+    CaptionsJsonCaption,
+    ConceptsConfig,
     DetectConfig,
     FilterConfig,
     PackConfig,
@@ -18,7 +21,7 @@ from fineclip.errors import ConfigError
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """weights, list, source, filter, select, detect, caption, pack, card."""
+    """weights, list, given, source, filter, select, detect, concepts, caption, pack, card."""
     verb = add_job(verbs, "weights", _weights, about="bring the weights of one model, once, and record their hash")
     verb.add_argument(
         "--kind", required=True, choices=("detect", "caption", "encoders", "tokenizers"), help="catalogue it belongs to"
@@ -26,6 +29,10 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--name", required=True, help="its entry in the catalogue")
 
     add_job(verbs, "list", _list, about="read once what a folder or a COCO data set holds")
+
+    verb = add_job(verbs, "given", _given, about="read once a JSON of boxes or captions that somebody released")
+    verb.add_argument("--kind", required=True, choices=("detect", "caption"), help="catalogue it belongs to")
+    verb.add_argument("--name", required=True, help="its entry in the catalogue")
 
     verb = add_job(
         verbs, "source", _source, about="take stock of one shard: a row for each sample, and where its bytes lie"
@@ -52,13 +59,21 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument(
         "--weights", type=Path, nargs="*", default=[], help="manifest of `weights`, if the engine needs any"
     )
+    verb.add_argument("--given", type=Path, nargs="*", default=[], help="manifest of `given`, if the engine needs one")
     add_compute(verb, batch_size=16)
+
+    verb = add_job(verbs, "concepts", _concepts, about="name what the regions of a scale show")
+    verb.add_argument("--select", type=Path, required=True, help="manifest of `select`")
+    verb.add_argument(
+        "--detected", type=Path, nargs="*", default=[], help="manifests of `detect`, for concepts from labels"
+    )
 
     verb = add_job(verbs, "caption", _caption, about="caption the regions of a shard")
     verb.add_argument("--detected", type=Path, required=True, help="manifest of `detect`")
     verb.add_argument(
         "--weights", type=Path, nargs="*", default=[], help="manifest of `weights`, if the engine needs any"
     )
+    verb.add_argument("--given", type=Path, nargs="*", default=[], help="manifest of `given`, if the engine needs one")
     add_compute(verb, batch_size=128)
 
     verb = add_job(
@@ -85,6 +100,14 @@ def _list(options: argparse.Namespace) -> None:
     list_samples(
         options.manifest, section(SourceConfig, options.config, where="source", version=stage_version("source"))
     )
+
+
+def _given(options: argparse.Namespace) -> None:
+    from fineclip.stages.given.reading import read_given
+
+    model = BoxesJsonDetect if options.kind == "detect" else CaptionsJsonCaption
+    where = f"{options.kind}.{options.name}"
+    read_given(options.manifest, section(model, options.config, where=where, version=stage_version("given")))
 
 
 def _source(options: argparse.Namespace) -> None:
@@ -124,9 +147,17 @@ def _detect(options: argparse.Namespace) -> None:
         options.manifest,
         config,
         weights=one(options.weights),
+        given=one(options.given),
         batch_size=options.batch_size,
         device=options.device,
     )
+
+
+def _concepts(options: argparse.Namespace) -> None:
+    from fineclip.stages.concepts import concepts_of_scale
+
+    config = section(ConceptsConfig, options.config, where="concepts", version=stage_version("concepts"))
+    concepts_of_scale(options.select, options.manifest, config, detected=options.detected)
 
 
 def _caption(options: argparse.Namespace) -> None:
@@ -138,6 +169,7 @@ def _caption(options: argparse.Namespace) -> None:
         options.manifest,
         config,
         weights=one(options.weights),
+        given=one(options.given),
         batch_size=options.batch_size,
         device=options.device,
     )

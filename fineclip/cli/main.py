@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fineclip.cli import data, people, training
+from fineclip.cli import data, encoders, people, training
 from fineclip.errors import FineclipError
 from fineclip.version import __version__
 
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"fineclip {__version__}")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for module in (data, training, people):
+    for module in (data, training, encoders, people):
         module.add_verbs(verbs)
     return top
 

@@ -79,12 +79,16 @@ class FolderSource(Section):
 
 
 class CocoSource(Section):
-    """COCO's own layout: captions and instances in JSON, images in a folder. All captions of an image are kept."""
+    """COCO's own layout, or LVIS's: captions and boxes in JSON, images in a folder. All captions of an image are kept."""
 
     kind: Literal["coco"] = key(origin=OURS, about="COCO's captions and instances JSON with a folder of images")
     root: str = key(origin=OURS, about="folder that holds the three below, never written to")
     images: str = key("train2017", origin="COCO 2017", about="folder of images under root")
-    captions: str = key("annotations/captions_train2017.json", origin="COCO 2017", about="captions JSON under root")
+    captions: str | None = key(
+        "annotations/captions_train2017.json",
+        origin="COCO 2017",
+        about="captions JSON under root; null, as for LVIS: images have none, and are those of `instances`",
+    )
     instances: str | None = key(
         "annotations/instances_train2017.json",
         origin="COCO 2017",
@@ -92,6 +96,12 @@ class CocoSource(Section):
     )
     seed: NotNegativeInt = key(0, origin=OURS, about="of the order of the samples")
     images_per_shard: PositiveInt = key(5000, unit="images", origin=OURS, about="size of a shard")
+
+    @model_validator(mode="after")
+    def _names_images(self) -> Self:
+        if self.captions is None and self.instances is None:
+            raise ValueError("captions and instances are both null, so that nothing names the images: give one of them")
+        return self
 
 
 class WebDatasetSource(Section):
@@ -133,7 +143,9 @@ class FilterConfig(Section):
     max_aspect: PositiveFloat = key(
         3.0, origin="GranViT: 1/3 to 3", about="most that the longer side may be of the shorter", ge=1
     )
-    min_words: NotNegativeInt = key(2, unit="words", origin=OURS, about="fewest words of a caption")
+    min_words: NotNegativeInt = key(
+        2, unit="words", origin=OURS, about="fewest words of a caption; 0 keeps images without any"
+    )
     max_words: PositiveInt = key(200, unit="words", origin=OURS, about="most words of a caption")
     boilerplate: tuple[str, ...] = key(
         BOILERPLATE,
@@ -191,7 +203,32 @@ class AnnotationsDetect(Section):
     min_side_px: NotNegativeFloat = key(8.0, unit="px", origin="FineCLIP: 8", about="least shorter side of a box")
 
 
-DetectConfig = Annotated[YoloDetect | AnnotationsDetect, Field(discriminator="engine")]
+class BoxesJsonDetect(Section):
+    """Boxes that somebody made and released, such as FineCLIP's coco_proposals.json, CLIPSelf's coco_pseudo_4764.json."""
+
+    engine: Literal["boxes_json"] = key(origin=OURS, about="a JSON in the form of COCO's instances")
+    path: str = key(origin=OURS, about="the JSON; its images are matched to samples by their file names")
+    labels: bool = key(
+        True,
+        origin="CLIPSelf: coco_pseudo_4764.json",
+        about="a region's label is the name of its category; false, as for coco_proposals.json, where categories say nothing",
+    )
+    score: str | None = key(
+        "score", origin="COCO results", about="key of a box's score in [0, 1], 1 where it is not there; null reads none"
+    )
+    max_regions: PositiveInt | None = key(
+        20,
+        unit="boxes",
+        origin="CLIPSelf: the first 20",
+        about="most boxes of an image, in the order of the file; null: all",
+    )
+    min_side_px: NotNegativeFloat = key(8.0, unit="px", origin="FineCLIP: 8", about="least shorter side of a box")
+    max_side_px: PositiveFloat | None = key(
+        None, unit="px", origin=OURS, about="most longer side of a box; null sets no limit"
+    )
+
+
+DetectConfig = Annotated[YoloDetect | AnnotationsDetect | BoxesJsonDetect, Field(discriminator="engine")]
 
 
 class Blip2Caption(Section):
@@ -227,7 +264,16 @@ class TemplateCaption(Section):
         return value
 
 
-CaptionConfig = Annotated[Blip2Caption | TemplateCaption, Field(discriminator="engine")]
+class CaptionsJsonCaption(Section):
+    """Captions that somebody made and released for boxes of their own, such as FineCLIP's coco_captions.json."""
+
+    engine: Literal["captions_json"] = key(origin=OURS, about="one flat JSON object of captions")
+    path: str = key(
+        origin=OURS, about="the JSON; keys are IMAGE_X_Y_WIDTH_HEIGHT.jpg, IMAGE with its own .jpg, whole pixels"
+    )
+
+
+CaptionConfig = Annotated[Blip2Caption | TemplateCaption | CaptionsJsonCaption, Field(discriminator="engine")]
 
 
 class SelectConfig(Section):
@@ -236,6 +282,42 @@ class SelectConfig(Section):
     leave_out: tuple[str, ...] = key(
         (), origin=OURS, about="benchmarks whose images must not be trained on, found by the hash of their bytes"
     )
+
+
+VAGUE_NOUNS = (
+    "area", "back", "background", "bit", "bottom", "bunch", "close", "closeup", "collection", "color", "couple",
+    "day", "edge", "end", "foreground", "front", "group", "half", "image", "inside", "item", "kind",
+    "lot", "middle", "number", "object", "outside", "pair", "part", "photo", "photograph", "picture", "piece",
+    "place", "position", "row", "scene", "set", "side", "something", "stuff", "style", "thing", "time", "top",
+    "type", "use", "variety", "view", "way",
+)  # fmt: skip
+
+
+class ConceptsConfig(Section):
+    """The concepts of a scale: the names that a method which needs some tells regions apart by."""
+
+    from_: Literal["labels", "captions"] = key(
+        "labels",
+        alias="from",
+        origin=OURS,
+        about="labels of the regions, or nouns of the images' English captions, as RegionCLIP mines them",
+    )
+    min_count: PositiveInt | None = key(
+        None,
+        origin="RegionCLIP: 100",
+        about="fewest regions of a label, or captions with a noun; null takes 1 for labels, 100 for captions",
+    )
+    max_concepts: PositiveInt | None = key(
+        None, unit="concepts", origin=OURS, about="most of them, the most frequent first; null takes all"
+    )
+    leave_out: tuple[str, ...] = key(
+        VAGUE_NOUNS, origin=OURS, about="nouns that no box can show, or any could; of captions only"
+    )
+
+    @property
+    def least(self) -> int:
+        """`min_count`, or what stands for null."""
+        return self.min_count or {"labels": 1, "captions": 100}[self.from_]
 
 
 class PackConfig(Section):

@@ -35,6 +35,37 @@ class CocoCaptions(Section):
     annotations: str = key("annotations/captions_val2017.json", origin="COCO 2017", about="captions JSON under root")
 
 
+class CaptionList(Section):
+    """A list of images with their captions, as the authors of FineCLIP evaluate retrieval on; all captions of each."""
+
+    layout: Literal["caption_list"] = key(
+        origin="FineCLIP, test_flickr.py", about='a JSON list of {"image": path, "caption": [texts]}'
+    )
+    root: str = key(origin=OURS, about="folder that holds the two below")
+    images: str = key(
+        "flickr30k_images", origin="FineCLIP, test_flickr.py", about="folder under root that the paths start from"
+    )
+    annotations: str = key("flickr30k_test.json", origin="FineCLIP, test_flickr.py", about="JSON list under root")
+
+
+class Karpathy(Section):
+    """A split of Karpathy's Flickr30k or COCO, all captions of each image."""
+
+    layout: Literal["karpathy"] = key(
+        origin="Karpathy and Fei-Fei 2015", about="dataset_flickr30k.json or dataset_coco.json"
+    )
+    root: str = key(origin=OURS, about="folder that holds the two below")
+    images: str = key(
+        "flickr30k-images",
+        origin="Flickr30k",
+        about="folder of images under root; of COCO the one that holds val2014, which may be `.`",
+    )
+    annotations: str = key("dataset_flickr30k.json", origin="Karpathy and Fei-Fei 2015", about="JSON under root")
+    split: Literal["train", "restval", "val", "test"] = key(
+        "test", origin="Karpathy and Fei-Fei 2015", about="which images"
+    )
+
+
 IfMissing = Literal["skip", "error"]
 
 
@@ -71,7 +102,7 @@ class RetrievalBenchmark(Section):
     """Image-text retrieval, both ways."""
 
     kind: Literal["retrieval"] = key(origin="Karpathy and Fei-Fei 2015", about="recall at 1, 5 and 10")
-    source: Annotated[MiniatureTest | CocoCaptions, Field(discriminator="layout")] = key(
+    source: Annotated[MiniatureTest | CocoCaptions | CaptionList | Karpathy, Field(discriminator="layout")] = key(
         origin=OURS, about="images and captions"
     )
     image_size: PositiveInt | None = key(

@@ -13,6 +13,7 @@ from fineclip.config.data import (
     OURS,
     Blip2Caption,
     CaptionConfig,
+    ConceptsConfig,
     DetectConfig,
     FilterConfig,
     SelectConfig,
@@ -20,7 +21,7 @@ from fineclip.config.data import (
     YoloDetect,
 )
 from fineclip.config.evaluation import BenchmarkConfig
-from fineclip.config.methods import MethodConfig, MethodsConfig
+from fineclip.config.methods import MethodConfig, MethodsConfig, RegionClipConfig
 from fineclip.config.plan import DatasetConfig, PlanConfig, RuntimeConfig, ScaleConfig, StandIns, VariantConfig
 from fineclip.config.training import EncoderConfig, TrainConfig
 from fineclip.errors import ConfigError
@@ -53,6 +54,7 @@ class Config(Section):
     caption: dict[Slug, CaptionConfig] = key(origin=OURS, about="catalogue of region captioners")
     scales: dict[Slug, ScaleConfig] = key(origin=OURS, about="catalogue of scales")
     encoders: dict[Slug, EncoderConfig] = key(origin=OURS, about="catalogue of encoders")
+    concepts: ConceptsConfig = key(ConceptsConfig(), origin=OURS, about="names of what regions show, for regionclip")
     methods: MethodsConfig = key(MethodsConfig(), origin=OURS, about="a section per method")
     train: TrainConfig = key(TrainConfig(), origin=OURS, about="the training loop")
     variants: dict[Slug, VariantConfig] = key({}, origin=OURS, about="catalogue of methods with other settings")
@@ -91,6 +93,28 @@ class Config(Section):
         for name in self.variants:
             self._laid_over(name, "options", getattr(self.methods, self.variants[name].method))
             self._laid_over(name, "train", self.train)
+        return self
+
+    @model_validator(mode="after")
+    def _steps_are_large_enough(self) -> Self:
+        for run in self.runs().values():
+            least = self.options(run).least_images if run.method else 1
+            if run.method and self.training(run).batch_size < least:
+                raise ValueError(
+                    f"train.batch_size: {self.training(run).batch_size}, but run {run.id} needs at least {least} images a step,"
+                    " those of a set of its mosaics. Raise it, or name fewer or smaller ones in methods.clim.mosaics"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_concepts(self) -> Self:
+        for run in self.runs().values() if self.concepts.from_ == "captions" else ():
+            options = self.options(run) if run.method else None
+            if isinstance(options, RegionClipConfig) and options.targets == "labels":
+                raise ValueError(
+                    f"concepts.from: captions, but run {run.id} takes the labels of regions for their concepts (targets: labels)."
+                    " Set concepts.from: labels, or targets: pseudo."
+                )
         return self
 
     def _laid_over(self, variant: str, part: str, below: Section) -> Any:

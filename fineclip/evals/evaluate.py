@@ -89,18 +89,24 @@ def evaluate_run(
     from fineclip.evals.embedding import published_embedder  # loads torch: only where there is work
 
     embedder = published_embedder(run, batch_size=batch_size, device=device, threads=threads)
-    outcome = benchmark.evaluate(embedder, images, config)
-    for score in outcome.scores:
-        log.info("%s: %s %.2f %% of %d", name, score.metric, score.value, score.n)
-    text = json.dumps(claim | _recorded(outcome), sort_keys=True, ensure_ascii=False, indent=1) + "\n"
+    text = text_of(claim | evaluated(embedder, images, config, name=name))
     write_text(hidden_copy(output), text)
     write_text(output, text)
 
 
-def _recorded(outcome: Outcome) -> dict[str, Any]:
+def evaluated(embedder: "Embedder", index: Index, config: BenchmarkConfig, *, name: str) -> dict[str, Any]:
+    """What is recorded of an encoder on a benchmark beside what it was made of: scores, chance, protocol."""
+    outcome = BENCHMARKS[config.kind].evaluate(embedder, index, config)
+    for score in outcome.scores:
+        log.info("%s: %s %.2f %% of %d", name, score.metric, score.value, score.n)
     scores = [score._asdict() | {"value": round(score.value, DECIMALS)} for score in outcome.scores]
     chance = {metric: round(value, DECIMALS) for metric, value in outcome.chance.items()}
     return {"scores": scores, "chance": chance, "protocol": dict(outcome.protocol)}
+
+
+def text_of(record: Mapping[str, Any]) -> str:
+    """JSON, one spelling for one content."""
+    return json.dumps(record, sort_keys=True, ensure_ascii=False, indent=1) + "\n"
 
 
 def _is_done(output: Path, claim: Mapping[str, Any]) -> bool:

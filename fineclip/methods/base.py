@@ -8,6 +8,7 @@ averaged over processes by construction.
 import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
@@ -15,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fineclip.config import MethodConfig
-from fineclip.errors import ConfigError
-from fineclip.methods.items import Inputs, Prepare
+from fineclip.methods.items import Group, Inputs, Prepare
 from fineclip.models.encoder import RegionEncoder
 from fineclip.types import Batch, Counts, Losses
 
@@ -64,6 +64,16 @@ class Method(nn.Module, ABC, Generic[Features]):
     @abstractmethod
     def preparation(cls, inputs: Inputs, options: Any, *, max_regions: int) -> Prepare:
         """A picklable `prepare(sample, rng) -> Item`, pure: all that is drawn comes from `rng`."""
+
+    def groups(self, images: int, inputs: Inputs) -> Sequence[Group]:  # noqa: ARG002
+        """Which of the images of a step one process must see together, in their order: each may lie on any process.
+
+        Called before training, with the images of a step over all processes.
+
+        Raises:
+            ConfigError: the method has no use for a step of so few.
+        """
+        return [Group(images=1, cost=1)] * images
 
     @abstractmethod
     def features(self, batch: Batch) -> Features:
@@ -122,23 +132,14 @@ def freeze(encoder: RegionEncoder, options: MethodConfig) -> None:
     Source: EVA-CLIP `lock` as CLIPSelf calls it, and CLIM's for OpenAI's towers: of a tower of which the last blocks train,
     stem, positions, class token, final norm and projection do not. There 0 blocks unlock every block of an EVA tower;
     here there is no such number.
-
-    Raises:
-        ConfigError: more blocks are named than the tower has.
     """
     for _, parameter in () if options.train_text else encoder.text_parameters():
         parameter.requires_grad_(False)
     if options.trained_blocks is None:
         return
-    blocks = encoder.trunk.blocks
-    if options.trained_blocks > len(blocks):
-        raise ConfigError(
-            f"trained_blocks: {options.trained_blocks}, but the vision tower has {len(blocks)}: name as many, or leave the key out"
-            " to train all of the tower"
-        )
     for _, parameter in encoder.vision_parameters():
         parameter.requires_grad_(False)
-    for block in blocks[-options.trained_blocks :]:
+    for block in encoder.trunk.blocks[-options.trained_blocks :]:
         block.requires_grad_(True)
 
 

@@ -19,7 +19,6 @@ What we change, and why:
 `crop_gradient=True` is the official behaviour, `False` the stop-gradient that makes a step two to three times cheaper.
 """
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,13 +26,22 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from fineclip.config import FineCLIPConfig
 from fineclip.errors import ConfigError
 from fineclip.methods.base import Method, given
-from fineclip.methods.contrastive import contrastive_loss, full_precision, global_mean
-from fineclip.methods.items import RESIZES, Inputs, Item, Prepare, draw_caption, draw_regions
+from fineclip.methods.contrastive import contrastive_loss
+from fineclip.methods.distillation import distillation_loss
+from fineclip.methods.items import (
+    RESIZES,
+    Inputs,
+    Item,
+    Prepare,
+    draw_caption,
+    draw_regions,
+    stack_boxes,
+    stack_crops,
+)
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.images import crop, decode
 from fineclip.types import Batch, Counts, Losses, Sample
@@ -80,11 +88,9 @@ class PrepareFineCLIP:
             sample.key,
             resize.image(image, inputs.image_size),
             text=texts[0],
-            boxes=torch.tensor([resize.fractions(region.box, sample, inputs.image_size) for region in regions]).reshape(
-                -1, 4
-            ),
+            boxes=stack_boxes([resize.fractions(region.box, sample) for region in regions]),
             region_texts=texts[1:],
-            crops=stack([resize.crop(crop(image, box), size) for box in boxes], size)
+            crops=stack_crops([resize.crop(crop(image, box), size) for box in boxes], size)
             if self.options.weights.distill
             else None,
         )
@@ -144,15 +150,3 @@ class FineCLIP(Method[Features]):
         if rows.region is not None and rows.crop is not None:
             terms["distill"] = distillation_loss(rows.region, rows.crop, counts=counts.regions)
         return Losses.weighted(terms, weights=self.weights)
-
-
-def distillation_loss(region_RD: Tensor, crop_RD: Tensor, *, counts: Sequence[int]) -> Tensor:
-    """Mean of 1 - cos over regions: 0 where a region's dense feature points the way its crop's embedding does."""
-    with torch.autocast(region_RD.device.type, enabled=False):
-        cosine_R = cosine_similarity(full_precision(region_RD), full_precision(crop_RD), dim=-1)
-        return global_mean(1 - cosine_R, counts)
-
-
-def stack(crops: Sequence[Tensor], side: int) -> Tensor:
-    """(r, 3, s, s), also where there is none."""
-    return torch.stack(list(crops)) if crops else torch.empty(0, 3, side, side, dtype=torch.uint8)

@@ -9,18 +9,21 @@ the same captions and the same regions, whichever process or worker prepares the
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
-from fineclip.models.images import centred, letterbox, letterboxed, squash
+from fineclip.models.images import centred, letterbox, squash
 from fineclip.types import Box, Region, Sample
 
 Tokenize = Callable[[Sequence[str]], Tensor]
 ToSquare = Callable[[Image.Image, int], Tensor]
 Fractions = tuple[float, float, float, float]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,18 @@ class Item:
 Prepare = Callable[[Sample, np.random.Generator], Item]
 
 
+class Group(NamedTuple):
+    """Consecutive images of a step that one process must see together.
+
+    Attributes:
+        images: how many.
+        cost: of the arithmetic for them, more than 0, in any unit that all groups of a step share.
+    """
+
+    images: int
+    cost: float
+
+
 def generator(seed: int, epoch: int, key: str) -> np.random.Generator:
     """The draws of one visit to one sample."""
     digest = hashlib.sha256(f"{seed}/{epoch}/{key}".encode()).digest()
@@ -81,8 +96,13 @@ def draw_regions(
         for region in sample.regions
         if is_usable(region) and (box := region.box.clipped(sample.width, sample.height)).width > 0 and box.height > 0
     ]
+    return draw_subset(found, rng, at_most=at_most)
+
+
+def draw_subset(found: Sequence[T], rng: np.random.Generator, *, at_most: int) -> list[T]:
+    """All in their order, or a random subset where there are more than `at_most`."""
     if len(found) <= at_most:
-        return found
+        return list(found)
     return [found[index] for index in sorted(rng.choice(len(found), at_most, replace=False))]
 
 
@@ -91,19 +111,40 @@ def has_caption(region: Region) -> bool:
     return bool((region.caption or "").strip())
 
 
+def grid_boxes(rows: int, columns: int, *, width: float = 1, height: float = 1) -> list[Box]:
+    """The cells of a regular grid over a rectangle, row by row; of the unit square they are fractions.
+
+    Source: CLIPSelf and CLIM. Edges are rounded as torch does it, in float32: where one lies half way between two pixels,
+    or a cell is a whole number of patches, the next bit decides which pixels and how many samples it gets.
+    """
+    xs = (torch.linspace(0, 1, columns + 1) * width).tolist()
+    ys = (torch.linspace(0, 1, rows + 1) * height).tolist()
+    return [Box(x1, y1, x2, y2) for y1, y2 in pairwise(ys) for x1, x2 in pairwise(xs)]
+
+
+def stack_boxes(boxes: Sequence[Fractions]) -> Tensor:
+    """(r, 4) float32, also where there is none."""
+    return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+
+
+def stack_crops(crops: Sequence[Tensor], size: int) -> Tensor:
+    """(r, 3, s, s) uint8, also where there is none."""
+    return torch.stack(list(crops)) if crops else torch.empty(0, 3, size, size, dtype=torch.uint8)
+
+
 def fractions(box: Box, sample: Sample) -> Fractions:
     """The box in fractions of the image: the same after the image is squashed to any shape."""
     return box.x1 / sample.width, box.y1 / sample.height, box.x2 / sample.width, box.y2 / sample.height
 
 
-def fractions_of_square(box: Box, sample: Sample, size: int) -> Fractions:
-    """The box in fractions of the square of `size` pixels that the image is letterboxed on.
+def fractions_of_square(box: Box, sample: Sample) -> Fractions:
+    """The box in fractions of the square that the image is letterboxed on, of any size.
 
-    Source: CLIPSelf, training/data.py: one scale for both axes, the smaller of the two that rounding leaves.
+    Source: CLIPSelf, training/data.py `get_scale`: one scale for both axes, as if the shorter side had not been rounded to
+    whole pixels.
     """
-    width, height = letterboxed(sample.width, sample.height, size)
-    scale = min(width / sample.width, height / sample.height) / size
-    return box.x1 * scale, box.y1 * scale, box.x2 * scale, box.y2 * scale
+    longer = max(sample.width, sample.height)
+    return box.x1 / longer, box.y1 / longer, box.x2 / longer, box.y2 / longer
 
 
 class Resize(NamedTuple):
@@ -111,10 +152,10 @@ class Resize(NamedTuple):
 
     image: ToSquare
     crop: ToSquare
-    fractions: Callable[[Box, Sample, int], Fractions]
+    fractions: Callable[[Box, Sample], Fractions]
 
 
 RESIZES: Mapping[str, Resize] = {
-    "squash": Resize(squash, squash, lambda box, sample, _: fractions(box, sample)),
+    "squash": Resize(squash, squash, fractions),
     "letterbox": Resize(letterbox, centred, fractions_of_square),
 }

@@ -79,19 +79,31 @@ class RegionEncoder(nn.Module):
         return self._global(hidden)[: len(images_B3HW)]
 
     def encode_text(self, tokens_NL: Tensor) -> Tensor:
-        """(N, D), not normalised: read where the largest token stands, which is the end token.
+        """(N, D), not normalised: read where the largest token stands, the first if there are several: the end token.
 
-        Source: CLIP. L may be less than `context_length`: a causal tower does not see what follows.
+        L may be less than `context_length`: a causal tower does not see what follows the end, so texts that are cut there
+        (`tokenizer.cut_after_ends`) have the same embeddings and gradients. The last block is computed for the end only.
+
+        Source: CLIP.
+
+        Raises:
+            ConfigError: the texts are longer than the tower reads.
         """
         texts_NL, tower = _at_least_one(tokens_NL), self.text_tower
-        if texts_NL.shape[1] > self.context_length:
-            raise ConfigError(f"texts of {texts_NL.shape[1]} tokens, but the text tower reads {self.context_length}")
+        length = texts_NL.shape[1]
+        if not 0 < length <= self.context_length:
+            raise ConfigError(f"texts of {length} tokens, but the text tower reads 1 to {self.context_length}")
         positions_LC = cast("Tensor", tower.positional_embedding)
-        rows_NLC = tower.get_submodule("token_embedding")(texts_NL) + positions_LC[: texts_NL.shape[1]]
-        for block in tower.get_submodule("transformer.resblocks").children():
+        rows_NLC = tower.get_submodule("token_embedding")(texts_NL) + positions_LC[:length]
+        *blocks, last = cast("Iterator[ResidualAttentionBlock]", tower.get_submodule("transformer.resblocks").children())
+        for block in blocks:
             rows_NLC = open_clip_block(block, rows_NLC, causal=True)
-        ends_NC = rows_NLC[torch.arange(len(rows_NLC), device=rows_NLC.device), texts_NL.argmax(dim=-1)]
-        embedding_ND = tower.get_submodule("ln_final")(ends_NC) @ cast("Tensor", tower.text_projection)
+        end_N, place_N = texts_NL.argmax(dim=-1), torch.arange(len(texts_NL), device=texts_NL.device)
+        visible_N11L = (torch.arange(length, device=end_N.device) <= end_N[:, None])[:, None, None]
+        end_N1C = open_clip_block(
+            last, rows_NLC, queries_BQC=rows_NLC[place_N, end_N][:, None], visible_B11T=visible_N11L
+        )
+        embedding_ND = tower.get_submodule("ln_final")(end_N1C[:, 0]) @ cast("Tensor", tower.text_projection)
         return _full_precision(embedding_ND)[: len(tokens_NL)]
 
     def encode_dense(self, images_B3HW: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 Legend: B images, S side of the square.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from fineclip.shards.images import UndecodableImage, crop, decode, read_header
+from fineclip.types import Box
 
 __all__ = [
     "MEAN",
@@ -19,25 +21,27 @@ __all__ = [
     "centred",
     "crop",
     "decode",
+    "draw_crop",
     "letterbox",
-    "letterboxed",
     "normalise",
     "read_header",
     "squash",
     "to_batch",
 ]
 
+BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
+
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, in red, green, blue; values in [0, 1]
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def squash(image: Image.Image, size: int) -> Tensor:
+def squash(image: Image.Image, size: int, resample: Image.Resampling = BILINEAR) -> Tensor:
     """(3, S, S) uint8: the whole image on a square, its aspect not kept.
 
     Source: FineCLIP, training/data.py: torchvision's Resize of both sides on a Pillow image, bilinear, which is
     Pillow's own resize.
     """
-    return _as_tensor(image.resize((size, size), Image.Resampling.BILINEAR))
+    return _as_tensor(image.resize((size, size), resample))
 
 
 def letterbox(image: Image.Image, size: int) -> Tensor:
@@ -56,17 +60,49 @@ def centred(image: Image.Image, size: int) -> Tensor:
     return _on_black(image, size, share_before=0.5)
 
 
-def letterboxed(width: float, height: float, size: int) -> tuple[int, int]:
-    """Width and height in pixels that an image has on the square."""
-    scale = size / max(width, height)
-    return max(1, round(width * scale)), max(1, round(height * scale))
+def draw_crop(
+    width: int,
+    height: int,
+    rng: np.random.Generator,
+    *,
+    area: tuple[float, float],
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+    attempts: int = 10,
+) -> Box:
+    """A box inside an image of so many pixels, its edges whole numbers, anywhere with the same chance.
+
+    Args:
+        width: of the image.
+        height: of the image.
+        rng: what is drawn comes from here.
+        area: least and largest share of the image's area.
+        aspect: least and largest width over height, drawn so that its logarithm is uniform.
+        attempts: draws that may fall outside; then it is the largest box in the middle whose aspect lies inside.
+
+    Source: torchvision, `RandomResizedCrop.get_params`, draw by draw, from another generator.
+    """
+    for _ in range(attempts):
+        pixels = width * height * rng.uniform(*area)
+        ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        wide, high = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        if 0 < wide <= width and 0 < high <= height:
+            top, left = int(rng.integers(height - high + 1)), int(rng.integers(width - wide + 1))
+            return Box(left, top, left + wide, top + high)
+    wide, high = width, height
+    if width / height < aspect[0]:
+        high = round(width / aspect[0])
+    elif width / height > aspect[1]:
+        wide = round(height * aspect[1])
+    top, left = (height - high) // 2, (width - wide) // 2
+    return Box(left, top, left + wide, top + high)
 
 
 def _on_black(image: Image.Image, size: int, *, share_before: float) -> Tensor:
-    width, height = letterboxed(*image.size, size)
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
     square = Image.new("RGB", (size, size))
     place = (int((size - width) * share_before), int((size - height) * share_before))
-    square.paste(image.resize((width, height), Image.Resampling.BICUBIC), place)
+    square.paste(image.resize((width, height), BICUBIC), place)
     return _as_tensor(square)
 
 

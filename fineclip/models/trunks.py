@@ -23,13 +23,14 @@ import torch
 import torch.nn.functional as F
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from timm.layers import RotaryEmbeddingCat, apply_rot_embed_cat, build_rotary_pos_embed
+from timm.layers import RotaryEmbeddingCat
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 from torch import Tensor, nn
 from typing_extensions import override
 
 from fineclip.errors import ConfigError
-from fineclip.models.attention import attend, from_heads, to_heads
+from fineclip.models.attention import attend, from_heads, split_heads
+from fineclip.models.rotary import turned, turns_for
 
 
 class Hidden(NamedTuple):
@@ -37,7 +38,7 @@ class Hidden(NamedTuple):
 
     tokens_BTC: Tensor
     grid: tuple[int, int]
-    rope: Tensor | None
+    turns: Tensor | None  # rotary positions, as `turns_for` gives them
 
 
 class Trunk(ABC):
@@ -114,7 +115,8 @@ class OpenClipTrunk(Trunk):
 
     @override
     def last(self, hidden: Hidden, *, rows: int | None = None) -> Tensor:
-        return open_clip_block(self.visual.transformer.resblocks[-1], hidden.tokens_BTC, rows=rows)
+        queries = None if rows is None else hidden.tokens_BTC[:, :rows]
+        return open_clip_block(self.visual.transformer.resblocks[-1], hidden.tokens_BTC, queries_BQC=queries)
 
     @override
     def last_value_only(self, tokens_BTC: Tensor) -> Tensor:
@@ -154,6 +156,7 @@ class EvaTrunk(Trunk):
             trunk.rope is None or type(trunk.rope) is RotaryEmbeddingCat, "rotary positions other than 'cat'"
         )
         _refuse_unless(trunk.rope is None or not trunk.rope.aug_active, "jittered rotary positions")
+        _refuse_unless(trunk.rope is None or not trunk.rope.rotate_half, "rotary positions of distant channels")
         for block in trunk.blocks:
             _refuse_unless(type(block) is EvaBlock and type(block.attn) is EvaAttention, f"{type(block).__name__}")
             _refuse_unless(block.attn.v_proj is not None, "packed query, key and value (EVA-01)")
@@ -171,14 +174,14 @@ class EvaTrunk(Trunk):
         positions_TC = positions_for(trunk.pos_embed[0], native=trunk.patch_embed.grid_size, grid=grid)
         tokens_BTC = torch.cat([class_B1C, patches_BPC], dim=1) + positions_TC.to(patches_BPC.dtype)
         tokens_BTC = trunk.norm_pre(tokens_BTC)
-        rope = self._rope(grid, images_B3HW.device)
+        turns = self._turns(grid, images_B3HW.device)
         for block in trunk.blocks[:-1]:
-            tokens_BTC = eva_block(block, tokens_BTC, rope=rope)
-        return Hidden(tokens_BTC, grid, rope)
+            tokens_BTC = eva_block(block, tokens_BTC, turns=turns)
+        return Hidden(tokens_BTC, grid, turns)
 
     @override
     def last(self, hidden: Hidden, *, rows: int | None = None) -> Tensor:
-        return eva_block(self.trunk.blocks[-1], hidden.tokens_BTC, rope=hidden.rope, rows=rows)
+        return eva_block(self.trunk.blocks[-1], hidden.tokens_BTC, turns=hidden.turns, rows=rows)
 
     @override
     def last_value_only(self, tokens_BTC: Tensor) -> Tensor:
@@ -194,23 +197,12 @@ class EvaTrunk(Trunk):
     def project(self, rows_C: Tensor) -> Tensor:
         return _tensor(self.trunk.head(rows_C))
 
-    def _rope(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
-        """(P, 2 E) sines then cosines, in float32; made once for each grid."""
-        rope = self.trunk.rope
-        if rope is None:
+    def _turns(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
+        """Made once for each grid."""
+        if self.trunk.rope is None:
             return None
         if (*grid, device) not in self._tables:
-            sines_and_cosines = build_rotary_pos_embed(
-                list(grid),
-                bands=rope.bands.float(),
-                in_pixels=rope.in_pixels,
-                ref_feat_shape=rope.ref_feat_shape,
-                grid_offset=rope.grid_offset,
-                grid_indexing=rope.grid_indexing,
-                rotate_half=rope.rotate_half,
-                device=device,
-            )
-            self._tables[*grid, device] = torch.cat(sines_and_cosines, dim=-1)
+            self._tables[*grid, device] = turns_for(self.trunk.rope, grid, device)
         return self._tables[*grid, device]
 
 
@@ -228,34 +220,42 @@ def trunk_of(visual: nn.Module) -> Trunk:
 
 
 def open_clip_block(
-    block: ResidualAttentionBlock, tokens_BTC: Tensor, *, rows: int | None = None, causal: bool = False
+    block: ResidualAttentionBlock,
+    tokens_BTC: Tensor,
+    *,
+    queries_BQC: Tensor | None = None,
+    causal: bool = False,
+    visible_B11T: Tensor | None = None,
 ) -> Tensor:
-    """(B, rows, C): one block of open_clip's transformers, image or text."""
+    """(B, T, C): one block of open_clip's transformers, image or text.
+
+    With `queries_BQC`, (B, Q, C): of these tokens only, which look at all, or at those that are visible.
+    """
     attention, normed_BTC = block.attn, block.ln_1(tokens_BTC)
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
-    if rows is None:
+    if queries_BQC is None:
+        queries_BQC = tokens_BTC
         query, key, value = F.linear(normed_BTC, weight, bias).chunk(3, dim=-1)
     else:
         width = normed_BTC.shape[-1]
-        query = F.linear(normed_BTC[:, :rows], weight[:width], bias[:width])
+        query = F.linear(block.ln_1(queries_BQC), weight[:width], bias[:width])
         key, value = F.linear(normed_BTC, weight[width:], bias[width:]).chunk(2, dim=-1)
-    query, key, value = (to_heads(part, attention.num_heads) for part in (query, key, value))
-    attended = attention.out_proj(from_heads(attend(query, key, value, causal=causal)))
-    tokens = tokens_BTC[:, :rows] + block.ls_1(attended)
-    return _tensor(tokens + block.ls_2(block.mlp(block.ln_2(tokens))))
+    query, key, value = (split_heads(part, attention.num_heads).transpose(1, 2) for part in (query, key, value))
+    attended_BQC = from_heads(attend(query, key, value, causal=causal, visible_B11K=visible_B11T))
+    tokens_BQC = queries_BQC + block.ls_1(attention.out_proj(attended_BQC))
+    return _tensor(tokens_BQC + block.ls_2(block.mlp(block.ln_2(tokens_BQC))))
 
 
-def eva_block(block: EvaBlock, tokens_BTC: Tensor, *, rope: Tensor | None, rows: int | None = None) -> Tensor:
-    """(B, rows, C): one block of timm's EVA-02."""
+def eva_block(block: EvaBlock, tokens_BTC: Tensor, *, turns: Tensor | None, rows: int | None = None) -> Tensor:
+    """(B, rows, C): one block of timm's EVA-02, of the first `rows` tokens only where that is asked."""
     attention, normed_BTC = block.attn, block.norm1(tokens_BTC)
-    query = attention.q_norm(to_heads(attention.q_proj(normed_BTC[:, :rows]), attention.num_heads))
-    key = attention.k_norm(to_heads(attention.k_proj(normed_BTC), attention.num_heads))
-    value = to_heads(attention.v_proj(normed_BTC), attention.num_heads)
-    if rope is not None:
-        half = attention.rotate_half
-        query, key = _rotated(query, rope, half=half).type_as(value), _rotated(key, rope, half=half).type_as(value)
-    attended = attention.proj(attention.norm(from_heads(attend(query, key, value))))
-    return _eva_residuals(block, tokens_BTC[:, :rows], attended)
+    query = attention.q_norm(split_heads(attention.q_proj(normed_BTC[:, :rows]), attention.num_heads))
+    key = attention.k_norm(split_heads(attention.k_proj(normed_BTC), attention.num_heads))
+    value = split_heads(attention.v_proj(normed_BTC), attention.num_heads)
+    if turns is not None:
+        query, key = turned(query, turns).type_as(value), turned(key, turns).type_as(value)
+    attended = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+    return _eva_residuals(block, tokens_BTC[:, :rows], attention.proj(attention.norm(from_heads(attended))))
 
 
 def positions_for(position_TC: Tensor, *, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
@@ -268,12 +268,6 @@ def positions_for(position_TC: Tensor, *, native: tuple[int, int], grid: tuple[i
     native_1Chw = position_TC[1:].T.reshape(1, -1, *native)
     grid_1Chw = F.interpolate(native_1Chw, size=grid, mode="bicubic", align_corners=False, antialias=False)
     return torch.cat([position_TC[:1], grid_1Chw[0].flatten(1).T])
-
-
-def _rotated(rows_BHNE: Tensor, rope: Tensor, *, half: bool) -> Tensor:
-    """Patches turned by their positions; the class token, first, is not."""
-    rotated = apply_rot_embed_cat(rows_BHNE[:, :, 1:], rope[: rows_BHNE.shape[2] - 1], half=half)
-    return torch.cat([rows_BHNE[:, :, :1], rotated], dim=2)
 
 
 def _eva_residuals(block: EvaBlock, tokens: Tensor, attended: Tensor) -> Tensor:

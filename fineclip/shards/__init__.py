@@ -7,6 +7,7 @@ from fineclip.shards.pieces import PieceReader
 from fineclip.shards.tables import (
     BenchmarkRow,
     CaptionRow,
+    ConceptRow,
     DetectRow,
     FilterRow,
     PackRow,
@@ -24,6 +25,7 @@ __all__ = [
     "EXTENSIONS",
     "BenchmarkRow",
     "CaptionRow",
+    "ConceptRow",
     "DetectRow",
     "FilterRow",
     "Job",

@@ -56,15 +56,23 @@ def read_header(content: bytes) -> Header | None:
 
 
 def decode(content: bytes) -> Image.Image:
-    """Every pixel, in RGB; the first frame where there are several.
+    """Every pixel, in RGB as `rgb` makes it; the first frame where there are several.
+
+    Raises:
+        UndecodableImage: the bytes are no image of `FORMATS`, are cut short or broken, or over `MAX_PIXELS`.
+    """
+    return rgb(_opened(content))
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Every pixel of an opened image, in RGB.
 
     What is transparent is shown on white, 16-bit grey is scaled to 8 bits. (The authors of CLIP drop the alpha channel,
     which shows whatever colour lies under it, mostly black.)
 
     Raises:
-        UndecodableImage: the bytes are no image of `FORMATS`, are cut short or broken, or over `MAX_PIXELS`.
+        UndecodableImage: it is cut short or broken, or has pixels of a kind whose white nobody knows.
     """
-    image = _opened(content)
     try:
         image.load()
         return _as_rgb(image)

@@ -2,6 +2,9 @@
 
     {stage, version, config, inputs: {manifest: sha256}, outputs: {file: sha256}, read, kept, dropped: {reason: n}, regions}
 
+A manifest of captions says too, where there are such regions, `uncaptioned: {reason: n}`: how many of its regions have no
+caption.
+
 Paths of inputs are as they were given, from the working directory; names of outputs are beside the manifest. Nothing in
 it varies from one making to the next. A copy under a hidden name lies beside the data, because Snakemake deletes
 declared outputs before a job: by it a verb knows that its work is done already.
@@ -22,6 +25,8 @@ from fineclip.shards.atomic import sha256_of, sweep, write_text
 
 log = logging.getLogger(__name__)
 
+BEGINNING = b'{\n "config":'  # of every manifest: keys are sorted
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -36,10 +41,14 @@ class Manifest:
     kept: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
     regions: int = 0
+    uncaptioned: Mapping[str, int] = field(default_factory=dict)
 
     def text(self) -> str:
         """JSON, one spelling for one content."""
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, indent=1) + "\n"
+        values = asdict(self)
+        if not self.uncaptioned:
+            del values["uncaptioned"]
+        return json.dumps(values, sort_keys=True, ensure_ascii=False, indent=1) + "\n"
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -63,11 +72,16 @@ def input_manifest(manifest_path: Path, stage: str) -> Path:
         ShardError: there is none.
     """
     manifest = read_manifest(manifest_path)
-    for name in manifest.inputs:
-        path = Path(name)
-        if path.suffix == ".json" and path.is_file() and read_manifest(path).stage == stage:
+    for path in map(Path, manifest.inputs):
+        if path.suffix == ".json" and path.is_file() and _looks_like_one(path) and read_manifest(path).stage == stage:
             return path
     raise ShardError(f"{manifest_path}: names no manifest of {stage} among its inputs, {', '.join(manifest.inputs)}")
+
+
+def _looks_like_one(path: Path) -> bool:
+    """By its first bytes: an input may also be a JSON of somebody else's, and a very large one."""
+    with path.open("rb") as file:
+        return file.read(len(BEGINNING)) == BEGINNING
 
 
 @dataclass(frozen=True)
@@ -116,14 +130,15 @@ class Job:
         kept: int = 0,
         dropped: Mapping[str, int] | None = None,
         regions: int = 0,
+        uncaptioned: Mapping[str, int] | None = None,
     ) -> Manifest:
         """Write the copy, then the manifest. The outputs must lie whole under their names already."""
         stage, version, _, inputs = self._claim()
         hashes = {path.relative_to(self.manifest.parent).as_posix(): sha256_of(path) for path in outputs}
-        dropped = {reason: count for reason, count in sorted((dropped or {}).items()) if count}
+        dropped, uncaptioned = _counted(dropped), _counted(uncaptioned)
         if read != kept + sum(dropped.values()):
             raise AssertionError(f"{self.manifest}: {read} read are not {kept} kept and {dropped} dropped")
-        made = Manifest(stage, version, self._config(), inputs, hashes, read, kept, dropped, regions)
+        made = Manifest(stage, version, self._config(), inputs, hashes, read, kept, dropped, regions, uncaptioned)
         write_text(hidden_copy(self.manifest), made.text())
         write_text(self.manifest, made.text())
         log.info("%s: %d read, %d kept%s", self.manifest, read, kept, "".join(f", {n} {r}" for r, n in dropped.items()))
@@ -135,6 +150,11 @@ class Job:
     def _claim(self) -> tuple[str, int, str, dict[str, str]]:
         inputs = self.inputs if isinstance(self.inputs, Mapping) else hashes_of(self.inputs)
         return self.stage, self.version, canonical(self._config()), dict(inputs)
+
+
+def _counted(reasons: Mapping[str, int] | None) -> dict[str, int]:
+    """In one order, without those that nothing counts for."""
+    return {reason: count for reason, count in sorted((reasons or {}).items()) if count}
 
 
 def hashes_of(manifests: Sequence[Path]) -> dict[str, str]:

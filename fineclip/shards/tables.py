@@ -106,11 +106,20 @@ class DetectRow(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionRow(Row):
-    """Captions of an image's regions, in the order of the detect table. `logprob` is the mean of a token, or None."""
+    """Captions of an image's regions, in the order of the detect table. `logprob` is the mean of a token, or None.
+
+    A caption is empty where the captioner says nothing, None where nobody was asked: given captions lack that region.
+    """
 
     SCHEMA: ClassVar = [("regions", REGION_CAPTIONS)]
 
     regions: list[dict[str, Any]]
+
+    @property
+    def uncaptioned(self) -> list[str]:
+        """Why there is no caption, for each region without one: `missing-key` or `empty`."""
+        captions = (region["caption"] for region in self.regions)
+        return ["missing-key" if caption is None else "empty" for caption in captions if not caption]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +169,15 @@ class BenchmarkRow(Row):
     boxes: list[dict[str, Any]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConceptRow(Row):
+    """A name that regions or captions of a scale give; `key` is the name, `count` how many of them do."""
+
+    SCHEMA: ClassVar = [("count", pa.int64())]
+
+    count: int
+
+
 R = TypeVar("R", bound=Row)
 
 
@@ -195,6 +213,7 @@ class TableWriter(Generic[R]):
             kept=len(kept),
             dropped=dropped,
             regions=sum(map(_regions_of, kept)),
+            uncaptioned=Counter(reason for row in kept if isinstance(row, CaptionRow) for reason in row.uncaptioned),
         )
 
 

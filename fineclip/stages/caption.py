@@ -1,30 +1,36 @@
-"""Write a caption for every region of one shard: by a captioner that looks at its crop, or from its label.
+"""Write a caption for every region of one shard: by a captioner that looks at its crop, from its label, or from a JSON.
 
-No sample is dropped. A captioner may say nothing of a region: its caption is empty then, and `pack` leaves the region
-out.
+No sample is dropped. A region may stay without a caption, and then has no partner in a regional contrast; the manifest
+counts such regions as `uncaptioned`, for one of the reasons
+
+    empty          the captioner says nothing of it, or it has no label for the template
+    missing-key    the JSON of captions has no key of it
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image
 from tqdm import tqdm
 
-from fineclip.config import Blip2Caption, CaptionConfig, TemplateCaption
+from fineclip.config import Blip2Caption, CaptionConfig, CaptionsJsonCaption, TemplateCaption
 from fineclip.errors import ConfigError, ShardError
 from fineclip.models.batches import batches
 from fineclip.models.captioner import Captioner, RegionCaption, TemplateCaptioner, region_view
 from fineclip.shards import CaptionRow, DetectRow, Job, PieceReader, SourceRow, TableWriter, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
+from fineclip.stages.given.captions import looked_up
+from fineclip.stages.given.tables import given_at
 from fineclip.stages.upstream import chain, content_of, kept_by_key, row_of
 from fineclip.stages.weights import weights_at
 from fineclip.types import Box
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the rows this file writes: a change of it makes them again
+VERSION = 2  # of the rows this file writes: a change of it makes them again
 
 T = TypeVar("T")
 
@@ -74,7 +80,14 @@ def _same_image(row: DetectRow, place: SourceRow, reader: PieceReader) -> Image.
 
 
 def caption_shard(
-    detected: Path, manifest: Path, config: CaptionConfig, *, weights: Path | None, batch_size: int, device: str
+    detected: Path,
+    manifest: Path,
+    config: CaptionConfig,
+    *,
+    weights: Path | None = None,
+    given: Path | None = None,
+    batch_size: int,
+    device: str,
 ) -> None:
     """Write the table of one shard, a row for each image that detect kept, and then its `manifest`.
 
@@ -83,33 +96,59 @@ def caption_shard(
         manifest: what is written last; its table lies beside it.
         config: engine and how it is asked.
         weights: manifest of the captioner's weights, for engine blip2.
+        given: manifest of the captions that a JSON gives, for engine captions_json.
         batch_size: regions that the captioner sees at once.
         device: auto, cpu, cuda or mps.
 
     Raises:
-        ConfigError: the engine is not installed, or its weights are not named.
+        ConfigError: the engine is not installed, or lacks an input.
         CheckpointError: the weights cannot be used.
+        DataError: a sample could be several images of the JSON.
         ShardError: a table or an image is gone or changed. Nothing is written then.
     """
-    inputs = [detected, _needed(weights)] if isinstance(config, Blip2Caption) else [detected]
+    match config:
+        case Blip2Caption():
+            inputs = [detected, _needed(weights)]
+        case CaptionsJsonCaption():
+            inputs = [detected, given_at(given, config)]
+        case TemplateCaption():
+            inputs = [detected]
     job = Job(manifest, stage="caption", version=VERSION, config=config, inputs=inputs)
     if job.is_done():
         return
     rows = list(kept_rows(detected, DetectRow))
-    count = sum(len(row.regions) for row in rows)
-    captions: Iterator[RegionCaption] = iter(())
-    if isinstance(config, TemplateCaption):
-        labels = (region["label"] for row in rows for region in row.regions)
-        captions = described(labels, TemplateCaptioner(config), batch_size=batch_size)
-    elif count:
-        captioner = _captioner(config, _needed(weights), batch_size=batch_size, device=device)
-        captions = described(crops(rows, detected, config), captioner, batch_size=batch_size)
-    bar = tqdm(captions, desc=f"caption {manifest.stem}", total=count, unit="region", disable=None)
     with TableWriter(job, CaptionRow) as table:
-        for row in captioned_rows(rows, iter(bar)):
+        for row in _captioned(rows, config, inputs, batch_size=batch_size, device=device):
             table.write(row)
-    silent = sum(not region["caption"] for row in table.rows for region in row.regions)
-    log.info("%d regions of %d images captioned; of %d the captioner says nothing", count, len(rows), silent)
+    _log_counts(table.rows)
+
+
+def _captioned(
+    rows: Sequence[DetectRow], config: CaptionConfig, inputs: Sequence[Path], *, batch_size: int, device: str
+) -> Iterator[CaptionRow]:
+    captions: Iterator[RegionCaption] = iter(())
+    count = sum(len(row.regions) for row in rows)
+    match config:
+        case CaptionsJsonCaption():
+            return looked_up(rows, inputs[0], given=inputs[1])
+        case TemplateCaption():
+            labels = (region["label"] for row in rows for region in row.regions)
+            captions = described(labels, TemplateCaptioner(config), batch_size=batch_size)
+        case Blip2Caption() if count:
+            captioner = _captioner(config, inputs[1], batch_size=batch_size, device=device)
+            captions = described(crops(rows, inputs[0], config), captioner, batch_size=batch_size)
+    return captioned_rows(rows, iter(tqdm(captions, desc="caption", total=count, unit="region", disable=None)))
+
+
+def _log_counts(rows: Sequence[CaptionRow]) -> None:
+    regions = sum(len(row.regions) for row in rows)
+    without = Counter(reason for row in rows for reason in row.uncaptioned)
+    counted = ", ".join(f"{count} {reason}" for reason, count in sorted(without.items()))
+    log.info("%d regions of %d images; without a caption: %s", regions, len(rows), counted or "none")
+    if regions and without["missing-key"] == regions:
+        log.warning(
+            "no region at all has its key in the JSON: are its captions of these boxes, and of images of this size?"
+        )
 
 
 def _needed(weights: Path | None) -> Path:

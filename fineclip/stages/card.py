@@ -11,7 +11,7 @@ import json
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,22 @@ from fineclip.errors import ShardError
 from fineclip.shards import Job, Manifest, read_manifest, sha256_of, table_of, write_text
 from fineclip.stages.upstream import ORDER, chain
 
-VERSION = 1  # of the card: a change of it makes it again
+VERSION = 2  # of the card: a change of it makes it again
 
 
 @dataclass(frozen=True)
 class FunnelRow:
-    """One stage, summed over shards. `read == kept + sum(dropped.values())`; `regions` are those of kept samples."""
+    """One stage, summed over shards. `read == kept + sum(dropped.values())`; `regions` are those of kept samples.
+
+    `uncaptioned` says how many of them the stage left without a caption, by reason.
+    """
 
     stage: str
     read: int
     kept: int
     dropped: Mapping[str, int]
     regions: int
+    uncaptioned: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,12 @@ def summed(chains: Iterable[Mapping[str, Manifest]]) -> list[FunnelRow]:
     rows = []
     for stage in ORDER:
         manifests = [shard[stage] for shard in shards]
-        dropped = Counter[str]()
+        dropped, uncaptioned = Counter[str](), Counter[str]()
         for manifest in manifests:
             dropped.update(manifest.dropped)
+            uncaptioned.update(manifest.uncaptioned)
         read, kept, regions = (sum(getattr(one, what) for one in manifests) for what in ("read", "kept", "regions"))
-        rows.append(FunnelRow(stage, read, kept, dict(dropped.most_common()), regions))
+        rows.append(FunnelRow(stage, read, kept, dict(dropped.most_common()), regions, dict(uncaptioned)))
     return rows
 
 
@@ -187,13 +192,17 @@ def title_of(packed: Sequence[Path]) -> str:
 
 def render(title: str, contents: Contents, rows: Sequence[FunnelRow], made_by: Sequence[Maker]) -> str:
     """The card, in Markdown."""
+    without = Counter[str]()
+    for row in rows:
+        without.update(row.uncaptioned)
+    silent = f" {without.total():,} of the regions have no caption ({_reasons(without)})." if without else ""
     regions_each = contents.regions / contents.images if contents.images else 0.0
     parts = [
         f"# Data card: {title}",
-        f"{contents.images:,} images with {contents.regions:,} captioned regions ({regions_each:.2f} an image;"
+        f"{contents.images:,} images with {contents.regions:,} {'' if without else 'captioned '}regions ({regions_each:.2f} an image;"
         f" {contents.images_by_regions.get(0, 0):,} images have none, the richest has"
         f" {max(contents.images_by_regions, default=0)}), in {contents.shards:,} WebDataset shards of {contents.size_bytes:,}"
-        " bytes together.",
+        f" bytes together.{silent}",
         "## From the first row to the last",
         _table(rows),
         "A stage reads what the stage before it kept; regions are those of the samples that it kept.",
@@ -210,10 +219,14 @@ def render(title: str, contents: Contents, rows: Sequence[FunnelRow], made_by: S
 
 def _table(rows: Sequence[FunnelRow]) -> str:
     lines = ["| stage | read | kept | dropped | regions |", "|---|---:|---:|---|---:|"]
-    for row in rows:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in row.dropped.items()) or "none"
-        lines.append(f"| {row.stage} | {row.read:,} | {row.kept:,} | {reasons} | {row.regions:,} |")
+    lines += [
+        f"| {row.stage} | {row.read:,} | {row.kept:,} | {_reasons(row.dropped)} | {row.regions:,} |" for row in rows
+    ]
     return "\n".join(lines)
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "none"
 
 
 def _paragraph(maker: Maker) -> str:

@@ -3,16 +3,18 @@
 Whatever goes wrong is a `NotFetchedError` whose text says why; what was fetched is there whole or not at all.
 """
 
+import glob
 import http.client
 import ipaddress
+import re
 import shutil
 import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -25,6 +27,10 @@ BLOCK_BYTES = 1 << 16
 STALL_SECONDS = 20.0  # longest silence of a server
 MOST_SECONDS = 6 * 3600.0  # longest download
 HUB_ANSWER_SECONDS = 10.0
+
+OTHER_FRAMEWORKS = re.compile(
+    r"\.(h5(\.index\.json)?|msgpack(\.index\.json)?|onnx|onnx_data|ot|tflite|mlmodel)$|(^|/)openvino_"
+)
 
 # IPv6 ranges whose last 32 bits are an IPv4 address that a gateway reaches.
 _GATEWAYS = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/96"))
@@ -63,7 +69,7 @@ def from_address(url: str, target: Path, *, most_bytes: int, allow_private: bool
 
 
 def from_hub(repository: str, revision: str, target: Path, *, file: str | None) -> None:
-    """Bring a file of a hub repository, or all of it where `file` is None; `target` is that file or a folder.
+    """Bring a file of a hub repository, or what is `needed` of it where `file` is None; `target` is that file or a folder.
 
     What came before an interruption is kept beside `target` and taken up again.
 
@@ -83,16 +89,42 @@ def from_hub(repository: str, revision: str, target: Path, *, file: str | None) 
         names = {entry.rfilename for entry in answer.siblings or ()}
         if file is not None and file not in names:
             raise NotFetchedError(f"{repository} at {revision} has no file {file}")
+        wanted = {file} if file is not None else needed(names)
         if file is not None:
             hf_hub_download(repository, file, revision=revision, local_dir=partial_folder)
         else:
-            snapshot_download(repository, revision=revision, local_dir=partial_folder)
+            patterns = sorted(map(glob.escape, wanted))
+            snapshot_download(repository, revision=revision, local_dir=partial_folder, allow_patterns=patterns)
     except (OSError, ValueError, RuntimeError, HTTPError) as error:
         raise NotFetchedError(_reason(error)) from None
-    absent = sorted(name for name in ({file} if file else names) if not (partial_folder / name).is_file())
+    absent = sorted(name for name in wanted if not (partial_folder / name).is_file())
     if absent:
         raise NotFetchedError(f"{len(absent)} files of {repository} did not come: {', '.join(absent[:3])}")
     _move(partial_folder, target, file=file)
+
+
+def needed(names: Collection[str]) -> set[str]:
+    """What of a repository PyTorch needs: no weights of other frameworks, and none twice.
+
+    Many repositories hold the same weights as safetensors and as pickles (`model-00001-of-00002.safetensors`,
+    `pytorch_model-00001-of-00003.bin`, with an index of each), and again for TensorFlow, JAX, ONNX, OpenVINO and others.
+    """
+    safe = {_model_of(name) for name in names if PurePosixPath(name).suffix == ".safetensors"}
+    return {
+        name
+        for name in names
+        if not OTHER_FRAMEWORKS.search(name) and not (_is_pickle(name) and _model_of(name) in safe)
+    }
+
+
+def _is_pickle(name: str) -> bool:
+    return PurePosixPath(name.removesuffix(".index.json")).suffix in (".bin", ".pt", ".pth", ".ckpt")
+
+
+def _model_of(name: str) -> str:
+    """What a file of weights is a part of: its path without part number, format and the word pytorch."""
+    path = PurePosixPath(name.removesuffix(".index.json"))
+    return (path.parent / re.sub(r"pytorch_|-\d+-of-\d+$", "", path.stem)).as_posix()
 
 
 def _move(partial_folder: Path, target: Path, *, file: str | None) -> None:

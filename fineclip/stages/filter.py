@@ -12,7 +12,8 @@ The rules run in the order of `RULES`; the first that objects gives the reason. 
     duplicate              these very bytes were kept before in this shard (`select` leaves out those of earlier shards)
 
 An image with several captions is dropped only if none of them is good, for what is wrong with the first; `pack` takes
-those that are, by the same `good_captions`. Sizes come from the first bytes of the file, so no pixel is decoded here.
+those that are, by the same `good_captions`. Under `min_words: 0` an image without any text but blanks is kept, without
+captions. Sizes come from the first bytes of the file, so no pixel is decoded here.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ from fineclip.shards import FilterRow, Job, PieceReader, SourceRow, TableWriter,
 from fineclip.shards.images import Header, read_header
 from fineclip.types import Candidate
 
-VERSION = 1  # of the rows this file writes: a change of it makes them again
+VERSION = 2  # of the rows this file writes: a change of it makes them again
 
 Rule = Callable[[Candidate, FilterConfig], str | None]
 
@@ -49,7 +50,7 @@ def too_elongated(image: Candidate, config: FilterConfig) -> str | None:
 
 def without_good_caption(image: Candidate, config: FilterConfig) -> str | None:
     """What is wrong with the first caption, where none is good."""
-    if good_captions(image.captions, config):
+    if good_captions(image.captions, config) or may_be_silent(image.captions, config):
         return None
     return caption_fault(image.captions[0], config) if image.captions else "caption-empty"
 
@@ -60,6 +61,11 @@ RULES: tuple[Rule, ...] = (unreadable, too_small, too_elongated, without_good_ca
 def good_captions(captions: Sequence[str], config: FilterConfig) -> list[str]:
     """Those of an image's captions that may be trained on, in order."""
     return [caption for caption in captions if caption_fault(caption, config) is None]
+
+
+def may_be_silent(captions: Sequence[str], config: FilterConfig) -> bool:
+    """Whether an image with these captions, which say nothing at all, is kept all the same."""
+    return config.min_words == 0 and not any(caption.strip() for caption in captions)
 
 
 def caption_fault(caption: str, config: FilterConfig) -> str | None:

@@ -4,7 +4,8 @@
     key.txt    its first caption
     key.json   its captions that pass the filter, its size, its url, its regions with box, score, label and caption
 
-No sample is dropped. A region of which the captioner said nothing is left out. The index beside the tar says where the
+No sample is dropped, and no region: one without a caption has `"caption": null`. It has no partner in a regional
+contrast, but its box can be drawn towards its crop all the same. The index beside the tar says where the
 bytes of each sample lie.
 """
 
@@ -31,13 +32,13 @@ from fineclip.shards import (
     kept_rows,
     read_manifest,
 )
-from fineclip.stages.filter import good_captions
+from fineclip.stages.filter import good_captions, may_be_silent
 from fineclip.stages.upstream import chain, content_of, kept_by_key, row_of
 from fineclip.types import Box, Region, Sample
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the bytes this file writes: a change of it makes them again
+VERSION = 2  # of the bytes this file writes: a change of it makes them again
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def joined_rows(manifests: dict[str, Path]) -> Iterator[Joined]:
 
 
 def regions_of(row: Joined) -> list[Region]:
-    """Boxes with their captions; those without words are left out.
+    """Boxes with their captions; None where there are no words.
 
     Raises:
         ShardError: there are not as many captions as regions.
@@ -78,9 +79,8 @@ def regions_of(row: Joined) -> list[Region]:
     if len(boxes) != len(captions):
         raise ShardError(f"sample {row.source.key} has {len(boxes)} regions but {len(captions)} captions")
     return [
-        Region(Box(*(box[edge] for edge in Box._fields)), box["score"], box["label"], caption["caption"])
+        Region(Box(*(box[edge] for edge in Box._fields)), box["score"], box["label"], caption["caption"] or None)
         for box, caption in zip(boxes, captions, strict=True)
-        if caption["caption"]
     ]
 
 
@@ -100,8 +100,7 @@ def pack_shard(captioned: Path, manifest: Path, config: PackConfig) -> None:
         return
     manifests = chain(captioned)
     limits = parse(FilterConfig, dict(read_manifest(manifests["filter"]).config), where=str(manifests["filter"]))
-    path = manifest.with_suffix(".tar")
-    silent = 0
+    path, silent = manifest.with_suffix(".tar"), 0
     with (
         TableWriter(job, PackRow, also=(path,)) as index,
         atomic(path) as temporary,
@@ -110,10 +109,10 @@ def pack_shard(captioned: Path, manifest: Path, config: PackConfig) -> None:
     ):
         for row in joined_rows(manifests):
             sample = _sample(row, limits, manifests, reader=reader)
-            silent += len(row.detected.regions) - len(sample.regions)
+            silent += sum(region.caption is None for region in sample.regions)
             index.write(add_sample(tar, sample, image_format=row.header.format or ""))
     log.info(
-        "%d samples with %d regions packed; %d regions left out, of which the captioner says nothing",
+        "%d samples with %d regions packed; %d of the regions have no caption",
         len(index.rows),
         sum(row.regions for row in index.rows),
         silent,
@@ -122,7 +121,7 @@ def pack_shard(captioned: Path, manifest: Path, config: PackConfig) -> None:
 
 def _sample(row: Joined, limits: FilterConfig, manifests: dict[str, Path], *, reader: PieceReader) -> Sample:
     captions = good_captions(row.source.captions, limits)
-    if not captions:
+    if not captions and not may_be_silent(row.source.captions, limits):
         raise ShardError(
             f"{manifests['filter'].with_suffix('.parquet')}: keeps sample {row.source.key}, none of whose captions passes"
             f" the filter. Delete {manifests['filter']} and run again."

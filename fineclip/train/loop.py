@@ -9,7 +9,7 @@ import hashlib
 import logging
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch.optim import AdamW
 from fineclip.config import TrainConfig
 from fineclip.errors import DataError, FineclipError, TrainingError
 from fineclip.methods import Method
+from fineclip.methods.items import Group
 from fineclip.train.distributed import Processes, Wish
 from fineclip.train.journal import Journal
 from fineclip.train.loader import Collate, HostBatch, PackedSamples, batches, placed
@@ -65,10 +66,19 @@ class Training:
         planned = self.order.steps_per_epoch * self.config.epochs
         return planned if self.config.max_steps is None else min(planned, self.config.max_steps)
 
+    @cached_property
+    def groups(self) -> Sequence[Group]:
+        """Which images of a step stay together on one process.
+
+        Raises:
+            ConfigError: the method has no use for a step of so few images.
+        """
+        return self.method.groups(self.order.images_per_step, self.collate.inputs)
+
     def batches(self, done: int) -> Iterator[HostBatch]:
         """This process's share of every step that is left."""
-        own = self.processes
-        sampler = BatchSampler(self.order, start=done, stop=self.steps, rank=own.rank, world_size=own.world_size)
+        own, groups = self.processes, self.groups
+        sampler = BatchSampler(self.order, done, self.steps, own.rank, own.world_size, groups)
         return batches(self.samples, self.collate, sampler, workers=self.workers, pin=own.device.type == "cuda")
 
     def is_due(self, step: int, every: int) -> bool:
@@ -80,6 +90,7 @@ def train(training: Training) -> None:
     """Train to the last step, from where an earlier attempt was stopped.
 
     Raises:
+        ConfigError: a step has too few images for the method.
         TrainingError: the loss is not finite, processes disagree, or another process failed.
         DataError, ShardError: a sample cannot be read.
         SystemExit: a signal asked to stop; a checkpoint is saved.
@@ -228,7 +239,7 @@ def _announce(training: Training, done: int) -> None:
         "%s on %d samples, %d a step, %d steps; processes: %d, on %s",
         f"training goes on after step {done}" if done else "training",
         order.samples,
-        min(config.batch_size, order.samples),
+        order.images_per_step,
         training.steps,
         training.processes.world_size,
         training.processes.device,

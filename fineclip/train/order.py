@@ -2,7 +2,7 @@
 
 Samples are numbered through the shards of the selection, in their order there. An epoch permutes the shards, cuts them
 into windows of a few, and permutes the samples inside each window, so that reading stays within a few files at a time.
-Step s takes the s-th slice of that order, and each process its share of the slice.
+Step s takes the s-th slice of that order, and each process its share of the slice, cut where the method allows it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from fineclip.methods.items import Group
 
 Rows = npt.NDArray[np.int64]
 
@@ -51,8 +53,13 @@ class Order:
         return sum(self.shard_sizes)
 
     @property
+    def images_per_step(self) -> int:
+        """Of every step, over all processes; fewer samples than a batch make one step of all of them."""
+        return min(self.batch_size, self.samples)
+
+    @property
     def steps_per_epoch(self) -> int:
-        """The last incomplete batch is left out; fewer samples than a batch make one step of all of them."""
+        """The last incomplete batch is left out."""
         return max(1, self.samples // self.batch_size)
 
     def position(self, step: int) -> Position:
@@ -79,22 +86,35 @@ def _epoch_order(shard_sizes: tuple[int, ...], seed: tuple[int, int], shuffle_sh
     return np.concatenate(order) if order else np.empty(0, dtype=np.int64)
 
 
-def share(visits: Sequence[Visit], rank: int, world_size: int) -> list[Visit]:
-    """The contiguous part of one process; parts differ by one sample at most."""
-    bounds = [len(visits) * part // world_size for part in (rank, rank + 1)]
-    return list(visits[bounds[0] : bounds[1]])
+def share(visits: Sequence[Visit], groups: Sequence[Group], *, rank: int, world_size: int) -> list[Visit]:
+    """The contiguous part of one process, of whole groups; each cut is the one that comes nearest to equal costs.
+
+    Of groups of one image and one cost the parts differ by one sample at most. A process may get nothing.
+    """
+    ends = np.cumsum([0, *(group.images for group in groups)])
+    costs = np.cumsum([0.0, *(group.cost for group in groups)])
+    cuts = [ends[np.abs(costs - costs[-1] * part / world_size).argmin()] for part in (rank, rank + 1)]
+    return list(visits[cuts[0] : cuts[1]])
 
 
+@dataclass(frozen=True)
 class BatchSampler:
-    """What a loader of one process goes through: the shares of the steps from `start` up to `stop`."""
+    """What a loader of one process goes through: the shares of the steps from `start` up to `stop`.
 
-    def __init__(self, order: Order, *, start: int, stop: int, rank: int, world_size: int) -> None:
-        self.order, self.start, self.stop = order, start, stop
-        self.rank, self.world_size = rank, world_size
+    `groups` are those of every step, as a method's `groups` gives them; None lets each image lie on any process.
+    """
+
+    order: Order
+    start: int
+    stop: int
+    rank: int
+    world_size: int
+    groups: Sequence[Group] | None = None
 
     def __iter__(self) -> Iterator[list[Visit]]:
+        groups = self.groups or [Group(images=1, cost=1)] * self.order.images_per_step
         for step in range(self.start, self.stop):
-            yield share(self.order.batch(step), self.rank, self.world_size)
+            yield share(self.order.batch(step), groups, rank=self.rank, world_size=self.world_size)
 
     def __len__(self) -> int:
         return self.stop - self.start

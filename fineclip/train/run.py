@@ -32,6 +32,7 @@ from fineclip.models.encoder import RegionEncoder
 from fineclip.models.tokenizer import load_tokenizer
 from fineclip.shards import Job, hashes_of, write_text
 from fineclip.shards.atomic import sweep
+from fineclip.stages.concepts import read_concepts
 from fineclip.stages.weights import weights_at
 from fineclip.train.distributed import Processes, joined
 from fineclip.train.loader import Collate, PackedSamples
@@ -96,6 +97,7 @@ def train_run(
     config: RunConfig,
     *,
     tokenizer: Path | None = None,
+    concepts: Path | None = None,
     workers: int = 0,
     threads: int = 1,
     device: str = "auto",
@@ -109,6 +111,7 @@ def train_run(
         manifest: `results/<dataset>/<run>/train.json`; everything else lies beside it.
         config: what identifies the training beside its inputs.
         tokenizer: manifest of the tokenizer's vocabulary, None where the encoder takes the usual one.
+        concepts: manifest of the concepts of the scale, None where the method needs none.
         workers: processes that read and decode, for each training process; 0 does it in there.
         threads: of each training process, on the CPU.
         device: auto, cpu, cuda or mps.
@@ -120,7 +123,8 @@ def train_run(
     torch.set_num_threads(threads)
     keys = keys_by_shard(select)
     manifests = manifests_of(list(keys), packed, select=select)
-    job = _job(manifest, config, [select, *manifests.values(), weights, *([tokenizer] if tokenizer else [])])
+    optional = [path for path in (tokenizer, concepts) if path is not None]
+    job = _job(manifest, config, [select, *manifests.values(), weights, *optional])
     with joined(device) as processes, ExitStack() as stack:
         state = StateFolder(manifest.parent / "state", _state_identity(job))
         if processes.first_does(job.is_done):
@@ -129,10 +133,11 @@ def train_run(
         processes.first_does(lambda: stack.enter_context(state.locked()))
         processes.first_does(state.require_hope)
         vocabulary = _vocabulary(tokenizer, config.encoder)
-        encoder = load_encoder(config.encoder, weights_at(weights, config.encoder.weights))
+        encoder = load_encoder(config.encoder, weights_at(weights, config.encoder.weights)).to(processes.device)
         selection = read_selection(keys, manifests, config.train)
+        inputs = _inputs(config, vocabulary, concepts)
         training = _training(
-            config, encoder, selection, vocabulary=vocabulary, state=state, processes=processes, workers=workers
+            config, encoder, selection, inputs=inputs, state=state, processes=processes, workers=workers
         )
         train(training)
         processes.first_does(
@@ -180,12 +185,29 @@ def _vocabulary(tokenizer: Path | None, config: EncoderConfig) -> Path | None:
     return None if tokenizer is None or config.tokenizer is None else weights_at(tokenizer, config.tokenizer)
 
 
+def _inputs(config: RunConfig, vocabulary: Path | None, concepts: Path | None) -> Inputs:
+    """What the encoder takes, and the names that the method tells regions apart by.
+
+    Raises:
+        ConfigError: it needs some, and their manifest is not given; or the other way round.
+    """
+    if (concepts is not None) != config.options.needs_concepts:
+        needs = "needs the concepts of its scale: give" if config.options.needs_concepts else "has no use for"
+        raise ConfigError(f"method {config.method} {needs} --concepts FILE, the manifest of `concepts`")
+    return Inputs(
+        load_tokenizer(config.encoder, vocabulary),
+        config.encoder.image_size,
+        config.encoder.crop_size,
+        concepts=() if concepts is None else read_concepts(concepts),
+    )
+
+
 def _training(
     config: RunConfig,
     encoder: RegionEncoder,
     selection: Selection,
     *,
-    vocabulary: Path | None,
+    inputs: Inputs,
     state: StateFolder,
     processes: Processes,
     workers: int,
@@ -197,8 +219,6 @@ def _training(
     if processes.is_first and selection.left_out:
         counts = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items())
         log.info("%d of %d selected samples are used; left out: %s", selection.samples, selection.selected, counts)
-    tokenizer = load_tokenizer(config.encoder, vocabulary)
-    inputs = Inputs(tokenizer, config.encoder.image_size, config.encoder.crop_size)
     method = METHODS[config.method].build(encoder, config.options, inputs)
     prepare = method.preparation(inputs, config.options, max_regions=config.train.max_regions)
     return Training(

@@ -119,6 +119,7 @@ def planned(folder: Path, *arguments: str) -> dict[str, int]:
         "caption",
         "pack",
         "card",
+        "concepts",
         "index",
         "weights",
     }

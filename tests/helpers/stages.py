@@ -20,6 +20,7 @@ class Item:
     captions: list[str] = field(default_factory=lambda: ["a thing"])
     annotations: list[dict[str, Any]] | None = None
     url: str | None = None
+    source_key: str | None = None
 
 
 def box(x1: float, y1: float, x2: float, y2: float, label: str = "cat") -> dict[str, Any]:
@@ -38,7 +39,7 @@ def write_source(folder: Path, items: Sequence[Item], *, name: str = "s") -> Pat
             row = SourceRow(
                 key=f"{name}-{index:06d}",
                 kept=True,
-                source_key=str(index),
+                source_key=str(index) if item.source_key is None else item.source_key,
                 file=pieces.as_posix(),
                 offset=offset,
                 size=len(item.image),

@@ -85,7 +85,8 @@ def test_regions_of_several_images_fill_a_batch(
     rows = run(detected(tmp_path, items), tmp_path, TIGHT, batch_size=3)
     assert said(rows) == [["" if side == 3 else f"{side}x1" for side in row] for row in sides]
     assert recorder.seen == [3, 3, 2]
-    assert "8 regions of 5 images captioned; of 1 the captioner says nothing" in caplog.text
+    assert "8 regions of 5 images; without a caption: 1 empty" in caplog.text
+    assert read_manifest(tmp_path / "caption/s.json").uncaptioned == {"empty": 1}
 
 
 def test_no_region_opens_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

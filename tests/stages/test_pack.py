@@ -95,11 +95,15 @@ def rewritten(manifest: Path, regions: Sequence[list[str]], *, keys: Sequence[st
 KEYS = ["s-000000", "s-000003", "s-000004"]
 
 
-def test_a_region_without_words_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_region_without_words_has_no_caption(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     manifest = packed(rewritten(captioned(tmp_path), [["", "one dog"], [], [""]], keys=KEYS), tmp_path)
-    assert [row.regions for row in read_rows(manifest, PackRow)] == [1, 0, 0]
-    assert "3 samples with 1 regions packed; 2 regions left out" in caplog.text
+    rows = list(read_rows(manifest, PackRow))
+    with PieceReader() as reader:
+        samples = [read_sample(reader, manifest.with_suffix(".tar"), row) for row in rows]
+    assert [[region.caption for region in sample.regions] for sample in samples] == [[None, "one dog"], [], [None]]
+    assert [row.regions for row in rows] == [2, 0, 1]
+    assert "3 samples with 3 regions packed; 2 of the regions have no caption" in caplog.text
 
 
 def test_regions_and_captions_of_different_number(tmp_path: Path) -> None:

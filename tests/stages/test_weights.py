@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import subprocess
 import sys
 import threading
@@ -13,13 +14,14 @@ from typing import ClassVar
 
 import huggingface_hub
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from fineclip.config import WeightsConfig
 from fineclip.errors import CheckpointError
 from fineclip.models import shipped as shipped_module
 from fineclip.shards import read_manifest
 from fineclip.stages import download
-from fineclip.stages.download import is_public
+from fineclip.stages.download import is_public, needed
 from fineclip.stages.weights import fetch_weights, hash_of, weights_at
 
 CONTENT = b"weights" * 1000
@@ -33,6 +35,11 @@ class Server(BaseHTTPRequestHandler):
     asked: ClassVar[list[str]] = []
     content = CONTENT
 
+    def do_HEAD(self) -> None:
+        """The hub's client asks for a file's size and hash before it fetches it."""
+        self.asked.append(self.path)
+        self._head(len(self.content))
+
     def do_GET(self) -> None:
         self.asked.append(self.path)
         if self.path.startswith("/to/"):
@@ -43,16 +50,31 @@ class Server(BaseHTTPRequestHandler):
             self._answer(len(self.content), self.content)
         elif self.path == "/cut.pt":
             self._answer(len(self.content), self.content[:100])
+        elif self.path.startswith("/hub/api/models/"):
+            siblings = [{"rfilename": name} for name in REPOSITORY]
+            answer = {"id": "a/b", "modelId": "a/b", "sha": "0" * 40, "siblings": siblings}
+            tree = [{"type": "file", "path": name, "oid": DIGEST, "size": len(self.content)} for name in REPOSITORY]
+            content = json.dumps(tree if "/tree/" in self.path else answer).encode()
+            self._answer(len(content), content)
+        elif self.path.startswith("/hub/a/b/resolve/"):
+            self._answer(len(self.content), self.content)
         elif self.path == "/endless.pt":
             self._answer(None, self.content * 1000)
         else:
             self.send_error(404)
 
-    def _answer(self, announced: int | None, content: bytes) -> None:
+    def _head(self, announced: int | None) -> None:
         self.send_response(200)
         if announced is not None:
             self.send_header("Content-Length", str(announced))
+        if self.path.startswith("/hub/"):
+            self.send_header("Content-Type", "application/json")
+            self.send_header("ETag", f'"{DIGEST}"')
+            self.send_header("X-Repo-Commit", "0" * 40)
         self.end_headers()
+
+    def _answer(self, announced: int | None, content: bytes) -> None:
+        self._head(announced)
         with contextlib.suppress(ConnectionError):  # who has had enough hangs up
             self.wfile.write(content)
 
@@ -323,8 +345,9 @@ class Hub:
         path.write_bytes(f"{repository} {file} {revision}".encode())
         return str(path)
 
-    def whole(self, repository: str, *, revision: str, local_dir: Path) -> str:
-        for name in (*self.files, ".cache/huggingface/when"):
+    def whole(self, repository: str, *, revision: str, local_dir: Path, allow_patterns: list[str]) -> str:
+        wanted = filter_repo_objects(self.files, allow_patterns=allow_patterns)
+        for name in (*wanted, ".cache/huggingface/when"):
             if name != self.lost:
                 self.one(repository, name, revision=revision, local_dir=local_dir)
         return str(local_dir)
@@ -352,3 +375,52 @@ def test_half_a_repository_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None
     assert (fetch(config) / "model.pt").is_file()
     with pytest.raises(CheckpointError, match="a/b at c1 has no file other.pt"):
         fetch(WeightsConfig(hub="a/b", hub_file="other.pt", revision="c1"))
+
+
+REPOSITORY = {  # as Salesforce/blip2-opt-6.7b-coco and others have them: name, whether it is wanted
+    "config.json": True,
+    "tokenizer.json": True,
+    "model-00001-of-00002.safetensors": True,
+    "model-00002-of-00002.safetensors": True,
+    "model.safetensors.index.json": True,
+    "pytorch_model-00001-of-00004.bin": False,
+    "pytorch_model-00004-of-00004.bin": False,
+    "pytorch_model.bin.index.json": False,
+    "open_clip_pytorch_model.bin": True,  # of this there are no safetensors
+    "adapter/adapter_model.bin": True,
+    "vision/model.safetensors": True,
+    "vision/pytorch_model.bin": False,
+    "tf_model.h5": False,
+    "flax_model-00001-of-00003.msgpack": False,
+    "flax_model.msgpack.index.json": False,
+    "onnx/model.onnx": False,
+    "onnx/model.onnx_data": False,
+    "openvino/openvino_model.bin": False,
+    "rust_model.ot": False,
+    "odd [1] name.json": True,
+}
+
+
+def test_no_weights_twice_and_none_of_other_frameworks() -> None:
+    assert needed(REPOSITORY) == {name for name, wanted in REPOSITORY.items() if wanted}
+    assert needed({"pytorch_model.bin", "config.json"}) == {"pytorch_model.bin", "config.json"}
+
+
+def test_the_hubs_own_client_asks_for_what_is_needed(server: str, tmp_path: Path) -> None:
+    """A whole repository from a local server that answers as the hub does, in a process of its own."""
+    script = (
+        "from pathlib import Path\n"
+        "from fineclip.stages.download import from_hub\n"
+        "from_hub('a/b', '0' * 40, Path('whole'), file=None)\n"
+    )
+    environment = {
+        "HF_ENDPOINT": f"{server}/hub",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_DISABLE_XET": "1",
+        "PATH": "",
+    }
+    subprocess.run([sys.executable, "-c", script], env=environment, timeout=60, check=True)
+    there = {file.relative_to("whole").as_posix() for file in Path("whole").rglob("*") if file.is_file()}
+    assert there == {name for name, wanted in REPOSITORY.items() if wanted}
+    assert all(Path("whole", name).read_bytes() == CONTENT for name in there)
+    assert not any("pytorch_model-0" in path or "onnx" in path for path in Server.asked)

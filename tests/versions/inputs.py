@@ -13,6 +13,8 @@ from torch import nn
 
 from fineclip.shards import Row, read_manifest, read_rows
 
+OTHERS = ("stage", "version", "inputs", "outputs")  # of a manifest, beside counts and configuration
+
 
 def picture(number: int, *, width: int = 24, height: int = 16) -> bytes:
     """A BMP of ramps: no encoder has a choice in it."""
@@ -21,6 +23,14 @@ def picture(number: int, *, width: int = 24, height: int = 16) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(file, format="BMP")
     return file.getvalue()
+
+
+def put(files: dict[str, bytes | str]) -> None:
+    """Write files, by path."""
+    for name, content in files.items():
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def set_weights(module: nn.Module, *, seed: int = 0) -> None:
@@ -49,16 +59,10 @@ def rounded(values: Iterable[float], decimals: int) -> list[float]:
 
 
 def table(manifest: Path, row_type: type[Row], *, without: Sequence[str] = ()) -> dict[str, Any]:
-    """Counts and every row of what a stage wrote; fields that are None are left out."""
+    """Configuration, counts and every row of what a stage wrote; without what is 0, empty or None."""
     made = read_manifest(manifest)
-    return {
-        "config": dict(made.config),
-        "read": made.read,
-        "kept": made.kept,
-        "dropped": dict(made.dropped),
-        "regions": made.regions,
-        "rows": [values_of(row, without=without) for row in read_rows(manifest, row_type)],
-    }
+    counts = {name: value for name, value in asdict(made).items() if name not in OTHERS and value}
+    return counts | {"rows": [values_of(row, without=without) for row in read_rows(manifest, row_type)]}
 
 
 def values_of(row: Row, *, without: Sequence[str] = ()) -> dict[str, Any]:

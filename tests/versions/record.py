@@ -14,6 +14,8 @@ from typing import Any
 
 from tests.versions.registry import COMMAND, cases, differences, file_of, record_of, stated, versions
 
+LINE = 120
+
 log = logging.getLogger(__name__)
 
 
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     known, now = cases(), versions()
     for module in options.modules:
         if module not in known or module not in now:
-            parser.error(f"{module} states no VERSION or has no case; there are {', '.join(sorted(known.keys() & now.keys()))}")
+            parser.error(f"{module} states no VERSION or has no case; there are {', '.join(sorted(known))}")
     due = options.modules or [module for module in sorted(known.keys() & now.keys()) if is_due(module)]
     refused = [module for module in due if not record(module, case_changed=options.case_changed)]
     log.info("%d recorded, %d refused", len(due) - len(refused), len(refused))
@@ -53,10 +55,22 @@ def record(module: str, *, case_changed: bool = False) -> bool:
                 module, belongs["version"], changes[0], file_of(module),
             )  # fmt: skip
             return False
-    text = json.dumps(belongs | {"output": output}, indent=1, ensure_ascii=False)
-    record_of(module).write_text(text + "\n", encoding="utf-8")
+    record_of(module).write_text(laid_out(belongs | {"output": output}) + "\n", encoding="utf-8")
     log.info("%s: version %d recorded", module, belongs["version"])
     return True
+
+
+def laid_out(value: Any, depth: int = 0) -> str:
+    """JSON in which whatever fits on a line stands on one, so that a change of a record is read as such."""
+    flat = json.dumps(value, ensure_ascii=False)
+    if len(flat) + depth <= LINE or not isinstance(value, dict | list):
+        return flat
+    inside = "\n" + " " * (depth + 1)
+    items = [laid_out(one, depth + 1) for one in (value.values() if isinstance(value, dict) else value)]
+    if isinstance(value, dict):
+        items = [f"{json.dumps(name, ensure_ascii=False)}: {text}" for name, text in zip(value, items, strict=True)]
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return f"{opening}{inside}{(',' + inside).join(items)}\n{' ' * depth}{closing}"
 
 
 def _read(module: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -36,12 +36,25 @@ MOST_SHOWN = 8  # differences in one message
 
 @dataclass(frozen=True)
 class Case:
-    """How one module is run. Two numbers are the same if they differ by less than one of the two tolerances."""
+    """How one module is run, and how far numbers may lie from those recorded.
+
+    Two numbers are the same if they differ by less than `relative` of the larger or less than `absolute`; under a place
+    that `loose` names, by less than the number given there.
+    """
 
     run: Callable[[], Any]
     after: tuple[str, ...] = ()
     relative: float = 1e-6
     absolute: float = 1e-6
+    loose: Mapping[str, float] = field(default_factory=dict)
+
+    def is_same(self, recorded: Any, found: Any, place: str) -> bool:
+        """Whether a value stands for the one recorded; only numbers have a tolerance."""
+        kinds = {type(recorded), type(found)}
+        if float in kinds and kinds <= {int, float}:
+            loose = [value for prefix, value in self.loose.items() if place.startswith(f"output.{prefix}")]
+            return math.isclose(recorded, found, rel_tol=self.relative, abs_tol=max(loose, default=self.absolute))
+        return type(recorded) is type(found) and recorded == found
 
     def output(self) -> Any:
         """What comes out, as it will be read back from JSON."""
@@ -125,14 +138,15 @@ def complaint(module: str, known: Mapping[str, Case], now: Mapping[str, int]) ->
     changes = list(differences(output, one.output(), one))
     if not changes:
         return None
-    shown = "\n  ".join([*changes[:MOST_SHOWN], *([f"and {len(changes) - MOST_SHOWN} more"] * (len(changes) > MOST_SHOWN))])
+    more = [f"and {len(changes) - MOST_SHOWN} more"] if len(changes) > MOST_SHOWN else []
+    shown = "\n  ".join([*changes[:MOST_SHOWN], *more])
     return (
         f"the output of {module} changed:\n  {shown}\nIf that is meant: raise VERSION in {file_of(module)}, so that results"
         f" are made again, and run `{COMMAND}`. If only its case in tests/versions changed: `{COMMAND} {module} --case-changed`"
     )
 
 
-def differences(recorded: Any, found: Any, tolerance: Case, place: str = "output") -> Iterator[str]:
+def differences(recorded: Any, found: Any, one: Case, place: str = "output") -> Iterator[str]:
     """A sentence for each value that is not the one recorded, with its place."""
     if isinstance(recorded, dict) and isinstance(found, dict):
         for name in [*recorded, *(name for name in found if name not in recorded)]:
@@ -140,18 +154,11 @@ def differences(recorded: Any, found: Any, tolerance: Case, place: str = "output
             if name not in found or name not in recorded:
                 yield f"{inside}: {'is gone' if name in recorded else 'is new'}"
             else:
-                yield from differences(recorded[name], found[name], tolerance, inside)
+                yield from differences(recorded[name], found[name], one, inside)
     elif isinstance(recorded, list) and isinstance(found, list):
         if len(recorded) != len(found):
             yield f"{place}: {len(recorded)} values were recorded, now there are {len(found)}"
         for index, (before, now) in enumerate(zip(recorded, found, strict=False)):
-            yield from differences(before, now, tolerance, f"{place}[{index}]")
-    elif not _same(recorded, found, tolerance):
+            yield from differences(before, now, one, f"{place}[{index}]")
+    elif not one.is_same(recorded, found, place):
         yield f"{place}: {json.dumps(recorded)} was recorded, now {json.dumps(found)}"
-
-
-def _same(recorded: Any, found: Any, tolerance: Case) -> bool:
-    kinds = {type(recorded), type(found)}
-    if float in kinds and kinds <= {int, float}:
-        return math.isclose(recorded, found, rel_tol=tolerance.relative, abs_tol=tolerance.absolute)
-    return type(recorded) is type(found) and recorded == found

@@ -92,9 +92,41 @@ def weights_of(kind):
     return manifests
 
 
+def concepts_of(wildcards):
+    """The manifest of the concepts of a run's scale, nothing where its method needs none."""
+    run = PLAN.runs[wildcards.run]
+    if not PLAN.config.options(run).needs_concepts:
+        return []
+    return planned("data/{dataset}/concepts/{regions}/{scale}.json", scale=run.scale)
+
+
 def annotations_of(wildcards):
     """Files that the listing reads: COCO's JSON, or the table of captions of a folder."""
     return PLAN.annotations
+
+
+def glance_of(wildcards):
+    """What a look at the folder of images shows: pictures that come, go or change plan the listing again."""
+    return PLAN.glance
+
+
+def json_of(wildcards):
+    """The JSON of boxes or captions that somebody released."""
+    return PLAN.given(wildcards.kind, wildcards.model)
+
+
+def given_of(kind):
+    """A function of wildcards: the manifest of the given boxes or captions, nothing where none are."""
+
+    def manifests(wildcards):
+        name = wildcards["regions" if kind == "detect" else "captions"]
+        return (
+            [f"data/{wildcards.dataset}/given/{kind}/{name}.json"]
+            if PLAN.given(kind, name)
+            else []
+        )
+
+    return manifests
 
 
 def listing_of(wildcards):

@@ -2,7 +2,8 @@
 Images become captioned regions and training shards, shard by shard.
 
 Needs     data/{dataset}/filter/{shard}.json                     what was kept of a shard, and where its images lie
-Makes     data/{dataset}/detect/{regions}/{shard}.json           boxes of the kept images
+Makes     data/{dataset}/given/{kind}/{model}.json               engines boxes_json and captions_json: what a JSON gives, by image
+          data/{dataset}/detect/{regions}/{shard}.json           boxes of the kept images
           data/{dataset}/caption/{regions}.{captions}/{shard}.json    a caption for every box
           data/{dataset}/pack/{regions}.{captions}/{shard}.json  the training shard: a tar and its index
           data/{dataset}/pack/{regions}.{captions}/card.json     the data card, over all shards
@@ -13,11 +14,39 @@ A manifest (.json) names its table with its hash and is the only thing that rule
 """
 
 
+rule read_given:
+    """Read once the JSON of {wildcards.kind}.{wildcards.model}"""
+    input:
+        json_of,
+    output:
+        manifest="data/{dataset}/given/{kind}/{model}.json",
+    log:
+        "logs/{dataset}/given/{kind}/{model}.log",
+    benchmark:
+        "logs/{dataset}/given/{kind}/{model}.tsv"
+    wildcard_constraints:
+        kind="detect|caption",
+    conda:
+        "../../envs/core.yaml"
+    params:
+        config=section("given"),
+    shell:
+        r"""
+        exec python -m fineclip given \
+            --kind {wildcards.kind:q} \
+            --name {wildcards.model:q} \
+            --manifest {output.manifest:q} \
+            --config {params.config:q} \
+            --log {log:q}
+        """
+
+
 rule detect_shard:
     """Find regions in the kept images of shard {wildcards.shard}"""
     input:
         kept="data/{dataset}/filter/{shard}.json",
         weights=weights_of("detect"),
+        given=given_of("detect"),
     output:
         manifest="data/{dataset}/detect/{regions}/{shard}.json",
     log:
@@ -36,6 +65,7 @@ rule detect_shard:
         exec python -m fineclip detect \
             --kept {input.kept:q} \
             --weights {input.weights:q} \
+            --given {input.given:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
             --batch-size {resources.batch_size} \
@@ -50,6 +80,7 @@ rule caption_shard:
     input:
         detected="data/{dataset}/detect/{regions}/{shard}.json",
         weights=weights_of("caption"),
+        given=given_of("caption"),
     output:
         manifest="data/{dataset}/caption/{regions}.{captions}/{shard}.json",
     log:
@@ -68,6 +99,7 @@ rule caption_shard:
         exec python -m fineclip caption \
             --detected {input.detected:q} \
             --weights {input.weights:q} \
+            --given {input.given:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
             --batch-size {resources.batch_size} \

@@ -54,6 +54,7 @@ rule list_samples:
         "../../envs/core.yaml"
     params:
         config=section("list"),
+        glance=glance_of,
     shell:
         r"""
         exec python -m fineclip list \

@@ -4,6 +4,7 @@ Training: one run for each planned method, encoder, scale and seed, and each enc
 Needs     data/{dataset}/select/{scale}.json                         which samples
           data/{dataset}/pack/{regions}.{captions}/{shard}.json      where they lie
           data/weights/encoders/{model}.json                         what training starts from
+          data/{dataset}/concepts/{regions}/{scale}.json             for methods that tell regions apart by names
 Makes     results/{dataset}/{run}/train.json                         beside it model.safetensors, config.yaml, metrics.jsonl, state/
 Config    train, methods, encoders, plan
 Targets   train
@@ -17,6 +18,7 @@ rule train_run:
         packed=prefix_of("data/{dataset}/pack/{regions}.{captions}/{shard}.json"),
         weights=weights_of("encoders"),
         tokenizer=weights_of("tokenizers"),
+        concepts=concepts_of,
     output:
         manifest="results/{dataset}/{run}/train.json",
     log:
@@ -39,6 +41,7 @@ rule train_run:
             --packed {input.packed:q} \
             --weights {input.weights:q} \
             --tokenizer {input.tokenizer:q} \
+            --concepts {input.concepts:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
             --workers {resources.workers} \

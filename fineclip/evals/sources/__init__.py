@@ -14,13 +14,23 @@ Boxes are clipped to their image. An image is left out of the scores, and still 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fineclip.config import BenchmarkConfig, BoxesBenchmark, CocoCaptions, CocoPanoptic, MiniatureTest
+from fineclip.config import (
+    BenchmarkConfig,
+    BoxesBenchmark,
+    CaptionList,
+    CocoCaptions,
+    CocoPanoptic,
+    Karpathy,
+    MiniatureTest,
+)
 from fineclip.errors import DataError
 from fineclip.evals.sources.coco import captions_contents, coco_inputs, panoptic_contents
+from fineclip.evals.sources.lists import list_contents, list_inputs, listed_images
 from fineclip.evals.sources.miniature import miniature_contents
 from fineclip.evals.sources.picture import BenchmarkClass, Contents, LabelledBox, Picture
 from fineclip.shards import BenchmarkRow, Job, write_table, write_text
@@ -61,12 +71,12 @@ def index_benchmark(manifest: Path, config: BenchmarkConfig) -> None:
     """
     if absent := missing(config):
         raise DataError(f"{manifest.stem}: {absent} Bring it, or name another in benchmarks.{manifest.stem}.source.")
-    inputs = {} if isinstance(config.source, MiniatureTest) else coco_inputs(config.source)
+    name = manifest.stem.replace(".", "-")  # a dot would end the key of a member in a tar
+    inputs, read_contents = _data(config, manifest.with_suffix(".tar"), name)
     job = Job(manifest, stage="index", version=VERSION, config=index_identity(config), inputs=inputs)
     if job.is_done():
         return
-    name = manifest.stem.replace(".", "-")  # a dot would end the key of a member in a tar
-    contents = _contents(config, manifest.with_suffix(".tar"), name)
+    contents = read_contents()
     rows = [_row(f"{name}-{index:06d}", picture, config) for index, picture in enumerate(contents.pictures)]
     kept = [row for row in rows if row.kept]
     if not kept:
@@ -78,14 +88,18 @@ def index_benchmark(manifest: Path, config: BenchmarkConfig) -> None:
     job.finish(outputs, read=len(rows), kept=len(kept), dropped=dropped, regions=boxes)
 
 
-def _contents(config: BenchmarkConfig, tar: Path, name: str) -> Contents:
+def _data(config: BenchmarkConfig, tar: Path, name: str) -> tuple[dict[str, str], Callable[[], Contents]]:
+    """What the index is made of, by names and hashes; and a function that reads it."""
     match config.source:
         case MiniatureTest() as source:
-            return miniature_contents(source, tar, name=name)
+            return {}, partial(miniature_contents, source, tar, name=name)
         case CocoPanoptic() as source:
-            return panoptic_contents(source)
+            return coco_inputs(source), partial(panoptic_contents, source)
         case CocoCaptions() as source:
-            return captions_contents(source)
+            return coco_inputs(source), partial(captions_contents, source)
+        case CaptionList() | Karpathy() as source:
+            listed = listed_images(source)
+            return list_inputs(source, listed), partial(list_contents, listed)
 
 
 def _write(

@@ -38,11 +38,15 @@ def region_view(image: Image.Image, box: Box, config: Blip2Caption) -> Image.Ima
 
 
 class TemplateCaptioner:
-    """A sentence around the label. Its article is the template's, as in CLIP's prompts: `a photo of a apple`."""
+    """A sentence around the label. Its article is the template's, as in CLIP's prompts: `a photo of a apple`.
+
+    Underscores are blanks, as in LVIS' `alarm_clock`; of a region without a label nothing is said.
+    """
 
     def __init__(self, config: TemplateCaption) -> None:
         self._template = config.template
 
     def describe(self, regions: Sequence[str]) -> list[RegionCaption]:
         """A caption for each label, in order."""
-        return [RegionCaption(self._template.replace("{label}", label), None) for label in regions]
+        sentences = (self._template.replace("{label}", label.replace("_", " ")) if label else "" for label in regions)
+        return [RegionCaption(sentence, None) for sentence in sentences]

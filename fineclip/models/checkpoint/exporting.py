@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -37,11 +38,10 @@ def export(found: FoundEncoder, output: Path, *, layout: str, replace: bool = Fa
 
 def rotary_tables(encoder: RegionEncoder) -> RotaryTables | None:
     """Those of the native grid, bit for bit what the authors' files carry; None where the trunk has none."""
-    trunk = encoder.get_submodule("visual.trunk")
-    rope = trunk.rope
-    if rope is None:
+    trunk: Any = encoder.get_submodule("visual.trunk")  # timm's, untyped
+    if trunk.rope is None:
         return None
-    sin, cos = rope.get_embed(list(trunk.patch_embed.grid_size)).chunk(2, dim=-1)
+    sin, cos = trunk.rope.get_embed(list(trunk.patch_embed.grid_size)).chunk(2, dim=-1)
     return RotaryTables(cos, sin)
 
 

@@ -48,18 +48,21 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], *, wrapping: str | 
 
     Args:
         path: ends in .safetensors, or in .pt or .pth for what `torch.load(path, weights_only=True)` reads.
-        weights: by the names that they get there, in their order.
+        weights: by the names that they get there.
         wrapping: in a pickle, the key under which they stand, where they do not stand by themselves.
 
     Raises:
         CheckpointError: the path ends in something else.
     """
     require_known_ending(path)
+    tensors = _as_written(weights)
     with atomic(path) as temporary:
         if path.suffix == ".safetensors":
-            save_file(as_written(weights), temporary, metadata={"format": "pt"})
+            temporary.touch()
+            mode = temporary.stat().st_mode  # what any new file gets; safetensors lets nobody else read its files
+            save_file(tensors, temporary, metadata={"format": "pt"})
+            temporary.chmod(mode)
             return
-        tensors = as_written(weights)
         with temporary.open("wb") as file:  # torch writes the name of a path, which is temporary, into the file
             torch.save(tensors if wrapping is None else {wrapping: tensors}, file)
 
@@ -72,14 +75,6 @@ def require_known_ending(path: Path) -> None:
     """
     if path.suffix not in (".safetensors", *PICKLES):
         raise CheckpointError(f"{path}: weights are written to a name that ends in .safetensors, .pt or .pth")
-
-
-def as_written(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies in float32 on the CPU, each with memory of its own, in the order of their names."""
-    return {
-        name: value.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
-        for name, value in sorted(weights.items())
-    }
 
 
 def weights_file(path: Path) -> Path:
@@ -102,6 +97,14 @@ def some(names: Iterable[str], most: int = 3) -> str:
     """The first few of many names, in words."""
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _as_written(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in float32 on the CPU, each with memory of its own, in the order of their names."""
+    return {
+        name: value.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
+        for name, value in sorted(weights.items())
+    }
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from fineclip.models.checkpoint.files import WEIGHTS, weights_file
 from fineclip.models.checkpoint.loading import load_encoder
 from fineclip.models.checkpoint.published import ARCHITECTURE, RUN, VOCABULARY, published_config
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.shipped import shipped
+from fineclip.models.images import MEAN, STD
+from fineclip.models.shipped import PREFIX, shipped
 from fineclip.models.tokenizer import Tokenizer, load_tokenizer
 
 SHIPPED: Mapping[str, EncoderConfig] = MappingProxyType(
@@ -120,10 +121,13 @@ def encoder_named(name: str, *, weights: Path, catalogue: Mapping[str, EncoderCo
 def _described(model: str, *, weights: Path) -> EncoderConfig:
     """What open_clip's description says: pooling, and the size of images, which in a folder stands beside the model."""
     vision: Mapping[str, Any] = architecture(model)["vision_cfg"]
-    size = vision.get("image_size", 224)
-    if model.endswith(".json"):
-        content = json.loads(Path(model).read_text(encoding="utf-8"))
-        size = content.get("preprocess_cfg", {}).get("size", size)
+    pixels = _preprocessing(model)
+    for name, ours in (("mean", MEAN), ("std", STD)):
+        if (theirs := pixels.get(name)) is not None and tuple(theirs) != ours:
+            raise ConfigError(
+                f"{model}: its pixels have {name} {theirs}; only models with CLIP's, {list(ours)}, are read"
+            )
+    size = pixels.get("size") or vision["image_size"]
     side = min(size) if isinstance(size, list | tuple) else size
     return EncoderConfig(
         model=model,
@@ -132,6 +136,14 @@ def _described(model: str, *, weights: Path) -> EncoderConfig:
         image_size=side,
         crop_size=side,
     )
+
+
+def _preprocessing(model: str) -> Mapping[str, Any]:
+    """What a description in JSON says of pixels; nothing where it does not."""
+    if not model.endswith(".json") or model.startswith(PREFIX):
+        return {}
+    content = json.loads(Path(model).read_text(encoding="utf-8"))
+    return content.get("preprocess_cfg") or {}
 
 
 def _absent(name: str) -> str:

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from fineclip.config import EncoderConfig
 from fineclip.errors import CheckpointError
+from fineclip.models.architecture import architecture
 from fineclip.models.checkpoint.files import read_weights, some
-from fineclip.models.checkpoint.layouts import as_open_clip, with_texts
+from fineclip.models.checkpoint.layouts import NOT_WEIGHTS, as_open_clip, with_texts
 from fineclip.models.encoder import RegionEncoder, build_encoder
 
 
@@ -16,11 +17,18 @@ def load_encoder(config: EncoderConfig, weights: Path) -> RegionEncoder:
     """The encoder that `config` describes with the weights of a file or folder, in float32 on the CPU.
 
     Raises:
-        CheckpointError: the file cannot be read, or is not of this architecture: names the first few keys.
+        CheckpointError: the file cannot be read, or is not of this architecture: names the first few keys; or OpenAI's own
+            weights are to go into a model with another activation, which the keys do not show.
         ConfigError: the architecture cannot be used.
     """
     encoder = build_encoder(config)
-    fill(encoder, as_open_clip(read_weights(weights)), where=f"{weights} as {config.model}")
+    found = read_weights(weights)
+    if not found.keys().isdisjoint(NOT_WEIGHTS) and not architecture(config.model).get("quick_gelu"):
+        raise CheckpointError(
+            f"{weights} as {config.model}: these weights are OpenAI's own ({some(sorted(NOT_WEIGHTS & found.keys()))} are among them), which"
+            f" were trained with QuickGELU, and this model is built without. Name the one with: {config.model}-quickgelu."
+        )
+    fill(encoder, as_open_clip(found), where=f"{weights} as {config.model}")
     return encoder
 
 

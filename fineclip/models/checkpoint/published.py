@@ -5,12 +5,11 @@ import shutil
 from pathlib import Path
 
 import yaml
-from safetensors.torch import save_file
 
 from fineclip.config import EncoderConfig, parse
 from fineclip.errors import CheckpointError
 from fineclip.models.architecture import architecture
-from fineclip.models.checkpoint.files import WEIGHTS, as_written
+from fineclip.models.checkpoint.files import WEIGHTS, write_weights
 from fineclip.models.checkpoint.loading import load_encoder
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.images import MEAN, STD
@@ -38,8 +37,7 @@ def publish(encoder: RegionEncoder, folder: Path, *, config: EncoderConfig, voca
     preprocessing = {"size": config.image_size, "mean": MEAN, "std": STD, **PREPROCESSING}
     described = {"model_cfg": architecture(config.model), "preprocess_cfg": preprocessing}
     write_text(folder / ARCHITECTURE, json.dumps(described, indent=2, sort_keys=True) + "\n")
-    with atomic(folder / WEIGHTS) as temporary:
-        save_file(as_written(encoder.state_dict()), temporary, metadata={"format": "pt"})
+    write_weights(folder / WEIGHTS, encoder.state_dict())
     if vocabulary is not None:
         with atomic(folder / VOCABULARY) as temporary:
             shutil.copyfile(vocabulary, temporary)

@@ -1,9 +1,11 @@
-"""Kind coco: COCO's captions and instances JSON with a folder of images. All captions of an image are kept.
+"""Kind coco: COCO's captions and instances JSON with a folder of images, or LVIS's. All captions of an image are kept.
 
-A row for every image that the captions JSON names. Reasons to drop one here:
+A row for every image that the captions JSON names; without one, that the instances JSON names. LVIS gives an image no
+`file_name`: it is the last two parts of its `coco_url`, folder and file, and the folder may be the one that
+`source.images` names. Reasons to drop one here:
 
     missing-image    its file is not in the folder
-    no-text          no caption belongs to it
+    no-text          there is a captions JSON, but no caption in it belongs to the image
 
 Boxes are x1 y1 x2 y2 in pixels as the JSON has them, outside the image too; crowds (`iscrowd: 1`) are left out.
 """
@@ -12,8 +14,9 @@ import json
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fineclip.config import CocoSource
@@ -29,17 +32,26 @@ Id = int | str
 Annotation = dict[str, Any]
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        DataError: it cannot be read, or is none.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}. Bring it, or name another.") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is no JSON, or cut short: {error}. Fetch it again.") from None
+
+
 class Document:
     """A JSON file of COCO's, read with care: whatever is wrong is said with its file, entry and key."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._sections = json.loads(path.read_bytes())
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}. Bring it, or name another in source.") from None
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: is no JSON, or cut short: {error}. Fetch it again.") from None
+        self._sections = read_json(path)
 
     def entries(self, section: str) -> Iterator["Entry"]:
         """The objects of a list.
@@ -50,6 +62,21 @@ class Document:
         found = self._sections.get(section) if isinstance(self._sections, dict) else None
         if not isinstance(found, list):
             raise DataError(f"{self.path}: has no list {section!r}, which COCO's files have. Is it the right file?")
+        yield from self._objects(section, found)
+
+    def rows(self) -> Iterator["Entry"]:
+        """The objects of a file that is itself a list.
+
+        Raises:
+            DataError: it is none, or something else is in it.
+        """
+        if not isinstance(self._sections, list):
+            raise DataError(
+                f"{self.path}: is a JSON {type(self._sections).__name__}, not a list. Is it the right file?"
+            )
+        yield from self._objects("", self._sections)
+
+    def _objects(self, section: str, found: list[Any]) -> Iterator["Entry"]:
         for index, values in enumerate(found):
             if not isinstance(values, dict):
                 raise DataError(f"{self.path}: {section}[{index}] is {values!r:.60}, not an object")
@@ -86,8 +113,31 @@ class Entry:
             raise self.wrong(key, "a text")
         return value
 
-    def box(self, key: str) -> tuple[float, float, float, float]:
-        """COCO's x, y, width, height as x1, y1, x2, y2.
+    def image_name(self) -> str:
+        """`file_name`, or the last two parts of `coco_url`: `train2017/000000000009.jpg`.
+
+        Source: CLIPSelf, training/data.py.
+
+        Raises:
+            DataError: there is neither, or it is no text.
+        """
+        if "file_name" in self.values or "coco_url" not in self.values:
+            return self.text("file_name")
+        return "/".join(self.text("coco_url").split("/")[-2:])
+
+    def number(self, key: str) -> float:
+        """A finite number.
+
+        Raises:
+            DataError: it is missing or none.
+        """
+        value = self._required(key)
+        if not _is_number(value):
+            raise self.wrong(key, "a number")
+        return float(value)
+
+    def xywh(self, key: str) -> tuple[float, float, float, float]:
+        """COCO's x, y, width, height.
 
         Raises:
             DataError: it is missing or not four finite numbers.
@@ -96,6 +146,11 @@ class Entry:
         if not (isinstance(value, list) and len(value) == 4 and all(_is_number(number) for number in value)):
             raise self.wrong(key, "four numbers: x, y, width, height")
         x, y, width, height = map(float, value)
+        return x, y, width, height
+
+    def box(self, key: str) -> tuple[float, float, float, float]:
+        """The same as x1, y1, x2, y2."""
+        x, y, width, height = self.xywh(key)
         return x, y, x + width, y + height
 
     def wrong(self, key: str, expected: str) -> DataError:
@@ -131,28 +186,47 @@ def coco_samples(config: CocoSource) -> Samples:
 
 
 def _rows(config: CocoSource, folder: Path, sizes: Mapping[str, int]) -> Iterator[SourceRow]:
-    captions_path = Path(config.root) / config.captions
-    document = Document(captions_path)
-    images = _images(document)
-    named = {entry.text("file_name") for entry in images.values()}
+    root = Path(config.root)
+    captioned = Document(root / config.captions) if config.captions is not None else None
+    boxed = Document(root / config.instances) if config.instances is not None else None
+    naming = captioned or boxed
+    if naming is None:
+        raise AssertionError("captions and instances are both null")
+    images = _images(naming)
+    names = {number: _name_in(folder, entry.image_name(), sizes) for number, entry in images.items()}
+    _require_some(names.values(), sizes, folder, naming.path)
+    captions = _captions(captioned, images) if captioned else None
+    boxes = _boxes(boxed, images) if boxed else None
+    for number, entry in images.items():
+        texts = None if captions is None else captions[number]
+        row = _row(entry, folder, names[number], sizes, texts=texts)
+        yield row if boxes is None else replace(row, annotations=boxes[number])
+
+
+def _name_in(folder: Path, name: str, sizes: Mapping[str, int]) -> str:
+    """Under which name the folder has an image: `train2017/1.jpg` of a folder `train2017` may be its `1.jpg`."""
+    inside = PurePosixPath(name)
+    if name not in sizes and len(inside.parts) > 1 and inside.parts[0] == folder.name:
+        without = inside.relative_to(inside.parts[0]).as_posix()
+        return without if without in sizes else name
+    return name
+
+
+def _require_some(names: Collection[str], sizes: Mapping[str, int], folder: Path, naming: Path) -> None:
+    named = set(names)
     if named and not named & sizes.keys():
         raise DataError(
-            f"{captions_path}: none of its {len(named)} images is in {folder}; the first is {min(named)}."
-            " source.images and source.captions must be of the same split."
+            f"{naming}: none of its {len(named)} images is in {folder}; the first is {min(named)}."
+            " source.images and the JSON must be of the same split."
         )
     if unnamed := len(sizes.keys() - named):
-        log.info("%d of %d images in %s are not in %s and are no samples", unnamed, len(sizes), folder, captions_path)
-    captions = _captions(document, images)
-    boxes = _boxes(Path(config.root) / config.instances, images) if config.instances is not None else None
-    for number, entry in images.items():
-        yield _row(entry, folder, sizes, captions[number], None if boxes is None else boxes[number])
+        log.info("%d of %d images in %s are not in %s and are no samples", unnamed, len(sizes), folder, naming)
 
 
-def _row(
-    entry: Entry, folder: Path, sizes: Mapping[str, int], texts: list[str], boxes: list[Annotation] | None
-) -> SourceRow:
-    name, captions = entry.text("file_name"), captions_of(texts)
-    reason = "missing-image" if name not in sizes else None if captions else "no-text"
+def _row(entry: Entry, folder: Path, name: str, sizes: Mapping[str, int], *, texts: list[str] | None) -> SourceRow:
+    captions = captions_of(texts or ())
+    has_text = texts is None or bool(captions)  # where there is no captions JSON, no image lacks what others have
+    reason = "missing-image" if name not in sizes else None if has_text else "no-text"
     url = entry.values.get("coco_url") or entry.values.get("flickr_url")
     return SourceRow(
         key="",
@@ -163,7 +237,6 @@ def _row(
         size=sizes.get(name, 0),
         captions=captions,
         url=storable(url) if isinstance(url, str) else None,
-        annotations=boxes,
     )
 
 
@@ -172,7 +245,7 @@ def _images(document: Document) -> dict[Id, Entry]:
     for entry in document.entries("images"):
         number = entry.id("id")
         if number in images:
-            raise entry.wrong("id", f"one of its own: {images[number].text('file_name')} has it too")
+            raise entry.wrong("id", f"one of its own: {images[number].image_name()} has it too")
         images[number] = entry
     return images
 
@@ -186,8 +259,7 @@ def _captions(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id,
     return captions
 
 
-def _boxes(path: Path, images: Mapping[Id, Entry]) -> defaultdict[Id, list[Annotation]]:
-    document = Document(path)
+def _boxes(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id, list[Annotation]]:
     names = {entry.id("id"): storable(entry.text("name")) for entry in document.entries("categories")}
     boxes: defaultdict[Id, list[Annotation]] = defaultdict(list)
     crowds = 0
@@ -201,7 +273,7 @@ def _boxes(path: Path, images: Mapping[Id, Entry]) -> defaultdict[Id, list[Annot
         x1, y1, x2, y2 = entry.box("bbox")
         boxes[entry.id("image_id")].append({"x1": x1, "y1": y1, "x2": x2, "y2": y2, "label": names[category]})
     strays = len(boxes.keys() - images.keys())
-    log.info("%s: %d crowds left out, and the boxes of %d images that have no captions", path, crowds, strays)
+    log.info("%s: %d crowds left out, and the boxes of %d images that are no samples", document.path, crowds, strays)
     return boxes
 
 

@@ -47,6 +47,16 @@ def planned_shards(config: SourceConfig) -> list[PlannedShard]:
             return _shards_of_tars(_tars(config), config)
 
 
+def image_folder(config: SourceConfig) -> Path | None:
+    """The folder that a listing of this source reads; None for the kinds that have no listing."""
+    match config:
+        case FolderSource():
+            return Path(config.root)
+        case CocoSource():
+            return Path(config.root) / config.images
+    return None
+
+
 def images_per_shard(config: SourceConfig) -> int:
     """Samples that a shard is expected to hold."""
     if isinstance(config, WebDatasetSource):
@@ -130,7 +140,8 @@ def captions_table(config: FolderSource) -> Path | None:
 
 
 def _folder_of_coco(config: CocoSource) -> Path:
-    what = f"COCO there: images in {config.images}/, captions in {config.captions}"
+    jsons = " and ".join(name for name in (config.captions, config.instances) if name is not None)
+    what = f"COCO or LVIS there: images in {config.images}/, {jsons}"
     root = _existing(config.root, what)
     if not (root / config.images).is_dir():
         raise ConfigError(f"source.images: {root / config.images}: no such folder. Put {what}, or name another.")

@@ -1,0 +1,182 @@
+"""The concepts of a scale: names of what its images show, for methods that tell regions apart by them.
+
+    labels      the labels of the regions that were found in the selected samples
+    captions    the nouns of the selected samples' captions, each counted once a caption
+
+Every name that was met has a row with its count, most frequent first, equal ones by name. Left out are
+
+    empty       a region has no label
+    vague       the noun is among `leave_out`
+    rare        fewer regions or captions than `min_count` name it
+    surplus     it is behind the first `max_concepts`
+
+Nouns are found by the Hanover Tagger (HanTa), a hidden Markov model that brings its English model along, so that nothing is
+fetched, and are taken in the singular. Captions are those that pass the filter, in lower case: names of people and places
+then count as the nouns they look like, or not at all. It reads a thousand captions a second.
+
+Source: Zhong et al. 2022, RegionCLIP: concepts parsed from captions, those met less than 100 times left out. Its lists (4,764 of
+COCO's captions, 6,790 of CC3M's) are released and the script that made them is not, so that ours are others. `rare` is theirs,
+`vague`, single nouns and their singular are ours.
+"""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from fineclip.config import ConceptsConfig, FilterConfig, parse
+from fineclip.errors import ConfigError, DataError, ShardError
+from fineclip.shards import (
+    ConceptRow,
+    DetectRow,
+    Job,
+    SelectRow,
+    SourceRow,
+    TableWriter,
+    input_manifest,
+    kept_rows,
+    read_manifest,
+    read_rows,
+)
+from fineclip.stages.filter import good_captions
+from fineclip.stages.upstream import kept_by_key, row_of
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of the rows this file writes: a change of it makes them again
+
+WORDS = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|[.,;:!?]")  # punctuation tells the tagger where phrases end
+NOUNS = ("NN0", "NN1", "NN2")  # of either number, singular, plural; proper names are NP0
+
+Nouns = Callable[[str], Collection[str]]
+
+
+def pool(counts: Mapping[str, int], config: ConceptsConfig) -> list[ConceptRow]:
+    """A row for every name: most frequent first, equal ones by name."""
+    rows: list[ConceptRow] = []
+    kept = 0
+    for name, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
+        reason = _fault(name, count, config) or ("surplus" if kept == config.max_concepts else None)
+        kept += reason is None
+        rows.append(ConceptRow(key=name, kept=reason is None, reason=reason, count=count))
+    return rows
+
+
+def _fault(name: str, count: int, config: ConceptsConfig) -> str | None:
+    if not name.strip():
+        return "empty"
+    if config.from_ == "captions" and name in config.leave_out:
+        return "vague"
+    return "rare" if count < config.least else None
+
+
+def noun_finder() -> Nouns:
+    """A function that gives the nouns of an English caption, in the singular.
+
+    Raises:
+        ConfigError: HanTa is not installed.
+    """
+    try:
+        from HanTa.HanoverTagger import HanoverTagger
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "concepts.from: captions needs HanTa, which is not installed: pip install 'fineclip[data]'"
+        ) from None
+    tagger = HanoverTagger("morphmodel_en.pgz")
+
+    def nouns(caption: str) -> set[str]:
+        tagged = tagger.tag_sent(WORDS.findall(caption.lower().replace("\u2019", "'")))
+        return {lemma for _, lemma, tag in tagged if tag in NOUNS and len(lemma) > 1}
+
+    return nouns
+
+
+def concepts_of_scale(select: Path, manifest: Path, config: ConceptsConfig, *, detected: Sequence[Path] = ()) -> None:
+    """Write the table of a scale's concepts, a row for each name, and then its `manifest`.
+
+    Args:
+        select: manifest of the selection.
+        manifest: what is written last; its table lies beside it.
+        config: where names come from, and which are left out.
+        detected: manifests of detect, for labels; those that the selection does not use are not looked at.
+
+    Raises:
+        ConfigError: HanTa is needed and not installed.
+        DataError: no concept is left; says how many names there were.
+        ShardError: a manifest that is needed is not given, or a table is gone or changed. Nothing is written then.
+    """
+    keys = _selected(select)
+    tables = _by_shard(detected, keys) if config.from_ == "labels" else _filters(select, keys)
+    job = Job(manifest, stage="concepts", version=VERSION, config=config, inputs=[select, *tables.values()])
+    if job.is_done():
+        return
+    names = _labels(keys, tables) if config.from_ == "labels" else _nouns(keys, tables, noun_finder())
+    counts = Counter(tqdm(names, desc=f"concepts {manifest.stem}", unit="name", disable=None))
+    rows = pool(counts, config)
+    concepts = [row for row in rows if row.kept]
+    if not concepts:
+        raise DataError(
+            f"concepts of {select}: none of {len(rows)} names is left; they are named {counts.total()} times by {config.from_}."
+            f" Lower concepts.min_count ({config.least}), or take others: concepts.from."
+        )
+    with TableWriter(job, ConceptRow) as table:
+        for row in rows:
+            table.write(row)
+    what = "regions show" if config.from_ == "labels" else "nouns in captions name"
+    log.info("%d of %d %s one of %d concepts", sum(row.count for row in concepts), counts.total(), what, len(concepts))
+
+
+def read_concepts(manifest: Path) -> tuple[str, ...]:
+    """The names, most frequent first: a concept's number is its place here.
+
+    Raises:
+        ShardError: the table is gone or changed, or the manifest is of another stage.
+    """
+    if (stage := read_manifest(manifest).stage) != "concepts":
+        raise ShardError(f"{manifest}: is a manifest of {stage}; expected one of concepts")
+    return tuple(row.key for row in kept_rows(manifest, ConceptRow))
+
+
+def _selected(select: Path) -> dict[str, set[str]]:
+    """Keys of the selected samples, by shard, in order."""
+    keys: dict[str, set[str]] = {}
+    for row in kept_rows(select, SelectRow):
+        keys.setdefault(row.shard, set()).add(row.key)
+    return keys
+
+
+def _by_shard(detected: Sequence[Path], shards: Iterable[str]) -> dict[str, Path]:
+    given = {path.stem: path for path in detected}
+    absent = [name for name in shards if name not in given]
+    if absent:
+        raise ShardError(
+            f"concepts: the selection has samples of {len(absent)} shards without a manifest of detect, {absent[0]} the first"
+            " of them. Name them all: --detected FILE ..."
+        )
+    return {name: given[name] for name in shards}
+
+
+def _filters(select: Path, shards: Iterable[str]) -> dict[str, Path]:
+    """The manifests of filter that the selection was drawn from, of the shards that it took samples of."""
+    given = {Path(name).stem: Path(name) for name in read_manifest(select).inputs}
+    return {name: given[name] for name in shards}
+
+
+def _labels(keys: Mapping[str, set[str]], tables: Mapping[str, Path]) -> Iterator[str]:
+    for shard, manifest in tables.items():
+        for row in read_rows(manifest, DetectRow):
+            if row.kept and row.key in keys[shard]:
+                yield from (region["label"] or "" for region in row.regions)
+
+
+def _nouns(keys: Mapping[str, set[str]], tables: Mapping[str, Path], nouns: Nouns) -> Iterator[str]:
+    for shard, manifest in tables.items():
+        source = input_manifest(manifest, "source")
+        limits = parse(FilterConfig, dict(read_manifest(manifest).config), where=str(manifest))
+        rows = kept_by_key(source, SourceRow)
+        for key in sorted(keys[shard]):
+            for caption in good_captions(row_of(key, rows, source).captions, limits):
+                yield from nouns(caption)

@@ -1,0 +1,96 @@
+"""A JSON in the form of COCO's instances, image by image: FineCLIP's coco_proposals.json, CLIPSelf's coco_pseudo_4764.json.
+
+Every image that it lists is a row, also one without boxes; every box counts, crowds too.
+
+Source: FineCLIP and CLIPSelf, training/data.py, which look at nothing of an annotation but its image, its box and, for
+pseudo-labels, its category.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fineclip.config import BoxesJsonDetect
+from fineclip.errors import DataError
+from fineclip.stages.given.tables import GivenBoxesRow
+from fineclip.stages.source.coco import Document, Entry, Id
+from fineclip.stages.source.texts import storable
+
+log = logging.getLogger(__name__)
+
+
+def boxes_in(path: Path, config: BoxesJsonDetect) -> Iterator[GivenBoxesRow]:
+    """A row for each image of the JSON, in its order.
+
+    Raises:
+        DataError: it is absent, cut short, or lacks a key; two images have one name.
+    """
+    document = Document(path)
+    boxes = _boxes(document, config)
+    ids, names = set[Id](), set[str]()
+    for image in document.entries("images"):
+        number, name = image.id("id"), storable(image.image_name())
+        if number in ids:
+            raise image.wrong("id", "one of its own, but another image has it too")
+        if name in names:
+            raise image.wrong(
+                "file_name" if "file_name" in image.values else "coco_url", "a name that no other image has"
+            )
+        ids.add(number)
+        names.add(name)
+        width, height = (_side(image, side) for side in ("width", "height"))
+        yield GivenBoxesRow(key=name, kept=True, width=width, height=height, regions=boxes.get(number, []))
+    if strays := len(boxes.keys() - ids):
+        log.warning("%s: %d images have boxes but no entry in 'images': left out", path, strays)
+
+
+def _boxes(document: Document, config: BoxesJsonDetect) -> Mapping[Id, list[dict[str, Any]]]:
+    categories = _categories(document) if config.labels else None
+    boxes: defaultdict[Id, list[dict[str, Any]]] = defaultdict(list)
+    for entry in document.entries("annotations"):
+        x, y, width, height = entry.xywh("bbox")
+        boxes[entry.id("image_id")].append(
+            {
+                "x": x,
+                "y": y,
+                "width": width,
+                "height": height,
+                "score": _score(entry, config),
+                "label": "" if categories is None else _label(entry, categories),
+            }
+        )
+    return boxes
+
+
+def _categories(document: Document) -> dict[Id, str]:
+    try:
+        return {entry.id("id"): storable(entry.text("name")) for entry in document.entries("categories")}
+    except DataError as error:
+        raise DataError(f"{error} Where categories say nothing, set labels: false.") from None
+
+
+def _label(entry: Entry, categories: Mapping[Id, str]) -> str:
+    category = entry.id("category_id")
+    if category not in categories:
+        raise entry.wrong("category_id", "the id of one of 'categories' (or labels: false)")
+    return categories[category]
+
+
+def _score(entry: Entry, config: BoxesJsonDetect) -> float:
+    if config.score is None or config.score not in entry.values:
+        return 1.0
+    score = entry.number(config.score)
+    if not 0 <= score <= 1:
+        raise entry.wrong(config.score, "a score from 0 to 1 (or score: null)")
+    return score
+
+
+def _side(image: Entry, side: str) -> int | None:
+    if image.values.get(side) is None:
+        return None
+    pixels = image.number(side)
+    if pixels < 1 or pixels != int(pixels):
+        raise image.wrong(side, "a whole number of pixels")
+    return int(pixels)

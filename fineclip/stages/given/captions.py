@@ -1,0 +1,142 @@
+"""A flat JSON object of captions of boxes: FineCLIP's coco_captions.json.
+
+    {"000000000009.jpg_1_187_611_285.jpg": "a table with bowls of food", ...}
+
+A key is the image's name with its own suffix, then x, y, width and height of the box in pixels of the original image, each
+cut to a whole number towards 0. The box is the one that was given: a table of regions has its corners, in hundredths and
+clipped to the image, and width and height of those may be cut to another number. So the boxes as they were given are
+looked up again, by what becomes of them in the table of regions. A source keeps the corners of its own annotations,
+from which x2 - x1 gives a width back to a rounding error; numbers of so many decimals as COCO's and LVIS' (two) are
+exact again after rounding to six.
+
+Source: FineCLIP, training/data.py: f"{image_name}_{int(x)}_{int(y)}_{int(w)}_{int(h)}.jpg".
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fineclip.errors import DataError
+from fineclip.shards import CaptionRow, DetectRow, SourceRow, input_manifest, read_manifest
+from fineclip.stages.boxes import stored
+from fineclip.stages.given.tables import GivenBoxesRow, GivenCaptionsRow, rows_for
+from fineclip.stages.source.coco import read_json
+from fineclip.stages.source.texts import storable
+from fineclip.stages.upstream import chain, kept_by_key, row_of
+from fineclip.types import Box
+
+log = logging.getLogger(__name__)
+
+KEY = re.compile(r"(?P<image>.+)" + r"_(-?[0-9]{1,9})" * 4 + r"\.jpg", re.DOTALL)
+DECIMALS = 6
+
+
+class GivenBox(NamedTuple):
+    """A box as it was given, in pixels of the original image."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def corners(self) -> Box:
+        """The same box by its edges."""
+        return Box(self.x, self.y, self.x + self.width, self.y + self.height)
+
+    def whole(self) -> tuple[int, ...]:
+        """What stands of it in a key."""
+        return tuple(int(number) for number in self)
+
+
+def captions_in(path: Path) -> Iterator[GivenCaptionsRow]:
+    """A row for each image that a key names, in the order of their first keys.
+
+    Raises:
+        DataError: it is absent, cut short, no flat object of texts, or has no key of this form.
+    """
+    captions = read_json(path)
+    if not isinstance(captions, dict):
+        raise DataError(f"{path}: is no JSON object of captions by key. Is it the right file?")
+    by_image: dict[str, list[dict[str, Any]]] = {}
+    others: list[str] = []
+    for key, caption in captions.items():
+        if not isinstance(caption, str):
+            raise DataError(f"{path}: {key!r} is {caption!r:.60}, expected a caption. Mend or fetch it again.")
+        found = KEY.fullmatch(key)
+        if found is None:
+            others.append(key)
+            continue
+        image, *box = found.groups()
+        edges = dict(zip(GivenBox._fields, map(int, box), strict=True))
+        by_image.setdefault(storable(image), []).append({**edges, "caption": storable(caption)})
+    if others and not by_image:
+        raise DataError(f"{path}: no key is of the form IMAGE_X_Y_WIDTH_HEIGHT.jpg; the first is {others[0]!r:.80}.")
+    if others:
+        log.warning("%s: %d keys are of another form and are passed over: %r", path, len(others), others[0])
+    for image, regions in by_image.items():
+        yield GivenCaptionsRow(key=image, kept=True, regions=regions)
+
+
+def looked_up(rows: Sequence[DetectRow], detected: Path, *, given: Path) -> Iterator[CaptionRow]:
+    """A row for each image, with the given caption of each region; None where its key is missing.
+
+    Args:
+        rows: what detect kept.
+        detected: its manifest.
+        given: manifest of the captions.
+
+    Raises:
+        DataError: an image could be several of those with captions.
+        ShardError: a table is gone or changed.
+    """
+    source = chain(detected)["source"]
+    sources = kept_by_key(source, SourceRow)
+    samples = {row.key: row_of(row.key, sources, source) for row in rows}
+    captions = rows_for(given, GivenCaptionsRow, {key: sample.source_key for key, sample in samples.items()})
+    boxes = boxes_as_given(detected, samples)
+    for row in rows:
+        of_image = _by_box(captions[row.key]) if row.key in captions else {}
+        originals = _by_stored_box(boxes.get(row.key, ()), row)
+        found = [_caption(region, originals, of_image) for region in row.regions]
+        yield CaptionRow(key=row.key, kept=True, regions=[{"caption": one, "logprob": None} for one in found])
+
+
+def boxes_as_given(detected: Path, samples: Mapping[str, SourceRow]) -> dict[str, list[GivenBox]]:
+    """The boxes of each sample that were there before detect clipped and rounded them; none where a detector found them."""
+    match read_manifest(detected).config.get("engine"):
+        case "boxes_json":
+            keys = {key: sample.source_key for key, sample in samples.items()}
+            rows = rows_for(input_manifest(detected, "given"), GivenBoxesRow, keys)
+            return {
+                key: [GivenBox(*(region[name] for name in GivenBox._fields)) for region in row.regions]
+                for key, row in rows.items()
+            }
+        case "annotations":
+            return {key: [_from_corners(one) for one in sample.annotations or ()] for key, sample in samples.items()}
+    return {}
+
+
+def _from_corners(edges: Mapping[str, float]) -> GivenBox:
+    x1, y1, x2, y2 = (edges[name] for name in Box._fields)
+    return GivenBox(*(round(number, DECIMALS) for number in (x1, y1, x2 - x1, y2 - y1)))
+
+
+def _by_stored_box(boxes: Sequence[GivenBox], row: DetectRow) -> dict[Box, list[GivenBox]]:
+    found: dict[Box, list[GivenBox]] = {}
+    for box in boxes:
+        found.setdefault(stored(box.corners(), width=row.width, height=row.height), []).append(box)
+    return found
+
+
+def _by_box(row: GivenCaptionsRow) -> dict[tuple[int, ...], str]:
+    return {tuple(region[name] for name in GivenBox._fields): region["caption"] for region in row.regions}
+
+
+def _caption(
+    region: Mapping[str, Any], originals: Mapping[Box, Sequence[GivenBox]], captions: Mapping[tuple[int, ...], str]
+) -> str | None:
+    box = Box(*(region[edge] for edge in Box._fields))
+    candidates = originals.get(box) or [_from_corners(region)]
+    return next((captions[key] for one in candidates if (key := one.whole()) in captions), None)

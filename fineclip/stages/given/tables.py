@@ -1,0 +1,117 @@
+"""Tables of given boxes and captions: a row for each image of the JSON, and those of a shard's samples out of them."""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fineclip.config import BoxesJsonDetect, CaptionsJsonCaption, identity
+from fineclip.errors import ConfigError, ShardError
+from fineclip.shards import Row, read_manifest, table_of
+from fineclip.stages.given.names import ImageNames
+
+ROWS_AT_ONCE = 4096
+LIMITS = ("max_regions", "min_side_px", "max_side_px")  # what a shard's job makes of the table is no part of the table
+
+BOXES = pa.list_(
+    pa.struct([*((name, pa.float64()) for name in ("x", "y", "width", "height", "score")), ("label", pa.string())])
+)
+CAPTIONS = pa.list_(
+    pa.struct([*((name, pa.int32()) for name in ("x", "y", "width", "height")), ("caption", pa.string())])
+)
+
+GivenConfig = BoxesJsonDetect | CaptionsJsonCaption
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenBoxesRow(Row):
+    """An image of a JSON of boxes by its name, its size as far as that is told, its boxes in the order of the file.
+
+    Boxes are x y width height in pixels, to the last bit as they are given.
+    """
+
+    SCHEMA: ClassVar = [("width", pa.int64()), ("height", pa.int64()), ("regions", BOXES)]
+
+    width: int | None
+    height: int | None
+    regions: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenCaptionsRow(Row):
+    """An image of a JSON of captions by its name, and the captions of its boxes in whole pixels."""
+
+    SCHEMA: ClassVar = [("regions", CAPTIONS)]
+
+    regions: list[dict[str, Any]]
+
+
+R = TypeVar("R", GivenBoxesRow, GivenCaptionsRow)
+
+
+def claim(config: GivenConfig) -> dict[str, Any]:
+    """The part of a configuration that decides what is in the table."""
+    return {name: value for name, value in identity(config).items() if name not in LIMITS}
+
+
+def given_at(manifest: Path | None, config: GivenConfig) -> Path:
+    """The manifest, if it is of what the configuration names.
+
+    Raises:
+        ConfigError: there is none, or it is of something else.
+        ShardError: it is gone.
+    """
+    if manifest is None:
+        raise ConfigError(
+            f"engine {config.engine} needs the table of {config.path}. Make it with `fineclip given` and name its"
+            " manifest: --given FILE"
+        )
+    made = read_manifest(manifest)
+    if made.stage != "given" or made.config != claim(config):
+        raise ConfigError(
+            f"{manifest}: is of {made.stage} {dict(made.config)}, expected given {claim(config)}. Make it again with"
+            " `fineclip given` and the same configuration."
+        )
+    return manifest
+
+
+def rows_for(manifest: Path, row_type: type[R], source_keys: Mapping[str, str]) -> dict[str, R]:
+    """The rows of some samples by key, without those whose image is not in the table.
+
+    Args:
+        manifest: of given.
+        row_type: what its table holds.
+        source_keys: what the source calls each sample, by key.
+
+    Raises:
+        DataError: a sample could be several of the images.
+        ShardError: the table is gone, changed, or holds something else.
+    """
+    path = table_of(manifest)
+    try:
+        with pq.ParquetFile(path) as file:
+            names = ImageNames(file.read(columns=["key"])["key"].to_pylist(), where=str(manifest))
+            found = {key: names.place_of(source_key) for key, source_key in source_keys.items()}
+            places = {key: place for key, place in found.items() if place is not None}
+            rows = dict(_rows_at(file, row_type, sorted(set(places.values()))))
+    except (pa.ArrowException, KeyError) as error:
+        raise ShardError(
+            f"{path}: is no {row_type.__name__} table ({error}). Delete {manifest} and run again."
+        ) from None
+    return {key: rows[place] for key, place in places.items()}
+
+
+def _rows_at(file: pq.ParquetFile, row_type: type[R], places: Sequence[int]) -> Iterator[tuple[int, R]]:
+    """The rows at ascending places; a batch of the table is held at a time."""
+    columns, start = [column.name for column in fields(row_type)], 0
+    for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
+        stop = start + batch.num_rows
+        inside = places[bisect_left(places, start) : bisect_left(places, stop)]
+        wanted = batch.take(pa.array([place - start for place in inside], pa.int64()))
+        for place, values in zip(inside, wanted.to_pylist(), strict=True):
+            yield place, row_type(**values)
+        start = stop

@@ -1,0 +1,100 @@
+"""RegionCLIP with labels: loss and gradients as the re-implementation in CLIPSelf's code gives them, on its own subsets."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fineclip.config import RegionClipConfig
+from fineclip.methods import RegionClip
+from fineclip.methods.concepts import federated_loss
+from fineclip.models.checkpoint import as_open_clip, load_encoder
+from fineclip.types import Batch, Counts
+from tests.helpers.encoders import encoder_config
+
+GOLDEN = Path(os.environ.get("FINECLIP_GOLDEN", "../shared/golden")).absolute()
+pytestmark = pytest.mark.skipif(
+    not GOLDEN.is_dir(), reason=f"no golden vectors at {GOLDEN} (FINECLIP_GOLDEN says where)"
+)
+
+
+def arrays(name: str) -> dict[str, Tensor]:
+    with np.load(GOLDEN / name) as stored:
+        return {key: torch.from_numpy(stored[key]) for key in stored.files}
+
+
+def subsets() -> list[str]:
+    """Names of the stored subsets: a100, a20."""
+    with np.load(GOLDEN / "losses/regionclip.npz") as stored:
+        return sorted(key.removeprefix("subset_") for key in stored.files if key.startswith("subset_"))
+
+
+def method_of(folder: Path, stored: dict[str, Tensor]) -> RegionClip:
+    encoder = load_encoder(encoder_config(folder, "eva"), GOLDEN / "eva_tiny/weights.safetensors")
+    return RegionClip(encoder, RegionClipConfig(), stored["noun_embeddings_raw"])
+
+
+def batch_of(stored: dict[str, Tensor], *, seed: int = 0) -> Batch:
+    given = arrays("eva_tiny/inputs.npz")
+    images, regions = len(given["images"]), len(given["boxes"])
+    return Batch(
+        keys=tuple(map(str, range(images))),
+        counts=Counts([images], [regions]),
+        images=given["images"],
+        boxes=given["boxes"],
+        box_to_image=given["box_to_image"],
+        region_labels=stored["labels"],
+        seed=seed,
+    )
+
+
+@pytest.mark.parametrize("name", subsets() if GOLDEN.is_dir() else ["a100"])
+def test_loss_and_gradients_on_the_stored_subset(tmp_path: Path, name: str) -> None:
+    stored = arrays("losses/regionclip.npz")
+    method, batch = method_of(tmp_path, stored), batch_of(stored)
+    drawn_K = torch.zeros(len(method.concept_KD), dtype=torch.bool)
+    drawn_K[stored[f"subset_{name}"]] = True
+    rows, scale = method.features(batch), method.encoder.logit_scale.detach().exp()
+    assert rows.region is not None and rows.label is not None
+    assert scale.item() == pytest.approx(stored["temperature"].item(), rel=1e-6)
+    loss = federated_loss(rows.region, rows.label, method.concept_KD, drawn_K, scale=scale, counts=batch.counts.regions)
+    assert loss.item() == pytest.approx(stored[f"loss_{name}"].item(), rel=1e-5)
+    loss.backward()
+    official = {
+        key.removeprefix(f"grad_{name}/"): value for key, value in stored.items() if key.startswith(f"grad_{name}/")
+    }
+    # the map of names needs to see that they are the authors'
+    expected = as_open_clip({"visual.blocks.0.": torch.zeros(()), **official})
+    found = {key: value.grad for key, value in method.encoder.named_parameters() if value.grad is not None}
+    names = [key for key in expected if not key.endswith(".")]
+    assert len(names) == len(official) > 0
+    for key in names:
+        tolerance = 1e-4 * expected[key].abs().max().item()
+        torch.testing.assert_close(found[key], expected[key], rtol=0, atol=tolerance, msg=key)
+
+
+def test_a_step_that_asks_about_all_concepts_is_the_loss_on_all(tmp_path: Path) -> None:
+    stored = arrays("losses/regionclip.npz")
+    nouns = len(stored["noun_embeddings_raw"])
+    encoder = load_encoder(encoder_config(tmp_path, "eva"), GOLDEN / "eva_tiny/weights.safetensors")
+    method = RegionClip(encoder, RegionClipConfig(concepts_per_step=nouns), stored["noun_embeddings_raw"])
+    batch = batch_of(stored)
+    rows = method.features(batch)
+    assert rows.region is not None and rows.label is not None
+    cosine = torch.nn.functional.normalize(rows.region, dim=-1) @ method.concept_KD.T
+    logit = stored["temperature"].float() * cosine
+    is_label = torch.nn.functional.one_hot(stored["labels"], nouns)
+    by_hand = -torch.where(is_label > 0, logit.sigmoid().log(), (-logit).sigmoid().log()).sum() / len(cosine)
+    assert method(batch).total.item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+def test_values_are_those_of_the_meta_file() -> None:
+    stored = arrays("losses/regionclip.npz")
+    meta = json.loads((GOLDEN / "losses/meta_eva.json").read_text(encoding="utf-8"))["regionclip"]
+    assert meta["nouns"] == len(stored["noun_embeddings_raw"])
+    for name in subsets():
+        assert meta[f"loss_{name}"] == pytest.approx(stored[f"loss_{name}"].item(), rel=1e-9)

@@ -1,0 +1,41 @@
+"""The models of the golden vectors, built as their own `model_config.json` says, whatever their sizes."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from timm.models import register_model
+from timm.models.eva import Eva
+
+from fineclip.config import EncoderConfig, WeightsConfig
+
+GOLDEN = Path(os.environ.get("FINECLIP_GOLDEN", "../shared/golden"))
+KEYS = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
+
+
+@register_model
+def golden_eva(pretrained: bool = False, **options: Any) -> Eva:
+    """The trunk of `eva_tiny`."""
+    assert not pretrained
+    described = json.loads((GOLDEN / "eva_tiny/model_config.json").read_text(encoding="utf-8"))
+    arguments = described["timm_trunk"]["kwargs"]
+    trunk = Eva(**(arguments | {name: value for name, value in options.items() if name in arguments}))
+    trunk.default_cfg = {}
+    return trunk
+
+
+def golden_encoder(name: str, folder: Path) -> EncoderConfig:
+    """The section of `eva_tiny` or `openai_tiny`; its model config in open_clip's format is written into `folder`."""
+    described = json.loads((GOLDEN / name / "model_config.json").read_text(encoding="utf-8"))
+    model: dict[str, Any] = {key: described["open_clip"][key] for key in KEYS if key in described["open_clip"]}
+    if "timm_trunk" in described:
+        size = described["timm_trunk"]["kwargs"]["img_size"]
+        tower = {"image_size": size, "timm_model_name": "golden_eva", "timm_pool": "token", "timm_proj": None}
+        model |= {"custom_text": True, "vision_cfg": tower}
+    size = int(model["vision_cfg"]["image_size"])
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(model), encoding="utf-8")
+    return EncoderConfig(
+        model=str(path), weights=WeightsConfig(path="nowhere.safetensors"), image_size=size, crop_size=size
+    )
