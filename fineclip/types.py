@@ -1,6 +1,6 @@
 """The types that flow through the package. Nothing here imports torch at run time.
 
-Legend: B images of this process, R regions of this process (packed, never padded), V views, L context length,
+Legend: B images of this process, R regions of this process (packed, never padded), V views, L tokens of the longest text,
 H W image pixels, h w crop pixels.
 """
 

@@ -287,7 +287,7 @@ class SelectConfig(Section):
 VAGUE_NOUNS = (
     "area", "back", "background", "bit", "bottom", "bunch", "close", "closeup", "collection", "color", "couple",
     "day", "edge", "end", "foreground", "front", "group", "half", "image", "inside", "item", "kind",
-    "lot", "middle", "number", "object", "outside", "pair", "part", "photo", "photograph", "picture", "piece",
+    "lot", "middle", "number", "object", "other", "outside", "pair", "part", "photo", "photograph", "picture", "piece",
     "place", "position", "row", "scene", "set", "side", "something", "stuff", "style", "thing", "time", "top",
     "type", "use", "variety", "view", "way",
 )  # fmt: skip

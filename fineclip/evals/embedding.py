@@ -28,6 +28,7 @@ from fineclip.models.checkpoint import (
 )
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.images import UndecodableImage, decode, squash, to_batch
+from fineclip.models.tokenizer import cut_after_ends
 from fineclip.shards import BenchmarkRow, PieceReader, read_manifest, sha256_of
 
 log = logging.getLogger(__name__)
@@ -80,10 +81,8 @@ class Embedder:
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """(T, D) embeddings of texts. Equal texts are encoded once, so that they tie."""
         position = {text: index for index, text in enumerate(dict.fromkeys(texts))}
-        tokens_TL = self._tokenize(list(position))
-        longest = int(tokens_TL.argmax(dim=1).max()) + 1  # of all texts: what no text reaches changes nothing
-        starts = range(0, len(tokens_TL), self._batch_size)
-        batches = [tokens_TL[start : start + self._batch_size, :longest] for start in starts]
+        tokens_TL = cut_after_ends(self._tokenize(list(position)))
+        batches = torch.split(tokens_TL, self._batch_size)
         with _exactly():
             encoded = [
                 self._to_host(self._encoder.encode_text(batch.to(self._device)))

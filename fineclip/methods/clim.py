@@ -152,7 +152,7 @@ def sides_within(sides: Sequence[int], images: range) -> list[int]:
         end = begin + side * side
         if images.start <= begin and end <= images.stop:
             within.append(side)
-        elif begin < images.stop and images.start < end:
+        elif images and begin < images.stop and images.start < end:
             raise AssertionError(f"images {begin} to {end - 1} of a batch are a mosaic, but this process has {images}")
         begin = end
     return within

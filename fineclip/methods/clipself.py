@@ -11,7 +11,8 @@ former.
 
 Of the trunk's last block only the value path and what follows it is used, and neither class token nor logit scale is
 compared: the class token learns where other blocks look at it, the last block's query and key and the logit scale keep
-no gradient at all, and AdamW leaves them alone.
+no gradient at all, and AdamW leaves them alone. (In OpenAI's towers query, key and value are one matrix: there the rows
+of the first two have a gradient of 0 and decay with the others, as in the authors' code.)
 
 Source: Wu et al., ICLR 2024; official code, training/clipself.py and training/data.py (GridDistillDataset,
 ProposalDistillDataset).

@@ -34,7 +34,8 @@ def attend(
 
 def split_heads(rows_BNC: Tensor, heads: int) -> Tensor:
     """(B, N, H, E)."""
-    return rows_BNC.unflatten(-1, (heads, -1))
+    batch, tokens, width = rows_BNC.shape
+    return rows_BNC.reshape(batch, tokens, heads, width // heads)
 
 
 def from_heads(rows_BHNE: Tensor) -> Tensor:

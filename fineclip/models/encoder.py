@@ -21,6 +21,8 @@ from fineclip.errors import ConfigError
 from fineclip.models.architecture import build_model
 from fineclip.models.trunks import Hidden, open_clip_block, trunk_of
 
+SMALL = 1e-12  # area of an empty mask, so that it gives zeros
+
 
 class RegionEncoder(nn.Module):
     """An open_clip model, `CLIP` or `CustomTextCLIP`, with its own parameters under their own names.
@@ -95,7 +97,7 @@ class RegionEncoder(nn.Module):
             raise ConfigError(f"texts of {length} tokens, but the text tower reads 1 to {self.context_length}")
         positions_LC = cast("Tensor", tower.positional_embedding)
         rows_NLC = tower.get_submodule("token_embedding")(texts_NL) + positions_LC[:length]
-        *blocks, last = cast("Iterator[ResidualAttentionBlock]", tower.get_submodule("transformer.resblocks").children())
+        *blocks, last = _blocks(tower)
         for block in blocks:
             rows_NLC = open_clip_block(block, rows_NLC, causal=True)
         end_N, place_N = texts_NL.argmax(dim=-1), torch.arange(len(texts_NL), device=texts_NL.device)
@@ -113,16 +115,26 @@ class RegionEncoder(nn.Module):
 
     def encode_regions(self, images_B3HW: Tensor, boxes_R4: Tensor, box_to_image_R: Tensor) -> Tensor:
         """(R, D), not normalised: the dense features of each box; boxes as in `pool_regions`."""
-        hidden = self.trunk.before_last(_at_least_one(images_B3HW))
+        hidden = self._before_last(images_B3HW, regions=boxes_R4)
         return pool_regions(self._dense(hidden), boxes_R4, box_to_image_R)
+
+    def encode_masks(self, images_B3HW: Tensor, masks_Rhw: Tensor, mask_to_image_R: Tensor) -> Tensor:
+        """(R, D), not normalised: the dense features under each mask; masks as in `pool_masks`."""
+        hidden = self._before_last(images_B3HW, regions=masks_Rhw)
+        return pool_masks(self._dense(hidden), masks_Rhw, mask_to_image_R)
 
     def encode_image_and_regions(
         self, images_B3HW: Tensor, boxes_R4: Tensor, box_to_image_R: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(B, D) and (R, D), as `encode_image` and `encode_regions` give them; only the last block runs twice."""
-        hidden = self.trunk.before_last(_at_least_one(images_B3HW))
+        hidden = self._before_last(images_B3HW, regions=boxes_R4)
         region_RD = pool_regions(self._dense(hidden), boxes_R4, box_to_image_R)
         return self._global(hidden)[: len(images_B3HW)], region_RD
+
+    def _before_last(self, images_B3HW: Tensor, *, regions: Tensor) -> Hidden:
+        if len(regions) and not len(images_B3HW):
+            raise ConfigError(f"{len(regions)} regions, but no image that they could be of")
+        return self.trunk.before_last(_at_least_one(images_B3HW))
 
     def _global(self, hidden: Hidden) -> Tensor:
         if self.head == "cls":
@@ -163,11 +175,18 @@ def pool_regions(dense_BDhw: Tensor, boxes_R4: Tensor, box_to_image_R: Tensor) -
     Args:
         dense_BDhw: unit vectors.
         boxes_R4: x1, y1, x2, y2 as fractions of the image; neither clipped nor enlarged here.
-        box_to_image_R: which image each box is of.
+        box_to_image_R: which image each box is of, from 0 to B - 1; on a GPU nobody checks.
+
+    What lies more than a cell outside the map counts as zeros, which shortens a row and does not turn it. A box without
+    area, x2 <= x1 or y2 <= y1, gives zeros and no gradient, as an empty mask does.
 
     Source: CLIPSelf and FineCLIP, `_extract_roi_features_v1`. Coordinates are float32 under autocast too: in half
     precision a box would move by up to an eighth of a cell.
+
+    Raises:
+        ConfigError: the shapes do not fit each other, or a box is of no image of the batch.
     """
+    _check_owners(boxes_R4, box_to_image_R, shape=(4,), images=len(dense_BDhw))
     height, width = dense_BDhw.shape[-2:]
     boxes_R4 = boxes_R4.to(dense_BDhw.dtype)
     cells_R4 = boxes_R4 * boxes_R4.new_tensor([width, height, width, height])
@@ -177,9 +196,51 @@ def pool_regions(dense_BDhw: Tensor, boxes_R4: Tensor, box_to_image_R: Tensor) -
     return cast("Tensor", pooled_RD11.flatten(1))
 
 
+def pool_masks(dense_BDhw: Tensor, masks_Rhw: Tensor, mask_to_image_R: Tensor) -> Tensor:
+    """(R, D): the mean of a map under each mask, weighted where the mask is not 0 or 1; zeros for an empty mask.
+
+    Args:
+        dense_BDhw: unit vectors.
+        masks_Rhw: on the grid of the map, of any type, not negative.
+        mask_to_image_R: which image each mask is of, from 0 to B - 1; on a GPU nobody checks.
+
+    Source: CLIPSelf, `mask_pool`. Deviation: one product with the maps of all images, so that no map is copied for each of
+    its masks.
+
+    Raises:
+        ConfigError: the masks are not on the grid of the map, or of no image of the batch.
+    """
+    _check_owners(masks_Rhw, mask_to_image_R, shape=tuple(dense_BDhw.shape[-2:]), images=len(dense_BDhw))
+    weights_RP = _full_precision(masks_Rhw.flatten(1).to(dense_BDhw.dtype))
+    spread_RBP = weights_RP.new_zeros(len(weights_RP), len(dense_BDhw), weights_RP.shape[1])
+    spread_RBP[torch.arange(len(weights_RP), device=weights_RP.device), mask_to_image_R] = weights_RP
+    with torch.autocast(dense_BDhw.device.type, enabled=False):
+        sum_RD = torch.einsum("rbp,bdp->rd", spread_RBP, _full_precision(dense_BDhw.flatten(2)))
+    return sum_RD / (weights_RP.sum(dim=1, keepdim=True) + SMALL)
+
+
+def _blocks(text_tower: nn.Module) -> list[ResidualAttentionBlock]:
+    blocks = text_tower.get_submodule("transformer.resblocks").children()
+    return list(cast("Iterator[ResidualAttentionBlock]", blocks))
+
+
 def _at_least_one(rows: Tensor) -> Tensor:
     """`rows`, or one row of zeros, whose result is cut off again: not every kernel of every device takes no rows."""
     return rows if len(rows) else rows.new_zeros(1, *rows.shape[1:])
+
+
+def _check_owners(rows: Tensor, owner_R: Tensor, *, shape: tuple[int, ...], images: int) -> None:
+    """That R rows of such a shape have R owners among the images; without waiting for a GPU."""
+    if rows.shape[1:] != shape or owner_R.shape != rows.shape[:1]:
+        expected = " x ".join(map(str, shape))
+        raise ConfigError(
+            f"regions of shape {tuple(rows.shape)} with {tuple(owner_R.shape)} indices of their images do not fit: expected"
+            f" R regions of {expected} (boxes of 4 numbers, masks on the grid of the map) and R indices"
+        )
+    if owner_R.device.type == "cpu" and len(owner_R) and not 0 <= int(owner_R.min()) <= int(owner_R.max()) < images:
+        raise ConfigError(
+            f"a region is of image {int(owner_R.min())} or {int(owner_R.max())}, but there are {images} images, counted from 0"
+        )
 
 
 def _full_precision(rows: Tensor) -> Tensor:
@@ -198,6 +259,5 @@ def _check_text_tower(tower: nn.Module, *, pool: str) -> None:
         raise ConfigError(f"this text tower cannot be used: it is read at {pool!r}, not at the end token")
     if not isinstance(tower.text_projection, nn.Parameter):
         raise ConfigError("this text tower cannot be used: its projection is not one matrix")
-    blocks = tower.get_submodule("transformer.resblocks").children()
-    if not all(type(block) is ResidualAttentionBlock for block in blocks):
+    if not all(type(block) is ResidualAttentionBlock for block in _blocks(tower)):
         raise ConfigError("this text tower cannot be used: it has another block_type than default")

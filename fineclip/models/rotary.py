@@ -37,6 +37,7 @@ def turns_for(rope: RotaryEmbeddingCat, grid: tuple[int, int], device: torch.dev
 
 def turned(rows_BNHE: Tensor, turns_NF: Tensor) -> Tensor:
     """(B, N, H, E): every pair of channels turned, in float32 at least, returned in the type that came."""
-    pairs_BNHF2 = rows_BNHE.to(torch.promote_types(rows_BNHE.dtype, torch.float32)).unflatten(-1, (-1, 2))
+    full_BNHE = rows_BNHE.to(torch.promote_types(rows_BNHE.dtype, torch.float32))
+    pairs_BNHF2 = full_BNHE.reshape(*full_BNHE.shape[:-1], full_BNHE.shape[-1] // 2, 2)
     turned_BNHF = torch.view_as_complex(pairs_BNHF2) * turns_NF[: rows_BNHE.shape[1], None]
     return torch.view_as_real(turned_BNHF).flatten(-2).to(rows_BNHE.dtype)

@@ -47,6 +47,15 @@ class Tokenizer:
         return tokens_NL
 
 
+def cut_after_ends(tokens_NL: Tensor) -> Tensor:
+    """(N, l): the columns up to the last end of a text, at least one; what follows changes no embedding and no gradient.
+
+    The end is the largest token of a row, the first if there are several, as where embeddings are read. To be called where
+    the tokens are on the host: the number of columns is needed there.
+    """
+    return tokens_NL[:, : 1 + int(tokens_NL.argmax(dim=1).max()) if len(tokens_NL) else 1]
+
+
 def load_tokenizer(config: EncoderConfig, bpe: Path | None = None) -> Tokenizer:
     """The tokenizer of an encoder.
 

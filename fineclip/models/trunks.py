@@ -73,10 +73,12 @@ class Trunk(ABC):
         """Patches down and across.
 
         Raises:
-            ConfigError: the images are not whole patches.
+            ConfigError: the images are not of three colours, or not whole patches.
         """
+        if images_B3HW.ndim != 4 or images_B3HW.shape[1] != 3:
+            raise ConfigError(f"images of shape {tuple(images_B3HW.shape)}: expected (B, 3, height, width)")
         height, width = images_B3HW.shape[-2:]
-        if height % self.patch[0] or width % self.patch[1]:
+        if min(height, width) == 0 or height % self.patch[0] or width % self.patch[1]:
             raise ConfigError(
                 f"images of {height} x {width} px are not whole patches of {self.patch[0]} x {self.patch[1]} px: "
                 "choose another image_size or crop_size"

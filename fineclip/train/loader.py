@@ -1,6 +1,6 @@
 """From packed shards to batches: read, decode, prepare, put together. Regions are packed, never padded.
 
-Legend: B images and R regions of this process, L context length.
+Legend: B images and R regions of this process, N texts of L tokens.
 
 A worker sees one process's share of a step at a time. What it draws depends on the seed, the epoch and the sample's key
 alone, so any number of processes and workers makes the same items.
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from fineclip.errors import DataError, FineclipError
 from fineclip.methods.items import Inputs, Item, Prepare, generator
 from fineclip.models.images import UndecodableImage, normalise
+from fineclip.models.tokenizer import cut_after_ends
 from fineclip.shards import PieceReader
 from fineclip.train.order import BatchSampler, Visit
 from fineclip.train.selection import PackedShard
@@ -65,10 +66,10 @@ class Collate:
         return HostBatch(
             keys=tuple(item.key for item in items),
             images=torch.stack([item.image for item in items]) if items else empty.image[None][:0],
-            texts=_joined([None if item.text is None else item.text[None] for item in items], empty.text),
+            texts=_cut(_joined([None if item.text is None else item.text[None] for item in items], empty.text)),
             boxes=_joined([item.boxes for item in items], empty.boxes),
             box_to_image=torch.repeat_interleave(torch.arange(len(items)), torch.tensor(per_image, dtype=torch.int64)),
-            region_texts=_joined([item.region_texts for item in items], empty.region_texts),
+            region_texts=_cut(_joined([item.region_texts for item in items], empty.region_texts)),
             region_labels=_joined([item.region_labels for item in items], empty.region_labels),
             crops=_joined([item.crops for item in items], empty.crops),
         )
@@ -88,6 +89,11 @@ def _joined(parts: Sequence[Tensor | None], empty: Tensor | None) -> Tensor | No
     if not parts:
         return empty
     return None if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])
+
+
+def _cut(tokens_NL: Tensor | None) -> Tensor | None:
+    """As long as the longest of the texts; a copy, because a worker sends all the memory that a view stands in."""
+    return None if tokens_NL is None else cut_after_ends(tokens_NL).contiguous()
 
 
 def placed(host: HostBatch, counts: Counts, device: torch.device, *, seed: int) -> Batch:

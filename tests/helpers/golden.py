@@ -5,12 +5,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from timm.models import register_model
 from timm.models.eva import Eva
+from torch import Tensor
 
 from fineclip.config import EncoderConfig, WeightsConfig
+from fineclip.models.checkpoint import as_open_clip, load_encoder
+from fineclip.models.encoder import RegionEncoder
 
 GOLDEN = Path(os.environ.get("FINECLIP_GOLDEN", "../shared/golden"))
+BY_AUTHORS = "visual.blocks.0."  # the map of names needs to see that they are the authors'
 KEYS = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
 
 
@@ -39,3 +45,25 @@ def golden_encoder(name: str, folder: Path) -> EncoderConfig:
     return EncoderConfig(
         model=str(path), weights=WeightsConfig(path="nowhere.safetensors"), image_size=size, crop_size=size
     )
+
+
+def loaded_encoder(name: str, folder: Path) -> RegionEncoder:
+    """`eva_tiny` or `openai_tiny` with its weights, strictly; nothing trains."""
+    return load_encoder(golden_encoder(name, folder), GOLDEN / name / "weights.safetensors").eval()
+
+
+def arrays(name: str) -> dict[str, Tensor]:
+    """Every array of an npz, by its name there."""
+    with np.load(GOLDEN / name) as stored:
+        return {key: torch.from_numpy(stored[key]) for key in stored.files}
+
+
+def values(name: str) -> Any:
+    """What a JSON holds."""
+    return json.loads((GOLDEN / name).read_text(encoding="utf-8"))
+
+
+def ours(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the authors' EVA-02-CLIP by the names that they have here."""
+    renamed = as_open_clip({BY_AUTHORS: torch.zeros(()), **weights})
+    return {name: value for name, value in renamed.items() if not name.endswith(".")}

@@ -1,13 +1,14 @@
 """A training of a few steps of the tiny encoder on packed shards of noise."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fineclip.config import TrainConfig
+from fineclip.config import TrainConfig, parse
 from fineclip.methods import METHODS
 from fineclip.methods.items import Inputs
 from fineclip.train.distributed import Processes
@@ -36,18 +37,21 @@ def training_of(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
+    method: str = "fineclip",
+    options: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> Training:
-    """Of everything in a world of `tests.helpers.packs`, with a fresh encoder."""
+    """Of everything in a world of `tests.helpers.packs`, with a fresh encoder; `changes` are those of the loop."""
     config = CONFIG.model_copy(update=changes)
     select, packed = world
     keys = keys_by_shard(select)
     selection = read_selection(keys, manifests_of(list(keys), packed, select=select), config)
-    method = METHODS["fineclip"](tiny_encoder(dtype=torch.float32), METHODS["fineclip"].section())
-    prepare = method.preparation(INPUTS, method.options, max_regions=config.max_regions)
+    section = parse(METHODS[method].section, options or {}, where="test")
+    learner = METHODS[method].build(tiny_encoder(dtype=torch.float32), section, INPUTS)
+    prepare = learner.preparation(INPUTS, section, max_regions=config.max_regions)
     folder.mkdir(exist_ok=True)
     return Training(
-        method,
+        learner,
         config,
         samples=PackedSamples(selection.shards, prepare, seed=config.seed),
         collate=Collate(INPUTS),

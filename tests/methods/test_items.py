@@ -6,7 +6,17 @@ import torch
 
 from fineclip.config import ClipConfig, FineCLIPConfig
 from fineclip.methods import METHODS
-from fineclip.methods.items import Inputs, draw_caption, draw_regions, fractions, generator
+from fineclip.methods.items import (
+    RESIZES,
+    Inputs,
+    draw_caption,
+    draw_regions,
+    fractions,
+    generator,
+    grid_boxes,
+    stack_boxes,
+    stack_crops,
+)
 from fineclip.models.images import decode
 from fineclip.types import Box, Region, Sample
 from tests.helpers.packs import HEIGHT, WIDTH, picture, sample
@@ -54,6 +64,31 @@ def test_a_box_is_clipped_and_given_in_fractions() -> None:
     reaching = Region(Box(-4, 4, 12, HEIGHT + 3), 0.5, "x", "c")
     [region] = draw_regions(Sample("k", b"", WIDTH, HEIGHT, (), regions=(reaching,)), generator(0, 0, "k"), at_most=1)
     assert fractions(region.box, sample("k")) == (0.0, 4 / HEIGHT, 12 / WIDTH, 1.0)
+
+
+def test_a_box_on_a_letterboxed_square_leaves_the_black_uncovered() -> None:
+    one = sample("k")  # 24 x 16
+    letterbox = RESIZES["letterbox"]
+    assert letterbox.fractions(Box(0, 0, WIDTH, HEIGHT), one) == (0, 0, 1, HEIGHT / WIDTH)
+    assert letterbox.fractions(Box(6, 4, 12, 16), one) == (6 / 24, 4 / 24, 12 / 24, 16 / 24)
+    assert RESIZES["squash"].fractions(Box(6, 4, 12, 16), one) == (6 / 24, 4 / 16, 12 / 24, 1)
+
+
+def test_what_is_usable_is_the_methods_affair() -> None:
+    drawn = draw_regions(regions_of("a", None, "b"), generator(0, 0, "k"), at_most=9, usable=lambda _: True)
+    assert [region.label for region in drawn] == ["0", "1", "2"]
+
+
+def test_cells_of_a_grid() -> None:
+    assert grid_boxes(1, 1) == [(0, 0, 1, 1)]
+    assert grid_boxes(1, 2, width=8, height=6) == [(0, 0, 4, 6), (4, 0, 8, 6)]
+    assert grid_boxes(2, 1, width=8, height=6) == [(0, 0, 8, 3), (0, 3, 8, 6)]
+
+
+def test_no_boxes_and_no_crops_are_tensors_too() -> None:
+    assert stack_boxes([]).shape == (0, 4)
+    assert stack_crops([], 8).shape == (0, 3, 8, 8)
+    assert stack_boxes([(0, 0, 1, 1)]).dtype == torch.float32
 
 
 def test_clip_takes_image_and_caption() -> None:

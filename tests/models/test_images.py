@@ -8,8 +8,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import RandomResizedCrop
 
-from fineclip.models.images import MEAN, STD, normalise, squash, to_batch
+from fineclip.models.images import (
+    BICUBIC,
+    MEAN,
+    STD,
+    centred,
+    draw_crop,
+    letterbox,
+    normalise,
+    squash,
+    to_batch,
+)
 from fineclip.shards.images import MAX_PIXELS, UndecodableImage, crop, decode, read_header
 from fineclip.types import Box
 
@@ -133,6 +144,56 @@ def test_squash_keeps_no_aspect_and_is_pillows_resize() -> None:
     assert (square.shape, square.dtype) == ((3, 16, 16), torch.uint8)
     expected = np.asarray(noise().resize((16, 16), Image.Resampling.BILINEAR))
     assert np.array_equal(square.permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 40), (40, 30), (25, 25), (3, 200), (200, 3), (1, 1)])
+def test_a_letterboxed_image_keeps_its_aspect_beside_black(height: int, width: int) -> None:
+    image, longer = Image.new("RGB", (width, height), (200, 100, 50)), max(height, width)
+    wide, high = (max(1, round(20 * side / longer)) for side in (width, height))
+    corner, middle = (place(image, 20).numpy().transpose(1, 2, 0) for place in (letterbox, centred))
+    expected = np.zeros((20, 20, 3), dtype=np.uint8)
+    expected[:high, :wide] = (200, 100, 50)
+    assert np.array_equal(corner, expected)
+    top, left = (20 - high) // 2, (20 - wide) // 2
+    assert np.array_equal(middle, np.roll(expected, (top, left), axis=(0, 1)))
+
+
+def test_letterboxed_pixels_are_pillows_bicubic() -> None:
+    expected = np.asarray(noise(30, 40).resize((20, 15), BICUBIC))
+    found = letterbox(noise(30, 40), 20).permute(1, 2, 0).numpy()
+    assert np.array_equal(found[:15], expected)
+    assert np.array_equal(centred(noise(30, 40), 20).permute(1, 2, 0).numpy()[2:17], expected)
+
+
+class TorchDraws:
+    """Draws of torch's global generator, in the form of numpy's."""
+
+    def uniform(self, low: float, high: float) -> float:
+        return torch.empty(1).uniform_(low, high).item()
+
+    def integers(self, high: int) -> int:
+        return torch.randint(0, high, (1,)).item()
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (80, 60), (60, 80), (200, 10), (10, 200), (1, 1), (640, 427)])
+@pytest.mark.parametrize("area", [(0.9, 1.0), (0.08, 1.0), (0.25, 0.25)])
+def test_random_crops_are_those_of_torchvision_of_the_same_draws(
+    width: int, height: int, area: tuple[float, float]
+) -> None:
+    image = Image.new("RGB", (width, height))
+    for seed in range(50):
+        torch.manual_seed(seed)
+        top, left, high, wide = RandomResizedCrop.get_params(image, list(area), [3 / 4, 4 / 3])
+        torch.manual_seed(seed)
+        box = draw_crop(width, height, TorchDraws(), area=area)
+        assert box == (left, top, left + wide, top + high)
+
+
+def test_a_random_crop_is_a_function_of_the_generator() -> None:
+    boxes = {draw_crop(80, 60, np.random.default_rng(seed), area=(0.1, 0.5)) for seed in range(20)}
+    assert len(boxes) == 20
+    assert draw_crop(80, 60, np.random.default_rng(3), area=(0.1, 0.5)) in boxes
+    assert all(0.09 < box.width * box.height / 4800 < 0.52 for box in boxes)
 
 
 def test_normalised_values() -> None:

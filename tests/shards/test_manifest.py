@@ -13,6 +13,7 @@ import pytest
 from fineclip.config import FilterConfig
 from fineclip.errors import ShardError
 from fineclip.shards import (
+    CaptionRow,
     FilterRow,
     Job,
     TableWriter,
@@ -151,6 +152,27 @@ def test_a_manifest_leads_to_those_before_it(tmp_path: Path) -> None:
     assert input_manifest(made, "source") == tmp_path / "source.json"
     with pytest.raises(ShardError, match="names no manifest of detect"):
         input_manifest(made, "detect")
+
+
+def test_a_json_of_somebody_elses_among_the_inputs_is_passed_over(tmp_path: Path) -> None:
+    other, wanted = tmp_path / "instances.json", tmp_path / "wanted.json"
+    other.write_text('{"images": [], "annotations": []}')
+    Job(wanted, "source", 1, {}, []).finish([])
+    Job(tmp_path / "x.json", "filter", 1, {}, {str(other): "0", str(wanted): "0"}).finish([])
+    assert input_manifest(tmp_path / "x.json", "source") == wanted
+    with pytest.raises(ShardError, match="names no manifest of detect among its inputs, .*instances.json"):
+        input_manifest(tmp_path / "x.json", "detect")
+
+
+def test_regions_without_captions_are_counted_where_there_are_any(tmp_path: Path) -> None:
+    captions: list[list[str | None]] = [["a cat", None], ["", None], []]
+    with TableWriter(Job(tmp_path / "c.json", "caption", 1, {}, []), CaptionRow) as table:
+        for key, of_image in enumerate(captions):
+            regions = [{"caption": caption, "logprob": None} for caption in of_image]
+            table.write(CaptionRow(key=str(key), kept=True, regions=regions))
+    made = read_manifest(tmp_path / "c.json")
+    assert (made.regions, made.uncaptioned) == (4, {"empty": 1, "missing-key": 2})
+    assert "uncaptioned" not in make(tmp_path, row("a")).manifest.read_text()
 
 
 def test_what_is_no_manifest_is_named(tmp_path: Path) -> None:

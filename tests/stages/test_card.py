@@ -98,6 +98,13 @@ def test_weights_and_their_licence_are_named() -> None:
     assert "**detect** yolo\n  * iou: 0.6\n  * weights: shipped:detector.pt, sha256 ab12, licence AGPL-3.0" in text
 
 
+def test_regions_without_captions_are_told() -> None:
+    rows = [FunnelRow("caption", 2, 2, {}, 5, {"missing-key": 2, "empty": 1})]
+    text = render("mine", Contents({2: 1, 3: 1}, 1, 10, "s.tar"), rows, [])
+    assert "2 images with 5 regions (" in text
+    assert "bytes together. 3 of the regions have no caption (2 missing-key, 1 empty).\n" in text
+
+
 def test_a_card_that_is_there_is_left_alone(packed: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = packed[0].with_name("card.json")
     write_card(packed, manifest)

@@ -49,6 +49,22 @@ def test_reasons(image: Candidate, reason: str | None) -> None:
     assert list(judge([image], CONFIG)) == [reason]
 
 
+@pytest.mark.parametrize(
+    ("captions", "reason"),
+    [
+        ((), None),
+        ((" \n", ""), None),
+        (("one",), None),
+        (("Click  HERE now",), "caption-boilerplate"),
+        (("", "img 1"), "caption-empty"),
+    ],
+)
+def test_without_a_least_number_of_words_silent_images_stay(captions: tuple[str, ...], reason: str | None) -> None:
+    limits = CONFIG.model_copy(update={"min_words": 0})
+    assert list(judge([candidate(captions=captions)], limits)) == [reason]
+    assert "" not in good_captions(captions, limits)
+
+
 def test_a_duplicate_is_one_of_an_image_that_was_kept() -> None:
     images = [candidate(captions=("one",)), candidate(), candidate(), candidate(sha256="b"), candidate(sha256="b")]
     assert list(judge(images, CONFIG)) == ["caption-short", None, "duplicate", None, "duplicate"]

@@ -114,6 +114,21 @@ def test_regions_and_captions_of_different_number(tmp_path: Path) -> None:
     assert list((tmp_path / "pack").iterdir()) == []
 
 
+def test_an_image_without_captions_is_packed_where_the_filter_lets_it_in(tmp_path: Path) -> None:
+    limits = FilterConfig(min_side_px=1, min_words=0)
+    kept = write_filtered(tmp_path, [Item(JPEG, [], [box(0, 0, 3, 3)]), Item(PNG, [" "], [])], config=limits)
+    own, template = AnnotationsDetect(engine="annotations", min_side_px=1), TemplateCaption(engine="template")
+    detect_shard(kept, tmp_path / "detect/s.json", own, batch_size=1, device="cpu")
+    caption_shard(tmp_path / "detect/s.json", tmp_path / "caption/s.json", template, batch_size=1, device="cpu")
+    manifest = packed(tmp_path / "caption/s.json", tmp_path)
+    with PieceReader() as reader:
+        rows = list(read_rows(manifest, PackRow))
+        samples = [read_sample(reader, manifest.with_suffix(".tar"), row) for row in rows]
+    assert [(sample.captions, len(sample.regions)) for sample in samples] == [((), 1), ((), 0)]
+    found = webdataset.WebDataset(str(manifest.with_suffix(".tar")), shardshuffle=False)
+    assert [one["txt"] for one in found] == [b"", b""]
+
+
 def test_tables_that_do_not_belong_together(tmp_path: Path) -> None:
     source = rewritten(captioned(tmp_path), [["one"]], keys=["s-000002"])
     with pytest.raises(ShardError, match="detect/s.parquet: keeps no sample s-000002"):

@@ -1,5 +1,6 @@
 """Shards are known before the first job, in an order that the seed fixes, and what is not there is said."""
 
+import os
 import time
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from fineclip.config import CocoSource, FolderSource, MiniatureSource, ScaleConfig, WebDatasetSource
 from fineclip.errors import ConfigError
-from fineclip.stages.source.plan import images_per_shard, planned_shards, require_outside, shards_needed
+from fineclip.stages.source.files import glance
+from fineclip.stages.source.plan import image_folder, images_per_shard, planned_shards, require_outside, shards_needed
 from tests.helpers.images import encoded, write_tar
 
 
@@ -45,6 +47,33 @@ def test_a_linked_root_is_fine_and_a_linked_folder_inside_is_not_entered(tmp_pat
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
     config = FolderSource(kind="folder", root=str(tmp_path / "link"), images_per_shard=1)
     assert len(planned_shards(config)) == 1
+
+
+def test_a_glance_sees_what_comes_goes_and_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/a.jpg").write_bytes(encoded())
+    (tmp_path / "a.txt").write_text("one cat")
+    first = glance(tmp_path)
+    (tmp_path / "notes.csv").write_text("not looked at")
+    (tmp_path / ".b.jpg").write_bytes(encoded())
+    assert glance(tmp_path) == first
+    (tmp_path / "sub/b.jpg").write_bytes(encoded())
+    assert glance(tmp_path) != first
+    (tmp_path / "sub/b.jpg").unlink()
+    assert glance(tmp_path) == first
+    os.utime(tmp_path / "a.txt", ns=(1, 1))  # as if written to, at the same length
+    changed = glance(tmp_path)
+    assert changed != first
+    monkeypatch.setattr("fineclip.stages.source.files.MOST_ASKED", 1)
+    many = glance(tmp_path)
+    os.utime(tmp_path / "a.txt", ns=(2, 2))
+    assert glance(tmp_path) == many != changed
+
+
+def test_the_folder_that_is_looked_at(tmp_path: Path) -> None:
+    assert image_folder(FolderSource(kind="folder", root="in")) == Path("in")
+    assert image_folder(CocoSource(kind="coco", root="in")) == Path("in/train2017")
+    assert image_folder(WebDatasetSource(kind="webdataset", root="in")) is None
 
 
 def test_an_empty_folder_says_what_to_put_there(tmp_path: Path) -> None:

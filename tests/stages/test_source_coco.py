@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fineclip.config import CocoSource, FilterConfig
-from fineclip.errors import DataError
+from fineclip.config import CocoSource, FilterConfig, parse
+from fineclip.errors import ConfigError, DataError
 from fineclip.shards import SourceRow, kept_rows, read_manifest, read_rows
 from fineclip.stages.filter import filter_shard
 from fineclip.stages.source.listing import list_samples
@@ -91,6 +91,69 @@ def test_boxes_are_corners_and_crowds_are_left_out(tmp_path: Path) -> None:
     ]
     assert rows["2.jpg"].annotations == []
     assert listed(config.model_copy(update={"instances": None}))["1.jpg"].annotations is None
+
+
+def lvis(root: Path) -> CocoSource:
+    """LVIS' JSON beside COCO's images: no file names, no captions, no crowds."""
+    config = write(root, captions_json(), instances_json())
+    url = "http://images.cocodataset.org/train2017"
+    values = {
+        "images": [{"id": number, "coco_url": f"{url}/{number}.jpg"} for number in (2, 1, 5)],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [1.5, 2, 3, 4]}],
+        "categories": [{"id": 3, "name": "alarm_clock", "frequency": "f"}],
+    }
+    (root / "annotations/lvis_v1_train.json").write_text(json.dumps(values))
+    return config.model_copy(update={"captions": None, "instances": "annotations/lvis_v1_train.json"})
+
+
+@pytest.mark.parametrize("images", ["train2017", "."])
+def test_lvis_names_images_by_their_url_and_has_no_captions(tmp_path: Path, images: str) -> None:
+    config = lvis(tmp_path / "in").model_copy(update={"images": images})
+    before = "" if images == "train2017" else "train2017/"
+    rows = listed(config)
+    assert {name: (row.captions, row.reason) for name, row in rows.items()} == {
+        f"{before}1.jpg": ([], None),
+        f"{before}2.jpg": ([], None),
+        "train2017/5.jpg": ([], "missing-image"),
+    }
+    one = rows[f"{before}1.jpg"]
+    assert one.file == (tmp_path / "in/train2017/1.jpg").as_posix()
+    assert one.annotations == [{"x1": 1.5, "y1": 2.0, "x2": 4.5, "y2": 6.0, "label": "alarm_clock"}]
+    assert one.url == "http://images.cocodataset.org/train2017/1.jpg"
+    assert rows[f"{before}2.jpg"].annotations == []
+
+
+def test_boxes_of_lvis_with_captions_of_coco(tmp_path: Path) -> None:
+    config = lvis(tmp_path / "in").model_copy(update={"captions": "annotations/captions_train2017.json"})
+    row = listed(config)["1.jpg"]
+    assert row.captions[0] == "one cat"
+    assert row.annotations is not None
+    assert [one["label"] for one in row.annotations] == ["alarm_clock"]
+
+
+def test_an_image_without_a_name_is_said(tmp_path: Path) -> None:
+    config = lvis(tmp_path / "in")
+    path = tmp_path / "in/annotations/lvis_v1_train.json"
+    path.write_text(path.read_text().replace("coco_url", "flickr_url"))
+    with pytest.raises(DataError, match=r"lvis_v1_train.json: images\[0\]: has no 'file_name', only id, flickr_url"):
+        listed(config)
+
+
+def test_something_must_name_the_images(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="captions and instances are both null"):
+        parse(CocoSource, {"kind": "coco", "root": "x", "captions": None, "instances": None}, where="source")
+
+
+def test_images_without_captions_pass_a_filter_that_asks_for_no_word(tmp_path: Path) -> None:
+    config = lvis(tmp_path / "in")
+    list_samples(tmp_path / "listing.json", config)
+    [shard] = planned_shards(config)
+    source_shard(shard, tmp_path / "source.json", config, listing=tmp_path / "listing.json")
+    dropped = {}
+    for least in (0, 1):
+        filter_shard(tmp_path / "source.json", tmp_path / f"{least}.json", FilterConfig(min_side_px=1, min_words=least))
+        dropped[least] = dict(read_manifest(tmp_path / f"{least}.json").dropped)
+    assert dropped == {0: {}, 1: {"caption-empty": 2}}
 
 
 def change_caption(captions: Values, _: Values) -> None:

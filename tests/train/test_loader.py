@@ -8,7 +8,7 @@ import torch
 from fineclip.config import FineCLIPConfig, TrainConfig
 from fineclip.errors import DataError, ShardError
 from fineclip.methods import METHODS
-from fineclip.methods.items import Inputs
+from fineclip.methods.items import Inputs, Item
 from fineclip.models.images import normalise
 from fineclip.train.loader import Collate, HostBatch, PackedSamples, batches, placed
 from fineclip.train.order import BatchSampler, Order
@@ -66,6 +66,23 @@ def test_a_later_start_goes_on_where_the_other_stood(samples: PackedSamples) -> 
         assert_same(left, right)
 
 
+def lengthened(part_NL: torch.Tensor, whole_NL: torch.Tensor) -> torch.Tensor:
+    """Each process cuts its texts after the last end of its own."""
+    return torch.nn.functional.pad(part_NL, (0, whole_NL.shape[1] - part_NL.shape[1]))
+
+
+def test_texts_are_as_long_as_the_longest() -> None:
+    tokens_NL, image = INPUTS.tokenize(["a", "abcd", "ab"]), torch.zeros(3, 16, 16, dtype=torch.uint8)
+    items = [
+        Item(str(index), image, text=row, boxes=torch.zeros(1, 4), region_texts=tokens_NL[::2])
+        for index, row in enumerate(tokens_NL)
+    ]
+    batch = Collate(INPUTS)(items)
+    assert torch.equal(batch.texts, tokens_NL[:, :5])
+    assert torch.equal(batch.region_texts, tokens_NL[::2].repeat(3, 1)[:, :3])
+    assert batch.texts.untyped_storage().nbytes() == 3 * 5 * 8  # what is sent from a worker
+
+
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_processes_share_the_same_samples_and_draws(samples: PackedSamples, world_size: int) -> None:
     whole = read(samples)
@@ -73,8 +90,11 @@ def test_processes_share_the_same_samples_and_draws(samples: PackedSamples, worl
     for step, batch in enumerate(whole):
         parts = [share[step] for share in shares]
         assert tuple(key for part in parts for key in part.keys) == batch.keys
-        for name in ("images", "texts", "boxes", "region_texts", "crops"):
+        for name in ("images", "boxes", "crops"):
             assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
+        for name in ("texts", "region_texts"):
+            whole_NL = getattr(batch, name)
+            assert torch.equal(torch.cat([lengthened(getattr(part, name), whole_NL) for part in parts]), whole_NL)
         first = 0
         for part in parts:
             own = batch.box_to_image[(batch.box_to_image >= first) & (batch.box_to_image < first + len(part.keys))]

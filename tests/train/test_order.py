@@ -4,6 +4,7 @@ from itertools import chain
 
 import pytest
 
+from fineclip.methods.items import Group
 from fineclip.train.order import BatchSampler, Order, Visit, share
 
 ORDER = Order((5, 3, 4, 6), batch_size=4, seed=3, shuffle_shards=2)
@@ -41,6 +42,8 @@ def test_samples_are_shuffled_inside_windows_of_shards() -> None:
 def test_fewer_samples_than_a_batch_make_one_batch_of_all() -> None:
     order = Order((2, 1), batch_size=8, seed=0, shuffle_shards=4)
     assert order.steps_per_epoch == 1
+    assert order.images_per_step == 3
+    assert ORDER.images_per_step == 4
     assert sorted(rows(order, range(1))) == [0, 1, 2]
     assert order.batch(2)[0].epoch == 2
 
@@ -52,10 +55,32 @@ def test_position_counts_epochs_and_steps() -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 6])
 def test_shares_are_the_batch_in_order(world_size: int) -> None:
-    batch = ORDER.batch(1)
-    shares = [share(batch, rank, world_size) for rank in range(world_size)]
+    order = Order(ORDER.shard_sizes, batch_size=7, seed=3, shuffle_shards=2)
+    batch = order.batch(1)
+    samplers = [BatchSampler(order, start=1, stop=2, rank=rank, world_size=world_size) for rank in range(world_size)]
+    shares = [next(iter(sampler)) for sampler in samplers]
     assert list(chain.from_iterable(shares)) == batch
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("world_size", "sizes"),
+    [(1, [32]), (2, [13, 19]), (3, [4, 9, 19]), (4, [4, 9, 0, 19]), (6, [4, 0, 9, 0, 16, 3])],
+)
+def test_a_group_is_never_divided_and_costs_are_spread(world_size: int, sizes: list[int]) -> None:
+    groups = [Group(4, 21), Group(9, 21), Group(16, 21), Group(1, 1), Group(1, 1), Group(1, 1)]
+    batch = [Visit(row, 0) for row in range(32)]
+    shares = [share(batch, groups, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert list(chain.from_iterable(shares)) == batch
+    assert [len(part) for part in shares] == sizes
+
+
+@pytest.mark.parametrize("world_size", range(1, 40))
+def test_no_sample_is_lost_whatever_groups_cost(world_size: int) -> None:
+    groups = [Group(1 + index % 3, 0.1 + (index * 7919 % 13) / 3) for index in range(17)]
+    batch = [Visit(row, 0) for row in range(sum(group.images for group in groups))]
+    shares = [share(batch, groups, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert list(chain.from_iterable(shares)) == batch
 
 
 def test_a_sampler_that_starts_later_goes_on_where_the_other_stood() -> None:

@@ -14,7 +14,7 @@ from fineclip.config import Section, WeightsConfig, identity, parse
 from fineclip.errors import ConfigError, TrainingError
 from fineclip.methods import FineCLIP
 from fineclip.models.checkpoint import load_published
-from fineclip.shards import forget, read_manifest
+from fineclip.shards import ConceptRow, Job, TableWriter, forget, read_manifest
 from fineclip.stages.weights import fetch_weights
 from fineclip.train.run import PretrainedConfig, RunConfig, publish_pretrained, train_run
 from fineclip.train.state import StateFolder
@@ -61,10 +61,10 @@ def config_of(*, method: str = "fineclip", options: dict[str, Any] | None = None
     return parse(RunConfig, values, where="train")
 
 
-def run(config: RunConfig, *, select: Path = Path("data/select.json")) -> Path:
+def run(config: RunConfig, *, select: Path = Path("data/select.json"), concepts: Path | None = None) -> Path:
     packed = [Path(f"data/pack/{shard}.json") for shard in SIZES]
     manifest = Path("results/set/run/train.json")
-    train_run(select, packed, Path("weights/tiny.json"), manifest, config, device="cpu")
+    train_run(select, packed, Path("weights/tiny.json"), manifest, config, concepts=concepts, device="cpu")
     return manifest.parent
 
 
@@ -217,3 +217,35 @@ def test_a_vocabulary_belongs_to_an_encoder_that_has_one(place: Path) -> None:
 
 def test_a_run_config_is_a_section() -> None:
     assert isinstance(config_of().options, Section)
+
+
+def concepts_of(*names: str) -> Path:
+    manifest = Path("data/concepts/own/all.json")
+    with TableWriter(Job(manifest, "concepts", 1, {}, {}), ConceptRow) as table:
+        for name in names:
+            table.write(ConceptRow(key=name, kept=name != "rare", reason="rare" if name == "rare" else None, count=1))
+    return manifest
+
+
+@pytest.mark.parametrize("targets", ["labels", "pseudo"])
+def test_a_method_with_concepts_trains_on_those_that_are_kept(place: Path, targets: str) -> None:
+    config = config_of(method="regionclip", options={"targets": targets, "prompts": "photo"})
+    folder = run(config, concepts=concepts_of("thing", "other", "rare"))
+    assert "data/concepts/own/all.json" in read_manifest(folder / "train.json").inputs
+    lines = lines_of(folder / "metrics.jsonl")
+    assert len(lines) == 4 and all(line["regions"] > 0 for line in lines)
+    before = (folder / "model.safetensors").read_bytes()
+    run(config, concepts=concepts_of("thing", "another"))
+    assert (folder / "model.safetensors").read_bytes() != before
+
+
+def test_regions_without_a_concept_are_left_out(place: Path) -> None:
+    folder = run(config_of(method="regionclip"), concepts=concepts_of("rare", "other"))
+    assert all(line["regions"] == line["concept"] == 0 for line in lines_of(folder / "metrics.jsonl"))
+
+
+def test_concepts_go_to_methods_that_need_them(place: Path) -> None:
+    with pytest.raises(ConfigError, match="regionclip needs the concepts of its scale: give --concepts FILE"):
+        run(config_of(method="regionclip"))
+    with pytest.raises(ConfigError, match="fineclip has no use for --concepts"):
+        run(config_of(), concepts=concepts_of("thing"))

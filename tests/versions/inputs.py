@@ -33,8 +33,11 @@ def put(files: dict[str, bytes | str]) -> None:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def set_weights(module: nn.Module, *, seed: int = 0) -> None:
-    """Every parameter from NumPy's uniform numbers, which are the same bits everywhere; no norm or bias is idle."""
+def set_weights(module: nn.Module, *, seed: int = 0, share: float = 1.0) -> None:
+    """Every parameter from NumPy's uniform numbers, which are the same bits everywhere; no norm or bias is idle.
+
+    `share` of each is new, the rest as it was.
+    """
     rng = np.random.default_rng(seed)
     with torch.no_grad():
         for name, parameter in sorted(module.named_parameters()):
@@ -45,7 +48,7 @@ def set_weights(module: nn.Module, *, seed: int = 0) -> None:
                 drawn = drawn * (3 / parameter[0].numel()) ** 0.5
             else:
                 drawn = 0.2 * drawn + float(name.endswith("weight"))
-            parameter.copy_(drawn)
+            parameter.copy_(share * drawn + (1 - share) * parameter if share < 1 else drawn)
 
 
 def digits(value: float, count: int = 4) -> float:

@@ -20,21 +20,24 @@ log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Record; 2 if something was refused."""
+    """Record; 2 if something was refused or has no case."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("modules", nargs="*", metavar="module", help="such as stages.filter or methods.clip")
     parser.add_argument("--case-changed", action="store_true", help="write over what the same version put out")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("fineclip").setLevel(logging.WARNING)
+    logging.getLogger("fineclip").setLevel(logging.ERROR)
     known, now = cases(), versions()
     for module in options.modules:
         if module not in known or module not in now:
             parser.error(f"{module} states no VERSION or has no case; there are {', '.join(sorted(known))}")
     due = options.modules or [module for module in sorted(known.keys() & now.keys()) if is_due(module)]
     refused = [module for module in due if not record(module, case_changed=options.case_changed)]
+    without = [] if options.modules else sorted(now.keys() - known.keys())
+    for module in without:
+        log.error("%s states a VERSION and has no case: add one to tests/versions/cases_*.py", file_of(module))
     log.info("%d recorded, %d refused", len(due) - len(refused), len(refused))
-    return 2 if refused else 0
+    return 2 if refused or without else 0
 
 
 def is_due(module: str) -> bool:

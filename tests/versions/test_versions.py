@@ -120,6 +120,15 @@ def test_a_record_is_not_written_over_while_its_version_holds(invented: Callable
     assert invented(2, [3]) == (0, {"version": 2, "after": {}, "output": [3]})
 
 
+def test_a_module_without_a_case_is_said_when_recording(
+    invented: Callable[..., tuple[int, Any]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    invented(1, [1])
+    monkeypatch.setattr(record, "versions", lambda: {"stages.x": 1, "stages.y": 1})
+    assert record.main([]) == 2
+    assert "fineclip/stages/y.py states a VERSION and has no case" in caplog.text
+
+
 def test_a_record_is_laid_out_so_that_it_can_be_read() -> None:
     value = {"a": [{"b": "x" * 90, "c": None}, {"b": "ü" * 90, "c": [1.5, {}]}], "d": {"e": "é"}}
     text = record.laid_out(value)

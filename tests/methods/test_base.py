@@ -1,0 +1,108 @@
+"""What of an encoder learns, and what of it is published."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from fineclip.config import ClipConfig, FineCLIPConfig, TrainConfig
+from fineclip.methods import Clip, FineCLIP
+from fineclip.methods.base import frozen_copy, mixture
+from fineclip.models.encoder import RegionEncoder
+from fineclip.train.optim import make_optimizer
+from tests.helpers.tiny import batch_of, tiny_encoder
+
+BLOCK = "visual.transformer.resblocks."
+
+
+def learning(method: Clip | FineCLIP) -> set[str]:
+    return {name for name, value in method.encoder.named_parameters() if value.requires_grad}
+
+
+def test_all_of_the_vision_tower_learns_and_the_logit_scale() -> None:
+    method = Clip(tiny_encoder(), ClipConfig())
+    expected = {name for name, _ in method.encoder.vision_parameters()} | {"logit_scale"}
+    assert learning(method) == expected
+
+
+@pytest.mark.parametrize(("trained", "blocks"), [(1, "1"), (2, "01"), (7, "01")])
+def test_of_the_last_blocks_alone(trained: int, blocks: str) -> None:
+    method = Clip(tiny_encoder(), ClipConfig(trained_blocks=trained))
+    names = [name for name, _ in method.encoder.vision_parameters()]
+    assert len([name for name in names if name.startswith(BLOCK)]) == 24
+    expected = {name for name in names if name.startswith(BLOCK) and name.removeprefix(BLOCK)[0] in blocks}
+    assert learning(method) == expected | {"logit_scale"}
+
+
+def test_what_does_not_learn_stays_as_it_is_and_out_of_training_mode() -> None:
+    method = Clip(tiny_encoder(), ClipConfig(trained_blocks=1))
+    before = {name: value.clone() for name, value in method.encoder.state_dict().items()}
+    optimizer = make_optimizer(method.parameter_groups(), TrainConfig(weight_decay=0.5, learning_rate=0.1))
+    method(batch_of([1, 1])).total.backward()
+    optimizer.step()
+    changed = {name for name, value in method.encoder.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == learning(method)
+    blocks = method.encoder.trunk.blocks
+    assert [block.training for block in blocks] == [False, True]
+    assert not method.encoder.transformer.training
+
+
+@pytest.mark.parametrize(("options", "keeps"), [({}, False), ({"alpha": 0.7}, True), ({"alpha": 0.0}, True)])
+def test_the_initial_encoder_is_kept_only_for_a_mixture(options: dict[str, Any], keeps: bool) -> None:
+    method = FineCLIP(tiny_encoder(), FineCLIPConfig(**options))
+    assert (method.initial is not None) == keeps
+    names = [name for name, _ in method.named_parameters()]
+    assert any(name.startswith("initial.") for name in names) == keeps
+    trained = {id(parameter) for group in method.parameter_groups() for parameter in group.parameters}
+    assert trained == {id(p) for p in method.encoder.parameters() if p.requires_grad}
+
+
+def test_a_frozen_copy_shares_nothing() -> None:
+    encoder = tiny_encoder().train()
+    copy = frozen_copy(encoder)
+    assert not any(parameter.requires_grad for parameter in copy.parameters())
+    assert not any(module.training for module in copy.modules())
+    encoder.logit_scale.data.fill_(1.5)
+    assert copy.logit_scale.item() != 1.5
+    assert encoder.training and encoder.logit_scale.requires_grad
+
+
+def assert_mixed(found: RegionEncoder, trained: RegionEncoder, initial: RegionEncoder, alpha: float) -> None:
+    one, other = trained.state_dict(), initial.state_dict()
+    for name, value in found.state_dict().items():
+        expected = (alpha * one[name].double() + (1 - alpha) * other[name].double()).to(value.dtype)
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7, msg=name)
+
+
+def test_a_mixture_by_hand() -> None:
+    trained, initial = tiny_encoder(0, torch.float32), tiny_encoder(1, torch.float32)
+    trained.logit_scale.data.fill_(2.0)
+    initial.logit_scale.data.fill_(1.0)
+    mixed = mixture(trained, initial, alpha=0.75)
+    assert mixed.logit_scale.item() == 1.75
+    assert trained.logit_scale.item() == 2.0
+    assert initial.logit_scale.item() == 1.0
+    assert_mixed(mixed, trained, initial, 0.75)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.7, 0.0])
+def test_published_is_the_mixture_and_training_goes_on_from_what_was_trained(alpha: float) -> None:
+    method = FineCLIP(tiny_encoder(dtype=torch.float32), FineCLIPConfig(alpha=alpha))
+    first = tiny_encoder(dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in method.encoder.parameters():
+            parameter.add_(0.1)
+    trained = {name: value.clone() for name, value in method.encoder.state_dict().items()}
+    published = method.export_encoder()
+    assert_mixed(published, method.encoder, first, alpha)
+    assert all(torch.equal(value, trained[name]) for name, value in method.encoder.state_dict().items())
+    if alpha == 0:
+        assert all(torch.equal(value, first.state_dict()[name]) for name, value in published.state_dict().items())
+
+
+def test_a_mixture_of_half_precision_is_made_in_full() -> None:
+    trained, initial = tiny_encoder(0, torch.bfloat16), tiny_encoder(1, torch.bfloat16)
+    trained.logit_scale.data.fill_(4.0)
+    initial.logit_scale.data.fill_(2.0)
+    # in bfloat16 0.7 is 0.69921875 and 0.3 is 0.30078125; the sum of the two products would be 3.39
+    assert mixture(trained, initial, alpha=0.7).logit_scale.item() == torch.tensor(3.4).bfloat16().item()
