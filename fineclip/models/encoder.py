@@ -237,10 +237,11 @@ def _check_owners(rows: Tensor, owner_R: Tensor, *, shape: tuple[int, ...], imag
             f"regions of shape {tuple(rows.shape)} with {tuple(owner_R.shape)} indices of their images do not fit: expected"
             f" R regions of {expected} (boxes of 4 numbers, masks on the grid of the map) and R indices"
         )
-    if owner_R.device.type == "cpu" and len(owner_R) and not 0 <= int(owner_R.min()) <= int(owner_R.max()) < images:
-        raise ConfigError(
-            f"a region is of image {int(owner_R.min())} or {int(owner_R.max())}, but there are {images} images, counted from 0"
-        )
+    if owner_R.device.type == "cpu" and len(owner_R):
+        wrong = next((owner for owner in (int(owner_R.min()), int(owner_R.max())) if not 0 <= owner < images), None)
+        if wrong is not None:
+            there = "there is 1 image" if images == 1 else f"there are {images} images"
+            raise ConfigError(f"a region is of image {wrong}, but {there}, counted from 0")
 
 
 def _full_precision(rows: Tensor) -> Tensor:

@@ -146,9 +146,9 @@ class EvaTrunk(Trunk):
         trunk = visual.trunk
         _refuse_unless(isinstance(trunk, Eva), f"the trunk {type(trunk).__name__}")
         _refuse_unless(
-            trunk.global_pool == "token" and isinstance(trunk.fc_norm, nn.Identity),
-            f"the pooling {trunk.global_pool!r} of an EVA trunk; 'token' is read",
+            trunk.global_pool == "token", f"the pooling {trunk.global_pool!r} of an EVA trunk; 'token' is read"
         )
+        _refuse_unless(isinstance(trunk.fc_norm, nn.Identity), "a norm after its pooling")
         _refuse_unless(len(visual.head) == 0 and isinstance(trunk.head, nn.Linear), "a projection outside the trunk")
         _refuse_unless(trunk.num_prefix_tokens == 1 and not trunk.no_embed_class, "register tokens")
         _refuse_unless(

@@ -106,3 +106,11 @@ def test_weights_have_one_origin() -> None:
 def test_configuration_is_frozen(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="frozen"):
         load(values).train.batch_size = 3  # type: ignore[misc]
+
+
+def test_labels_of_regions_are_not_looked_for_among_nouns(values: dict[str, Any]) -> None:
+    values["plan"]["methods"], values["concepts"] = ["regionclip"], {"from": "captions"}
+    with pytest.raises(ConfigError, match=r"run regionclip-\S+ takes the labels .* Set concepts.from: labels"):
+        load(values)
+    values["methods"]["regionclip"] = {"targets": "pseudo"}
+    assert load(values).concepts.least == 100

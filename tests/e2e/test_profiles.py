@@ -46,7 +46,7 @@ def test_cc3m_is_planned_from_empty_files_in_seconds(tmp_path: Path) -> None:
     for number in range(576):
         (tars / f"cc3m-train-{number:04d}.tar").touch()
     jobs = planned(tmp_path, "--configfile", str(ROOT / "workflow/presets/cc2.5m.yaml"))
-    assert jobs["source_shard"] == jobs["pack_shard"] == 288 and jobs["train_run"] == 6
+    assert jobs["source_shard"] == jobs["pack_shard"] == 288 and jobs["train_run"] == 12
 
     (tars / "cc3m-train-0003.tar").unlink()
     half = snakemake(tmp_path, "--dry-run", "--configfile", str(ROOT / "workflow/presets/cc2.5m.yaml"))

@@ -63,6 +63,15 @@ def test_proposals_and_captions_that_the_authors_released(tmp_path: Path) -> Non
     write_json(root / "coco_captions.json", captions)
     run_all(tmp_path, "card", "--configfile", *config)
     assert planned(tmp_path, "card", "--configfile", *config) == {}
+    fewer = tmp_path / "fewer.yaml"
+    fewer.write_text("detect: {proposals: {max_regions: 3}}\n")
+    again = planned(tmp_path, "card", "--configfile", *config, str(fewer))
+    assert again == {
+        "detect_shard": 1,
+        "caption_shard": 1,
+        "pack_shard": 1,
+        "data_card": 1,
+    }  # the JSON is not read again
     data = tmp_path / "data/coco2017-trial"
     detected = read_manifest(data / "detect/proposals/coco-0000.json")
     assert (detected.read, detected.kept, detected.dropped) == (80, 79, {"not-listed": 1})

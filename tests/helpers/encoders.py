@@ -56,7 +56,7 @@ def tiny_eva02(pretrained: bool = False, **options: Any) -> Eva:
     """EVA-02 as EVA02-CLIP-B-16 is built, of the size of the golden vectors."""
     assert not pretrained
     trunk = Eva(
-        img_size=32,
+        img_size=options.get("img_size", 32),
         patch_size=8,
         embed_dim=64,
         depth=3,
