@@ -206,7 +206,7 @@ class MethodsConfig(Section):
     """One section per method."""
 
     clip: ClipConfig = key(ClipConfig(), origin="Radford et al. 2021", about="image-text contrast on whole images")
+    fineclip: FineCLIPConfig = key(FineCLIPConfig(), origin="Jing et al. 2024", about="FineCLIP")
     regionclip: RegionClipConfig = key(RegionClipConfig(), origin="Zhong et al. 2022", about="RegionCLIP")
     clipself: ClipSelfConfig = key(ClipSelfConfig(), origin="Wu et al. 2024", about="CLIPSelf")
     clim: ClimConfig = key(ClimConfig(), origin="Wu et al. 2024", about="CLIM")
-    fineclip: FineCLIPConfig = key(FineCLIPConfig(), origin="Jing et al. 2024", about="FineCLIP")

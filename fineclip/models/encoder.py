@@ -22,6 +22,7 @@ from fineclip.models.architecture import build_model
 from fineclip.models.trunks import Hidden, open_clip_block, trunk_of
 
 SMALL = 1e-12  # area of an empty mask, so that it gives zeros
+FARTHEST = 10  # images away; a box that reaches farther is not in fractions
 
 
 class RegionEncoder(nn.Module):
@@ -175,22 +176,27 @@ def pool_regions(dense_BDhw: Tensor, boxes_R4: Tensor, box_to_image_R: Tensor) -
     Args:
         dense_BDhw: unit vectors.
         boxes_R4: x1, y1, x2, y2 as fractions of the image; neither clipped nor enlarged here.
-        box_to_image_R: which image each box is of, from 0 to B - 1; on a GPU nobody checks.
+        box_to_image_R: which image each box is of, from 0 to B - 1. Values are checked on the host only, not on a GPU.
 
-    What lies more than a cell outside the map counts as zeros, which shortens a row and does not turn it. A box without
-    area, x2 <= x1 or y2 <= y1, gives zeros and no gradient, as an empty mask does.
+    Up to a cell outside the map its border goes on, beyond that are zeros. A box without area, x2 <= x1 or y2 <= y1, gives
+    zeros and no gradient, as an empty mask does.
 
     Source: CLIPSelf and FineCLIP, `_extract_roi_features_v1`. Coordinates are float32 under autocast too: in half
     precision a box would move by up to an eighth of a cell.
 
     Raises:
-        ConfigError: the shapes do not fit each other, or a box is of no image of the batch.
+        ConfigError: the shapes do not fit each other, a box is of no image of the batch, or in pixels.
     """
     _check_owners(boxes_R4, box_to_image_R, shape=(4,), images=len(dense_BDhw))
+    if boxes_R4.device.type == "cpu" and not bool((boxes_R4.abs() <= FARTHEST).all()):
+        raise ConfigError(
+            f"boxes reach as far as {float(boxes_R4.abs().max()):g}: expected fractions of the image, 0 to 1"
+        )
     height, width = dense_BDhw.shape[-2:]
-    boxes_R4 = boxes_R4.to(dense_BDhw.dtype)
-    cells_R4 = boxes_R4 * boxes_R4.new_tensor([width, height, width, height])
-    rois_R5 = torch.cat([box_to_image_R[:, None].to(cells_R4), cells_R4], dim=1)
+    cells_R4 = boxes_R4.to(dense_BDhw.dtype) * dense_BDhw.new_tensor([width, height, width, height])
+    near_R2, far_R2 = torch.split(cells_R4, 2, dim=1)
+    corners_R4 = torch.cat([near_R2, torch.maximum(near_R2, far_R2)], dim=1)  # torchvision fails on a negative area
+    rois_R5 = torch.cat([box_to_image_R[:, None].to(corners_R4), corners_R4], dim=1)
     with torch.autocast(dense_BDhw.device.type, enabled=False):
         pooled_RD11 = roi_align(dense_BDhw, rois_R5, output_size=(1, 1), sampling_ratio=-1, aligned=True)
     return cast("Tensor", pooled_RD11.flatten(1))
@@ -202,7 +208,7 @@ def pool_masks(dense_BDhw: Tensor, masks_Rhw: Tensor, mask_to_image_R: Tensor) -
     Args:
         dense_BDhw: unit vectors.
         masks_Rhw: on the grid of the map, of any type, not negative.
-        mask_to_image_R: which image each mask is of, from 0 to B - 1; on a GPU nobody checks.
+        mask_to_image_R: which image each mask is of, from 0 to B - 1. Values are checked on the host only.
 
     Source: CLIPSelf, `mask_pool`. Deviation: one product with the maps of all images, so that no map is copied for each of
     its masks.

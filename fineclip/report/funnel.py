@@ -20,7 +20,10 @@ MOST_NAMED = 4
 
 @dataclass(frozen=True)
 class Stage:
-    """The sum over the shards of one stage. `planned` counts shards, `found` those that have a manifest."""
+    """The sum over the shards of one stage. `planned` counts shards, `found` those that have a manifest.
+
+    `uncaptioned` counts the regions among `regions` that the stage left without a caption.
+    """
 
     name: str
     read: int
@@ -29,6 +32,7 @@ class Stage:
     regions: int
     found: int
     planned: int
+    uncaptioned: int = 0
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ def _count(name: str, folder: Path, shards: Sequence[str], *, place: Place, ledg
         kept=sum(manifest.kept for manifest in found),
         dropped=dict(dropped.most_common()),
         regions=sum(manifest.regions for manifest in found),
+        uncaptioned=sum(sum(manifest.uncaptioned.values()) for manifest in found),
         found=len(found),
         planned=len(shards),
     )

@@ -100,6 +100,17 @@ def concepts_of(wildcards):
     return planned("data/{dataset}/concepts/{regions}/{scale}.json", scale=run.scale)
 
 
+def detected_of(wildcards):
+    """The manifests of detect that a scale's labels are in; none where its concepts come from captions."""
+    if PLAN.config.concepts.from_ != "labels":
+        return []
+    return planned(
+        "data/{dataset}/detect/{regions}/{shard}.json",
+        regions=wildcards.regions,
+        shard=PLAN.prefix(wildcards.scale),
+    )
+
+
 def annotations_of(wildcards):
     """Files that the listing reads: COCO's JSON, or the table of captions of a folder."""
     return PLAN.annotations

@@ -9,17 +9,6 @@ Targets   concepts, which no other target asks for: a training that needs concep
 """
 
 
-def detected_of(wildcards):
-    """The manifests of detect that a scale's labels are in; none where its concepts come from captions."""
-    if PLAN.config.concepts.from_ != "labels":
-        return []
-    return planned(
-        "data/{dataset}/detect/{regions}/{shard}.json",
-        regions=wildcards.regions,
-        shard=PLAN.prefix(wildcards.scale),
-    )
-
-
 rule concepts_scale:
     """Name what the regions of scale {wildcards.scale} show"""
     input:
