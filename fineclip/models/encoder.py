@@ -134,7 +134,7 @@ class RegionEncoder(nn.Module):
 
     def _before_last(self, images_B3HW: Tensor, *, regions: Tensor) -> Hidden:
         if len(regions) and not len(images_B3HW):
-            raise ConfigError(f"{len(regions)} regions, but no image that they could be of")
+            raise ConfigError(f"regions are given ({len(regions)}), but no image that they could be of")
         return self.trunk.before_last(_at_least_one(images_B3HW))
 
     def _global(self, hidden: Hidden) -> Tensor:
