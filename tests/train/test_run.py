@@ -198,7 +198,7 @@ def test_identity_is_what_differs_from_the_defaults() -> None:
     ("values", "message"),
     [
         ({"options": {"crop_scael": 2}}, r"methods.fineclip: crop_scael: unknown key, did you mean crop_scale\?"),
-        ({"method": "fancyclip"}, "'fancyclip' is no method; there are clip, fineclip"),
+        ({"method": "fancyclip"}, "'fancyclip' is no method; there are clip, "),
         ({"method_version": 99}, "planned for version 99 of fineclip, but the code is of version 1"),
     ],
 )
