@@ -18,6 +18,7 @@ from fineclip.methods.contrastive import first_row, full_precision, gather_rows,
 from fineclip.methods.items import Tokenize
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.prompts import prompts_for
+from fineclip.models.tokenizer import cut_after_ends
 
 TEXTS_AT_ONCE = 1024
 
@@ -31,8 +32,7 @@ def embed_concepts(
     Source: CLIPSelf's text-embedding tool. Computed where the encoder is, with its weights as they are.
     """
     texts = [prompts_for(name, prompts) for name in names]
-    token_TL = tokenize([text for of_one in texts for text in of_one])
-    token_TL = token_TL[:, : int(token_TL.argmax(dim=1).max()) + 1]  # a causal tower does not see what follows
+    token_TL = cut_after_ends(tokenize([text for of_one in texts for text in of_one]))
     device = encoder.logit_scale.device
     parts = [encoder.encode_text(part.to(device)) for part in torch.split(token_TL, TEXTS_AT_ONCE)]
     prompt_KPD = normalize(torch.cat(parts), dim=-1).unflatten(0, (len(names), -1))  # type: ignore[no-untyped-call]

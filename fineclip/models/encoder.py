@@ -181,8 +181,8 @@ def pool_regions(dense_BDhw: Tensor, boxes_R4: Tensor, box_to_image_R: Tensor) -
     Up to a cell outside the map its border goes on, beyond that are zeros. A box without area, x2 <= x1 or y2 <= y1, gives
     zeros and no gradient, as an empty mask does.
 
-    Source: CLIPSelf and FineCLIP, `_extract_roi_features_v1`. Coordinates are float32 under autocast too: in half
-    precision a box would move by up to an eighth of a cell.
+    Source: CLIPSelf and FineCLIP, `_extract_roi_features_v1` for EVA and `_v2` for OpenAI. Coordinates are
+    float32 under autocast too: in half precision a box would move by up to an eighth of a cell.
 
     Raises:
         ConfigError: the shapes do not fit each other, a box is of no image of the batch, or in pixels.

@@ -26,6 +26,7 @@ from fineclip.models.batches import batches, chosen_device
 from fineclip.models.checkpoint import find_encoder
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.images import squash, to_batch
+from fineclip.models.tokenizer import cut_after_ends
 from fineclip.shards.images import rgb
 from fineclip.types import Box
 
@@ -99,7 +100,8 @@ class FeatureEncoder:
         for row in rows:
             if not isinstance(row, str):
                 raise DataError(f"{row!r:.60} is no text")
-        parts = [self._encoder.encode_text(self._tokens(batch)) for batch in batches(rows, AT_ONCE)]
+        tokens = (cut_after_ends(self._tokenize(batch)) for batch in batches(rows, AT_ONCE))
+        parts = [self._encoder.encode_text(tokens_NL.to(self.device)) for tokens_NL in tokens]
         return self._joined(parts)
 
     @torch.no_grad()
@@ -125,11 +127,6 @@ class FeatureEncoder:
                 raise DataError(f"{image!r:.60} is no picture: open it with PIL.Image.open first")
         squares = [squash(rgb(image), self.image_size) for image in images]
         return to_batch(squares, size=self.image_size).to(self.device)
-
-    def _tokens(self, texts: Sequence[str]) -> Tensor:
-        """Cut after the last end of a text: what a causal tower does not reach changes nothing."""
-        tokens_NL = self._tokenize(texts)
-        return tokens_NL[:, : int(tokens_NL.argmax(dim=1).max()) + 1].to(self.device)
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
         return normalize(torch.cat([torch.zeros(0, self.width, device=self.device), *parts]), dim=-1)
