@@ -30,7 +30,7 @@ from fineclip.report.tables import Table, score_tables
 from fineclip.shards import write_text
 from fineclip.shards.atomic import sweep
 
-VERSION = 1
+VERSION = 2
 
 HERE = Path(__file__).parent
 TEMPLATE, STYLE = "page.html", "style.css"
