@@ -146,7 +146,7 @@ class Plan:
             case "index":
                 return identity(config.benchmarks[names["benchmark"]])
             case "evaluate":
-                benchmark = config.benchmarks[names["benchmark"]]
+                benchmark = config.benchmark(names["benchmark"])
                 return identity(benchmark) | {"benchmark_version": version_of("evals", benchmark.kind)}
             case "report":
                 return config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"runtime"})

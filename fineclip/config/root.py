@@ -156,6 +156,11 @@ class Config(Section):
         """The planned entries of `encoders`, after stand-ins."""
         return (self.stand_ins.encoder,) if self.stand_ins.encoder else self.plan.encoders
 
+    def benchmark(self, name: str) -> BenchmarkConfig:
+        """An entry of `benchmarks`; a stand-in sees its images at its own size, not at that of the encoder in whose place it is."""
+        chosen = self.benchmarks[name]
+        return chosen.model_copy(update={"image_size": None}) if self.stand_ins.encoder else chosen
+
     def runs(self) -> dict[str, Run]:
         """Every planned run by its id, untrained encoders first."""
         return {run.id: run for run in self._runs()}

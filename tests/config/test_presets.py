@@ -52,6 +52,9 @@ def test_a_trial_uses_shipped_models_under_its_own_name(files: list[Path]) -> No
         if isinstance(entry, YoloDetect | Blip2Caption):
             assert entry.weights.shipped
     assert trial.plan.scales == ("all",) and trial.train.max_steps
+    for name in trial.plan.benchmarks:
+        assert trial.benchmark(name).image_size is None  # that of the stand-in
+        assert alone.benchmark(name) == alone.benchmarks[name]
 
 
 @pytest.mark.parametrize(

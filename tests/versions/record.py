@@ -25,8 +25,6 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("modules", nargs="*", metavar="module", help="such as stages.filter or methods.clip")
     parser.add_argument("--case-changed", action="store_true", help="write over what the same version put out")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("fineclip").setLevel(logging.ERROR)
     known, now = cases(), versions()
     for module in options.modules:
         if module not in known or module not in now:
@@ -85,4 +83,6 @@ def _read(module: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("fineclip").setLevel(logging.ERROR)
     sys.exit(main(sys.argv[1:]))
