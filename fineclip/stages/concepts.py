@@ -33,16 +33,14 @@ from fineclip.shards import (
     ConceptRow,
     DetectRow,
     Job,
-    SelectRow,
     SourceRow,
     TableWriter,
     input_manifest,
     kept_rows,
     read_manifest,
-    read_rows,
 )
 from fineclip.stages.filter import good_captions
-from fineclip.stages.upstream import kept_by_key, row_of
+from fineclip.stages.upstream import kept_by_key, keys_by_shard, manifests_of, row_of
 
 log = logging.getLogger(__name__)
 
@@ -108,12 +106,13 @@ def concepts_of_scale(select: Path, manifest: Path, config: ConceptsConfig, *, d
         DataError: no concept is left; says how many names there were.
         ShardError: a manifest that is needed is not given, or a table is gone or changed. Nothing is written then.
     """
-    keys = _selected(select)
-    tables = _by_shard(detected, keys) if config.from_ == "labels" else _filters(select, keys)
+    keys = keys_by_shard(select)
+    has_labels = config.from_ == "labels"
+    tables = manifests_of(keys, detected, stage="detect", select=select) if has_labels else _filters(select, keys)
     job = Job(manifest, stage="concepts", version=VERSION, config=config, inputs=[select, *tables.values()])
     if job.is_done():
         return
-    names = _labels(keys, tables) if config.from_ == "labels" else _nouns(keys, tables, noun_finder())
+    names = _labels(keys, tables) if has_labels else _nouns(keys, tables, noun_finder())
     counts = Counter(tqdm(names, desc=f"concepts {manifest.stem}", unit="name", disable=None))
     rows = pool(counts, config)
     concepts = [row for row in rows if row.kept]
@@ -125,7 +124,7 @@ def concepts_of_scale(select: Path, manifest: Path, config: ConceptsConfig, *, d
     with TableWriter(job, ConceptRow) as table:
         for row in rows:
             table.write(row)
-    what = "regions show" if config.from_ == "labels" else "nouns in captions name"
+    what = "regions show" if has_labels else "nouns in captions name"
     log.info("%d of %d %s one of %d concepts", sum(row.count for row in concepts), counts.total(), what, len(concepts))
 
 
@@ -140,39 +139,21 @@ def read_concepts(manifest: Path) -> tuple[str, ...]:
     return tuple(row.key for row in kept_rows(manifest, ConceptRow))
 
 
-def _selected(select: Path) -> dict[str, set[str]]:
-    """Keys of the selected samples, by shard, in order."""
-    keys: dict[str, set[str]] = {}
-    for row in kept_rows(select, SelectRow):
-        keys.setdefault(row.shard, set()).add(row.key)
-    return keys
-
-
-def _by_shard(detected: Sequence[Path], shards: Iterable[str]) -> dict[str, Path]:
-    given = {path.stem: path for path in detected}
-    absent = [name for name in shards if name not in given]
-    if absent:
-        raise ShardError(
-            f"concepts: the selection has samples of {len(absent)} shards without a manifest of detect, {absent[0]} the first"
-            " of them. Name them all: --detected FILE ..."
-        )
-    return {name: given[name] for name in shards}
-
-
 def _filters(select: Path, shards: Iterable[str]) -> dict[str, Path]:
     """The manifests of filter that the selection was drawn from, of the shards that it took samples of."""
     given = {Path(name).stem: Path(name) for name in read_manifest(select).inputs}
     return {name: given[name] for name in shards}
 
 
-def _labels(keys: Mapping[str, set[str]], tables: Mapping[str, Path]) -> Iterator[str]:
+def _labels(keys: Mapping[str, Collection[str]], tables: Mapping[str, Path]) -> Iterator[str]:
     for shard, manifest in tables.items():
-        for row in read_rows(manifest, DetectRow):
-            if row.kept and row.key in keys[shard]:
+        selected = set(keys[shard])
+        for row in kept_rows(manifest, DetectRow):
+            if row.key in selected:
                 yield from (region["label"] or "" for region in row.regions)
 
 
-def _nouns(keys: Mapping[str, set[str]], tables: Mapping[str, Path], nouns: Nouns) -> Iterator[str]:
+def _nouns(keys: Mapping[str, Collection[str]], tables: Mapping[str, Path], nouns: Nouns) -> Iterator[str]:
     for shard, manifest in tables.items():
         source = input_manifest(manifest, "source")
         limits = parse(FilterConfig, dict(read_manifest(manifest).config), where=str(manifest))

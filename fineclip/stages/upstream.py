@@ -1,10 +1,11 @@
-"""The way up from a manifest to the tables that it was made from, stage by stage."""
+"""The way up from a manifest to the tables that it was made from, stage by stage; from a selection to its shards."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from fineclip.errors import ShardError
-from fineclip.shards import PieceReader, Row, SourceRow, input_manifest, kept_rows, read_manifest
+from fineclip.shards import PieceReader, Row, SelectRow, SourceRow, input_manifest, kept_rows, read_manifest
 
 ORDER = ("source", "filter", "detect", "caption", "pack")
 
@@ -25,6 +26,30 @@ def chain(manifest: Path) -> dict[str, Path]:
         manifest = input_manifest(manifest, name)
         found[name] = manifest
     return dict(reversed(found.items()))
+
+
+def keys_by_shard(select: Path) -> dict[str, list[str]]:
+    """Selected keys of each shard, shards and keys in the order of the selection."""
+    keys: dict[str, list[str]] = {}
+    for row in kept_rows(select, SelectRow):
+        keys.setdefault(row.shard, []).append(row.key)
+    return keys
+
+
+def manifests_of(shards: Iterable[str], given: Sequence[Path], *, stage: str, select: Path) -> dict[str, Path]:
+    """The manifest of `stage` of each shard that a selection uses, in their order; others are not looked at.
+
+    Raises:
+        ShardError: one is not among those given.
+    """
+    by_name, wanted = {path.stem: path for path in given}, list(shards)
+    absent = [name for name in wanted if name not in by_name]
+    if absent:
+        raise ShardError(
+            f"{select}: selects samples of {len(absent)} shards without a manifest of {stage}, {absent[0]} the first of them."
+            " Make theirs too, or hand over their manifests."
+        )
+    return {name: by_name[name] for name in wanted}
 
 
 def kept_by_key(manifest: Path, row_type: type[R]) -> dict[str, R]:

@@ -33,11 +33,12 @@ from fineclip.models.tokenizer import load_tokenizer
 from fineclip.shards import Job, hashes_of, write_text
 from fineclip.shards.atomic import sweep
 from fineclip.stages.concepts import read_concepts
+from fineclip.stages.upstream import keys_by_shard, manifests_of
 from fineclip.stages.weights import weights_at
 from fineclip.train.distributed import Processes, joined
 from fineclip.train.loader import Collate, PackedSamples
 from fineclip.train.loop import Training, train
-from fineclip.train.selection import Selection, keys_by_shard, manifests_of, read_selection
+from fineclip.train.selection import Selection, read_selection
 from fineclip.train.state import StateFolder
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ def train_run(
     """
     torch.set_num_threads(threads)
     keys = keys_by_shard(select)
-    manifests = manifests_of(list(keys), packed, select=select)
+    manifests = manifests_of(keys, packed, stage="pack", select=select)
     optional = [path for path in (tokenizer, concepts) if path is not None]
     job = _job(manifest, config, [select, *manifests.values(), weights, *optional])
     with joined(device) as processes, ExitStack() as stack:

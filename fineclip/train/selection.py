@@ -22,8 +22,6 @@ from fineclip.shards import (
     PackRow,
     PieceReader,
     Row,
-    SelectRow,
-    kept_rows,
     read_manifest,
     read_rows,
     read_sample,
@@ -108,30 +106,6 @@ class Selection:
     def left_out(self) -> dict[str, int]:
         """Everything that is selected and not in use, by reason."""
         return {**self.lost, **({"no-region": self.without_region} if self.without_region else {})}
-
-
-def keys_by_shard(select: Path) -> dict[str, list[str]]:
-    """Selected keys of each shard, shards and keys in the order of the selection."""
-    keys: dict[str, list[str]] = {}
-    for row in kept_rows(select, SelectRow):
-        keys.setdefault(row.shard, []).append(row.key)
-    return keys
-
-
-def manifests_of(shards: Sequence[str], packed: Sequence[Path], *, select: Path) -> dict[str, Path]:
-    """The pack manifest of each shard that a selection uses.
-
-    Raises:
-        ShardError: one is not among those given.
-    """
-    by_name = {path.stem: path for path in packed}
-    absent = [name for name in shards if name not in by_name]
-    if absent:
-        raise ShardError(
-            f"{select}: selects samples of {len(absent)} shards that are not packed, {absent[0]} the first of them."
-            " Pack them too, or hand over their manifests."
-        )
-    return {name: by_name[name] for name in shards}
 
 
 def read_selection(keys: Mapping[str, Sequence[str]], manifests: Mapping[str, Path], config: TrainConfig) -> Selection:

@@ -11,10 +11,11 @@ from torch import Tensor
 from fineclip.config import TrainConfig, parse
 from fineclip.methods import METHODS
 from fineclip.methods.items import Inputs
+from fineclip.stages.upstream import keys_by_shard, manifests_of
 from fineclip.train.distributed import Processes
 from fineclip.train.loader import Collate, PackedSamples
 from fineclip.train.loop import Training
-from fineclip.train.selection import keys_by_shard, manifests_of, read_selection
+from fineclip.train.selection import read_selection
 from fineclip.train.state import StateFolder
 from tests.helpers.tiny import TinyTokenizer, tiny_encoder
 
@@ -45,7 +46,7 @@ def training_of(
     config = CONFIG.model_copy(update=changes)
     select, packed = world
     keys = keys_by_shard(select)
-    selection = read_selection(keys, manifests_of(list(keys), packed, select=select), config)
+    selection = read_selection(keys, manifests_of(keys, packed, stage="pack", select=select), config)
     section = parse(METHODS[method].section, options or {}, where="test")
     learner = METHODS[method].build(tiny_encoder(dtype=torch.float32), section, INPUTS)
     prepare = learner.preparation(INPUTS, section, max_regions=config.max_regions)

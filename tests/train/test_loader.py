@@ -10,9 +10,10 @@ from fineclip.errors import DataError, ShardError
 from fineclip.methods import METHODS
 from fineclip.methods.items import Inputs, Item
 from fineclip.models.images import normalise
+from fineclip.stages.upstream import keys_by_shard, manifests_of
 from fineclip.train.loader import Collate, HostBatch, PackedSamples, batches, placed
 from fineclip.train.order import BatchSampler, Order
-from fineclip.train.selection import keys_by_shard, manifests_of, read_selection
+from fineclip.train.selection import read_selection
 from fineclip.types import Counts
 from tests.helpers.packs import sample, write_pack, write_select, write_world
 from tests.helpers.tiny import TinyTokenizer
@@ -24,7 +25,7 @@ STEPS = 6
 
 def samples_of(select: Path, packed: list[Path], *, method: str = "fineclip") -> PackedSamples:
     keys = keys_by_shard(select)
-    selection = read_selection(keys, manifests_of(list(keys), packed, select=select), TrainConfig())
+    selection = read_selection(keys, manifests_of(keys, packed, stage="pack", select=select), TrainConfig())
     prepare = METHODS[method].preparation(INPUTS, METHODS[method].section(), max_regions=1)
     return PackedSamples(selection.shards, prepare, seed=0)
 

@@ -7,7 +7,8 @@ import pytest
 from fineclip.config import TrainConfig
 from fineclip.errors import ShardError, TrainingError
 from fineclip.shards import CaptionRow, Job, PackRow, PieceReader, TableWriter
-from fineclip.train.selection import Selection, keys_by_shard, manifests_of, read_selection
+from fineclip.stages.upstream import keys_by_shard, manifests_of
+from fineclip.train.selection import Selection, read_selection
 from tests.helpers.packs import keys_of, sample, write_pack, write_select, write_world
 
 LENIENT = TrainConfig(max_lost=1.0)
@@ -15,7 +16,7 @@ LENIENT = TrainConfig(max_lost=1.0)
 
 def selection_of(select: Path, packed: list[Path], config: TrainConfig = LENIENT) -> Selection:
     keys = keys_by_shard(select)
-    return read_selection(keys, manifests_of(list(keys), packed, select=select), config)
+    return read_selection(keys, manifests_of(keys, packed, stage="pack", select=select), config)
 
 
 def test_everything_that_is_selected_and_packed_is_in_use(tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
 
 def test_an_absent_pack_is_named(tmp_path: Path) -> None:
     select, packed = write_world(tmp_path, {"a": 2, "b": 2})
-    with pytest.raises(ShardError, match="1 shards that are not packed, b the first"):
+    with pytest.raises(ShardError, match="1 shards without a manifest of pack, b the first"):
         selection_of(select, packed[:1])
 
 
