@@ -1,9 +1,7 @@
 """CLIM's mosaics, features, loss and gradients as the authors' own code gives them."""
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +13,7 @@ from fineclip.methods.clim import make_mosaics, mosaic_sides, tile_boxes
 from fineclip.methods.items import Inputs
 from fineclip.models.checkpoint import load_encoder
 from fineclip.types import Batch, Counts
-from tests.helpers.golden import GOLDEN, golden_encoder
+from tests.helpers.golden import GOLDEN, arrays, golden_encoder, values
 from tests.helpers.tiny import TinyTokenizer
 
 pytestmark = pytest.mark.skipif(
@@ -24,13 +22,12 @@ pytestmark = pytest.mark.skipif(
 
 close = {"atol": 1e-5, "rtol": 1e-5}
 SIDES = (2, 3, 4)
-SIZES = json.loads((GOLDEN / "losses/meta_clim.json").read_text())["resize_to"] if GOLDEN.is_dir() else []
+SIZES = values("losses/meta_clim.json")["resize_to"] if GOLDEN.is_dir() else []
 
 
 @pytest.fixture(scope="module")
 def stored() -> dict[str, Tensor]:
-    with np.load(GOLDEN / "losses/clim.npz") as content:
-        return {key: torch.from_numpy(content[key]) for key in content.files}
+    return arrays("losses/clim.npz")
 
 
 def test_the_plan_of_a_batch(stored: dict[str, Tensor]) -> None:
@@ -78,7 +75,7 @@ def test_features_loss_and_gradients(stored: dict[str, Tensor], tmp_path: Path, 
     assert losses.total.item() == pytest.approx(stored[f"loss_{size}"].item(), rel=1e-5)
     losses.total.backward()
     parameters = dict(method.encoder.named_parameters())
-    meta = json.loads((GOLDEN / "losses/meta_clim.json").read_text())
+    meta = values("losses/meta_clim.json")
     without = {name for name, value in parameters.items() if value.requires_grad and value.grad is None}
     assert without == set(meta[f"gradient_absent_{size}"])
     for name, gradient in stored.items():

@@ -1,46 +1,27 @@
 """CLIPSelf's loss, gradients, mixture and frozen sets as the authors' own code gives them."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from fineclip.config import ClipSelfConfig, parse
 from fineclip.methods import ClipSelf
 from fineclip.methods.base import mixture
-from fineclip.models.checkpoint import as_open_clip, load_encoder
-from fineclip.types import Batch, Counts
-from tests.helpers.golden import GOLDEN, golden_encoder
+from fineclip.models.checkpoint import load_encoder
+from tests.helpers.golden import GOLDEN, arrays, batch_of_the_authors, golden_encoder, ours, values
 
 pytestmark = pytest.mark.skipif(
     not GOLDEN.is_dir(), reason=f"no golden vectors at {GOLDEN} (FINECLIP_GOLDEN says where)"
 )
 
 close = {"atol": 1e-5, "rtol": 1e-5}
-MARK = "visual.blocks.0."  # the map of names needs to see that they are the authors'
 
 
-def arrays(name: str) -> dict[str, Tensor]:
-    with np.load(GOLDEN / name) as stored:
-        return {key: torch.from_numpy(stored[key]) for key in stored.files}
-
-
-def values(name: str) -> Any:
-    return json.loads((GOLDEN / name).read_text(encoding="utf-8"))
-
-
-def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    found = as_open_clip({MARK: torch.zeros(()), **weights})
-    return {name: value for name, value in found.items() if not name.endswith(".")}
-
-
-def ours(names: list[str]) -> set[str]:
-    return set(renamed({name: torch.zeros(()) for name in names}))
+def names_here(names: list[str]) -> set[str]:
+    return set(ours({name: torch.zeros(()) for name in names}))
 
 
 def blocks() -> int:
@@ -58,18 +39,6 @@ def method_of(folder: Path, **options: Any) -> ClipSelf:
     return method
 
 
-def batch_of_the_authors() -> Batch:
-    given = arrays("eva_tiny/inputs.npz")
-    return Batch(
-        keys=tuple(map(str, range(len(given["images"])))),
-        counts=Counts([len(given["images"])], [len(given["boxes"])]),
-        images=given["images"],
-        boxes=given["boxes"],
-        box_to_image=given["box_to_image"],
-        crops=given["crops"],
-    )
-
-
 @pytest.mark.parametrize("case", ["unlocked", "locked"])
 def test_loss_gradients_and_what_learns(tmp_path: Path, case: str) -> None:
     stored, expected = arrays("losses/clipself.npz"), values("losses/meta_eva.json")["clipself"][case]
@@ -83,14 +52,14 @@ def test_loss_gradients_and_what_learns(tmp_path: Path, case: str) -> None:
     parameters = dict(method.encoder.named_parameters())
     frozen = {name for name, value in parameters.items() if not value.requires_grad}
     without = {name for name, value in parameters.items() if value.requires_grad and value.grad is None}
-    assert frozen == ours(expected["not_trainable"])
-    assert without == ours(expected["no_gradient_but_trainable"])
-    norms = renamed({name: torch.tensor(norm) for name, norm in expected["gradient_norms"].items()})
+    assert frozen == names_here(expected["not_trainable"])
+    assert without == names_here(expected["no_gradient_but_trainable"])
+    norms = ours({name: torch.tensor(norm) for name, norm in expected["gradient_norms"].items()})
     assert norms.keys() == parameters.keys() - frozen - without
     for name, norm in norms.items():
         assert parameters[name].grad.norm().item() == pytest.approx(norm.item(), rel=1e-4, abs=1e-6), name
     prefix = "clipself/" if case == "unlocked" else "clipself_locked/"
-    gradients = renamed({k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
+    gradients = ours({k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)})
     assert len(gradients) >= 4
     for name, gradient in gradients.items():
         torch.testing.assert_close(parameters[name].grad, gradient, **close, msg=name)
@@ -99,7 +68,7 @@ def test_loss_gradients_and_what_learns(tmp_path: Path, case: str) -> None:
 
 def test_what_is_published_is_the_mixture(tmp_path: Path) -> None:
     method = method_of(tmp_path, alpha=0.7)
-    expected = renamed(arrays("losses/ensemble_alpha07.npz"))
+    expected = ours(arrays("losses/ensemble_alpha07.npz"))
     assert len(expected) >= 5
     for published in (method.export_encoder(), mixture(method.encoder, method.initial, alpha=0.7)):
         found = published.state_dict()
@@ -118,7 +87,7 @@ def test_parameter_groups_of_a_tower_of_which_blocks_train(tmp_path: Path, model
         last = re.fullmatch(r"clim_lock_last_(\d+)_groups", setting)
         trained = int(last[1]) if last else len(encoder.trunk.blocks)
         method = ClipSelf(encoder, ClipSelfConfig(trained_blocks=trained))
-        sets = {kind: ours(names) if model == "eva_tiny" else set(names) for kind, names in expected.items()}
+        sets = {kind: names_here(names) if model == "eva_tiny" else set(names) for kind, names in expected.items()}
         names = {id(parameter): name for name, parameter in method.encoder.named_parameters()}
         groups = {group.decays: {names[id(p)] for p in group.parameters} for group in method.parameter_groups()}
         assert groups[True] == sets["trainable_decay"], setting

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,7 +11,7 @@ from fineclip.methods.clipself import grids
 from fineclip.methods.items import RESIZES, grid_boxes, stack_boxes
 from fineclip.models.images import crop, normalise
 from fineclip.types import Box, Sample
-from tests.helpers.golden import GOLDEN
+from tests.helpers.golden import GOLDEN, arrays
 
 pytestmark = pytest.mark.skipif(
     not GOLDEN.is_dir(), reason=f"no golden vectors at {GOLDEN} (FINECLIP_GOLDEN says where)"
@@ -22,18 +21,17 @@ close = {"atol": 1e-5, "rtol": 1e-5}
 LETTERBOX = RESIZES["letterbox"]
 
 
-def arrays(name: str) -> dict[str, Tensor]:
-    with np.load(GOLDEN / f"transforms/{name}.npz") as stored:
-        return {key: torch.from_numpy(stored[key]) for key in stored.files}
+def transforms(name: str) -> dict[str, Tensor]:
+    return arrays(f"transforms/{name}.npz")
 
 
 def cases() -> int:
-    return sum(name.startswith("image") for name in arrays("clipself_letterbox")) if GOLDEN.is_dir() else 0
+    return sum(name.startswith("image") for name in transforms("clipself_letterbox")) if GOLDEN.is_dir() else 0
 
 
 def case(index: int) -> tuple[Image.Image, Sample, dict[str, Any]]:
     """The image, as a sample, and what is stored of it."""
-    stored = arrays("clipself_letterbox")
+    stored = transforms("clipself_letterbox")
     image = Image.fromarray(stored[f"image{index}"].numpy())
     of_image = {name.removesuffix(str(index)): value for name, value in stored.items() if name.endswith(str(index))}
     return image, Sample("k", b"", image.width, image.height, ()), of_image
@@ -71,12 +69,12 @@ def test_boxes_and_crops_of_proposals(index: int) -> None:
 
 
 def test_the_choice_of_grids() -> None:
-    choices = arrays("grid")["choices"]
+    choices = transforms("grid")["choices"]
     assert grids(int(choices.max())) == [tuple(choice) for choice in choices.tolist()]
 
 
 def test_the_cells_of_grids() -> None:
-    stored = {name: value for name, value in arrays("grid").items() if name.startswith("grid_")}
+    stored = {name: value for name, value in transforms("grid").items() if name.startswith("grid_")}
     assert stored
     for name, boxes in stored.items():
         rows, columns = map(int, name.removeprefix("grid_").split("_"))
@@ -84,7 +82,7 @@ def test_the_cells_of_grids() -> None:
 
 
 def test_patches_of_an_image() -> None:
-    stored = arrays("grid")
+    stored = transforms("grid")
     [name] = [name for name in stored if name.startswith("item_") and name.endswith("_tensor")]
     _, rows, columns, number, _ = name.split("_")
     image, sample, _ = case(int(number.removeprefix("image")))

@@ -17,7 +17,7 @@ from fineclip.config import FineCLIPConfig, parse
 from fineclip.methods import FineCLIP
 from fineclip.methods.contrastive import contrastive_loss
 from fineclip.types import Batch, Counts
-from tests.helpers.golden import GOLDEN, arrays, loaded_encoder, ours, values
+from tests.helpers.golden import GOLDEN, arrays, batch_of_the_authors, loaded_encoder, ours, values
 from tests.helpers.processes import run_processes
 from tests.helpers.tiny import part_of, parts_of
 
@@ -28,20 +28,6 @@ pytestmark = pytest.mark.skipif(
 TERMS = {"distill": "distill", "global_itc": "global", "region_itc": "region"}  # theirs, ours
 W1, W2 = "losses/fineclip_w1_grads.npz", "losses/fineclip_w2_grads.npz"
 BRANCHES = ("attached", "detached")
-
-
-def batch_of_the_authors() -> Batch:
-    given = arrays("eva_tiny/inputs.npz")
-    return Batch(
-        keys=tuple(map(str, range(len(given["images"])))),
-        counts=Counts([len(given["images"])], [len(given["boxes"])]),
-        images=given["images"],
-        texts=given["caption_tokens"],
-        boxes=given["boxes"],
-        box_to_image=given["box_to_image"],
-        region_texts=given["region_tokens"],
-        crops=given["crops"],
-    )
 
 
 def regions_per_image(batch: Batch) -> list[int]:

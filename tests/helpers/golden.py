@@ -14,6 +14,7 @@ from torch import Tensor
 from fineclip.config import EncoderConfig, WeightsConfig
 from fineclip.models.checkpoint import as_open_clip, load_encoder
 from fineclip.models.encoder import RegionEncoder
+from fineclip.types import Batch, Counts
 
 GOLDEN = Path(os.environ.get("FINECLIP_GOLDEN", "../shared/golden"))
 BY_AUTHORS = "visual.blocks.0."  # the map of names needs to see that they are the authors'
@@ -61,6 +62,22 @@ def arrays(name: str) -> dict[str, Tensor]:
 def values(name: str) -> Any:
     """What a JSON holds."""
     return json.loads((GOLDEN / name).read_text(encoding="utf-8"))
+
+
+def batch_of_the_authors() -> Batch:
+    """The inputs of `eva_tiny` as one process sees them: images, captions, regions, their captions and crops."""
+    given = arrays("eva_tiny/inputs.npz")
+    images, regions = len(given["images"]), len(given["boxes"])
+    return Batch(
+        keys=tuple(map(str, range(images))),
+        counts=Counts([images], [regions]),
+        images=given["images"],
+        texts=given["caption_tokens"],
+        boxes=given["boxes"],
+        box_to_image=given["box_to_image"],
+        region_texts=given["region_tokens"],
+        crops=given["crops"],
+    )
 
 
 def ours(weights: dict[str, Tensor]) -> dict[str, Tensor]:
