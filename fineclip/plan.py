@@ -162,6 +162,7 @@ class Plan:
             "method": run.method,
             "method_version": version_of("methods", run.method),
             "options": identity(self.config.options(run)),
+            "loader": identity(self.config.loader),
             "train": identity(self.config.training(run)),
         }
 

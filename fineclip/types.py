@@ -97,7 +97,8 @@ class Batch:
 
     images (B, 3, H, W) float32 normalised; texts (B, L) int64; boxes (R, 4) fractions of the transformed image,
     x1 y1 x2 y2; box_to_image (R,) int64, ascending; region_texts (R, L); region_labels (R,); crops (R, 3, h, w);
-    views (V, B, 3, H, W). `seed` is a function of (seed, step), the same on every process: what is drawn for the whole
+    views (V, B, 3, H, W). texts and region_texts may be (., D) embeddings, made beforehand, and may hold each text once:
+    text_rows (B,) and region_text_rows (R,) int64 then say which is whose; None: row i is of image or region i. `seed` is a function of (seed, step), the same on every process: what is drawn for the whole
     batch comes from it.
     """
 
@@ -108,6 +109,8 @@ class Batch:
     boxes: Tensor | None = None
     box_to_image: Tensor | None = None
     region_texts: Tensor | None = None
+    text_rows: Tensor | None = None
+    region_text_rows: Tensor | None = None
     region_labels: Tensor | None = None
     crops: Tensor | None = None
     views: Tensor | None = None

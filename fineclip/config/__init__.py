@@ -45,7 +45,7 @@ from fineclip.config.methods import (
 )
 from fineclip.config.plan import DatasetConfig, PlanConfig, RuntimeConfig, ScaleConfig, StandIns, VariantConfig
 from fineclip.config.root import Config, Run, load, merge, read_files
-from fineclip.config.training import EncoderConfig, TrainConfig
+from fineclip.config.training import EncoderConfig, LoaderConfig, TrainConfig
 
 __all__ = [
     "AnnotationsDetect",
@@ -71,6 +71,7 @@ __all__ = [
     "FineCLIPConfig",
     "FolderSource",
     "Karpathy",
+    "LoaderConfig",
     "MethodConfig",
     "MethodsConfig",
     "MiniatureSource",

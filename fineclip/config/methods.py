@@ -62,18 +62,30 @@ class FineCLIPWeights(Section):
     distill: NotNegativeFloat = key(1.0, origin="FineCLIP eq. 6, lambda", about="of the self-distillation loss")
 
 
+class FineCLIPRelaxed(Section):
+    """What makes a step cheaper and is another objective: off by default."""
+
+    detach_crops: bool = key(
+        False,
+        origin="FineCLIP code: attached",
+        about="no gradient of the distillation into the crop branch; a step takes a half to a third",
+    )
+    crop_size: PositiveInt | None = key(
+        None, unit="px", origin=OURS, about="smaller crops, whole patches; null takes the encoder's crop_size"
+    )
+    max_regions: PositiveInt | None = key(
+        None, unit="boxes", origin=OURS, about="fewer regions of an image; null takes train.max_regions"
+    )
+
+
 class FineCLIPConfig(MethodConfig):
     """Global contrast, regional contrast, real-time self-distillation."""
 
-    crop_gradient: bool = key(
-        True,
-        origin="FineCLIP code",
-        about="let the gradient of the distillation into the crop branch; false detaches it",
-    )
     crop_scale: PositiveFloat = key(
         1.5, origin=FINECLIP, about="the crop is the box, so many times as wide and high, clipped to the image", ge=1
     )
     weights: FineCLIPWeights = key(FineCLIPWeights(), origin="FineCLIP eq. 6", about="weights of the terms")
+    relaxed: FineCLIPRelaxed = key(FineCLIPRelaxed(), origin=OURS, about="cheaper steps of another objective")
 
 
 class ClipSelfConfig(MethodConfig):

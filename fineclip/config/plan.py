@@ -7,7 +7,17 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from fineclip.config.base import DatasetName, NotNegativeFloat, NotNegativeInt, PositiveInt, Section, Share, Slug, key
+from fineclip.config.base import (
+    DatasetName,
+    NotNegativeFloat,
+    NotNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+    Slug,
+    key,
+)
 from fineclip.config.data import OURS
 
 
@@ -98,3 +108,33 @@ class RuntimeConfig(Section):
         origin=OURS,
         about="processes that read and decode for a training; 0 does it in the training's own",
     )
+    devices: tuple[NotNegativeInt, ...] | Literal["auto"] = key(
+        "auto",
+        origin=OURS,
+        about="GPUs of a workstation that jobs take and give back, none shared; auto: all there are. A scheduler that hands them out itself goes before",
+    )
+    memory_gb: PositiveFloat | Literal["auto"] | None = key(
+        "auto",
+        unit="10^9 bytes",
+        origin=OURS,
+        about="of each process of a training: chooses crop_chunk and image_chunk. auto: nine tenths of the GPU's, no limit on a CPU; null: no limit",
+    )
+    crop_chunk: PositiveInt | None = key(
+        None, unit="crops", origin=OURS, about="crops encoded at a time, at the same loss; null leaves it to memory_gb"
+    )
+    image_chunk: PositiveInt | None = key(
+        None,
+        unit="images",
+        origin=OURS,
+        about="images encoded at a time, at the same loss; null leaves it to memory_gb",
+    )
+    checkpointing: bool = key(
+        False,
+        origin=OURS,
+        about="keep a block's input alone and compute the rest again: less memory, a third more time",
+    )
+    compile: bool = key(
+        False, origin=OURS, about="torch.compile of the encoder's blocks; crops come in chunks of one size"
+    )
+    keep_checkpoints: PositiveInt = key(2, origin=OURS, about="last checkpoints that a training keeps while it runs")
+    tensorboard: bool = key(True, origin=OURS, about="write what metrics.jsonl and speed.jsonl say for TensorBoard too")

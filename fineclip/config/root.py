@@ -23,7 +23,7 @@ from fineclip.config.data import (
 from fineclip.config.evaluation import BenchmarkConfig
 from fineclip.config.methods import MethodConfig, MethodsConfig, RegionClipConfig
 from fineclip.config.plan import DatasetConfig, PlanConfig, RuntimeConfig, ScaleConfig, StandIns, VariantConfig
-from fineclip.config.training import EncoderConfig, TrainConfig
+from fineclip.config.training import EncoderConfig, LoaderConfig, TrainConfig
 from fineclip.errors import ConfigError
 
 
@@ -56,6 +56,7 @@ class Config(Section):
     encoders: dict[Slug, EncoderConfig] = key(origin=OURS, about="catalogue of encoders")
     concepts: ConceptsConfig = key(ConceptsConfig(), origin=OURS, about="names of what regions show, for regionclip")
     methods: MethodsConfig = key(MethodsConfig(), origin=OURS, about="a section per method")
+    loader: LoaderConfig = key(LoaderConfig(), origin=OURS, about="from packed shards to what the encoder takes")
     train: TrainConfig = key(TrainConfig(), origin=OURS, about="the training loop")
     variants: dict[Slug, VariantConfig] = key({}, origin=OURS, about="catalogue of methods with other settings")
     benchmarks: dict[Slug, BenchmarkConfig] = key(origin=OURS, about="catalogue of benchmarks")

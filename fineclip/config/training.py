@@ -1,4 +1,4 @@
-"""Sections of encoders and of the training loop."""
+"""Sections of encoders, of the loader and of the training loop."""
 
 from typing import Literal, Self
 
@@ -29,6 +29,32 @@ class EncoderConfig(Section):
     crop_size: PositiveInt = key(224, unit="px", origin=FINECLIP, about="side of the square that crops are resized to")
 
 
+class LoaderConfig(Section):
+    """From packed shards to what the encoder takes: what changes pixels or embeddings, if only by rounding."""
+
+    resample: Literal["fast", "pillow"] = key(
+        "fast",
+        origin="pillow: authors' code",
+        about="fast decodes by libjpeg-turbo and resizes 8-bit pixels, at worst 54 dB (bicubic 50) from Pillow's; pillow is the authors', to the bit",
+    )
+    crops: Literal["worker", "device"] = key(
+        "worker",
+        origin=OURS,
+        about="where images and crops are resized: by the loader's workers, or from decoded images on the device, in float",
+    )
+    cached_texts: bool = key(
+        False,
+        origin=OURS,
+        about="embed every caption once beforehand, for methods whose text tower is frozen; equal up to rounding",
+    )
+
+    @model_validator(mode="after")
+    def _device_has_no_pillow(self) -> Self:
+        if self.crops == "device" and self.resample == "pillow":
+            raise ValueError("crops: device, but resample: pillow, which runs on the host only. Take resample: fast")
+        return self
+
+
 class TrainConfig(Section):
     """The training loop, the same for every method."""
 
@@ -52,8 +78,14 @@ class TrainConfig(Section):
     clip_gradient_norm: PositiveFloat | None = key(
         None, origin="FineCLIP scripts: none", about="largest norm of all gradients together; null does not clip"
     )
-    precision: Literal["fp32", "bf16"] = key(
-        "fp32", origin=OURS, about="of the encoder's arithmetic; losses and weights stay fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = key(
+        "fp32", origin=OURS, about="of the encoder's arithmetic; losses and weights stay fp32; fp16 scales the loss"
+    )
+    max_growth: PositiveFloat | None = key(
+        3.0,
+        origin=OURS,
+        about="stop where the mean of the last losses looked at is so many times the first; null never stops",
+        gt=1,
     )
     max_regions: PositiveInt = key(
         20, unit="boxes", origin="FineCLIP scripts: 20 (B/16)", about="regions drawn of an image at each visit"

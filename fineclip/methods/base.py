@@ -87,10 +87,22 @@ class Method(nn.Module, ABC, Generic[Features]):
         """The loss of a batch. `batch.counts` holds the rows of every process."""
         return self.loss(self.features(batch), batch.counts)
 
-    def encode_text(self, tokens_NL: Tensor) -> Tensor:
-        """(N, D), without a graph while the text tower is frozen."""
-        with nullcontext() if self.options.train_text else torch.no_grad():
-            return self.encoder.encode_text(tokens_NL)
+    def encode_captions(self, batch: Batch) -> Tensor:
+        """(B, D), of the images' texts."""
+        return self._encode_texts(given(batch.texts), batch.text_rows)
+
+    def encode_region_captions(self, batch: Batch) -> Tensor:
+        """(R, D), of the regions' texts."""
+        return self._encode_texts(given(batch.region_texts), batch.region_text_rows)
+
+    def _encode_texts(self, texts: Tensor, rows_N: Tensor | None) -> Tensor:
+        """(N, D), without a graph while the text tower is frozen; a text that several rows share is encoded once."""
+        if texts.is_floating_point():
+            features = texts
+        else:
+            with nullcontext() if self.options.train_text else torch.no_grad():
+                features = self.encoder.encode_text(texts)
+        return features if rows_N is None else features[rows_N]
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Trainable parameters: those that decay, those that do not.

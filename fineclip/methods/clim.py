@@ -123,7 +123,7 @@ class Clim(Method[Features]):
         rows = [self.encoder.encode_regions(mosaics_M3mm, boxes_N4, box_to_mosaic_N)]
         if sum(counts) > sum(side * side for side in planned):  # on every process or on none
             rows.append(self.encoder.encode_image(images_B3SS[used:]))
-        return Features(torch.cat(rows), self.encode_text(given(batch.texts)))
+        return Features(torch.cat(rows), self.encode_captions(batch))
 
     def loss(self, rows: Features, counts: Counts) -> Losses:
         """The module docstring's equation."""

@@ -60,9 +60,7 @@ class Clip(Method[Features]):
 
     def features(self, batch: Batch) -> Features:
         """Encode the rows of this process. No communication."""
-        return Features(
-            image=self.encoder.encode_image(given(batch.images)), caption=self.encode_text(given(batch.texts))
-        )
+        return Features(image=self.encoder.encode_image(given(batch.images)), caption=self.encode_captions(batch))
 
     def loss(self, rows: Features, counts: Counts) -> Losses:
         """The module docstring's equation."""

@@ -166,7 +166,7 @@ class RegionClip(Method[Features]):
 
     def _taught(self, batch: Batch) -> Features:
         images, has_global = given(batch.images), self.weights["global"] > 0
-        caption_BD = self.encode_text(given(batch.texts)) if has_global else None
+        caption_BD = self.encode_captions(batch) if has_global else None
         if self.initial is None or not (self.weights["distill"] or self.weights["contrast"]):
             return Features(image=self.encoder.encode_image(images), caption=caption_BD)
         boxes_R4, box_to_image_R = given(batch.boxes), given(batch.box_to_image)

@@ -22,7 +22,7 @@ import torch
 import yaml
 from pydantic import SerializeAsAny, ValidationInfo, field_validator
 
-from fineclip.config import EncoderConfig, MethodConfig, Section, TrainConfig, canonical, identity, parse
+from fineclip.config import EncoderConfig, LoaderConfig, MethodConfig, Section, TrainConfig, canonical, identity, parse
 from fineclip.config.base import key
 from fineclip.errors import ConfigError
 from fineclip.methods import METHODS
@@ -55,6 +55,7 @@ class RunConfig(Section):
     method_version: int = key(origin=PLAN, about="of the code of that method")
     encoder: EncoderConfig = key(origin=PLAN, about="what training starts from")
     options: SerializeAsAny[MethodConfig] = key(origin=PLAN, about="section of the method")
+    loader: LoaderConfig = key(LoaderConfig(), origin=PLAN, about="section of the loader")
     train: TrainConfig = key(TrainConfig(), origin=PLAN, about="section of the loop, with the seed of the run")
 
     @field_validator("method")

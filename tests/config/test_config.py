@@ -86,7 +86,7 @@ def test_a_missing_section_is_named(values: dict[str, Any]) -> None:
 
 
 def test_identity_is_what_differs_from_the_defaults() -> None:
-    spelled_out = parse(FineCLIPConfig, {"crop_gradient": True, "weights": {"global": 0.5}}, where="x")
+    spelled_out = parse(FineCLIPConfig, {"relaxed": {"detach_crops": False}, "weights": {"global": 0.5}}, where="x")
     assert identity(spelled_out) == {"weights": {"global": 0.5}}
     assert identity(FineCLIPConfig()) == {}
     detector = {"engine": "yolo", "weights": {"shipped": "detector.pt"}, "iou": 0.5}

@@ -25,7 +25,7 @@ def test_a_finished_world_has_nothing_to_do(finished_world: Path) -> None:
         ({"detect": {"annotations": {"max_regions": 2}}}, EVERYTHING_AFTER_CAPTION | {"detect_shard"}),
         ({"runtime": {"loader_workers": 3, "detect_batch": 5, "caption_batch": 7, "evaluate_batch": 9}}, set()),
         ({"plan": {"margin": 0.01}}, {"report"}),  # which states the plan
-        ({"methods": {"fineclip": {"crop_gradient": True}}}, {"train_run", "evaluate_run", "report"}),
+        ({"methods": {"fineclip": {"relaxed": {"detach_crops": False}}}}, {"train_run", "evaluate_run", "report"}),
         (
             {"benchmarks": {"boxes": {"prompts": "vild"}}},
             {"index_benchmark", "select_scale", "train_run", "evaluate_run", "report"},
@@ -41,7 +41,7 @@ def test_an_edit_plans_what_it_changes(copy_of_finished: Copy, change: dict[str,
 
 def test_editing_a_method_plans_its_runs_only(copy_of_finished: Copy) -> None:
     folder = copy_of_finished()
-    edit_config(folder, {"methods": {"fineclip": {"crop_gradient": True}}})
+    edit_config(folder, {"methods": {"fineclip": {"relaxed": {"detach_crops": False}}}})
     jobs = planned(folder)
     assert jobs == {"train_run": 2, "evaluate_run": 4, "report": 1}
 

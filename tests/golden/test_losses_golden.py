@@ -39,7 +39,7 @@ def method_of(folder: Path, branch: str, *, terms: str = "total") -> FineCLIP:
     wanted = TERMS.values() if terms == "total" else [TERMS[name] for name in terms.split("+")]
     options = {
         "weights": {name: float(name in wanted) for name in TERMS.values()},
-        "crop_gradient": branch == "attached",
+        "relaxed": {"detach_crops": branch == "detached"},
     }
     return FineCLIP(loaded_encoder("eva_tiny", folder), parse(FineCLIPConfig, options, where="test"))
 

@@ -26,7 +26,7 @@ SMALL = {  # drawn images in COCO's layout, their own boxes, a template for capt
     "caption": {"template": {"engine": "template"}},
     "encoders": {},
     "scales": {"10": {"images": 10}, "20": {"images": 20}},
-    "methods": {"fineclip": {"crop_gradient": False}},
+    "methods": {"fineclip": {"relaxed": {"detach_crops": True}}},
     "benchmarks": {
         "boxes": {"kind": "boxes", "source": {"layout": "coco_panoptic", "root": "input"}},
         "retrieval": {"kind": "retrieval", "source": {"layout": "coco_captions", "root": "input"}},

@@ -92,10 +92,10 @@ def test_nothing_to_learn_is_refused() -> None:
         fineclip(weights={"global": 0, "region": 0, "distill": 0})
 
 
-def test_crop_gradient_switches_the_gradient_and_not_the_value() -> None:
+def test_detached_crops_switch_the_gradient_and_not_the_value() -> None:
     batch, only_distill = batch_of([2, 1]), {"global": 0, "region": 0}
     attached = fineclip(weights=only_distill)
-    detached = fineclip(weights=only_distill, crop_gradient=False)
+    detached = fineclip(weights=only_distill, relaxed={"detach_crops": True})
     losses = [method(batch) for method in (attached, detached)]
     assert torch.equal(losses[0].total, losses[1].total)
     for one in losses:
@@ -144,7 +144,7 @@ def test_inverse_temperature_stays_within_1_and_100(before: float, after: float)
 
 
 def test_a_parameter_that_takes_no_part_stays_as_it_is() -> None:
-    method = fineclip(weights={"global": 0, "region": 0}, crop_gradient=False)
+    method = fineclip(weights={"global": 0, "region": 0}, relaxed={"detach_crops": True})
     optimizer = make_optimizer(method.parameter_groups(), TrainConfig(weight_decay=0.5, learning_rate=0.1))
     before = method.encoder.logit_scale.item()
     method(batch_of([1])).total.backward()
@@ -161,7 +161,7 @@ SPLITS: Mapping[int, tuple[tuple[int, ...], ...]] = {
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("clip", {}),
     ("fineclip", {"train_text": True}),
-    ("fineclip", {"crop_gradient": False, "weights": {"global": 0}}),
+    ("fineclip", {"relaxed": {"detach_crops": True}, "weights": {"global": 0}}),
     ("clipself", {}),
     ("clipself", {"trained_blocks": 1}),
 )

@@ -153,7 +153,7 @@ method_case(
     "fineclip",
     default={},
     letterboxed=LETTERBOXED | {"crop_scale": 2.0},
-    detached={"crop_gradient": False, "weights": {"global": 0.125, "region": 0.125}},
+    detached={"relaxed": {"detach_crops": True}, "weights": {"global": 0.125, "region": 0.125}},
     distill_alone={"weights": {"global": 0, "region": 0}},
 )
 method_case(
