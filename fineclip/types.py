@@ -99,7 +99,7 @@ class Batch:
     x1 y1 x2 y2; box_to_image (R,) int64, ascending; region_texts (R, L); region_labels (R,); crops (R, 3, h, w);
     views (V, B, 3, H, W). texts and region_texts may be (., D) embeddings, made beforehand, and may hold each text once:
     text_rows (B,) and region_text_rows (R,) int64 then say which is whose; None: row i is of image or region i. `seed` is a function of (seed, step), the same on every process: what is drawn for the whole
-    batch comes from it.
+    batch comes from it. `first_image` is the place of the first among the images of this process, in a part of a batch.
     """
 
     keys: tuple[str, ...]
@@ -115,6 +115,7 @@ class Batch:
     crops: Tensor | None = None
     views: Tensor | None = None
     seed: int = 0
+    first_image: int = 0
 
 
 class Losses(NamedTuple):
@@ -134,6 +135,17 @@ class Losses(NamedTuple):
         """
         total = sum((weights[name] * term for name, term in terms.items() if weights[name] != 0), start=0.0)
         return cls(total=total, terms={name: term.detach() for name, term in terms.items()})  # type: ignore[arg-type]
+
+    def plus(self, other: Losses) -> Losses:
+        """The sum; a term that both have is summed too."""
+        terms = dict(self.terms)
+        for name, term in other.terms.items():
+            terms[name] = terms[name] + term if name in terms else term
+        return Losses(self.total + other.total, terms)
+
+    def detached(self) -> Losses:
+        """The same values without their graph."""
+        return Losses(self.total.detach(), dict(self.terms))
 
 
 class Score(NamedTuple):

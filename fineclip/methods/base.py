@@ -10,12 +10,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from fineclip.config import MethodConfig
+from fineclip.methods.chunks import Chunks, accumulated
 from fineclip.methods.items import Group, Inputs, Prepare
 from fineclip.models.encoder import RegionEncoder
 from fineclip.types import Batch, Counts, Losses
@@ -40,16 +43,20 @@ class Method(nn.Module, ABC, Generic[Features]):
     Attributes:
         encoder: what learns.
         initial: a frozen copy of it as it was at first, where the method compares with it or publishes a mixture; else None.
+        chunks: how many rows are encoded at a time; all, until somebody says otherwise. It changes no result.
+        compares_rows: whether the loss of a row depends on other rows; if not, parts of a batch need nothing of each other.
     """
 
     version: ClassVar[int]
     section: ClassVar[type[MethodConfig]]
     compares_with_initial: ClassVar[bool] = False
+    compares_rows: bool = True
 
     def __init__(self, encoder: RegionEncoder, options: Any) -> None:
         super().__init__()
         self.encoder = encoder
         self.options = options
+        self.chunks = Chunks()
         keeps_initial = self.compares_with_initial or options.alpha < 1
         self.initial = frozen_copy(encoder) if keeps_initial else None
         freeze(encoder, options)
@@ -85,7 +92,32 @@ class Method(nn.Module, ABC, Generic[Features]):
 
     def forward(self, batch: Batch) -> Losses:
         """The loss of a batch. `batch.counts` holds the rows of every process."""
-        return self.loss(self.features(batch), batch.counts)
+        if self.chunks.images is not None and max(batch.counts.images) > self.chunks.images:
+            return accumulated(self, batch)
+        rows = self.features(batch)
+        losses, own = self.loss(rows, batch.counts), self.own_terms(rows, batch)
+        return losses.plus(own) if own.terms else losses
+
+    def own_terms(self, rows: Features, batch: Batch) -> Losses:  # noqa: ARG002
+        """What `loss` leaves out because no row is compared with another one, and chunks are gone back through at once."""
+        return Losses(given(batch.images).new_zeros(()), {})
+
+    def parts(self, batch: Batch, images: int) -> list[Batch]:
+        """The batch of this process in pieces of at most so many images with their regions; `counts` stay those of all."""
+        edges = self.cuts(batch, images)
+        pieces = zip(pairwise(edges), pairwise(region_edges(batch, edges)), strict=True)
+        return [part_of(batch, slice(*own), slice(*regions)) for own, regions in pieces] or [batch]
+
+    def cuts(self, batch: Batch, images: int) -> list[int]:
+        """Where `parts` cuts: 0, then after which images, up to all."""
+        return [*range(0, len(batch.keys), images), len(batch.keys)]
+
+    def with_embedded_texts(self, batch: Batch) -> Batch:
+        """The batch with embeddings in place of its texts, a row for each image and each region."""
+        with torch.no_grad():
+            texts = None if batch.texts is None else self.encode_captions(batch)
+            region_texts = None if batch.region_texts is None else self.encode_region_captions(batch)
+        return replace(batch, texts=texts, text_rows=None, region_texts=region_texts, region_text_rows=None)
 
     def encode_captions(self, batch: Batch) -> Tensor:
         """(B, D), of the images' texts."""
@@ -172,6 +204,37 @@ def mixture(trained: RegionEncoder, initial: RegionEncoder, *, alpha: float) -> 
         if value.is_floating_point():
             value.copy_(alpha * value.float() + (1 - alpha) * others[name].float())
     return mixed
+
+
+def region_edges(batch: Batch, edges: Sequence[int]) -> list[int]:
+    """Before which region each of these images begins. One look at the device."""
+    owner_R = batch.box_to_image
+    if owner_R is None:
+        return [0] * len(edges)
+    return cast("list[int]", torch.searchsorted(owner_R, torch.tensor(edges, device=owner_R.device)).tolist())
+
+
+def part_of(batch: Batch, rows: slice, own: slice) -> Batch:
+    """Consecutive images of a process's batch with their regions; `counts` and `seed` stay those of the step."""
+    return replace(
+        batch,
+        keys=batch.keys[rows],
+        images=_cut(batch.images, rows),
+        texts=batch.texts if batch.text_rows is not None else _cut(batch.texts, rows),
+        text_rows=_cut(batch.text_rows, rows),
+        boxes=_cut(batch.boxes, own),
+        box_to_image=None if batch.box_to_image is None else batch.box_to_image[own] - rows.start,
+        region_texts=batch.region_texts if batch.region_text_rows is not None else _cut(batch.region_texts, own),
+        region_text_rows=_cut(batch.region_text_rows, own),
+        region_labels=_cut(batch.region_labels, own),
+        crops=_cut(batch.crops, own),
+        views=None if batch.views is None else batch.views[:, rows],
+        first_image=batch.first_image + rows.start,
+    )
+
+
+def _cut(field: Tensor | None, rows: slice) -> Tensor | None:
+    return None if field is None else field[rows]
 
 
 def given(field: Tensor | None) -> Tensor:

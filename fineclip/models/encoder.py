@@ -19,7 +19,8 @@ from torchvision.ops import roi_align
 from fineclip.config import EncoderConfig
 from fineclip.errors import ConfigError
 from fineclip.models.architecture import build_model
-from fineclip.models.trunks import Hidden, open_clip_block, trunk_of
+from fineclip.models.blocks import open_clip_block
+from fineclip.models.trunks import Hidden, trunk_of
 
 SMALL = 1e-12  # area of an empty mask, so that it gives zeros
 FARTHEST = 10  # images away; a box that reaches farther is not in fractions

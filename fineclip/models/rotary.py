@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def turns_for(rope: RotaryEmbeddingCat, grid: tuple[int, int], device: torch.device) -> Tensor:
-    """(1 + h w, F) complex: the turn of the class token, none, then those of the patches, row by row.
+    """(1 + h w, F, 2) cosines and sines: of the class token, which is not turned, then of the patches, row by row.
 
     Row r of h lies at 16 r / h and column c of w at 16 c / w where the reference grid is 16 x 16: on another grid than the
     native one the same range is divided otherwise. Half of the angles are of the row, half of the column.
@@ -31,13 +31,23 @@ def turns_for(rope: RotaryEmbeddingCat, grid: tuple[int, int], device: torch.dev
             rotate_half=False,
             device=device,
         )
-        turns_PF = torch.complex(cosines_PE[:, ::2].contiguous(), sines_PE[:, ::2].contiguous())
-        return torch.cat([torch.ones_like(turns_PF[:1]), turns_PF])
+        turns_PF2 = torch.stack([cosines_PE[:, ::2], sines_PE[:, ::2]], dim=-1)
+        unturned_1F2 = torch.tensor([1.0, 0.0], device=device).expand_as(turns_PF2[:1])
+        return torch.cat([unturned_1F2, turns_PF2])
 
 
-def turned(rows_BNHE: Tensor, turns_NF: Tensor) -> Tensor:
-    """(B, N, H, E): every pair of channels turned, in float32 at least, returned in the type that came."""
+def turned(rows_BNHE: Tensor, turns_NF2: Tensor) -> Tensor:
+    """(B, N, H, E): every pair of channels turned, in float32 at least, returned in the type that came.
+
+    Where torch.compile looks on, which knows no complex numbers, the product is spelled out; it makes one kernel of it.
+    """
     full_BNHE = rows_BNHE.to(torch.promote_types(rows_BNHE.dtype, torch.float32))
     pairs_BNHF2 = full_BNHE.reshape(*full_BNHE.shape[:-1], full_BNHE.shape[-1] // 2, 2)
-    turned_BNHF = torch.view_as_complex(pairs_BNHF2) * turns_NF[: rows_BNHE.shape[1], None]
-    return torch.view_as_real(turned_BNHF).flatten(-2).to(rows_BNHE.dtype)
+    turns_N1F2 = turns_NF2[: rows_BNHE.shape[1], None]
+    if torch.compiler.is_compiling():
+        (left, right), (cosine, sine) = pairs_BNHF2.unbind(-1), turns_N1F2.unbind(-1)
+        turned_BNHF2 = torch.stack([left * cosine - right * sine, left * sine + right * cosine], dim=-1)
+    else:
+        turned_BNHF = torch.view_as_complex(pairs_BNHF2) * torch.view_as_complex(turns_N1F2.contiguous())
+        turned_BNHF2 = torch.view_as_real(turned_BNHF)
+    return turned_BNHF2.flatten(-2).to(rows_BNHE.dtype)

@@ -16,7 +16,7 @@ out the native table whatever the size). The authors' code knows square grids on
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,11 +26,12 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from timm.layers import RotaryEmbeddingCat
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from fineclip.errors import ConfigError
-from fineclip.models.attention import attend, from_heads, split_heads
-from fineclip.models.rotary import turned, turns_for
+from fineclip.models.blocks import eva_block, eva_block_value_only, open_clip_block, open_clip_block_value_only
+from fineclip.models.rotary import turns_for
 
 
 class Hidden(NamedTuple):
@@ -42,12 +43,29 @@ class Hidden(NamedTuple):
 
 
 class Trunk(ABC):
-    """A vision tower up to its last block, the last block in three forms, and the way to the embedding."""
+    """A vision tower up to its last block, the last block in three forms, and the way to the embedding.
+
+    Attributes:
+        checkpointing: whether a block keeps only what comes in, and computes the rest again in the backward pass.
+    """
 
     head: str  # cls or mean
     width: int  # D
     patch: tuple[int, int]  # pixels
     blocks: Sequence[nn.Module]  # all of them, in order
+    checkpointing: bool = False
+    _whole: Callable[..., Tensor]  # a block with attention
+    _value_only: Callable[..., Tensor]  # a block without
+
+    def compile(self) -> None:
+        """Let torch.compile make the blocks' kernels, once for every shape that comes."""
+        self._whole = torch.compile(self._whole, dynamic=False)
+        self._value_only = torch.compile(self._value_only, dynamic=False)
+
+    def _through(self, how: Callable[..., Tensor], block: nn.Module, tokens_BTC: Tensor, **options: Any) -> Tensor:
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return how(block, tokens_BTC, **options)
+        return checkpoint(how, block, tokens_BTC, use_reentrant=False, preserve_rng_state=False, **options)
 
     @abstractmethod
     def before_last(self, images_B3HW: Tensor) -> Hidden:
@@ -100,6 +118,7 @@ class OpenClipTrunk(Trunk):
             all(type(block) is ResidualAttentionBlock for block in blocks), "another block_type than default"
         )
         self.visual, self.blocks = visual, tuple(blocks)
+        self._whole, self._value_only = open_clip_block, open_clip_block_value_only
         self.head = "cls" if visual.pool_type == "tok" else "mean"
         self.width, self.patch = visual.output_dim, visual.patch_size
 
@@ -111,22 +130,18 @@ class OpenClipTrunk(Trunk):
         positions_TC = positions_for(visual.positional_embedding, native=visual.grid_size, grid=grid)
         tokens_BTC = torch.cat([class_B1C, patches_BPC], dim=1) + positions_TC.to(patches_BPC.dtype)
         tokens_BTC = visual.ln_pre(tokens_BTC)
-        for block in visual.transformer.resblocks[:-1]:
-            tokens_BTC = open_clip_block(block, tokens_BTC)
+        for block in self.blocks[:-1]:
+            tokens_BTC = self._through(self._whole, block, tokens_BTC)
         return Hidden(tokens_BTC, grid, None)
 
     @override
     def last(self, hidden: Hidden, *, rows: int | None = None) -> Tensor:
         queries = None if rows is None else hidden.tokens_BTC[:, :rows]
-        return open_clip_block(self.visual.transformer.resblocks[-1], hidden.tokens_BTC, queries_BQC=queries)
+        return self._through(self._whole, self.blocks[-1], hidden.tokens_BTC, queries_BQC=queries)
 
     @override
     def last_value_only(self, tokens_BTC: Tensor) -> Tensor:
-        block = self.visual.transformer.resblocks[-1]
-        weight_CC, bias_C = (packed.chunk(3)[2] for packed in (block.attn.in_proj_weight, block.attn.in_proj_bias))
-        value_BTC = F.linear(block.ln_1(tokens_BTC), weight_CC, bias_C)
-        tokens_BTC = tokens_BTC + block.ls_1(block.attn.out_proj(value_BTC))
-        return _tensor(tokens_BTC + block.ls_2(block.mlp(block.ln_2(tokens_BTC))))
+        return self._through(self._value_only, self.blocks[-1], tokens_BTC)
 
     @override
     def norm(self, tokens_BTC: Tensor) -> Tensor:
@@ -165,6 +180,7 @@ class EvaTrunk(Trunk):
             _refuse_unless(block.attn.gate is None, "gated attention")
             _refuse_unless(isinstance(block.drop_path1, nn.Identity), "stochastic depth")
         self.trunk, self.blocks = trunk, tuple(trunk.blocks)
+        self._whole, self._value_only = eva_block, eva_block_value_only
         self.width, self.patch = trunk.num_classes, trunk.patch_embed.patch_size
         self._tables: dict[tuple[int, int, torch.device], Tensor] = {}
 
@@ -177,19 +193,17 @@ class EvaTrunk(Trunk):
         tokens_BTC = torch.cat([class_B1C, patches_BPC], dim=1) + positions_TC.to(patches_BPC.dtype)
         tokens_BTC = trunk.norm_pre(tokens_BTC)
         turns = self._turns(grid, images_B3HW.device)
-        for block in trunk.blocks[:-1]:
-            tokens_BTC = eva_block(block, tokens_BTC, turns=turns)
+        for block in self.blocks[:-1]:
+            tokens_BTC = self._through(self._whole, block, tokens_BTC, turns=turns)
         return Hidden(tokens_BTC, grid, turns)
 
     @override
     def last(self, hidden: Hidden, *, rows: int | None = None) -> Tensor:
-        return eva_block(self.trunk.blocks[-1], hidden.tokens_BTC, turns=hidden.turns, rows=rows)
+        return self._through(self._whole, self.blocks[-1], hidden.tokens_BTC, turns=hidden.turns, rows=rows)
 
     @override
     def last_value_only(self, tokens_BTC: Tensor) -> Tensor:
-        block = self.trunk.blocks[-1]
-        value_BTC = block.attn.v_proj(block.norm1(tokens_BTC))
-        return _eva_residuals(block, tokens_BTC, block.attn.proj(block.attn.norm(value_BTC)))
+        return self._through(self._value_only, self.blocks[-1], tokens_BTC)
 
     @override
     def norm(self, tokens_BTC: Tensor) -> Tensor:
@@ -221,45 +235,6 @@ def trunk_of(visual: nn.Module) -> Trunk:
     raise ConfigError(_REFUSAL.format(type(visual).__name__))
 
 
-def open_clip_block(
-    block: ResidualAttentionBlock,
-    tokens_BTC: Tensor,
-    *,
-    queries_BQC: Tensor | None = None,
-    causal: bool = False,
-    visible_B11T: Tensor | None = None,
-) -> Tensor:
-    """(B, T, C): one block of open_clip's transformers, image or text.
-
-    With `queries_BQC`, (B, Q, C): of these tokens only, which look at all, or at those that are visible.
-    """
-    attention, normed_BTC = block.attn, block.ln_1(tokens_BTC)
-    weight, bias = attention.in_proj_weight, attention.in_proj_bias
-    if queries_BQC is None:
-        queries_BQC = tokens_BTC
-        query, key, value = F.linear(normed_BTC, weight, bias).chunk(3, dim=-1)
-    else:
-        width = normed_BTC.shape[-1]
-        query = F.linear(block.ln_1(queries_BQC), weight[:width], bias[:width])
-        key, value = F.linear(normed_BTC, weight[width:], bias[width:]).chunk(2, dim=-1)
-    query, key, value = (split_heads(part, attention.num_heads).transpose(1, 2) for part in (query, key, value))
-    attended_BQC = from_heads(attend(query, key, value, causal=causal, visible_B11K=visible_B11T))
-    tokens_BQC = queries_BQC + block.ls_1(attention.out_proj(attended_BQC))
-    return _tensor(tokens_BQC + block.ls_2(block.mlp(block.ln_2(tokens_BQC))))
-
-
-def eva_block(block: EvaBlock, tokens_BTC: Tensor, *, turns: Tensor | None, rows: int | None = None) -> Tensor:
-    """(B, rows, C): one block of timm's EVA-02, of the first `rows` tokens only where that is asked."""
-    attention, normed_BTC = block.attn, block.norm1(tokens_BTC)
-    query = attention.q_norm(split_heads(attention.q_proj(normed_BTC[:, :rows]), attention.num_heads))
-    key = attention.k_norm(split_heads(attention.k_proj(normed_BTC), attention.num_heads))
-    value = split_heads(attention.v_proj(normed_BTC), attention.num_heads)
-    if turns is not None:
-        query, key = turned(query, turns).type_as(value), turned(key, turns).type_as(value)
-    attended = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-    return _eva_residuals(block, tokens_BTC[:, :rows], attention.proj(attention.norm(from_heads(attended))))
-
-
 def positions_for(position_TC: Tensor, *, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     """Learned positions for another grid of patches, interpolated bicubically; the class token's row is kept.
 
@@ -270,12 +245,6 @@ def positions_for(position_TC: Tensor, *, native: tuple[int, int], grid: tuple[i
     native_1Chw = position_TC[1:].T.reshape(1, -1, *native)
     grid_1Chw = F.interpolate(native_1Chw, size=grid, mode="bicubic", align_corners=False, antialias=False)
     return torch.cat([position_TC[:1], grid_1Chw[0].flatten(1).T])
-
-
-def _eva_residuals(block: EvaBlock, tokens: Tensor, attended: Tensor) -> Tensor:
-    tokens = tokens + (attended if block.gamma_1 is None else block.gamma_1 * attended)
-    mixed = block.mlp(block.norm2(tokens))
-    return _tensor(tokens + (mixed if block.gamma_2 is None else block.gamma_2 * mixed))
 
 
 _REFUSAL = (

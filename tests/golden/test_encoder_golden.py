@@ -119,7 +119,7 @@ def test_positions_of_every_size(case: Case) -> None:
             hidden = trunk.before_last(given[f"images{size}"])
         if isinstance(trunk, EvaTrunk):
             learned, native = trunk.trunk.pos_embed[0], trunk.trunk.patch_embed.grid_size
-            for name, part in (("cos", hidden.turns.real), ("sin", hidden.turns.imag)):
+            for name, part in (("cos", hidden.turns[..., 0]), ("sin", hidden.turns[..., 1])):
                 table = part[1:].repeat_interleave(2, dim=-1)
                 torch.testing.assert_close(table, expected[f"rope_{name}{size}"], **close)
         else:

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from fineclip.config import FineCLIPConfig, TrainConfig, load, read_files
+from fineclip.config.methods import FineCLIPRelaxed
 from fineclip.methods import FineCLIP
 from fineclip.train.optim import make_optimizer
 from fineclip.types import Batch, Counts
@@ -72,7 +73,7 @@ def test_what_a_row_does_not_use_keeps_no_gradient_and_does_not_decay(
     tmp_path: Path, variant: str, detach_crops: bool
 ) -> None:
     encoder = tiny_encoder(tmp_path, "eva")
-    method = FineCLIP(encoder, options(variant, relaxed={"detach_crops": detach_crops}))
+    method = FineCLIP(encoder, options(variant, relaxed=FineCLIPRelaxed(detach_crops=detach_crops)))
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     optimizer = make_optimizer(method.parameter_groups(), TrainConfig(learning_rate=1e-2, weight_decay=0.5))
     method(batch()).total.backward()

@@ -116,10 +116,11 @@ def test_rotary_positions_spread_over_the_reference_grid(tmp_path: Path) -> None
     rope = tiny_encoder(tmp_path, "eva").visual.trunk.rope
     turns = turns_for(rope, (2, 8), torch.device("cpu"))  # 16 patches, as the native 4 x 4 has
     frequency = 10000 ** (-torch.arange(4) / 4)
-    assert torch.equal(turns[0], torch.ones(8, dtype=torch.complex64))
+    assert torch.equal(turns[0], torch.tensor([1.0, 0.0]).expand(8, 2))
     for row, column in ((0, 0), (1, 5), (1, 7)):
         angles = torch.cat([16 * row / 2 * frequency, 16 * column / 8 * frequency])
-        torch.testing.assert_close(turns[1 + 8 * row + column], torch.polar(torch.ones(8), angles), **close)
+        expected = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        torch.testing.assert_close(turns[1 + 8 * row + column], expected, **close)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -134,6 +135,60 @@ def test_pairs_are_turned_as_timm_does(tmp_path: Path, dtype: torch.dtype) -> No
     tolerance = {"atol": 1e-6, "rtol": 1e-6} if dtype == torch.float32 else {"atol": 0.02, "rtol": 0.02}
     torch.testing.assert_close(ours, theirs, **tolerance)
     torch.testing.assert_close(gradient, rows.grad, **tolerance)
+
+
+def test_turns_spelled_out_for_a_compiler_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = turns_for(tiny_encoder(tmp_path, "eva").visual.trunk.rope, (4, 4), torch.device("cpu"))
+    rows = random(2, 17, 4, 16)
+    expected = turned(rows, turns)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(turned(rows, turns), expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["eva", "openai"])
+def test_checkpointing_changes_no_bit(tmp_path: Path, kind: str) -> None:
+    encoder = tiny_encoder(tmp_path, kind)
+    images, boxes = random(2, 3, 32, 32), torch.tensor([[0.1, 0.2, 0.8, 0.9]] * 3)
+
+    def outcome() -> list[torch.Tensor]:
+        encoder.zero_grad()
+        image, region = encoder.encode_image_and_regions(images, boxes, torch.tensor([0, 0, 1]))
+        (image.square().sum() + region.square().sum()).backward()
+        gradients = [parameter.grad.clone() for _, parameter in encoder.vision_parameters()]
+        return [image.detach(), region.detach(), *gradients]
+
+    expected = outcome()
+    encoder.trunk.checkpointing = True
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda x: x):
+        encoder.encode_image(images)
+    encoder.trunk.checkpointing = False
+    all_of_it = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: all_of_it.append(tensor.numel()) or tensor, lambda x: x
+    ):
+        encoder.encode_image(images)
+    assert sum(kept) < 0.5 * sum(all_of_it)
+    encoder.trunk.checkpointing = True
+    assert all(torch.equal(found, value) for found, value in zip(outcome(), expected, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["eva", "openai"])
+def test_compiled_blocks_differ_by_rounding(tmp_path: Path, kind: str) -> None:
+    encoder = tiny_encoder(tmp_path, kind)
+    images, boxes = random(2, 3, 32, 32), torch.tensor([[0.1, 0.2, 0.8, 0.9]] * 3)
+
+    def outcome() -> list[torch.Tensor]:
+        encoder.zero_grad()
+        image, region = encoder.encode_image_and_regions(images, boxes, torch.tensor([0, 0, 1]))
+        (image.square().sum() + region.square().sum()).backward()
+        return [image.detach(), region.detach(), *(each.grad for _, each in encoder.vision_parameters())]
+
+    expected = [value.clone() for value in outcome()]
+    encoder.trunk.compile()
+    for found, value in zip(outcome(), expected, strict=True):
+        assert (found - value).norm() <= 1e-5 * value.norm() + 1e-7
 
 
 def test_a_table_made_while_evaluating_serves_training(tmp_path: Path) -> None:

@@ -1,0 +1,158 @@
+"""Texts that were embedded beforehand change neither the loss nor a gradient of any method that compares them."""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fineclip.config import MethodConfig, TrainConfig, parse
+from fineclip.errors import ShardError
+from fineclip.methods import METHODS
+from fineclip.methods.items import Inputs
+from fineclip.methods.texts import CachedTexts
+from fineclip.models.texts import embed_texts, text_tower_hash
+from fineclip.shards import PieceReader, TextsFile, write_texts
+from fineclip.stages.texts import texts_of
+from fineclip.stages.upstream import keys_by_shard, manifests_of
+from fineclip.train.loader import Collate, PackedSamples, batches, placed
+from fineclip.train.order import BatchSampler, Order
+from fineclip.train.selection import Selection, read_selection
+from fineclip.types import Batch, Counts
+from tests.helpers.methods import Outcome, outcome_of
+from tests.helpers.packs import sample, write_world
+from tests.helpers.tiny import TinyTokenizer, tiny_encoder
+
+SIZES = {"a": 5, "b-c": 3}
+INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8, concepts=("thing", "other"))
+METHODS_WITH_TEXTS: dict[str, Mapping[str, Any]] = {
+    "clip": {},
+    "fineclip": {},
+    "clim": {"mosaics": [2], "mosaic_size": 16},
+    "regionclip": {"targets": "pseudo", "prompts": "photo"},
+}
+
+
+@pytest.fixture(scope="module")
+def selection(tmp_path_factory: pytest.TempPathFactory) -> Selection:
+    select, packed = write_world(tmp_path_factory.mktemp("world"), SIZES)
+    keys = keys_by_shard(select)
+    return read_selection(keys, manifests_of(keys, packed, stage="pack", select=select), TrainConfig())
+
+
+@pytest.fixture(scope="module")
+def cached(selection: Selection, tmp_path_factory: pytest.TempPathFactory) -> CachedTexts:
+    folder, encoder = tmp_path_factory.mktemp("texts"), tiny_encoder(dtype=torch.float32)
+    files = {}
+    for shard in selection.shards:
+        with PieceReader() as reader:
+            found = [text for row in range(len(shard)) for text in texts_of(shard.read(row, reader))]
+        texts = list(dict.fromkeys(found))
+        files[shard.tar.stem] = folder / f"{shard.tar.stem}.safetensors"
+        features = embed_texts(encoder, TinyTokenizer()(texts), batch_size=4).numpy()
+        write_texts(files[shard.tar.stem], texts, features, text_tower=text_tower_hash(encoder))
+    return CachedTexts(files, encoder.width)
+
+
+def batch_of(selection: Selection, name: str, options: MethodConfig, inputs: Inputs, *, workers: int = 0) -> Batch:
+    """The first step of a training, all samples of it."""
+    prepare = METHODS[name].preparation(inputs, options, max_regions=2)
+    samples = PackedSamples(selection.shards, prepare, seed=0)
+    sampler = BatchSampler(Order(tuple(SIZES.values()), 8, seed=0, shuffle_shards=2), 0, 1, rank=0, world_size=1)
+    [host] = batches(samples, Collate(inputs), sampler, workers=workers, pin=False)
+    return placed(host, Counts([len(host.keys)], [host.regions]), torch.device("cpu"), seed=3)
+
+
+def as_double(batch: Batch) -> Batch:
+    fields = {name: getattr(batch, name) for name in batch.__slots__}
+    floating = {
+        name: value.double() for name, value in fields.items() if isinstance(value, Tensor) and value.is_floating_point()
+    }
+    return replace(batch, **floating)
+
+
+def outcome(name: str, options: MethodConfig, batch: Batch, dtype: torch.dtype) -> Outcome:
+    method = METHODS[name].build(tiny_encoder(dtype=dtype), options, INPUTS)
+    return outcome_of(method, as_double(batch) if dtype == torch.float64 else batch)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", METHODS_WITH_TEXTS)
+def test_loss_and_gradients_are_the_same(
+    selection: Selection, cached: CachedTexts, name: str, dtype: torch.dtype
+) -> None:
+    options = parse(METHODS[name].section, METHODS_WITH_TEXTS[name], where="test")
+    assert options.takes_embedded_texts
+    plain = batch_of(selection, name, options, INPUTS)
+    looked_up = batch_of(selection, name, options, replace(INPUTS, embedded=cached))
+    assert plain.texts is not None and not plain.texts.is_floating_point()
+    assert looked_up.texts is not None and looked_up.texts.dtype == torch.float32 and looked_up.keys == plain.keys
+    (expected, gradients), (found, others) = (outcome(name, options, one, dtype) for one in (plain, looked_up))
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert {key for key, value in gradients.items() if value is None} == {
+        key for key, value in others.items() if value is None
+    }
+    difference = torch.cat([(others[key] - value).flatten() for key, value in gradients.items() if value is not None])
+    whole = torch.cat([value.flatten() for value in gradients.values() if value is not None])
+    assert difference.norm() / whole.norm() < (1e-5 if dtype == torch.float32 else 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("clip", {"train_text": True}),
+        ("fineclip", {"train_text": True}),
+        ("fineclip", {"weights": {"global": 0, "region": 0}}),
+        ("clipself", {}),
+        ("regionclip", {}),
+        ("regionclip", {"targets": "pseudo", "weights": {"global": 0}}),
+    ],
+)
+def test_who_has_no_use_for_embedded_texts(name: str, options: Mapping[str, Any]) -> None:
+    assert not parse(METHODS[name].section, options, where="test").takes_embedded_texts
+
+
+def test_workers_read_the_same_rows(selection: Selection, cached: CachedTexts) -> None:
+    options, inputs = METHODS["fineclip"].section(), replace(INPUTS, embedded=cached)
+    here, there = (batch_of(selection, "fineclip", options, inputs, workers=workers) for workers in (0, 2))
+    for name in ("texts", "region_texts"):
+        assert torch.equal(getattr(here, name), getattr(there, name))
+
+
+def test_a_batch_without_samples_is_as_wide(cached: CachedTexts) -> None:
+    batch = Collate(replace(INPUTS, embedded=cached))([])
+    assert batch.texts.shape == batch.region_texts.shape == (0, cached.width)
+
+
+def test_it_is_sent_without_its_open_files(cached: CachedTexts) -> None:
+    before = cached("b-c-000001", ["one 1", "two 1"][:0])
+    assert before.shape == (0, cached.width)
+    texts = list(texts_of(sample("b-c-000001", regions=0)))
+    expected = cached("b-c-000001", texts)
+    content = pickle.dumps(cached)
+    assert len(content) < 2000
+    assert torch.equal(pickle.loads(content)("b-c-000001", texts), expected)
+    assert expected.shape == (3, cached.width)
+
+
+def test_a_caption_that_is_not_there_is_named(cached: CachedTexts) -> None:
+    message = r"a\.safetensors: has no embedding of 'a stranger', a text of sample a-000001\. .* --force of `fineclip texts`"
+    with pytest.raises(ShardError, match=message):
+        cached("a-000001", ["a stranger"])
+    with pytest.raises(ShardError, match="shard elsewhere: no embeddings of its texts are given"):
+        cached("elsewhere-000001", ["a stranger"])
+
+
+def test_no_more_than_some_files_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fineclip.methods.texts.MOST_OPEN", 2)
+    files = {name: tmp_path / f"{name}.safetensors" for name in "abcd"}
+    for name, path in files.items():
+        write_texts(path, [name], torch.full((1, 3), float(ord(name))).numpy(), text_tower="t")
+    cached = CachedTexts(files, TextsFile(files["a"]).width)
+    for name in "abcdabcd":
+        assert cached(f"{name}-000000", [name]).tolist() == [[ord(name)] * 3]
+    assert len(cached._open) == 2

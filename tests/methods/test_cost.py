@@ -1,0 +1,83 @@
+"""What a step of each method costs by arithmetic, against torch's counter of the calls that it makes."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from fineclip.config import parse
+from fineclip.methods import METHODS, Method
+from fineclip.methods.cost import step_flops
+from fineclip.models.flops import counted_flops, image_flops, text_flops
+from fineclip.types import Batch
+from tests.helpers.methods import made
+from tests.helpers.tiny import IMAGE_PX, batch_of, tiny_encoder
+
+CONCEPTS = torch.eye(12, dtype=torch.float64)[:5]
+
+
+def method_of(name: str, options: dict[str, Any]) -> Method[Any]:
+    if name != "regionclip":
+        return made(name, options)
+    section = METHODS[name].section
+    return METHODS[name](tiny_encoder(), parse(section, options, where="test"), CONCEPTS)  # type: ignore[call-arg]
+
+
+def batch_for(name: str) -> Batch:
+    batch = batch_of([1] * 30 if name == "clim" else [2, 0, 3])
+    if name == "regionclip":
+        batch.region_labels = torch.tensor([0, 1, 2, 0, 4])
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("clip", {}),
+        ("clip", {"train_text": True}),
+        ("clipself", {}),
+        ("clipself", {"trained_blocks": 1}),
+        ("clim", {"mosaic_size": 32}),
+        ("regionclip", {"targets": "labels"}),
+        ("regionclip", {"targets": "pseudo"}),
+        ("fineclip", {}),
+        ("fineclip", {"relaxed": {"detach_crops": True}}),
+        ("fineclip", {"weights": {"global": 0}}),
+        ("fineclip", {"weights": {"region": 0, "distill": 0}}),
+    ],
+)
+def test_a_step_costs_what_is_counted(name: str, options: dict[str, Any]) -> None:
+    method, batch = method_of(name, options), batch_for(name)
+
+    def step() -> None:
+        method(batch).total.backward()
+
+    found = counted_flops(step)
+    assert step_flops(method, batch) == pytest.approx(found, rel=0.1)
+
+
+def test_fineclip_is_its_parts() -> None:
+    method, batch = made("fineclip", {}), batch_of([2, 1])
+    encoder, side = method.encoder, IMAGE_PX
+    expected = (
+        2 * image_flops(encoder, side, side, path="shared", gradient="kept")
+        + 3 * image_flops(encoder, 8, 8, gradient="kept")
+        + 5 * text_flops(encoder, 8)
+    )
+    assert step_flops(method, batch) == expected
+
+
+def test_embedded_texts_cost_nothing() -> None:
+    method, batch = made("clip", {}), batch_of([0, 0])
+    tokens = step_flops(method, batch)
+    batch.texts = torch.randn(2, 12, dtype=torch.float64)
+    assert tokens is not None and tokens - (step_flops(method, batch) or 0) == 2 * text_flops(method.encoder, 8)
+
+
+def test_a_mosaic_is_counted_at_its_size() -> None:
+    small, large = (step_flops(made("clim", {"mosaic_size": size}), batch_for("clim")) or 0 for size in (16, 32))
+    assert large > 2 * small
+
+
+def test_a_method_without_a_count_has_none() -> None:
+    assert step_flops(torch.nn.Linear(1, 1), batch_of([1])) is None  # type: ignore[arg-type]
