@@ -127,8 +127,8 @@ class Plan:
         match stage:
             case "source" | "list":
                 return identity(config.source)
-            case "filter":
-                return identity(config.filter)
+            case "filter" | "concepts":
+                return identity(getattr(config, stage))
             case "select":
                 scale = config.scales[names["scale"]]
                 return identity(config.select) | {"scale": {"images": scale.images, "at_most": scale.at_most}}
@@ -136,8 +136,8 @@ class Plan:
                 return identity(config.detect[names["regions"]])
             case "caption":
                 return identity(config.caption[names["captions"]])
-            case "concepts":
-                return identity(config.concepts)
+            case "texts":
+                return identity(config.encoders[names["encoder"]])
             case "given":
                 return given_claim(self._entry(names["kind"], names["model"]))
             case "weights":

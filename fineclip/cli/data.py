@@ -10,6 +10,7 @@ from fineclip.config import (
     CaptionsJsonCaption,
     ConceptsConfig,
     DetectConfig,
+    EncoderConfig,
     FilterConfig,
     PackConfig,
     SelectConfig,
@@ -21,7 +22,7 @@ from fineclip.errors import ConfigError
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """weights, list, given, source, filter, select, detect, concepts, caption, pack, card."""
+    """weights, list, given, source, filter, select, detect, concepts, caption, pack, card, texts."""
     verb = add_job(verbs, "weights", _weights, about="bring the weights of one model, once, and record their hash")
     verb.add_argument(
         "--kind", required=True, choices=("detect", "caption", "encoders", "tokenizers"), help="catalogue it belongs to"
@@ -83,6 +84,20 @@ def add_verbs(verbs: Verbs) -> None:
 
     verb = add_job(verbs, "card", _card, about="describe a packed data set, with counts from the first row to the last")
     verb.add_argument("--packed", type=Path, nargs="+", required=True, help="manifests of `pack`")
+
+    verb = add_job(
+        verbs, "texts", _texts, about="embed the captions of a shard once, for trainings whose text tower is frozen"
+    )
+    verb.add_argument("--packed", type=Path, required=True, help="manifest of `pack`")
+    verb.add_argument("--weights", type=Path, nargs=1, required=True, help="manifest of `weights` of the encoder")
+    verb.add_argument(
+        "--tokenizer",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="manifest of `weights` of the tokenizer, if it has its own",
+    )
+    add_compute(verb, batch_size=64)
 
 
 def _weights(options: argparse.Namespace) -> None:
@@ -187,3 +202,18 @@ def _card(options: argparse.Namespace) -> None:
 
     section(PackConfig, options.config, where="card", version=stage_version("card"))
     write_card(options.packed, options.manifest)
+
+
+def _texts(options: argparse.Namespace) -> None:
+    from fineclip.stages.texts import texts_shard
+
+    config = section(EncoderConfig, options.config, where="encoders", version=stage_version("texts"))
+    texts_shard(
+        options.packed,
+        options.weights[0],
+        options.manifest,
+        config,
+        tokenizer=one(options.tokenizer),
+        batch_size=options.batch_size,
+        device=options.device,
+    )

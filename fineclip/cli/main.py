@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fineclip.cli import data, encoders, people, training
+from fineclip.cli.launch import is_launched, rank_of, threads_of_each
 from fineclip.errors import FineclipError
 from fineclip.version import __version__
 
@@ -23,8 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 2 a mistake that the message explains.
     """
-    options = parser().parse_args(arguments)
-    os.environ.setdefault("OMP_NUM_THREADS", str(getattr(options, "threads", 1)))
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = parser().parse_args(words, argparse.Namespace(words=words))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads_of_each(getattr(options, "threads", 1), os.environ)))
     _start_logging(options.log)
     try:
         options.call(options)
@@ -48,13 +50,21 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _start_logging(file: Path | None) -> None:
-    """Sentences to the terminal and, all of them, to the log file."""
+    """Sentences to the terminal and, all of them, to the log file. Of several processes the others say what goes wrong."""
+    rank = rank_of(os.environ)
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(file, mode="w", encoding="utf-8"))
+        if not is_launched(os.environ):
+            file.write_text("", encoding="utf-8")  # what the last attempt said
+        handlers.append(logging.FileHandler(file, mode="a", encoding="utf-8"))  # as several processes write it
+    who = f"process {rank}: " if rank else ""
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers, force=True
+        level=logging.WARNING if rank else logging.INFO,
+        format=f"%(asctime)s {who}%(message)s",
+        datefmt="%H:%M:%S",
+        handlers=handlers,
+        force=True,
     )
     for noisy in ("httpx", "PIL", "filelock", "urllib3", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

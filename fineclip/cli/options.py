@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fineclip.cli.devices import claim
 from fineclip.config import parse
 from fineclip.errors import ConfigError
 from fineclip.shards import forget
@@ -49,13 +50,40 @@ def add_job(verbs: Verbs, name: str, call: Call, *, about: str) -> argparse.Argu
 
 
 def add_compute(verb: argparse.ArgumentParser, *, batch_size: int | None = None) -> None:
-    """Options of verbs that run a model."""
+    """Options of verbs that run a model. The verb begins when it holds the GPUs that it asks for."""
     if batch_size is not None:
         verb.add_argument(
             "--batch-size", type=positive, default=batch_size, metavar="N", help=f"rows at once (default {batch_size})"
         )
     verb.add_argument(
         "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the model runs (default auto)"
+    )
+    verb.add_argument(
+        "--devices",
+        type=devices,
+        default="auto",
+        metavar="N,N",
+        help="GPUs that --gpus may take, by number (default auto: all of this machine)",
+    )
+    add_means(verb)
+    call: Call = verb.get_default("call")
+
+    def run(options: argparse.Namespace) -> None:
+        if options.device != "cpu":
+            claim(options.gpus, options.devices)
+        call(options)
+
+    verb.set_defaults(call=run)
+
+
+def add_means(verb: argparse.ArgumentParser) -> None:
+    """GPUs and threads, which a job of the workflow is given."""
+    verb.add_argument(
+        "--gpus",
+        type=not_negative,
+        default=0,
+        metavar="N",
+        help="take so many, waiting until they are free, and share none (default 0: use what is visible)",
     )
     verb.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads (default 1)")
 
@@ -94,6 +122,23 @@ def json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{text[:60]!r} is no JSON object")
     return value
+
+
+def devices(text: str) -> tuple[int, ...] | str:
+    """Numbers with commas between them, or auto."""
+    if text == "auto":
+        return text
+    numbers = text.split(",")
+    if not all(number.isdigit() for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor numbers such as 0,1")
+    return tuple(map(int, numbers))
+
+
+def not_negative(text: str) -> int:
+    """A whole number."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    return int(text)
 
 
 def positive(text: str) -> int:

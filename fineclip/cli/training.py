@@ -1,10 +1,13 @@
 """Verbs of training, and of what evaluation needs."""
 
 import argparse
+import os
 from pathlib import Path
 
-from fineclip.cli.options import Verbs, add_compute, add_job, one, section
-from fineclip.config import BenchmarkConfig
+from fineclip.cli.devices import claim
+from fineclip.cli.launch import die_with_launcher, is_launched, launch, nodes_of, threads_of_each
+from fineclip.cli.options import Verbs, add_job, add_means, json_object, one, positive, section
+from fineclip.config import BenchmarkConfig, RuntimeConfig
 from fineclip.versions import version_of
 
 
@@ -27,9 +30,26 @@ def add_verbs(verbs: Verbs) -> None:
         "--concepts", type=Path, nargs="*", default=[], help="manifest of `concepts`, if the method needs any"
     )
     verb.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes that read and decode (default 0: none)"
+        "--texts",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="manifests of `texts`, under loader.cached_texts: the captions' embeddings",
     )
-    add_compute(verb)
+    verb.add_argument(
+        "--runtime",
+        type=json_object,
+        default={},
+        metavar="JSON",
+        help="the section `runtime`: means, of which no result depends",
+    )
+    verb.add_argument(
+        "--processes",
+        type=positive,
+        metavar="N",
+        help="processes on this machine, which share its threads (default: one for each GPU of --gpus)",
+    )
+    add_means(verb)
 
     verb = add_job(verbs, "pretrained", _pretrained, about="publish an encoder as it comes, as a run to compare with")
     verb.add_argument("--weights", type=Path, nargs=1, required=True, help="manifest of `weights`")
@@ -45,6 +65,23 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    """Train in this process, or wait for several that it starts."""
+    runtime: RuntimeConfig = section(RuntimeConfig, options.runtime, where="runtime")
+    if is_launched(os.environ):
+        die_with_launcher()
+        _train_here(options, runtime)
+        return
+    held = () if runtime.device == "cpu" else claim(options.gpus, runtime.devices)
+    processes, nodes = options.processes or max(1, len(held)), nodes_of(os.environ)
+    if processes == nodes.count == 1:
+        _train_here(options, runtime)
+        return
+    code = launch(options.words, processes, nodes, threads=options.threads)
+    if code:
+        raise SystemExit(code)
+
+
+def _train_here(options: argparse.Namespace, runtime: RuntimeConfig) -> None:
     from fineclip.train.run import VERSION, RunConfig, train_run
 
     config = section(RunConfig, options.config, where="train", version=VERSION)
@@ -56,9 +93,9 @@ def _train(options: argparse.Namespace) -> None:
         config,
         tokenizer=one(options.tokenizer),
         concepts=one(options.concepts),
-        workers=options.workers,
-        threads=options.threads,
-        device=options.device,
+        texts=options.texts,
+        runtime=runtime,
+        threads=threads_of_each(options.threads, os.environ),
     )
 
 

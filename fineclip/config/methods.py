@@ -47,6 +47,16 @@ class MethodConfig(Section):
         """Fewest images of a step, over all processes, that the method can learn from."""
         return 1
 
+    @property
+    def compares_captions(self) -> bool:
+        """Whether captions of images or regions take part in the objective."""
+        return True
+
+    @property
+    def takes_embedded_texts(self) -> bool:
+        """Whether captions may be embedded beforehand: they take part, and what embeds them stays as it is."""
+        return self.compares_captions and not self.train_text
+
 
 class ClipConfig(MethodConfig):
     """Global contrast alone."""
@@ -87,6 +97,11 @@ class FineCLIPConfig(MethodConfig):
     weights: FineCLIPWeights = key(FineCLIPWeights(), origin="FineCLIP eq. 6", about="weights of the terms")
     relaxed: FineCLIPRelaxed = key(FineCLIPRelaxed(), origin=OURS, about="cheaper steps of another objective")
 
+    @property
+    def compares_captions(self) -> bool:
+        """The distillation alone does not."""
+        return bool(self.weights.global_ or self.weights.region)
+
 
 class ClipSelfConfig(MethodConfig):
     """Dense features drawn towards what a frozen copy says of the crops."""
@@ -111,6 +126,11 @@ class ClipSelfConfig(MethodConfig):
         about="a proposal's crop is the box, so many times as wide and high, clipped to the image; patches are not enlarged",
         ge=1,
     )
+
+    @property
+    def compares_captions(self) -> bool:
+        """Regions with crops alone."""
+        return False
 
     @model_validator(mode="after")
     def _no_text_learns(self) -> Self:
@@ -163,6 +183,11 @@ class RegionClipConfig(MethodConfig):
     weights: RegionClipWeights = key(
         RegionClipWeights(), origin="RegionCLIP code: 1 each", about="pseudo: weights of the terms"
     )
+
+    @property
+    def compares_captions(self) -> bool:
+        """With pseudo-labels; labels are names of concepts."""
+        return self.targets == "pseudo" and self.weights.global_ > 0
 
     @model_validator(mode="after")
     def _something_learns(self) -> Self:

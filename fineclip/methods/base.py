@@ -35,6 +35,22 @@ class ParameterGroup(NamedTuple):
     decays: bool
 
 
+class Passes(NamedTuple):
+    """What a method encodes, for whoever has to know what it keeps.
+
+    Attributes:
+        image_px: side of the squares that the encoder sees.
+        images: images of the batch that lie on one of them.
+        crop_px: side of the crops, None without.
+        keeps_crops: whether there is a gradient through them.
+    """
+
+    image_px: int
+    images: int = 1
+    crop_px: int | None = None
+    keeps_crops: bool = False
+
+
 class Method(nn.Module, ABC, Generic[Features]):
     """An objective on a `RegionEncoder`, with its section of the configuration as `options`.
 
@@ -81,6 +97,10 @@ class Method(nn.Module, ABC, Generic[Features]):
             ConfigError: the method has no use for a step of so few.
         """
         return [Group(images=1, cost=1)] * images
+
+    def passes(self, inputs: Inputs) -> Passes:
+        """What is encoded at which size."""
+        return Passes(inputs.image_size)
 
     @abstractmethod
     def features(self, batch: Batch) -> Features:

@@ -37,14 +37,26 @@ from torch.nn.functional import interpolate
 
 from fineclip.config import ClimConfig
 from fineclip.errors import ConfigError
-from fineclip.methods.base import Method, given
+from fineclip.methods.base import Method, Passes, given
 from fineclip.methods.contrastive import contrastive_loss, first_row
-from fineclip.methods.items import Group, Inputs, Item, Prepare, draw_caption, grid_boxes, stack_boxes
+from fineclip.methods.items import (
+    Group,
+    Inputs,
+    Item,
+    Prepare,
+    Resize,
+    draw_caption,
+    fractions,
+    grid_boxes,
+    stack_boxes,
+)
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.images import BICUBIC, crop, decode, draw_crop, squash
+from fineclip.models.images import SQUASH_BICUBIC, draw_crop
 from fineclip.types import Batch, Counts, Losses, Sample
 
 VERSION = 1  # of the loss and of what is drawn: a change of it trains again
+
+RESIZE = Resize(SQUASH_BICUBIC, SQUASH_BICUBIC, fractions)
 
 
 class Features(NamedTuple):
@@ -67,10 +79,10 @@ class PrepareClim:
         Raises:
             UndecodableImage: its bytes are no image.
         """
-        caption, image = draw_caption(sample.captions, rng), decode(sample.image)
-        part = crop(image, draw_crop(image.width, image.height, rng, area=self.options.crop_area))
-        pixels = squash(part, self.inputs.image_size, BICUBIC)
-        return Item(sample.key, pixels, text=self.inputs.tokenize([caption])[0])
+        caption = draw_caption(sample.captions, rng)
+        part = draw_crop(sample.width, sample.height, rng, area=self.options.crop_area)
+        pixels = self.inputs.pixels(sample.image, RESIZE, part=part)
+        return Item(sample.key, pixels.image, text=self.inputs.texts(sample.key, [caption])[0], cuts=pixels.cuts)
 
 
 class Clim(Method[Features]):
@@ -112,11 +124,16 @@ class Clim(Method[Features]):
         mosaics = [Group(side * side, cost=self.options.mosaic_size**2) for side in sides]
         return mosaics + [Group(1, cost=inputs.image_size**2)] * single
 
+    def passes(self, inputs: Inputs) -> Passes:  # noqa: ARG002
+        """The smallest mosaic, the one with the fewest images."""
+        return Passes(self.options.mosaic_size, images=min(self.options.mosaics) ** 2)
+
     def features(self, batch: Batch) -> Features:
         """Encode the rows of this process. No communication."""
         images_B3SS, counts = given(batch.images), batch.counts.images
         planned = mosaic_sides(sum(counts), self.options.mosaics)
-        sides = sides_within(planned, range(first_row(counts), first_row(counts) + len(images_B3SS)))
+        first = first_row(counts) + batch.first_image
+        sides = sides_within(planned, range(first, first + len(images_B3SS)))
         used = sum(side * side for side in sides)
         mosaics_M3mm = make_mosaics(images_B3SS[:used], sides, size=self.options.mosaic_size)
         boxes_N4, box_to_mosaic_N = tile_boxes(sides, device=images_B3SS.device)
@@ -124,6 +141,16 @@ class Clim(Method[Features]):
         if sum(counts) > sum(side * side for side in planned):  # on every process or on none
             rows.append(self.encoder.encode_image(images_B3SS[used:]))
         return Features(torch.cat(rows), self.encode_captions(batch))
+
+    def cuts(self, batch: Batch, images: int) -> list[int]:
+        """As `Method.cuts`, between mosaics: of a large one alone there may be more."""
+        counts, own = batch.counts.images, len(batch.keys)
+        first, edges, end = first_row(counts), [0], 0
+        for side in [*mosaic_sides(sum(counts), self.options.mosaics), *[1] * sum(counts)]:
+            start, end = end, end + side * side
+            if first <= start and end <= first + own and end - first - edges[-1] > images and start > first + edges[-1]:
+                edges.append(start - first)
+        return [*edges, own] if own > edges[-1] else edges
 
     def loss(self, rows: Features, counts: Counts) -> Losses:
         """The module docstring's equation."""

@@ -16,7 +16,6 @@ from fineclip.config import ClipConfig
 from fineclip.methods.base import Method, given
 from fineclip.methods.contrastive import contrastive_loss
 from fineclip.methods.items import RESIZES, Inputs, Item, Prepare, draw_caption
-from fineclip.models.images import decode
 from fineclip.types import Batch, Counts, Losses, Sample
 
 VERSION = 1  # of the loss and of what is drawn: a change of it trains again
@@ -43,8 +42,8 @@ class PrepareClip:
             UndecodableImage: its bytes are no image.
         """
         caption = draw_caption(sample.captions, rng)
-        image = RESIZES[self.options.resize].image(decode(sample.image), self.inputs.image_size)
-        return Item(sample.key, image, text=self.inputs.tokenize([caption])[0])
+        pixels = self.inputs.pixels(sample.image, RESIZES[self.options.resize])
+        return Item(sample.key, pixels.image, text=self.inputs.texts(sample.key, [caption])[0], cuts=pixels.cuts)
 
 
 class Clip(Method[Features]):

@@ -34,11 +34,11 @@ from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fineclip.config import ClipSelfConfig
-from fineclip.methods.base import Method, given
+from fineclip.methods.base import Method, Passes, given
+from fineclip.methods.chunks import encoded_in_chunks
 from fineclip.methods.distillation import distillation_loss
 from fineclip.methods.items import (
     RESIZES,
@@ -50,10 +50,8 @@ from fineclip.methods.items import (
     draw_subset,
     grid_boxes,
     stack_boxes,
-    stack_crops,
 )
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.images import crop, decode
 from fineclip.types import Batch, Box, Counts, Losses, Sample
 
 VERSION = 1  # of the loss and of what is drawn: a change of it trains again
@@ -80,15 +78,15 @@ class PrepareClipSelf:
         Raises:
             UndecodableImage: its bytes are no image.
         """
-        inputs, resize = self.inputs, RESIZES[self.options.resize]
-        image = decode(sample.image)
+        resize = RESIZES[self.options.resize]
         boxes, enlarged = self._boxes(sample, rng)
-        crops = [resize.crop(crop(image, box.enlarged(enlarged)), inputs.crop_size) for box in boxes]
+        pixels = self.inputs.pixels(sample.image, resize, boxes=[box.enlarged(enlarged) for box in boxes])
         return Item(
             sample.key,
-            resize.image(image, inputs.image_size),
+            pixels.image,
             boxes=stack_boxes([resize.fractions(box, sample) for box in boxes]),
-            crops=stack_crops(crops, inputs.crop_size),
+            crops=pixels.crops,
+            cuts=pixels.cuts,
         )
 
     def _boxes(self, sample: Sample, rng: np.random.Generator) -> tuple[list[Box], float]:
@@ -106,18 +104,22 @@ class ClipSelf(Method[Features]):
     version = VERSION
     section = ClipSelfConfig
     compares_with_initial = True
+    compares_rows = False
 
     @classmethod
     def preparation(cls, inputs: Inputs, options: ClipSelfConfig, *, max_regions: int) -> Prepare:
         """Images, regions and their crops. No caption."""
         return PrepareClipSelf(inputs, options, max_regions)
 
+    def passes(self, inputs: Inputs) -> Passes:
+        """Images, and the teacher's crops."""
+        return Passes(inputs.image_size, crop_px=inputs.crop_size)
+
     def features(self, batch: Batch) -> Features:
         """Encode the rows of this process. No communication."""
         boxes_R4, box_to_image_R = given(batch.boxes), given(batch.box_to_image)
         teacher = cast("RegionEncoder", self.initial)
-        with torch.no_grad():
-            crop_RD = teacher.encode_image(given(batch.crops))
+        crop_RD = encoded_in_chunks(teacher.encode_image, given(batch.crops), self.chunks)
         return Features(self.encoder.encode_regions(given(batch.images), boxes_R4, box_to_image_R), crop_RD)
 
     def loss(self, rows: Features, counts: Counts) -> Losses:

@@ -20,17 +20,16 @@ What we change, and why:
 crops, fewer regions.
 """
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fineclip.config import FineCLIPConfig
 from fineclip.errors import ConfigError
-from fineclip.methods.base import Method, given
+from fineclip.methods.base import Method, Passes, given
+from fineclip.methods.chunks import distilled_in_chunks, encoded_in_chunks
 from fineclip.methods.contrastive import contrastive_loss
 from fineclip.methods.distillation import distillation_loss
 from fineclip.methods.items import (
@@ -41,10 +40,8 @@ from fineclip.methods.items import (
     draw_caption,
     draw_regions,
     stack_boxes,
-    stack_crops,
 )
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.images import crop, decode
 from fineclip.types import Batch, Counts, Losses, Sample
 
 VERSION = 1  # of the loss and of what is drawn: a change of it trains again
@@ -53,7 +50,7 @@ VERSION = 1  # of the loss and of what is drawn: a change of it trains again
 class Features(NamedTuple):
     """What the objective compares, of width D: a row for each image or each region of this process.
 
-    None where the weights leave no term that needs it.
+    None where the weights leave no term that needs it, or crops are compared apart.
     """
 
     image: Tensor | None
@@ -77,23 +74,20 @@ class PrepareFineCLIP:
         Raises:
             UndecodableImage: its bytes are no image.
         """
-        inputs, size, resize = self.inputs, self.inputs.crop_size, RESIZES[self.options.resize]
+        inputs, options, resize = self.inputs, self.options, RESIZES[self.options.resize]
         caption = draw_caption(sample.captions, rng)
         regions = draw_regions(sample, rng, at_most=self.max_regions)
-        image = decode(sample.image)
-        texts = inputs.tokenize([caption, *(region.caption or "" for region in regions)])
-        boxes = (
-            [region.box.enlarged(self.options.crop_scale) for region in regions] if self.options.weights.distill else []
-        )
+        texts = inputs.texts(sample.key, [caption, *(region.caption or "" for region in regions)])
+        boxes = [region.box.enlarged(options.crop_scale) for region in regions] if options.weights.distill else None
+        pixels = inputs.pixels(sample.image, resize, boxes=boxes, crop_size=options.relaxed.crop_size)
         return Item(
             sample.key,
-            resize.image(image, inputs.image_size),
+            pixels.image,
             text=texts[0],
             boxes=stack_boxes([resize.fractions(region.box, sample) for region in regions]),
             region_texts=texts[1:],
-            crops=stack_crops([resize.crop(crop(image, box), size) for box in boxes], size)
-            if self.options.weights.distill
-            else None,
+            crops=pixels.crops,
+            cuts=pixels.cuts,
         )
 
 
@@ -107,13 +101,30 @@ class FineCLIP(Method[Features]):
         super().__init__(encoder, options)
         weights = options.weights
         self.weights = {"global": weights.global_, "region": weights.region, "distill": weights.distill}
+        self.compares_rows = bool(weights.global_ or weights.region)
         if not any(self.weights.values()):
             raise ConfigError("methods.fineclip.weights: all are 0, so there is nothing to learn. Raise one of them.")
+        crop_size = options.relaxed.crop_size
+        if crop_size is not None and any(crop_size % side for side in encoder.patch):
+            raise ConfigError(
+                f"methods.fineclip.relaxed.crop_size: {crop_size} px is not whole patches of {encoder.patch[0]} px:"
+                " name a multiple of that, or null"
+            )
 
     @classmethod
     def preparation(cls, inputs: Inputs, options: FineCLIPConfig, *, max_regions: int) -> Prepare:
         """Images, captions, regions, their captions and crops."""
-        return PrepareFineCLIP(inputs, options, max_regions)
+        fewer = options.relaxed.max_regions
+        return PrepareFineCLIP(inputs, options, max_regions if fewer is None else min(fewer, max_regions))
+
+    def passes(self, inputs: Inputs) -> Passes:
+        """Images, and crops if they are compared."""
+        relaxed = self.options.relaxed
+        if not self.weights["distill"]:
+            return Passes(inputs.image_size)
+        return Passes(
+            inputs.image_size, crop_px=relaxed.crop_size or inputs.crop_size, keeps_crops=not relaxed.detach_crops
+        )
 
     def features(self, batch: Batch) -> Features:
         """Encode the rows of this process, as far as a term needs them. No communication."""
@@ -124,8 +135,27 @@ class FineCLIP(Method[Features]):
             caption=self.encode_captions(batch) if weights["global"] else None,
             region=region_RD,
             region_caption=self.encode_region_captions(batch) if weights["region"] else None,
-            crop=self._crops(given(batch.crops)) if weights["distill"] else None,
+            crop=self._crops(given(batch.crops)) if weights["distill"] and not self._is_apart else None,
         )
+
+    @property
+    def _is_apart(self) -> bool:
+        """Whether crops are encoded, compared and gone back through a few at a time."""
+        return self.chunks.apart and not self.options.relaxed.detach_crops
+
+    def own_terms(self, rows: Features, batch: Batch) -> Losses:
+        """The distillation, where crops are taken a few at a time."""
+        if rows.region is None or not self.weights["distill"] or not self._is_apart:
+            return super().own_terms(rows, batch)
+        distill = distilled_in_chunks(
+            self.encoder.encode_image,
+            rows.region,
+            given(batch.crops),
+            counts=batch.counts.regions,
+            chunks=self.chunks,
+            parameters=[each for each in self.encoder.parameters() if each.requires_grad],
+        )
+        return Losses.weighted({"distill": distill}, weights=self.weights)
 
     def _image_and_regions(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
         images = given(batch.images)
@@ -137,8 +167,9 @@ class FineCLIP(Method[Features]):
         return self.encoder.encode_image_and_regions(images, boxes_R4, box_to_image_R)
 
     def _crops(self, crops: Tensor) -> Tensor:
-        with torch.no_grad() if self.options.relaxed.detach_crops else nullcontext():
-            return self.encoder.encode_image(crops)
+        if self.options.relaxed.detach_crops:
+            return encoded_in_chunks(self.encoder.encode_image, crops, self.chunks)
+        return self.encoder.encode_image(crops)
 
     def loss(self, rows: Features, counts: Counts) -> Losses:
         """The module docstring's equation. A batch without regions has two terms that are 0."""

@@ -8,20 +8,22 @@ the same captions and the same regions, whichever process or worker prepares the
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from fineclip.models.images import centred, letterbox, squash
+from fineclip.config import LoaderConfig
+from fineclip.methods.texts import CachedTexts
+from fineclip.models.cuts import Cuts, Square
+from fineclip.models.images import CENTRED, LETTERBOX, SQUASH, Fit
+from fineclip.models.pixels import Pixels, Wanted, decode_only, draw
 from fineclip.types import Box, Region, Sample
 
 Tokenize = Callable[[Sequence[str]], Tensor]
-ToSquare = Callable[[Image.Image, int], Tensor]
 Fractions = tuple[float, float, float, float]
 T = TypeVar("T")
 
@@ -31,20 +33,59 @@ class Inputs:
     """What an encoder takes: texts as (N, L) tokens, square images and crops of so many pixels.
 
     `concepts` are the names that regions are told apart by, in the order of their numbers; only some methods have them.
+    `embedded` are the captions' embeddings, where they were made beforehand. `loader` says by which way pixels are made.
     """
 
     tokenize: Tokenize
     image_size: int
     crop_size: int
     concepts: tuple[str, ...] = ()
+    embedded: CachedTexts | None = None
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+
+    def texts(self, key: str, captions: Sequence[str]) -> Tensor:
+        """Captions of one sample: (N, L) int64 tokens, or (N, D) float32 embeddings that were made beforehand.
+
+        Raises:
+            ShardError: an embedding is not where it should be.
+        """
+        return self.tokenize(captions) if self.embedded is None else self.embedded(key, captions)
+
+    def pixels(
+        self,
+        content: bytes,
+        resize: "Resize",
+        *,
+        boxes: Sequence[Box] | None = None,
+        part: Box | None = None,
+        crop_size: int | None = None,
+    ) -> Pixels:
+        """A picture on its square and its crops on theirs; or as it is, where the device cuts them.
+
+        Args:
+            content: encoded.
+            resize: how they come on their squares.
+            boxes: of the crops, in pixels of the picture; None where the method has none.
+            part: what of the picture comes on its square; None is all.
+            crop_size: None takes the encoder's.
+
+        Raises:
+            UndecodableImage: it is no image.
+        """
+        crop = Square(resize.crop, crop_size or self.crop_size)
+        wanted = Wanted(Square(resize.image, self.image_size), crop, boxes, part)
+        if self.loader.crops == "device":
+            return decode_only(content, wanted)
+        return draw(content, wanted, pillow=self.loader.resample == "pillow")
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
     """One image as one visit of the training sees it. A field that the method does not ask for is None.
 
-    image (3, S, S) uint8; text (L,) int64; boxes (r, 4) fractions of the square, x1 y1 x2 y2; region_texts (r, L);
-    region_labels (r,) int64; crops (r, 3, s, s) uint8.
+    image (3, S, S) uint8; text (L,) int64, or an embedding (D,); boxes (r, 4) fractions of the square, x1 y1 x2 y2;
+    region_texts (r, L), or (r, D); region_labels (r,) int64; crops (r, 3, s, s) uint8. With `cuts` the image is (3, H, W), as
+    decoded, and the device makes of it what they say.
     """
 
     key: str
@@ -54,6 +95,7 @@ class Item:
     region_texts: Tensor | None = None
     region_labels: Tensor | None = None
     crops: Tensor | None = None
+    cuts: Cuts | None = None
 
 
 Prepare = Callable[[Sample, np.random.Generator], Item]
@@ -127,11 +169,6 @@ def stack_boxes(boxes: Sequence[Fractions]) -> Tensor:
     return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
 
 
-def stack_crops(crops: Sequence[Tensor], size: int) -> Tensor:
-    """(r, 3, s, s) uint8, also where there is none."""
-    return torch.stack(list(crops)) if crops else torch.empty(0, 3, size, size, dtype=torch.uint8)
-
-
 def fractions(box: Box, sample: Sample) -> Fractions:
     """The box in fractions of the image: the same after the image is squashed to any shape."""
     return box.x1 / sample.width, box.y1 / sample.height, box.x2 / sample.width, box.y2 / sample.height
@@ -150,12 +187,12 @@ def fractions_of_square(box: Box, sample: Sample) -> Fractions:
 class Resize(NamedTuple):
     """How images and crops come on their squares of so many pixels, and where a box of the image lies then."""
 
-    image: ToSquare
-    crop: ToSquare
+    image: Fit
+    crop: Fit
     fractions: Callable[[Box, Sample], Fractions]
 
 
 RESIZES: Mapping[str, Resize] = {
-    "squash": Resize(squash, squash, fractions),
-    "letterbox": Resize(letterbox, centred, fractions_of_square),
+    "squash": Resize(SQUASH, SQUASH, fractions),
+    "letterbox": Resize(LETTERBOX, CENTRED, fractions_of_square),
 }

@@ -56,7 +56,6 @@ from fineclip.methods.concepts import (
 from fineclip.methods.contrastive import contrastive_loss, gather_rows
 from fineclip.methods.items import RESIZES, Inputs, Item, Prepare, draw_caption, draw_regions, stack_boxes
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.images import decode
 from fineclip.types import Batch, Counts, Losses, Region, Sample
 
 VERSION = 1  # of the loss and of what is drawn: a change of it trains again
@@ -94,19 +93,21 @@ class PrepareRegionClip:
         Raises:
             UndecodableImage: its bytes are no image.
         """
-        size, resize = self.inputs.image_size, RESIZES[self.options.resize]
+        resize = RESIZES[self.options.resize]
         has_labels = self.options.targets == "labels"
         caption = draw_caption(sample.captions, rng)
         regions = draw_regions(
             sample, rng, at_most=self.max_regions, usable=self._has_number if has_labels else _is_region
         )
         numbers = [self.numbers[region.label] for region in regions] if has_labels else []
+        pixels = self.inputs.pixels(sample.image, resize)
         return Item(
             sample.key,
-            resize.image(decode(sample.image), size),
-            text=None if has_labels else self.inputs.tokenize([caption])[0],
+            pixels.image,
+            text=None if has_labels else self.inputs.texts(sample.key, [caption])[0],
             boxes=stack_boxes([resize.fractions(region.box, sample) for region in regions]),
             region_labels=torch.tensor(numbers, dtype=torch.int64) if has_labels else None,
+            cuts=pixels.cuts,
         )
 
     def _has_number(self, region: Region) -> bool:

@@ -5,23 +5,33 @@ Legend: B images, S side of the square.
 
 import math
 from collections.abc import Sequence
+from functools import cache
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from fineclip.shards.images import UndecodableImage, crop, decode, read_header
+from fineclip.shards.images import MAX_PIXELS, UndecodableImage, crop, decode, edges, read_header
 from fineclip.types import Box
 
 __all__ = [
+    "CENTRED",
+    "LETTERBOX",
+    "MAX_PIXELS",
     "MEAN",
+    "SQUASH",
+    "SQUASH_BICUBIC",
     "STD",
+    "Fit",
+    "Place",
     "UndecodableImage",
     "centred",
     "crop",
     "decode",
     "draw_crop",
+    "edges",
     "letterbox",
     "normalise",
     "read_header",
@@ -35,13 +45,59 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, in red,
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def squash(image: Image.Image, size: int, resample: Image.Resampling = BILINEAR) -> Tensor:
+class Place(NamedTuple):
+    """Where a resized picture lies on its square, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+class Fit(NamedTuple):
+    """How a picture comes on a square; called, it does so by Pillow.
+
+    Attributes:
+        filter: of the resampling, antialiased.
+        black_before: None squashes. Otherwise the aspect is kept, black fills the rest, and so much of it lies on the left
+            or above; of an odd rest the larger part comes after.
+    """
+
+    filter: Literal["bilinear", "bicubic"]
+    black_before: float | None = None
+
+    def place(self, width: int, height: int, size: int) -> Place:
+        """Of a picture of so many pixels, on a square of side `size`."""
+        if self.black_before is None:
+            return Place(0, 0, size, size)
+        scale = size / max(width, height)
+        wide, high = (max(1, round(side * scale)) for side in (width, height))
+        return Place(int((size - wide) * self.black_before), int((size - high) * self.black_before), wide, high)
+
+    def __call__(self, image: Image.Image, size: int) -> Tensor:
+        """(3, S, S) uint8."""
+        left, top, width, height = self.place(image.width, image.height, size)
+        resized = image.resize((width, height), BILINEAR if self.filter == "bilinear" else BICUBIC)
+        if (width, height) == (size, size):
+            return _as_tensor(resized)
+        square = Image.new("RGB", (size, size))
+        square.paste(resized, (left, top))
+        return _as_tensor(square)
+
+
+SQUASH = Fit("bilinear")
+SQUASH_BICUBIC = Fit("bicubic")
+LETTERBOX = Fit("bicubic", black_before=0)
+CENTRED = Fit("bicubic", black_before=0.5)
+
+
+def squash(image: Image.Image, size: int) -> Tensor:
     """(3, S, S) uint8: the whole image on a square, its aspect not kept.
 
     Source: FineCLIP, training/data.py: torchvision's Resize of both sides on a Pillow image, bilinear, which is
     Pillow's own resize.
     """
-    return _as_tensor(image.resize((size, size), resample))
+    return SQUASH(image, size)
 
 
 def letterbox(image: Image.Image, size: int) -> Tensor:
@@ -49,7 +105,7 @@ def letterbox(image: Image.Image, size: int) -> Tensor:
 
     Source: CLIPSelf, `ResizeLongest`: bicubic on a Pillow image, padded before the normalisation.
     """
-    return _on_black(image, size, share_before=0)
+    return LETTERBOX(image, size)
 
 
 def centred(image: Image.Image, size: int) -> Tensor:
@@ -57,7 +113,7 @@ def centred(image: Image.Image, size: int) -> Tensor:
 
     Source: CLIPSelf's crops, open_clip's `ResizeMaxSize`; of an odd rest the larger part comes after.
     """
-    return _on_black(image, size, share_before=0.5)
+    return CENTRED(image, size)
 
 
 def draw_crop(
@@ -97,23 +153,25 @@ def draw_crop(
     return Box(left, top, left + wide, top + high)
 
 
-def _on_black(image: Image.Image, size: int, *, share_before: float) -> Tensor:
-    scale = size / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    square = Image.new("RGB", (size, size))
-    place = (int((size - width) * share_before), int((size - height) * share_before))
-    square.paste(image.resize((width, height), BICUBIC), place)
-    return _as_tensor(square)
-
-
 def _as_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).contiguous()
 
 
 def normalise(images_B3SS: Tensor) -> Tensor:
-    """float32 of mean 0 and deviation 1 over CLIP's training images, from uint8; any leading shape before (3, S, S)."""
-    mean, std = (torch.tensor(values, device=images_B3SS.device).view(3, 1, 1) for values in (MEAN, STD))
-    return (images_B3SS.float() / 255 - mean) / std
+    """float32 of mean 0 and deviation 1 over CLIP's training images, from uint8; any leading shape before (3, S, S).
+
+    However the pixels lie in memory, the result lies colour by colour, so that it is encoded to the same bits.
+    """
+    mean, std = _mean_and_std(images_B3SS.device)
+    values = images_B3SS.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    return values.div_(255).sub_(mean).div_(std)
+
+
+@cache
+def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Made once: to bring numbers to a device, the host waits for it."""
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
+    return mean, std
 
 
 def to_batch(images: Sequence[Tensor], *, size: int) -> Tensor:

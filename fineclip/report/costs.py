@@ -12,7 +12,20 @@ from pathlib import Path
 from fineclip.config import Config
 from fineclip.report.reading import Ledger, Place
 
-ORDER = ("weights", "listing", "source", "filter", "index", "select", "detect", "caption", "pack", "train", "evaluate")
+ORDER = (
+    "weights",
+    "listing",
+    "source",
+    "filter",
+    "index",
+    "select",
+    "detect",
+    "caption",
+    "pack",
+    "texts",
+    "train",
+    "evaluate",
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,8 @@ def _is_planned(parts: tuple[str, ...], config: Config) -> bool:
             return regions == config.regions
         case ("caption" | "pack", pair, _):
             return pair == f"{config.regions}.{config.captions}"
+        case ("texts", encoder, pair, _):
+            return encoder in config.planned_encoders and pair == f"{config.regions}.{config.captions}"
         case ("train", run) | ("evaluate", run, _):
             return run in config.runs()
     return True

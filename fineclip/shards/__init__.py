@@ -2,7 +2,7 @@
 
 from fineclip.shards.atomic import atomic, sha256_of, write_bytes, write_text
 from fineclip.shards.manifest import Job, Manifest, forget, hashes_of, input_manifest, read_manifest
-from fineclip.shards.packed import EXTENSIONS, Piece, TarAppender, add_sample, members, read_sample
+from fineclip.shards.packed import EXTENSIONS, Piece, TarAppender, add_sample, members, read_description, read_sample
 from fineclip.shards.pieces import PieceReader
 from fineclip.shards.tables import (
     BenchmarkRow,
@@ -20,6 +20,7 @@ from fineclip.shards.tables import (
     table_of,
     write_table,
 )
+from fineclip.shards.texts import TextsFile, write_texts
 
 __all__ = [
     "EXTENSIONS",
@@ -38,6 +39,7 @@ __all__ = [
     "SourceRow",
     "TableWriter",
     "TarAppender",
+    "TextsFile",
     "add_sample",
     "atomic",
     "forget",
@@ -45,6 +47,7 @@ __all__ = [
     "input_manifest",
     "kept_rows",
     "members",
+    "read_description",
     "read_manifest",
     "read_rows",
     "read_sample",
@@ -53,4 +56,5 @@ __all__ = [
     "write_bytes",
     "write_table",
     "write_text",
+    "write_texts",
 ]

@@ -81,14 +81,19 @@ def rgb(image: Image.Image) -> Image.Image:
 
 
 def crop(image: Image.Image, box: Box) -> Image.Image:
-    """The pixels of a box, clipped to the image and rounded as Pillow rounds; never empty.
+    """The pixels of a box, as `edges` says."""
+    return image.crop(edges(box, image.width, image.height))
+
+
+def edges(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    """Whole pixels of a box, clipped to an image of that size and rounded as Pillow rounds; never empty.
 
     Source: the authors clip the box of a region to the image and hand it to `Image.crop`, which rounds each coordinate
     half to even. Deviation: a box that rounds to nothing gives one pixel (there: an error).
     """
-    x1, y1, x2, y2 = map(round, box.clipped(image.width, image.height))
-    x1, y1 = min(x1, image.width - 1), min(y1, image.height - 1)
-    return image.crop((x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)))
+    x1, y1, x2, y2 = map(round, box.clipped(width, height))
+    x1, y1 = min(x1, width - 1), min(y1, height - 1)
+    return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
 
 
 def _opened(content: bytes) -> Image.Image:

@@ -11,7 +11,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +101,19 @@ def read_sample(reader: PieceReader, tar: Path, row: PackRow) -> Sample:
     Raises:
         ShardError: the tar is gone, cut, or not the one of its index.
     """
+    described = read_description(reader, tar, row)
+    return replace(described, image=reader.read(tar, row.image_offset, row.image_size))
+
+
+def read_description(reader: PieceReader, tar: Path, row: PackRow) -> Sample:
+    """One sample without its image, which nobody reads then.
+
+    Raises:
+        ShardError: the tar is gone, cut, or not the one of its index.
+    """
     record = reader.read(tar, row.json_offset, row.json_size)
     try:
-        values = json.loads(record)
-        return sample_of(row.key, reader.read(tar, row.image_offset, row.image_size), values)
+        return sample_of(row.key, b"", json.loads(record))
     except (ValueError, KeyError, TypeError) as error:
         raise ShardError(
             f"{tar}: sample {row.key} is not where its index says ({error!r}). Make the pack stage again."

@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from fineclip.config import WeightsConfig
-from fineclip.errors import CheckpointError
+from fineclip.config import EncoderConfig, WeightsConfig
+from fineclip.errors import CheckpointError, ConfigError
 from fineclip.models.shipped import PREFIX, shipped
 from fineclip.shards import Manifest, read_manifest, sha256_of, write_text
 from fineclip.shards.atomic import sweep
@@ -105,6 +105,20 @@ def weights_at(manifest: Path, config: WeightsConfig) -> Path:
             f"{path}: has sha256 {now}, but {manifest} says {digest}. Bring the old one back, or: {again}."
         )
     return path
+
+
+def vocabulary_at(tokenizer: Path | None, config: EncoderConfig) -> Path | None:
+    """The vocabulary file of an encoder that has its own, by its manifest; None where it takes the usual one.
+
+    Raises:
+        ConfigError: the configuration names one, and its manifest is not given; or the other way round.
+        CheckpointError: it is gone, or not what the manifest or the configuration says.
+    """
+    if (tokenizer is None) != (config.tokenizer is None):
+        raise ConfigError(
+            "the encoder's key `tokenizer` and the option --tokenizer belong together: give both, or neither"
+        )
+    return None if tokenizer is None or config.tokenizer is None else weights_at(tokenizer, config.tokenizer)
 
 
 def hash_of(path: Path) -> str:

@@ -32,6 +32,29 @@ class Wish(IntEnum):
     FAIL = 2
 
 
+class Averages:
+    """Numbers on their way from the device.
+
+    Args:
+        vector: one number for each name.
+    """
+
+    def __init__(self, names: tuple[str, ...], vector: Tensor) -> None:
+        self._names = names
+        self._vector, self._arrived = vector, None
+        if vector.device.type == "cuda":
+            self._vector = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
+            self._vector.copy_(vector, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def values(self) -> dict[str, float]:
+        """By name; waits until they are there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return dict(zip(self._names, self._vector.tolist(), strict=True))
+
+
 @dataclass(frozen=True)
 class Processes:
     """Who takes part. `rank` counts from 0; the first process writes all files."""
@@ -55,13 +78,14 @@ class Processes:
         all_images, all_regions, wishes = table.view(-1, 3).T.tolist()
         return Counts(all_images, all_regions), Wish(max(wishes))
 
-    def average(self, values: Mapping[str, Tensor]) -> dict[str, float]:
-        """Mean over processes of scalars that each process has under the same names."""
-        vector = torch.stack([value.detach().float() for value in values.values()]).cpu().double()
+    def averages(self, values: Mapping[str, Tensor]) -> "Averages":
+        """Means over processes of scalars that each process has under the same names, begun and not waited for."""
+        exact = torch.float32 if self.device.type == "mps" else torch.float64
+        vector = torch.stack([value.detach().float() for value in values.values()]).to(exact)
         if self.world_size > 1:
             dist.all_reduce(vector)
             vector /= self.world_size
-        return dict(zip(values, vector.tolist(), strict=True))
+        return Averages(tuple(values), vector)
 
     def first_does(self, action: Callable[[], T]) -> T:
         """The first process acts, all get what it returns; a `FineclipError` there is raised by all."""

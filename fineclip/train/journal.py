@@ -1,17 +1,19 @@
 """What a training says and writes as it goes: progress, `metrics.jsonl` and `speed.jsonl`, a JSON object a line.
 
 Metrics hold only what a repetition would repeat, speeds all that differs from one machine and hour to the next. The first
-process writes; the others keep silent.
+process writes; the others keep silent. `tensorboard/` shows both to TensorBoard, where that is wanted.
 """
 
 import json
 import logging
 import math
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +28,15 @@ log = logging.getLogger(__name__)
 SENTENCES = 10  # reports of progress where the output is no terminal
 
 
+@dataclass
+class Seen:
+    """Since the last look. `flops` is None once it is not known of a step."""
+
+    images: int = 0
+    regions: int = 0
+    flops: float | None = 0.0
+
+
 class Journal:
     """Of one training, or of what is left of it.
 
@@ -34,16 +45,29 @@ class Journal:
         done: steps that earlier attempts made.
         steps: steps in all.
         writes: whether this is the process that writes.
+        peak_flops: what the device can do in a second in the precision of the training; None: nobody knows.
+        tensorboard: whether TensorBoard gets what the files get.
     """
 
-    def __init__(self, folder: Path, *, done: int, steps: int, writes: bool, device: torch.device) -> None:
-        self._steps, self._writes, self._device = steps, writes, device
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        done: int,
+        steps: int,
+        writes: bool,
+        device: torch.device,
+        peak_flops: float | None = None,
+        tensorboard: bool = False,
+    ) -> None:
+        self._steps, self._writes, self._device, self._peak_flops = steps, writes, device, peak_flops
+        self._board = _board(folder / "tensorboard", done) if writes and tensorboard else None
         names = ("metrics.jsonl", "speed.jsonl") if writes else ()
         self._files = {name: _continued(folder / name, done) for name in names}
         is_terminal = writes and sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=done, unit="step", disable=not is_terminal)
         self._says_sentences, self._tenth = writes and not is_terminal, -1
-        self._since, self._waited, self._images = time.perf_counter(), 0.0, 0
+        self._since, self._waited, self._seen = time.perf_counter(), 0.0, Seen()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -52,9 +76,11 @@ class Journal:
         yield
         self._waited += time.perf_counter() - begin
 
-    def saw(self, images: int) -> None:
-        """A step with so many images was made."""
-        self._images += images
+    def saw(self, images: int, regions: int, flops: float | None) -> None:
+        """A step with so many images and regions over all processes was made, for so much arithmetic of this one."""
+        self._seen.images += images
+        self._seen.regions += regions
+        self._seen.flops = None if flops is None or self._seen.flops is None else self._seen.flops + flops
         self._bar.update()
 
     def record(self, metrics: Mapping[str, Any], losses: Mapping[str, float]) -> None:
@@ -65,6 +91,9 @@ class Journal:
         speeds = self._speeds()
         _append(self._files["metrics.jsonl"], {**metrics, **losses})
         _append(self._files["speed.jsonl"], {"step": step, **speeds})
+        for name, value in {**metrics, **{f"loss/{name}": value for name, value in losses.items()}, **speeds}.items():
+            if self._board is not None and name != "step":
+                self._board.add_scalar(name, value, step)
         shown = {name: f"{value:.3f}" for name, value in losses.items()}
         self._bar.set_postfix(shown)
         if self._says_sentences and self._is_tenth(step):
@@ -83,11 +112,14 @@ class Journal:
         now = time.perf_counter()
         seconds = max(now - self._since, 1e-9)
         speeds = {
-            "images_per_second": round(self._images / seconds, 2),
+            "images_per_second": round(self._seen.images / seconds, 2),
+            "regions_per_second": round(self._seen.regions / seconds, 2),
             "data_wait_share": round(self._waited / seconds, 4),
             "peak_memory_mb": round(peak_memory_mb(self._device)),
         }
-        self._since, self._waited, self._images = now, 0.0, 0
+        if self._peak_flops and self._seen.flops is not None:
+            speeds["mfu"] = round(self._seen.flops / seconds / self._peak_flops, 4)
+        self._since, self._waited, self._seen = now, 0.0, Seen()
         return speeds
 
     def __enter__(self) -> Self:
@@ -95,6 +127,10 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         self._bar.close()
+        if self._writes:
+            log.info("at most %.3g GB of memory were in use", peak_memory_mb(self._device) / 1000)
+        if self._board is not None:
+            self._board.close()
         for file in self._files.values():
             file.close()
 
@@ -105,6 +141,15 @@ def peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _board(folder: Path, done: int) -> Any:
+    """A writer for TensorBoard; what an earlier attempt wrote of later steps is not shown."""
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    if not done:
+        shutil.rmtree(folder, ignore_errors=True)
+    return SummaryWriter(str(folder), purge_step=done + 1)
 
 
 def _continued(path: Path, steps_done: int) -> Any:

@@ -1,13 +1,14 @@
-"""From packed shards to batches: read, decode, prepare, put together. Regions are packed, never padded.
-
-Legend: B images and R regions of this process, N texts of L tokens.
+"""From packed shards to batches: read, decode, prepare, put together.
 
 A worker sees one process's share of a step at a time. What it draws depends on the seed, the epoch and the sample's key
-alone, so any number of processes and workers makes the same items.
+alone, so any number of processes and workers makes the same items. Workers draw pixels into a ring of slots that the
+training's process shares with them; what is small comes through the DataLoader's queue.
 """
 
+import logging
 import multiprocessing
 import signal
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
@@ -20,100 +21,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fineclip.errors import DataError, FineclipError
-from fineclip.methods.items import Inputs, Item, Prepare, generator
-from fineclip.models.images import UndecodableImage, normalise
-from fineclip.models.tokenizer import cut_after_ends
+from fineclip.methods.items import Item, Prepare, generator
+from fineclip.models.images import UndecodableImage
+from fineclip.models.pixels import drawn_on
 from fineclip.shards import PieceReader
+from fineclip.train.host import Collate, HostBatch, placed
 from fineclip.train.order import BatchSampler, Visit
+from fineclip.train.ring import SPARE_SLOTS, Lease, Ring, Size, Spot, enough
 from fineclip.train.selection import PackedShard
 from fineclip.train.signals import unheard
-from fineclip.types import Batch, Counts
 
-PREFETCH = 4  # batches that each worker makes ahead
+__all__ = ["Collate", "HostBatch", "PackedSamples", "batches", "placed"]
 
+log = logging.getLogger(__name__)
 
-class HostBatch(NamedTuple):
-    """A batch as it comes from a worker: pixels are uint8, a quarter of the bytes to move."""
-
-    keys: tuple[str, ...]
-    images: Tensor
-    texts: Tensor | None
-    boxes: Tensor | None
-    box_to_image: Tensor | None
-    region_texts: Tensor | None
-    region_labels: Tensor | None
-    crops: Tensor | None
-
-    @property
-    def regions(self) -> int:
-        """R."""
-        return 0 if self.boxes is None else len(self.boxes)
-
-
-@dataclass(frozen=True)
-class Collate:
-    """Puts items together. `inputs` gives the shapes of a batch that has none."""
-
-    inputs: Inputs
-
-    def __call__(self, outcome: Sequence[Item] | FineclipError) -> HostBatch | FineclipError:
-        """A batch of any number of items, also none."""
-        if isinstance(outcome, FineclipError):
-            return outcome
-        empty = self._empty()
-        items = list(outcome)
-        per_image = [0 if item.boxes is None else len(item.boxes) for item in items]
-        return HostBatch(
-            keys=tuple(item.key for item in items),
-            images=torch.stack([item.image for item in items]) if items else empty.image[None][:0],
-            texts=_cut(_joined([None if item.text is None else item.text[None] for item in items], empty.text)),
-            boxes=_joined([item.boxes for item in items], empty.boxes),
-            box_to_image=torch.repeat_interleave(torch.arange(len(items)), torch.tensor(per_image, dtype=torch.int64)),
-            region_texts=_cut(_joined([item.region_texts for item in items], empty.region_texts)),
-            region_labels=_joined([item.region_labels for item in items], empty.region_labels),
-            crops=_joined([item.crops for item in items], empty.crops),
-        )
-
-    def _empty(self) -> Item:
-        size, crop_size = self.inputs.image_size, self.inputs.crop_size
-        texts = self.inputs.tokenize([])
-        pixels = torch.empty(0, 3, crop_size, crop_size, dtype=torch.uint8)
-        image = torch.empty(3, size, size, dtype=torch.uint8)
-        labels = torch.empty(0, dtype=torch.int64)
-        boxes = torch.empty(0, 4)
-        return Item("", image, text=texts, boxes=boxes, region_texts=texts, region_labels=labels, crops=pixels)
-
-
-def _joined(parts: Sequence[Tensor | None], empty: Tensor | None) -> Tensor | None:
-    """One after another; `empty` where there is no item to tell whether the method asks for the field."""
-    if not parts:
-        return empty
-    return None if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])
-
-
-def _cut(tokens_NL: Tensor | None) -> Tensor | None:
-    """As long as the longest of the texts; a copy, because a worker sends all the memory that a view stands in."""
-    return None if tokens_NL is None else cut_after_ends(tokens_NL).contiguous()
-
-
-def placed(host: HostBatch, counts: Counts, device: torch.device, *, seed: int) -> Batch:
-    """The batch on its device, pixels normalised; `seed` is that of the step."""
-    moved = {
-        name: value.to(device, non_blocking=True) for name, value in host._asdict().items() if isinstance(value, Tensor)
-    }
-    crops = moved.get("crops")
-    return Batch(
-        keys=host.keys,
-        counts=counts,
-        images=normalise(moved["images"]),
-        texts=moved.get("texts"),
-        boxes=moved.get("boxes"),
-        box_to_image=moved.get("box_to_image"),
-        region_texts=moved.get("region_texts"),
-        region_labels=moved.get("region_labels"),
-        seed=seed,
-        crops=None if crops is None else normalise(crops),
-    )
+PREFETCH = 2  # batches that each worker makes ahead
+MEASURED = 32  # samples that tell how large a slot must be
 
 
 @dataclass
@@ -142,6 +65,17 @@ class PackedSamples(Dataset[Item]):
         except FineclipError as error:
             return error
 
+    def measured(self, most: int) -> list[Size]:
+        """Bytes of the pixels of some samples, from all over the shards; those that cannot be read are left out."""
+        sizes = []
+        for row in np.linspace(0, len(self) - 1, min(most, len(self))).astype(int).tolist():
+            try:
+                item = self.item(Visit(row, epoch=0))
+            except FineclipError:
+                continue
+            sizes.append(Size(item.image.nbytes, 0 if item.crops is None else item.crops.nbytes))
+        return sizes
+
     def item(self, visit: Visit) -> Item:
         """One sample at one epoch.
 
@@ -167,26 +101,152 @@ def batches(
 ) -> Iterator[HostBatch]:
     """The batches of a process, in the order of the sampler.
 
-    `workers` processes read and decode; 0 does it here. `pin` makes the copies to a GPU asynchronous.
+    `workers` processes read and decode; 0 does it here. `pin` makes the copies to a GPU asynchronous. The pixels of a batch
+    are gone when the next but one is asked for: `placed` copies them.
 
     Raises:
         DataError: a sample is no image.
         ShardError: a tar is gone, cut, or not the one of its index.
     """
+    ring = _ring(samples, sampler, workers=workers) if workers else None
+    if ring is not None and pin:
+        ring.pin()
+    try:
+        yield from _made(_Making(samples, collate, ring), sampler, workers=workers, pin=pin)
+    finally:
+        if ring is not None:
+            ring.close()
+
+
+def _ring(samples: PackedSamples, sampler: BatchSampler, *, workers: int) -> Ring | None:
+    """Of slots that hardly any batch is too large for; None where batches have no pixels."""
+    images = len(next(iter(sampler), ()))
+    measured = samples.measured(MEASURED)
+    if not images or not measured:
+        return None
+    ring = Ring(workers * PREFETCH + SPARE_SLOTS, enough(measured, images))
+    log.debug("the loader has %d slots of %.1f MB", ring.slots, ring.slot_bytes / 1e6)
+    return ring
+
+
+class _Request(NamedTuple):
+    """A share of a step, and its number among those of a loader."""
+
+    number: int
+    visits: Sequence[Visit]
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """The shares of a sampler, numbered."""
+
+    sampler: BatchSampler
+
+    def __iter__(self) -> Iterator[Any]:
+        return (_Request(number, visits) for number, visits in enumerate(self.sampler))
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+@dataclass
+class _Making(Dataset[Item]):
+    """What a worker does: from a share of a step to its batch, packed for the queue."""
+
+    samples: PackedSamples
+    collate: Collate
+    ring: Ring | None
+
+    def __getitems__(self, request: _Request) -> "_Packed | HostBatch | FineclipError":
+        """One batch. What goes wrong is returned, because a worker's exception would lose its message."""
+        if self.ring is None:
+            return self.collate(self.samples.__getitems__(request.visits))
+        canvas = self.ring.canvas(request.number)
+        with drawn_on(canvas):
+            outcome = self.samples.__getitems__(request.visits)
+        batch = self.collate(outcome, canvas)
+        return batch if isinstance(batch, FineclipError) else _packed(batch, self.ring)
+
+
+class _Packed(NamedTuple):
+    """The fields of a batch, by name. Small ones are arrays: tensors would each take a piece of shared memory of their own.
+
+    Attributes:
+        pixels: where they lie in the ring, or, where they did not fit, themselves.
+    """
+
+    arrays: dict[str, np.ndarray]
+    pixels: dict[str, Spot | Tensor]
+    others: dict[str, Any]
+
+
+def _packed(batch: HostBatch, ring: Ring) -> _Packed:
+    tensors, others = batch.tensors, batch._asdict()
+    packed = _Packed({}, {}, {name: value for name, value in others.items() if name not in tensors})
+    for name, tensor in tensors.items():
+        if name in {"images", "crops"}:
+            packed.pixels[name] = ring.spot(tensor) or tensor
+        else:
+            packed.arrays[name] = tensor.numpy()
+    return packed
+
+
+def _unpacked(packed: _Packed, ring: Ring, lease: Lease) -> HostBatch:
+    fields = dict(packed.others, lease=lease)
+    fields |= {name: torch.from_numpy(array) for name, array in packed.arrays.items()}
+    fields |= {name: ring.tensor(at) if isinstance(at, Spot) else at for name, at in packed.pixels.items()}
+    return HostBatch(**fields)
+
+
+def _made(making: _Making, sampler: BatchSampler, *, workers: int, pin: bool) -> Iterator[HostBatch]:
     loader = DataLoader(
-        samples,
-        batch_sampler=sampler,
-        collate_fn=collate,
+        making,
+        batch_sampler=_Numbered(sampler),
+        collate_fn=_as_it_is,
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
         multiprocessing_context=_worker_context() if workers else None,
         worker_init_fn=_quiet_worker if workers else None,
-        pin_memory=pin,
     )
-    for outcome in loader:
+    stream, leases, too_large = iter(loader), deque[Lease](), 0
+    while True:
+        if len(leases) == SPARE_SLOTS:
+            leases.popleft().wait()
+        outcome = next(stream, None)
+        if outcome is None:
+            break
         if isinstance(outcome, FineclipError):
             raise outcome
-        yield outcome
+        if isinstance(outcome, _Packed) and making.ring is not None:
+            too_large += _is_too_large(outcome, making.ring, said=too_large > 0)
+            leases.append(Lease())
+            outcome = _unpacked(outcome, making.ring, leases[-1])
+        yield _pinned(outcome) if pin else outcome
+    if too_large:
+        log.info("%d of %d batches were too large for their slot", too_large, len(sampler))
+
+
+def _is_too_large(packed: _Packed, ring: Ring, *, said: bool) -> bool:
+    """Of a batch whose pixels did not fit their slot: that is said once."""
+    outside = [value.nbytes for value in packed.pixels.values() if isinstance(value, Tensor) and value.numel()]
+    if outside and not said:
+        log.info(
+            "a batch has %.1f MB of pixels that do not fit the loader's slot of %.1f MB: it comes another way, with a copy"
+            " more",
+            sum(outside) / 1e6,
+            ring.slot_bytes / 1e6,
+        )
+    return bool(outside)
+
+
+def _pinned(batch: HostBatch) -> HostBatch:
+    """Copies to a GPU need not wait for the host then; pixels in the ring are already."""
+    pinned = {name: value.pin_memory() for name, value in batch.tensors.items() if not value.is_pinned()}
+    return HostBatch(**(batch._asdict() | pinned))
+
+
+def _as_it_is(outcome: Any) -> Any:
+    return outcome
 
 
 def _worker_context() -> BaseContext:

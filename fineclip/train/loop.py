@@ -7,125 +7,83 @@ uninterrupted one at the same number of processes and threads; on a GPU it does 
 
 import hashlib
 import logging
-import math
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import AdamW
 
-from fineclip.config import TrainConfig
 from fineclip.errors import DataError, FineclipError, TrainingError
-from fineclip.methods import Method
-from fineclip.methods.items import Group
-from fineclip.train.distributed import Processes, Wish
+from fineclip.methods.cost import step_flops
+from fineclip.models.flops import peak_flops
+from fineclip.train.distributed import Wish
 from fineclip.train.journal import Journal
-from fineclip.train.loader import Collate, HostBatch, PackedSamples, batches, placed
-from fineclip.train.optim import learning_rate, make_optimizer, set_learning_rate
-from fineclip.train.order import BatchSampler, Order
+from fineclip.train.loader import HostBatch, placed
+from fineclip.train.optim import learning_rate, set_learning_rate
+from fineclip.train.resume import resume, save
 from fineclip.train.signals import Requests, heeded
-from fineclip.train.state import StateFolder
+from fineclip.train.training import Learner, Training, learner_of
+from fineclip.train.watch import Watch
 from fineclip.types import Batch, Counts, Losses
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Training:
-    """What a training is made of.
-
-    Attributes:
-        folder: of the run; metrics and speeds go there.
-        workers: processes that read and decode, for each training process.
-    """
-
-    method: Method[Any]
-    config: TrainConfig
-    samples: PackedSamples
-    collate: Collate
-    folder: Path
-    state: StateFolder
-    processes: Processes
-    workers: int = 0
-
-    @cached_property
-    def order(self) -> Order:
-        """Which samples each step sees."""
-        sizes = tuple(map(len, self.samples.shards))
-        config = self.config
-        return Order(sizes, config.batch_size, seed=config.seed, shuffle_shards=config.shuffle_shards)
-
-    @cached_property
-    def steps(self) -> int:
-        """In all."""
-        planned = self.order.steps_per_epoch * self.config.epochs
-        return planned if self.config.max_steps is None else min(planned, self.config.max_steps)
-
-    @cached_property
-    def groups(self) -> Sequence[Group]:
-        """Which images of a step stay together on one process.
-
-        Raises:
-            ConfigError: the method has no use for a step of so few images.
-        """
-        return self.method.groups(self.order.images_per_step, self.collate.inputs)
-
-    def batches(self, done: int) -> Iterator[HostBatch]:
-        """This process's share of every step that is left."""
-        own, groups = self.processes, self.groups
-        sampler = BatchSampler(self.order, done, self.steps, own.rank, own.world_size, groups)
-        return batches(self.samples, self.collate, sampler, workers=self.workers, pin=own.device.type == "cuda")
-
-    def is_due(self, step: int, every: int) -> bool:
-        """Whether something that is done every so many steps is done after step number `step`, and after the last."""
-        return (step + 1) % every == 0 or step + 1 == self.steps
 
 
 def train(training: Training) -> None:
     """Train to the last step, from where an earlier attempt was stopped.
 
     Raises:
-        ConfigError: a step has too few images for the method.
-        TrainingError: the loss is not finite, processes disagree, or another process failed.
+        ConfigError: a step has too few images for the method, or does not fit into the memory.
+        TrainingError: the loss is not finite or diverges, processes disagree, or another process failed.
         DataError, ShardError: a sample cannot be read.
         SystemExit: a signal asked to stop; a checkpoint is saved.
     """
     processes, config = training.processes, training.config
-    method = training.method.to(processes.device)
-    optimizer = make_optimizer(method.parameter_groups(), config)
-    done = _resume(training, optimizer)
-    _announce(training, done)
-    module, stream = processes.wrap(method), training.batches(done)
-    journal = Journal(
-        training.folder, done=done, steps=training.steps, writes=processes.is_first, device=processes.device
-    )
-    losses: Losses | None = None
-    with heeded() as requests, journal:
+    training.method.to(processes.device)
+    learner = learner_of(training)
+    done = resume(training, learner)
+    _announce(training, learner, done)
+    module, stream = processes.wrap(training.method), training.batches(done)
+    with heeded() as requests, _journal(training, done) as journal:
         for step in range(done, training.steps):
             with journal.waiting():
                 batch, wish = _next_batch(training, stream, requests, step=step)
             if wish is Wish.STOP:
-                if losses is not None:
-                    _judged(training, losses, step=step - 1)
-                    _save(training, optimizer, step)
+                if step > done:
+                    _judged(training, learner.watch)
+                    save(training, learner, step)
                 log.info("asked to stop after step %d of %d; run again to go on", step, training.steps)
                 raise SystemExit(128 + (requests.received or signal.SIGTERM))
-            losses = _update(training, module, optimizer, batch, step=step)
-            journal.saw(sum(batch.counts.images))
+            losses = _update(training, module, learner, batch, step=step)
+            journal.saw(sum(batch.counts.images), sum(batch.counts.regions), step_flops(training.method, batch))
             if step == done:
-                processes.require_equal_gradients(method)
+                processes.require_equal_gradients(training.method)
             must_log = step == 0 or training.is_due(step, config.log_every_steps)
             must_save = training.is_due(step, config.checkpoint_every_steps) and step + 1 < training.steps
-            values = _judged(training, losses, step=step) if must_log or must_save else {}
+            _begin(training, learner.watch, losses, batch.keys, step=step)
+            values = _judged(training, learner.watch) if must_log or must_save else {}
             if must_log:
-                journal.record(_metrics(training, batch.counts, optimizer, step=step), values)
+                journal.record(_metrics(training, batch.counts, learner.optimizer, step=step), values)
             if must_save:
-                _save(training, optimizer, step + 1)
+                save(training, learner, step + 1)
+
+
+def _journal(training: Training, done: int) -> Journal:
+    processes, runtime = training.processes, training.runtime
+    is_gpu = processes.device.type == "cuda"
+    name = torch.cuda.get_device_name(processes.device) if is_gpu else ""
+    return Journal(
+        training.folder,
+        done=done,
+        steps=training.steps,
+        writes=processes.is_first,
+        device=processes.device,
+        peak_flops=peak_flops(name, training.config.precision) if is_gpu else None,
+        tensorboard=runtime.tensorboard,
+    )
 
 
 def _next_batch(
@@ -150,20 +108,17 @@ def _next_batch(
     return placed(host, counts, processes.device, seed=_draws(training.config.seed, step, "all")), wish
 
 
-def _update(training: Training, module: nn.Module, optimizer: AdamW, batch: Batch, *, step: int) -> Losses:
+def _update(training: Training, module: nn.Module, learner: Learner, batch: Batch, *, step: int) -> Losses:
     """One step of the optimiser. What is drawn on the way is a function of seed, step and process."""
-    config, processes, method = training.config, training.processes, training.method
-    torch.manual_seed(_draws(config.seed, step, processes.rank))
-    set_learning_rate(
-        optimizer, learning_rate(step, of=training.steps, peak=config.learning_rate, warmup=config.warmup_steps)
-    )
-    optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(processes.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+    config, method = training.config, training.method
+    torch.manual_seed(_draws(config.seed, step, training.processes.rank))
+    rate = learning_rate(step, of=training.steps, peak=config.learning_rate, warmup=config.warmup_steps)
+    set_learning_rate(learner.optimizer, rate)
+    learner.optimizer.zero_grad(set_to_none=True)
+    method.chunks.loss_scale = learner.precision.loss_scale
+    with learner.precision.autocast():
         losses: Losses = module(batch)
-    losses.total.backward()  # type: ignore[no-untyped-call]
-    if config.clip_gradient_norm is not None:
-        nn.utils.clip_grad_norm_(method.parameters(), config.clip_gradient_norm)
-    optimizer.step()
+    learner.precision.update(losses.total, learner.optimizer, method, clip=config.clip_gradient_norm)
     method.after_step(step, training.steps)
     return losses
 
@@ -174,24 +129,27 @@ def _draws(seed: int, step: int, who: int | str) -> int:
     return int.from_bytes(digest[:7], "little")
 
 
-def _judged(training: Training, losses: Losses, *, step: int) -> dict[str, float]:
-    """Total and terms over the whole batch; looked at when it is logged or saved, so that no other step waits for it.
+def _begin(training: Training, watch: Watch, losses: Losses, keys: Sequence[str], *, step: int) -> None:
+    """Send the losses of a step off, and look at those of the step before."""
+    with _given_up(training):
+        watch.begin(step, losses, keys)
 
-    Raises:
-        TrainingError: the total is not finite. All processes raise, because all see the same average.
-    """
-    values = training.processes.average({"total": losses.total, **losses.terms})
-    if math.isfinite(values["total"]):
-        return values
-    terms = ", ".join(f"{name} {value:g}" for name, value in values.items())
-    message = (
-        f"{training.folder}: the loss is no longer finite at step {step + 1} of {training.steps}: {terms}."
-        " Lower train.learning_rate, set train.clip_gradient_norm, lengthen train.warmup_steps,"
-        " or set train.precision: fp32."
-    )
-    if training.processes.is_first:
-        training.state.give_up(message)
-    raise TrainingError(message)
+
+def _judged(training: Training, watch: Watch) -> dict[str, float]:
+    """Total and terms of the step at hand over the whole batch; waits for the device."""
+    with _given_up(training):
+        return watch.judged() or {}
+
+
+@contextmanager
+def _given_up(training: Training) -> Iterator[None]:
+    """A training that is none any more leaves its marker, so that the next attempt does not come here again."""
+    try:
+        yield
+    except TrainingError as error:
+        if training.processes.is_first:
+            training.state.give_up(str(error))
+        raise
 
 
 def _metrics(training: Training, counts: Counts, optimizer: AdamW, *, step: int) -> dict[str, Any]:
@@ -206,32 +164,7 @@ def _metrics(training: Training, counts: Counts, optimizer: AdamW, *, step: int)
     }
 
 
-def _save(training: Training, optimizer: AdamW, done: int) -> None:
-    content = {"method": training.method.state_dict(), "optimizer": optimizer.state_dict()}
-    training.processes.first_does(lambda: training.state.save(done, content))
-
-
-def _resume(training: Training, optimizer: AdamW) -> int:
-    """Steps that earlier attempts made; method and optimiser are set to where they stood.
-
-    Raises:
-        TrainingError: the processes do not find the same checkpoint.
-    """
-    found = training.state.load()
-    done = 0 if found is None else found[0]
-    agreed = training.processes.first_does(lambda: done)
-    if agreed != done:
-        raise TrainingError(
-            f"{training.state.folder}: the first process finds a checkpoint of step {agreed}, this one of step {done}."
-            " All processes must see the same folder."
-        )
-    if found is not None:
-        training.method.load_state_dict(found[1]["method"])
-        optimizer.load_state_dict(found[1]["optimizer"])
-    return done
-
-
-def _announce(training: Training, done: int) -> None:
+def _announce(training: Training, learner: Learner, done: int) -> None:
     config, order = training.config, training.order
     if not training.processes.is_first:
         return
@@ -244,6 +177,12 @@ def _announce(training: Training, done: int) -> None:
         training.processes.world_size,
         training.processes.device,
     )
+    chunks, scaler = training.method.chunks, learner.precision.scaler
+    if chunks.apart:
+        images, crops = ("all" if each is None else each for each in (chunks.images, chunks.crops))
+        log.info("a process encodes %s images and %s crops at a time", images, crops)
+    if scaler.is_enabled():
+        log.info("the loss is scaled by %g", scaler.get_scale())
     if config.warmup_steps >= training.steps:
         log.warning(
             "train.warmup_steps: %d is not less than the %d steps of this training: the learning rate never reaches its peak",

@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +23,38 @@ import torch
 import yaml
 from pydantic import SerializeAsAny, ValidationInfo, field_validator
 
-from fineclip.config import EncoderConfig, LoaderConfig, MethodConfig, Section, TrainConfig, canonical, identity, parse
+from fineclip.config import (
+    EncoderConfig,
+    LoaderConfig,
+    MethodConfig,
+    RuntimeConfig,
+    Section,
+    TrainConfig,
+    canonical,
+    identity,
+    parse,
+)
 from fineclip.config.base import key
 from fineclip.errors import ConfigError
 from fineclip.methods import METHODS
 from fineclip.methods.items import Inputs
+from fineclip.methods.texts import CachedTexts
 from fineclip.models.checkpoint import ARCHITECTURE, VOCABULARY, WEIGHTS, load_encoder, publish
 from fineclip.models.encoder import RegionEncoder
+from fineclip.models.texts import text_tower_hash
 from fineclip.models.tokenizer import load_tokenizer
 from fineclip.shards import Job, hashes_of, write_text
 from fineclip.shards.atomic import sweep
 from fineclip.stages.concepts import read_concepts
+from fineclip.stages.texts import text_files
 from fineclip.stages.upstream import keys_by_shard, manifests_of
-from fineclip.stages.weights import weights_at
+from fineclip.stages.weights import vocabulary_at, weights_at
 from fineclip.train.distributed import Processes, joined
 from fineclip.train.loader import Collate, PackedSamples
-from fineclip.train.loop import Training, train
+from fineclip.train.loop import train
 from fineclip.train.selection import Selection, read_selection
 from fineclip.train.state import StateFolder
+from fineclip.train.training import Training
 
 log = logging.getLogger(__name__)
 
@@ -100,9 +115,9 @@ def train_run(
     *,
     tokenizer: Path | None = None,
     concepts: Path | None = None,
-    workers: int = 0,
+    texts: Sequence[Path] = (),
+    runtime: RuntimeConfig | None = None,
     threads: int = 1,
-    device: str = "auto",
 ) -> None:
     """Train, publish, and write the manifest last; goes on where an earlier attempt was stopped.
 
@@ -114,32 +129,37 @@ def train_run(
         config: what identifies the training beside its inputs.
         tokenizer: manifest of the tokenizer's vocabulary, None where the encoder takes the usual one.
         concepts: manifest of the concepts of the scale, None where the method needs none.
-        workers: processes that read and decode, for each training process; 0 does it in there.
+        texts: manifests of embedded texts, of packed shards as above; none where they are embedded at every visit.
+        runtime: the means; no result changes with them beyond rounding. None takes the defaults.
         threads: of each training process, on the CPU.
-        device: auto, cpu, cuda or mps.
 
     Raises:
         FineclipError: of any kind; nothing is published then.
         SystemExit: a signal asked to stop; a checkpoint is saved.
     """
+    runtime = runtime or RuntimeConfig()
     torch.set_num_threads(threads)
     keys = keys_by_shard(select)
     manifests = manifests_of(keys, packed, stage="pack", select=select)
+    embedded = manifests_of(keys, texts, stage="texts", select=select) if texts else {}
     optional = [path for path in (tokenizer, concepts) if path is not None]
-    job = _job(manifest, config, [select, *manifests.values(), weights, *optional])
-    with joined(device) as processes, ExitStack() as stack:
-        state = StateFolder(manifest.parent / "state", _state_identity(job))
+    job = _job(manifest, config, [select, *manifests.values(), weights, *optional, *embedded.values()])
+    with joined(runtime.device) as processes, ExitStack() as stack:
+        state = StateFolder(manifest.parent / "state", _state_identity(job), kept=runtime.keep_checkpoints)
         if processes.first_does(job.is_done):
             processes.first_does(state.clear)  # a process killed at the very end leaves it behind
             return
         processes.first_does(lambda: stack.enter_context(state.locked()))
         processes.first_does(state.require_hope)
-        vocabulary = _vocabulary(tokenizer, config.encoder)
+        vocabulary = vocabulary_at(tokenizer, config.encoder)
         encoder = load_encoder(config.encoder, weights_at(weights, config.encoder.weights)).to(processes.device)
         selection = read_selection(keys, manifests, config.train)
-        inputs = _inputs(config, vocabulary, concepts)
+        inputs = replace(
+            _inputs(config, vocabulary, concepts),
+            embedded=_embedded(config, encoder, embedded, packed=manifests, tokenizer=tokenizer),
+        )
         training = _training(
-            config, encoder, selection, inputs=inputs, state=state, processes=processes, workers=workers
+            config, encoder, selection, inputs=inputs, state=state, processes=processes, runtime=runtime
         )
         train(training)
         processes.first_does(
@@ -156,7 +176,7 @@ def publish_pretrained(
     if job.is_done():
         return
     encoder = load_encoder(config.encoder, weights_at(weights, config.encoder.weights))
-    _finish(job, encoder, config, _vocabulary(tokenizer, config.encoder))
+    _finish(job, encoder, config, vocabulary_at(tokenizer, config.encoder))
 
 
 def _job(manifest: Path, config: Section, inputs: Sequence[Path]) -> Job:
@@ -172,19 +192,6 @@ def _state_identity(job: Job) -> str:
     inputs = job.inputs if isinstance(job.inputs, Mapping) else hashes_of(job.inputs)
     claim = {"version": job.version, "config": config, "inputs": dict(inputs)}
     return hashlib.sha256(canonical(claim).encode()).hexdigest()
-
-
-def _vocabulary(tokenizer: Path | None, config: EncoderConfig) -> Path | None:
-    """The vocabulary file of an encoder that has its own.
-
-    Raises:
-        ConfigError: the configuration names one, and its manifest is not given; or the other way round.
-    """
-    if (tokenizer is None) != (config.tokenizer is None):
-        raise ConfigError(
-            "the encoder's key `tokenizer` and the option --tokenizer belong together: give both, or neither"
-        )
-    return None if tokenizer is None or config.tokenizer is None else weights_at(tokenizer, config.tokenizer)
 
 
 def _inputs(config: RunConfig, vocabulary: Path | None, concepts: Path | None) -> Inputs:
@@ -204,6 +211,34 @@ def _inputs(config: RunConfig, vocabulary: Path | None, concepts: Path | None) -
     )
 
 
+def _embedded(
+    config: RunConfig,
+    encoder: RegionEncoder,
+    texts: Mapping[str, Path],
+    *,
+    packed: Mapping[str, Path],
+    tokenizer: Path | None,
+) -> CachedTexts | None:
+    """The captions' embeddings, where they were made beforehand; by shard, `texts` and `packed` are manifests.
+
+    Raises:
+        ConfigError: they are to be, and their manifests are not given; or the other way round.
+        ShardError: they are of another encoder, or of other shards.
+    """
+    if bool(texts) != (config.loader.cached_texts and config.options.takes_embedded_texts):
+        needs = "takes embedded texts: give" if config.loader.cached_texts else "is to embed texts itself, so leave out"
+        needs = needs if config.options.takes_embedded_texts else "has no use for"
+        raise ConfigError(
+            f"method {config.method}, loader.cached_texts {str(config.loader.cached_texts).lower()}: it {needs} --texts FILE,"
+            " manifests of `texts`"
+        )
+    if not texts:
+        return None
+    files = text_files(texts, packed=packed, text_tower=text_tower_hash(encoder), tokenizer=tokenizer)
+    log.info("captions are looked up, not embedded: %d files", len(files))
+    return CachedTexts(files, encoder.width)
+
+
 def _training(
     config: RunConfig,
     encoder: RegionEncoder,
@@ -212,7 +247,7 @@ def _training(
     inputs: Inputs,
     state: StateFolder,
     processes: Processes,
-    workers: int,
+    runtime: RuntimeConfig,
 ) -> Training:
     """What the loop needs. A GPU is asked for the same bits at every run where that is wanted."""
     if config.train.deterministic and processes.device.type == "cuda":
@@ -231,7 +266,7 @@ def _training(
         folder=state.folder.parent,
         state=state,
         processes=processes,
-        workers=workers,
+        runtime=runtime,
     )
 
 

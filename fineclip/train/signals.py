@@ -15,10 +15,15 @@ class Requests:
         self.received: signal.Signals | None = None
 
     def hear(self, number: int, _: FrameType | None) -> None:
-        """Remember the first; a second one ends the process at once."""
-        if self.received is not None:
+        """Remember the first; a second SIGINT ends the process at once.
+
+        SIGTERM is no more than a request however often it comes: a scheduler sends it to every process of a job, and the
+        launcher among them sends it on.
+        """
+        if self.received is None:
+            self.received = signal.Signals(number)
+        elif number == signal.SIGINT:
             raise SystemExit(128 + number)
-        self.received = signal.Signals(number)
 
 
 @contextmanager

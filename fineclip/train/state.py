@@ -1,8 +1,8 @@
 """What a training keeps in `state/` so that it can go on: checkpoints, a lock, and a marker of what cannot be mended by going on.
 
     state/lock                  held while a process trains here
-    state/step-00000500.pt      weights, optimiser
-    state/step-00000500.json    {identity, step, sha256}; written last: without it the checkpoint does not exist
+    state/step-00000500.pt      weights as they are, optimiser, loss scale, position, chunks, first and last losses
+    state/step-00000500.json    {identity, step, sha256, code}; written last: without it the checkpoint does not exist
     state/failed.json           {identity, message}: why going on is of no use
 
 Everything belongs to an identity (configuration, inputs, versions). What belongs to another is never taken up. No state of
@@ -24,17 +24,20 @@ import torch
 
 from fineclip.errors import TrainingError
 from fineclip.shards import atomic, sha256_of, write_text
+from fineclip.version import __version__
 
 log = logging.getLogger(__name__)
 
-KEPT = 2  # checkpoints: if the last one does not read, the one before it does
-
 
 class StateFolder:
-    """The folder `state/` of a run, as one identity sees it."""
+    """The folder `state/` of a run, as one identity sees it.
 
-    def __init__(self, folder: Path, identity: str) -> None:
-        self.folder, self.identity = folder, identity
+    Args:
+        kept: checkpoints; with two, if the last one does not read, the one before it does.
+    """
+
+    def __init__(self, folder: Path, identity: str, *, kept: int = 2) -> None:
+        self.folder, self.identity, self.kept = folder, identity, kept
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -86,10 +89,10 @@ class StateFolder:
         path = self.folder / f"step-{step:08d}.pt"
         with atomic(path) as temporary:
             torch.save(content, temporary)
-        record = {"identity": self.identity, "step": step, "sha256": sha256_of(path)}
+        record = {"identity": self.identity, "step": step, "sha256": sha256_of(path), "code": __version__}
         write_text(path.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
         own = [path for path in self._newest_first() if self._record(path) is not None]
-        for old in set(self._newest_first()) - set(own[:KEPT]):
+        for old in set(self._newest_first()) - set(own[: self.kept]):
             old.with_suffix(".json").unlink(missing_ok=True)
             old.unlink(missing_ok=True)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fineclip.config import FineCLIPConfig
+from fineclip.config import FineCLIPConfig, LoaderConfig
 from fineclip.methods.fineclip import FineCLIP
 from fineclip.methods.items import Inputs
 from fineclip.models.images import crop, normalise, squash
@@ -56,7 +56,12 @@ def test_a_sample_as_the_authors_prepare_it(index: int) -> None:
     )
     sample = Sample("k", content.getvalue(), width, height, (meta["captions"][index],), regions=regions)
     context_length, size = stored["caption_tokens"].shape[-1], stored["tensor"].shape[-1]
-    inputs = Inputs(Tokenizer(context_length=context_length), image_size=size, crop_size=stored["crops"].shape[-1])
+    inputs = Inputs(
+        Tokenizer(context_length=context_length),
+        image_size=size,
+        crop_size=stored["crops"].shape[-1],
+        loader=LoaderConfig(resample="pillow"),
+    )
     options = FineCLIPConfig(crop_scale=ENLARGED)
     item = FineCLIP.preparation(inputs, options, max_regions=meta["max_boxes"])(sample, np.random.default_rng(0))
     torch.testing.assert_close(normalise(item.image), stored["tensor"], **close)

@@ -120,6 +120,7 @@ def planned(folder: Path, *arguments: str) -> dict[str, int]:
         "pack",
         "card",
         "concepts",
+        "texts",
         "index",
         "weights",
     }

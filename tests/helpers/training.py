@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fineclip.config import TrainConfig, parse
+from fineclip.config import RuntimeConfig, TrainConfig, parse
 from fineclip.methods import METHODS
 from fineclip.methods.items import Inputs
 from fineclip.stages.upstream import keys_by_shard, manifests_of
 from fineclip.train.distributed import Processes
 from fineclip.train.loader import Collate, PackedSamples
-from fineclip.train.loop import Training
 from fineclip.train.selection import read_selection
 from fineclip.train.state import StateFolder
+from fineclip.train.training import Training
 from tests.helpers.tiny import TinyTokenizer, tiny_encoder
 
 INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8)
@@ -38,6 +38,7 @@ def training_of(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
+    runtime: Mapping[str, Any] | None = None,
     method: str = "fineclip",
     options: Mapping[str, Any] | None = None,
     **changes: Any,
@@ -59,7 +60,7 @@ def training_of(
         folder=folder,
         state=StateFolder(folder / "state", "identity"),
         processes=Processes(rank, world_size, torch.device("cpu")),
-        workers=workers,
+        runtime=RuntimeConfig(loader_workers=workers, **{"tensorboard": False, **(runtime or {})}),
     )
 
 

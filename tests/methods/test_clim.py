@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fineclip.config import ClimConfig, load, parse, read_files
+from fineclip.config import ClimConfig, LoaderConfig, load, parse, read_files
 from fineclip.errors import ConfigError
 from fineclip.methods import Clim, Clip
 from fineclip.methods.clim import make_mosaics, mosaic_sides, sides_within, tile_boxes, tiled
 from fineclip.methods.contrastive import contrastive_loss
 from fineclip.methods.items import Group, Inputs, generator
-from fineclip.models.images import BICUBIC, decode, squash
+from fineclip.models.images import SQUASH_BICUBIC, decode
 from fineclip.train.distributed import Wish
 from fineclip.train.loader import placed
 from fineclip.train.loop import train
@@ -25,7 +25,7 @@ from tests.helpers.tiny import TinyTokenizer, batch_of, parts_of, tiny_encoder
 from tests.helpers.training import lines_of, training_of
 
 ROOT = Path(__file__).parents[2]
-INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8)
+INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConfig(resample="pillow"))
 SMALL: dict[str, Any] = {"mosaics": [2], "mosaic_size": 24}
 
 
@@ -127,7 +127,7 @@ def test_an_item_is_a_random_part_of_the_image_and_a_caption() -> None:
     # no part of the right aspect has the area of the whole: what is left is the largest in the middle
     wide = round(HEIGHT * 4 / 3)
     left = (WIDTH - wide) // 2
-    expected = squash(decode(one.image).crop((left, 0, left + wide, HEIGHT)), 16, BICUBIC)
+    expected = SQUASH_BICUBIC(decode(one.image).crop((left, 0, left + wide, HEIGHT)), 16)
     assert torch.equal(whole.image, expected)
     same = Clip.preparation(INPUTS, Clip.section(), max_regions=0)(one, generator(0, 0, "k"))
     assert torch.equal(whole.text, same.text)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fineclip.config import ClipSelfConfig, FineCLIPConfig, TrainConfig, parse
+from fineclip.config import ClipSelfConfig, FineCLIPConfig, LoaderConfig, TrainConfig, parse
 from fineclip.errors import ConfigError
 from fineclip.methods import METHODS, ClipSelf
 from fineclip.methods.clipself import draw_patches, grids
@@ -22,7 +22,7 @@ from tests.helpers.packs import HEIGHT, WIDTH, picture, sample, write_world
 from tests.helpers.tiny import TinyTokenizer, batch_of, tiny_encoder
 from tests.helpers.training import stop_before, training_of, weights_of
 
-INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8)
+INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConfig(resample="pillow"))
 
 
 def prepared(one: Sample, *, max_regions: int = 20, epoch: int = 0, **options: Any):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fineclip.config import ClipConfig, FineCLIPConfig
+from fineclip.config import ClipConfig, FineCLIPConfig, LoaderConfig
 from fineclip.methods import METHODS
 from fineclip.methods.items import (
     RESIZES,
@@ -15,14 +15,13 @@ from fineclip.methods.items import (
     generator,
     grid_boxes,
     stack_boxes,
-    stack_crops,
 )
 from fineclip.models.images import decode
 from fineclip.types import Box, Region, Sample
 from tests.helpers.packs import HEIGHT, WIDTH, picture, sample
 from tests.helpers.tiny import TinyTokenizer
 
-INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8)
+INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConfig(resample="pillow"))
 
 
 def regions_of(*captions: str | None) -> Sample:
@@ -85,9 +84,8 @@ def test_cells_of_a_grid() -> None:
     assert grid_boxes(2, 1, width=8, height=6) == [(0, 0, 8, 3), (0, 3, 8, 6)]
 
 
-def test_no_boxes_and_no_crops_are_tensors_too() -> None:
+def test_no_boxes_are_a_tensor_too() -> None:
     assert stack_boxes([]).shape == (0, 4)
-    assert stack_crops([], 8).shape == (0, 3, 8, 8)
     assert stack_boxes([(0, 0, 1, 1)]).dtype == torch.float32
 
 

@@ -2,19 +2,25 @@
 
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fineclip.errors import DataError, TrainingError
+from fineclip.errors import ConfigError, DataError, TrainingError
 from fineclip.train.loop import train
+from fineclip.train.memory import costs_of
 from fineclip.train.optim import learning_rate
+from fineclip.version import __version__
 from tests.helpers.packs import sample, write_pack, write_select, write_world
 from tests.helpers.processes import run_processes
 from tests.helpers.training import CONFIG, lines_of, stop_before, training_of, weights_of
 
 World = tuple[Path, list[Path]]
+Undisturbed = tuple[dict[str, torch.Tensor], Path]
 SIZES = {"a": 6, "b": 4, "c": 6}  # 4 steps an epoch, 12 in all
 
 
@@ -43,7 +49,7 @@ def undisturbed(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return weights_of(training), folder
 
 
-def test_metrics_say_what_every_repetition_would(undisturbed: tuple[dict[str, torch.Tensor], Path]) -> None:
+def test_metrics_say_what_every_repetition_would(undisturbed: Undisturbed) -> None:
     lines = lines_of(undisturbed[1] / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 4, 6, 8, 10, 12]
     assert [line["epoch"] for line in lines] == [0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
@@ -68,7 +74,7 @@ def test_it_learns(world: World, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("step", "saved"), [(0, 1), (4, 5)])
 def test_a_signal_saves_and_the_next_attempt_ends_in_the_same_bits(
-    world: World, undisturbed: tuple[dict[str, torch.Tensor], Path], tmp_path: Path, step: int, saved: int
+    world: World, undisturbed: Undisturbed, tmp_path: Path, step: int, saved: int
 ) -> None:
     first = training_of(world, tmp_path)
     stop_before(first, step, terminate)
@@ -83,7 +89,7 @@ def test_a_signal_saves_and_the_next_attempt_ends_in_the_same_bits(
 
 @pytest.mark.parametrize("step", [1, 7])
 def test_after_a_kill_the_last_checkpoint_is_taken_up_and_ends_in_the_same_bits(
-    world: World, undisturbed: tuple[dict[str, torch.Tensor], Path], tmp_path: Path, step: int
+    world: World, undisturbed: Undisturbed, tmp_path: Path, step: int
 ) -> None:
     first = training_of(world, tmp_path)
     stop_before(first, step, kill)
@@ -95,7 +101,7 @@ def test_after_a_kill_the_last_checkpoint_is_taken_up_and_ends_in_the_same_bits(
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
-    world: World, undisturbed: tuple[dict[str, torch.Tensor], Path], tmp_path: Path
+    world: World, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     first = training_of(world, tmp_path)
     stop_before(first, 10, kill)
@@ -109,7 +115,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert_ends_the_same(training_of(world, tmp_path), undisturbed)
 
 
-def assert_ends_the_same(training: object, undisturbed: tuple[dict[str, torch.Tensor], Path]) -> None:
+def assert_ends_the_same(training: object, undisturbed: Undisturbed) -> None:
     train(training)
     weights, folder = undisturbed
     now = weights_of(training)
@@ -117,12 +123,12 @@ def assert_ends_the_same(training: object, undisturbed: tuple[dict[str, torch.Te
     assert (training.folder / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
 
 
-def test_workers_change_no_bit(world: World, undisturbed: tuple[dict[str, torch.Tensor], Path], tmp_path: Path) -> None:
+def test_workers_change_no_bit(world: World, undisturbed: Undisturbed, tmp_path: Path) -> None:
     assert_ends_the_same(training_of(world, tmp_path, workers=1), undisturbed)
 
 
 def test_three_processes_resume_bit_for_bit_and_agree_with_one(
-    world: World, undisturbed: tuple[dict[str, torch.Tensor], Path], tmp_path: Path
+    world: World, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     folders = [tmp_path] * 3
     results = run_processes(whole_and_resumed, range(3), [3] * 3, [world] * 3, folders)
@@ -214,3 +220,118 @@ def test_the_gradient_norm_is_clipped(world: World, tmp_path: Path) -> None:
     gradients = [parameter.grad for parameter in training.method.parameters() if parameter.grad is not None]
     assert torch.nn.utils.get_total_norm(gradients).item() == pytest.approx(1e-3, rel=1e-3)
     assert CONFIG.clip_gradient_norm is None
+
+
+CUT: Mapping[str, Any] = {"crop_chunk": 2, "image_chunk": 3}
+
+
+def test_rows_at_a_time_change_no_result(world: World, tmp_path: Path, undisturbed: Undisturbed) -> None:
+    train(training_of(world, tmp_path, runtime=CUT))
+    for line, expected in zip(
+        lines_of(tmp_path / "metrics.jsonl"), lines_of(undisturbed[1] / "metrics.jsonl"), strict=True
+    ):
+        assert line == pytest.approx(expected, rel=1e-2)
+
+
+def test_the_memory_that_is_allowed_decides_and_is_said(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        plenty = training_of(world, tmp_path / "plenty")
+        passes, rows = plenty.method.passes(plenty.collate.inputs), plenty.share
+        costs = costs_of(plenty.method, passes, rows, dtype=None, is_shared=False)
+        limit = costs.of(images=2, crops=3) / 1e9
+        training = training_of(world, tmp_path, runtime={"memory_gb": limit}, max_steps=3)
+        train(training)
+    chunks = training.method.chunks
+    assert costs.of(chunks.images or rows.images, chunks.crops or rows.regions) <= limit * 1e9
+    assert chunks.apart
+    assert f"of {limit:.3g} GB a step takes at most about" in caplog.text
+    assert "a process encodes" in caplog.text
+    assert "GB of memory were in use" in caplog.text
+    with pytest.raises(ConfigError, match="do not hold one image and one crop"):
+        train(training_of(world, tmp_path / "none", runtime={"memory_gb": 0.00001}))
+
+
+def test_a_resumed_run_takes_the_chunks_of_its_checkpoint(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = training_of(world, tmp_path / "whole", runtime=CUT)
+    train(whole)
+    first = training_of(world, tmp_path, runtime=CUT)
+    stop_before(first, 4, terminate)
+    with pytest.raises(SystemExit):
+        train(first)
+    second = training_of(world, tmp_path)
+    train(second)
+    assert (second.method.chunks.crops, second.method.chunks.images) == (2, 3)
+    assert all(torch.equal(weights_of(second)[name], value) for name, value in weights_of(whole).items())
+    assert "chunks are not those" not in caplog.text
+
+
+def test_other_chunks_than_those_of_the_checkpoint_are_said(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = training_of(world, tmp_path, runtime=CUT)
+    stop_before(first, 4, terminate)
+    with pytest.raises(SystemExit):
+        train(first)
+    train(training_of(world, tmp_path, runtime={"crop_chunk": 1}))
+    assert "chunks are not those of the checkpoint" in caplog.text
+
+
+def test_fp16_trains_and_resumes_with_its_loss_scale(world: World, tmp_path: Path) -> None:
+    whole = training_of(world, tmp_path / "whole", precision="fp16")
+    train(whole)
+    first = training_of(world, tmp_path, precision="fp16")
+    stop_before(first, 5, terminate)
+    with pytest.raises(SystemExit):
+        train(first)
+    found = first.state.load()
+    assert found is not None
+    assert found[1]["scaler"]["scale"] > 0
+    second = training_of(world, tmp_path, precision="fp16")
+    train(second)
+    assert all(torch.equal(weights_of(second)[name], value) for name, value in weights_of(whole).items())
+
+
+def test_a_checkpoint_says_where_it_stands(world: World, tmp_path: Path) -> None:
+    first = training_of(world, tmp_path)
+    stop_before(first, 5, terminate)
+    with pytest.raises(SystemExit):
+        train(first)
+    found = first.state.load()
+    assert found is not None
+    step, content = found
+    assert step == 6
+    assert content["position"] == {"epoch": 1, "step": 2}
+    assert content["config"]["batch_size"] == 4
+    assert content["code"] == __version__
+    assert set(content) == {
+        *("method", "optimizer", "scaler", "watch", "chunks", "position", "config", "code"),
+    }
+
+
+def test_a_loss_that_grows_leaves_a_marker_with_its_samples(world: World, tmp_path: Path) -> None:
+    training = training_of(world, tmp_path, epochs=12, max_growth=1.5, learning_rate=1e-9)
+    stop_before(training, 1, lambda: training.method.encoder.logit_scale.data.fill_(4.6))
+    with pytest.raises(TrainingError, match=r"diverges.*Its batch: [abc]-\d+, "):
+        train(training)
+    with pytest.raises(TrainingError, match="what the last attempt said"):
+        training.state.require_hope()
+
+
+def test_tensorboard_shows_what_the_files_say(world: World, tmp_path: Path) -> None:
+    first = training_of(world, tmp_path, runtime={"tensorboard": True})
+    stop_before(first, 7, kill)
+    with pytest.raises(Killed):
+        train(first)
+    train(training_of(world, tmp_path, runtime={"tensorboard": True}))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    lines = lines_of(tmp_path / "metrics.jsonl")
+    shown = {event.step: event.value for event in events.Scalars("loss/total")}
+    assert shown == pytest.approx({line["step"]: line["total"] for line in lines})
+    assert {"learning_rate", "logit_scale", "loss/distill", "images_per_second", "regions_per_second"} <= set(
+        events.Tags()["scalars"]
+    )

@@ -1,8 +1,14 @@
-"""The schedule at its corners."""
+"""The schedule at its corners, and what half precision does to a step."""
 
 import pytest
+import torch
+from torch import nn
 
-from fineclip.train.optim import learning_rate
+from fineclip.config import TrainConfig
+from fineclip.methods.base import ParameterGroup
+from fineclip.train.optim import Precision, learning_rate, make_optimizer
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -15,3 +21,39 @@ def test_linear_up_then_half_a_cosine_down(step: int, expected: float) -> None:
 
 def test_without_warmup_it_starts_at_the_peak() -> None:
     assert learning_rate(0, of=10, peak=2.0, warmup=0) == 2.0
+
+
+def test_only_fp16_scales_the_loss() -> None:
+    assert Precision.of(TrainConfig(precision="fp32"), CPU).loss_scale == 1.0
+    assert Precision.of(TrainConfig(precision="bf16"), CPU).loss_scale == 1.0
+    scale = Precision.of(TrainConfig(precision="fp16"), CPU).loss_scale
+    assert isinstance(scale, torch.Tensor)
+    assert scale.item() == 2**16
+
+
+def one_weight(config: TrainConfig) -> tuple[nn.Linear, torch.optim.AdamW]:
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(module.weight, 1.0)
+    return module, make_optimizer([ParameterGroup(list(module.parameters()), decays=True)], config)
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_a_scaled_step_is_the_plain_one(clip: float | None) -> None:
+    weights = []
+    for precision in ("fp32", "fp16"):
+        config = TrainConfig(precision=precision, learning_rate=0.1)
+        module, optimizer = one_weight(config)
+        Precision.of(config, CPU).update((3 * module.weight).sum(), optimizer, module, clip=clip)
+        weights.append(module.weight.item())
+    assert weights[0] == pytest.approx(weights[1], rel=1e-6)
+    assert weights[0] < 1
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_gradients_that_overflow_are_left_out_and_the_scale_is_halved(clip: float | None) -> None:
+    config = TrainConfig(precision="fp16", learning_rate=0.1)
+    module, optimizer = one_weight(config)
+    precision = Precision.of(config, CPU)
+    precision.update((module.weight * torch.tensor(float("inf"))).sum(), optimizer, module, clip=clip)
+    assert module.weight.item() == 1.0
+    assert precision.scaler.get_scale() == 2**15

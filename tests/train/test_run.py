@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from fineclip.config import Section, WeightsConfig, identity, parse
+from fineclip.config import RuntimeConfig, Section, WeightsConfig, identity, parse
 from fineclip.errors import ConfigError, TrainingError
 from fineclip.methods import FineCLIP
 from fineclip.models.checkpoint import load_published
@@ -64,19 +64,26 @@ def config_of(*, method: str = "fineclip", options: dict[str, Any] | None = None
 def run(config: RunConfig, *, select: Path = Path("data/select.json"), concepts: Path | None = None) -> Path:
     packed = [Path(f"data/pack/{shard}.json") for shard in SIZES]
     manifest = Path("results/set/run/train.json")
-    train_run(select, packed, Path("weights/tiny.json"), manifest, config, concepts=concepts, device="cpu")
+    runtime = RuntimeConfig(device="cpu")
+    train_run(select, packed, Path("weights/tiny.json"), manifest, config, concepts=concepts, runtime=runtime)
     return manifest.parent
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
     """Everything that two makings must have in common."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "speed.jsonl"}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "speed.jsonl"}
 
 
 def test_a_run_leaves_what_evaluation_and_report_need(place: Path) -> None:
     folder = run(config_of())
     names = ["config.yaml", "metrics.jsonl", "model.safetensors", "open_clip_config.json"]
-    assert sorted(path.name for path in folder.iterdir()) == [".train.json", *names, "speed.jsonl", "train.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".train.json",
+        *names,
+        "speed.jsonl",
+        "tensorboard",
+        "train.json",
+    ]
     manifest = read_manifest(folder / "train.json")
     assert sorted(manifest.outputs) == names
     assert set(manifest.inputs) == {"data/select.json", "data/pack/a.json", "data/pack/b.json", "weights/tiny.json"}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fineclip.config import parse
+from fineclip.config import LoaderConfig, parse
 from fineclip.methods import METHODS, Method
 from fineclip.methods.items import Inputs, Item, generator
 from fineclip.train.loader import Collate, placed
@@ -33,7 +33,8 @@ class DigestTokenizer:
 
 
 CONCEPTS = ("cat", "dog", "tree", "boat", "cup", "car", "hat", "kite", "ball", "moon", "ring", "sofa")
-INPUTS = Inputs(DigestTokenizer(), image_size=IMAGE_PX, crop_size=CROP_PX, concepts=CONCEPTS)
+PILLOW = LoaderConfig(resample="pillow")  # the same pixels on any machine
+INPUTS = Inputs(DigestTokenizer(), image_size=IMAGE_PX, crop_size=CROP_PX, concepts=CONCEPTS, loader=PILLOW)
 MAX_REGIONS = 2
 STEP_SIZE = 0.05
 LETTERBOXED = {"resize": "letterbox", "train_text": True, "trained_blocks": 1, "alpha": 0.25}

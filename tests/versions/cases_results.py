@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from fineclip.config import parse
+from fineclip.config import RuntimeConfig, parse
 from fineclip.methods import METHODS
 from fineclip.report.page import write_report
 from fineclip.shards import read_manifest
@@ -36,9 +36,8 @@ def three_steps() -> dict[str, Any]:
     select, packed = write_world(Path("data"), {"a": 6, "b": 3})
     values = {"method": "fineclip", "method_version": METHODS["fineclip"].version, "encoder": encoder, "options": {}}
     manifest = Path("results/set/run/train.json")
-    train_run(
-        select, packed, WEIGHTS, manifest, parse(RunConfig, values | {"train": TRAIN}, where="train"), device="cpu"
-    )
+    config = parse(RunConfig, values | {"train": TRAIN}, where="train")
+    train_run(select, packed, WEIGHTS, manifest, config, runtime=RuntimeConfig(device="cpu"))
     lines = [json.loads(line) for line in manifest.with_name("metrics.jsonl").read_text().splitlines()]
     made = read_manifest(manifest)
     return {

@@ -13,28 +13,32 @@ from fineclip.config import (
     CaptionConfig,
     CaptionsJsonCaption,
     DetectConfig,
+    EncoderConfig,
     FilterConfig,
     PackConfig,
     TemplateCaption,
     WeightsConfig,
     YoloDetect,
+    parse,
 )
 from fineclip.miniature.flaws import jpeg
 from fineclip.miniature.scenes import draw_scene
 from fineclip.miniature.seeds import VALIDATION
 from fineclip.models.shipped import shipped
-from fineclip.shards import CaptionRow, DetectRow, PackRow, read_manifest, sha256_of
+from fineclip.shards import CaptionRow, DetectRow, PackRow, TextsFile, read_manifest, sha256_of
 from fineclip.stages.caption import caption_shard
 from fineclip.stages.card import write_card
 from fineclip.stages.detect import detect_shard
 from fineclip.stages.given.reading import read_given
 from fineclip.stages.given.tables import GivenBoxesRow, GivenCaptionsRow
 from fineclip.stages.pack import pack_shard
+from fineclip.stages.texts import texts_shard
 from fineclip.stages.weights import fetch_weights
 from tests.helpers.images import HTML
 from tests.helpers.stages import Item, box, write_filtered
-from tests.versions.inputs import picture, put, table
+from tests.versions.inputs import picture, put, rounded, table
 from tests.versions.registry import case
+from tests.versions.worlds import WEIGHTS, write_encoder
 
 SEEN, DESCRIBED = (5, 13, 17), (0, 1, 2)  # scenes of VALIDATION; no score of theirs is near the limit, no two tie
 OWN = AnnotationsDetect(engine="annotations", min_side_px=3, max_regions=3)
@@ -163,6 +167,7 @@ SHARDS = {
     ],
     "s1": [Item(picture(2), ["two caption"], []), Item(picture(3), ["three caption"], [box(1, 1, 9, 9, "")])],
 }
+CAPTIONS = ("one caption", "no", "a second caption", "cut short", "two caption", "three caption", "cat", "dog", "")
 
 
 def packed(name: str, items: Sequence[Item]) -> Path:
@@ -203,6 +208,23 @@ def text_and_counts() -> dict[str, Any]:
     made = read_manifest(card)
     counts = {"read": made.read, "kept": made.kept, "dropped": dict(made.dropped), "regions": made.regions}
     return {"card": card.with_suffix(".md").read_text(encoding="utf-8").splitlines(), "manifest": counts}
+
+
+@case("stages.texts", after=("stages.filter", "stages.detect", "stages.caption", "stages.pack", "stages.weights"))
+def embeddings_of_captions() -> dict[str, Any]:
+    """Of a shard with and one without regions that have a caption; the first numbers of each embedding."""
+    config, outputs = parse(EncoderConfig, write_encoder(), where="case"), {}
+    for name, items in SHARDS.items():
+        source, manifest = packed(name, items), Path(f"data/mine/texts/tiny/own.label/{name}.json")
+        texts_shard(source, WEIGHTS, manifest, config, batch_size=4, device="cpu")
+        file, made = TextsFile(manifest.with_suffix(".safetensors")), read_manifest(manifest)
+        known = [text for text in CAPTIONS if text in file]
+        outputs[name] = {
+            "counts": [made.read, made.kept, made.regions, len(file), file.width],
+            "text_tower": file.text_tower,
+            "features": {text: rounded(file.features([text])[0, :4], 5) for text in known},
+        }
+    return outputs
 
 
 @case("stages.weights")

@@ -32,6 +32,12 @@ def checked_plan():
 
 PLAN = checked_plan()
 RUNTIME = PLAN.config.runtime
+MEANS = settings.canonical(settings.identity(RUNTIME))
+DEVICES = (
+    RUNTIME.devices
+    if RUNTIME.devices == "auto"
+    else ",".join(map(str, RUNTIME.devices))
+)
 
 
 def one_of(names):
@@ -45,6 +51,7 @@ wildcard_constraints:
     scale=one_of(PLAN.config.scales),
     regions=one_of(PLAN.config.detect),
     captions=one_of(PLAN.config.caption),
+    encoder=one_of(PLAN.config.encoders),
     benchmark=one_of(PLAN.config.benchmarks),
     kind="detect|caption|encoders|tokenizers",
     model="[a-z0-9.]+",
@@ -79,12 +86,21 @@ def scale_of(wildcards):
     )
 
 
+def encoder_of(wildcards):
+    """The encoder that a job is about: named by it, or by its run."""
+    return (
+        PLAN.runs[wildcards.run].encoder
+        if "run" in wildcards.keys()
+        else wildcards.encoder
+    )
+
+
 def weights_of(kind):
     """A function of wildcards: the manifest of the model's weights, nothing where it needs none."""
 
     def manifests(wildcards):
         name = {"detect": "regions", "caption": "captions"}.get(kind)
-        model = wildcards[name] if name else PLAN.runs[wildcards.run].encoder
+        model = wildcards[name] if name else encoder_of(wildcards)
         return (
             [f"data/weights/{kind}/{model}.json"] if PLAN.weights(kind, model) else []
         )
@@ -98,6 +114,18 @@ def concepts_of(wildcards):
     if not PLAN.config.options(run).needs_concepts:
         return []
     return planned("data/{dataset}/concepts/{regions}/{scale}.json", scale=run.scale)
+
+
+def texts_of(wildcards):
+    """The manifests of the embedded texts that a run looks up, nothing where it embeds them itself or has none."""
+    run, config = PLAN.runs[wildcards.run], PLAN.config
+    if not (config.loader.cached_texts and config.options(run).takes_embedded_texts):
+        return []
+    return planned(
+        "data/{dataset}/texts/{encoder}/{regions}.{captions}/{shard}.json",
+        encoder=run.encoder,
+        shard=PLAN.prefix(run.scale),
+    )
 
 
 def detected_of(wildcards):

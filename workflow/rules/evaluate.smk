@@ -25,6 +25,8 @@ rule evaluate_run:
     resources:
         batch_size=RUNTIME.evaluate_batch,
         device=RUNTIME.device,
+        devices=DEVICES,
+        gpu=0,
     params:
         config=section("evaluate"),
     shell:
@@ -37,6 +39,8 @@ rule evaluate_run:
             --config {params.config:q} \
             --batch-size {resources.batch_size} \
             --device {resources.device} \
+            --devices {resources.devices} \
+            --gpus {resources.gpu} \
             --threads {threads} \
             --log {log:q}
         """

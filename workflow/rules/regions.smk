@@ -58,6 +58,8 @@ rule detect_shard:
     resources:
         batch_size=RUNTIME.detect_batch,
         device=RUNTIME.device,
+        devices=DEVICES,
+        gpu=0,
     params:
         config=section("detect"),
     shell:
@@ -70,6 +72,8 @@ rule detect_shard:
             --config {params.config:q} \
             --batch-size {resources.batch_size} \
             --device {resources.device} \
+            --devices {resources.devices} \
+            --gpus {resources.gpu} \
             --threads {threads} \
             --log {log:q}
         """
@@ -92,6 +96,8 @@ rule caption_shard:
     resources:
         batch_size=RUNTIME.caption_batch,
         device=RUNTIME.device,
+        devices=DEVICES,
+        gpu=0,
     params:
         config=section("caption"),
     shell:
@@ -104,6 +110,8 @@ rule caption_shard:
             --config {params.config:q} \
             --batch-size {resources.batch_size} \
             --device {resources.device} \
+            --devices {resources.devices} \
+            --gpus {resources.gpu} \
             --threads {threads} \
             --log {log:q}
         """

@@ -5,6 +5,7 @@ Needs     data/{dataset}/select/{scale}.json                         which sampl
           data/{dataset}/pack/{regions}.{captions}/{shard}.json      where they lie
           data/weights/encoders/{model}.json                         what training starts from
           data/{dataset}/concepts/{regions}/{scale}.json             for methods that tell regions apart by names
+          data/{dataset}/texts/{encoder}/{regions}.{captions}/{shard}.json    under loader.cached_texts, where no text tower learns
 Makes     results/{dataset}/{run}/train.json                         beside it model.safetensors, config.yaml, metrics.jsonl, state/
 Config    train, methods, encoders, plan
 Targets   train
@@ -19,6 +20,7 @@ rule train_run:
         weights=weights_of("encoders"),
         tokenizer=weights_of("tokenizers"),
         concepts=concepts_of,
+        texts=texts_of,
     output:
         manifest="results/{dataset}/{run}/train.json",
     log:
@@ -30,22 +32,24 @@ rule train_run:
     conda:
         "../../envs/train.yaml"
     resources:
-        device=RUNTIME.device,
-        workers=RUNTIME.loader_workers,
+        gpu=0,
+        means=MEANS,
+        launcher="",
     params:
         config=section("train"),
     shell:
         r"""
-        exec python -m fineclip train \
+        exec {resources.launcher} python -m fineclip train \
             --select {input.select:q} \
             --packed {input.packed:q} \
             --weights {input.weights:q} \
             --tokenizer {input.tokenizer:q} \
             --concepts {input.concepts:q} \
+            --texts {input.texts:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
-            --workers {resources.workers} \
-            --device {resources.device} \
+            --runtime {resources.means:q} \
+            --gpus {resources.gpu} \
             --threads {threads} \
             --log {log:q}
         """

@@ -1,0 +1,223 @@
+"""What is the same on every machine: FLOPs, bytes kept, bytes sent, collectives, waits of the host.
+
+python -m benchmarks.exact
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.card import card_figures
+from benchmarks.counting import Calls, counted_calls, in_two_processes
+from benchmarks.equality import require_equal
+from benchmarks.figures import Figure, less, of_limit, show, write
+from benchmarks.inputs import SLOTS, made_encoder, made_method, made_step, packed, padded
+from benchmarks.machine import load_average
+from benchmarks.memory import StepBytes, step_bytes
+from benchmarks.plain import OurKernels, plain_loss
+from fineclip.config import TrainConfig
+from fineclip.methods import FineCLIP
+from fineclip.methods.chunks import Chunks
+from fineclip.methods.cost import step_flops
+from fineclip.models.flops import counted_flops
+from fineclip.train.distributed import Processes
+from fineclip.train.optim import Precision, make_optimizer
+from fineclip.train.watch import Watch
+from fineclip.types import Counts
+
+MODEL = "EVA02-B-16"
+STEPS = 3  # counted in two processes; the first is left out
+
+
+class Sizes(NamedTuple):
+    """What the figures are of: images and regions of each, for the arithmetic and for the memory; pixels."""
+
+    model: str = MODEL
+    px: int = 224
+    images: int = 2
+    few: int = 4
+    many: int = 10
+    chunks: tuple[int, int] = (5, 2)
+
+
+def flops_figures(method: FineCLIP, sizes: Sizes) -> list[Figure]:
+    """A step forward and backward, at a few regions an image."""
+    step = made_step(method.encoder, [sizes.few] * sizes.images, size=sizes.px)
+    batch, template = packed(step), padded(step)
+    kernels = OurKernels(method.encoder)
+    ours = _flops(method, lambda: method(batch).total)
+    plain = _flops(method, lambda: plain_loss(method.encoder, kernels, template))
+    arithmetic = step_flops(method, batch) or 0.0
+    what = f"{sizes.images} images x {sizes.few} regions"
+    return [
+        less(f"FLOPs of a step, {what}", "TFLOP", plain / 1e12, ours / 1e12, target=1.25),
+        of_limit(
+            "FLOPs of a step, by torch's counter",
+            "TFLOP",
+            arithmetic / 1e12,
+            ours / 1e12,
+            against="arithmetic",
+            target=1.03,
+        ),
+    ]
+
+
+def _flops(method: FineCLIP, loss: object) -> float:
+    def run() -> None:
+        loss().backward()  # type: ignore[operator]
+
+    method.zero_grad(set_to_none=True)
+    found = counted_flops(run)
+    method.zero_grad(set_to_none=True)
+    return found
+
+
+def memory_figures(method: FineCLIP, sizes: Sizes) -> list[Figure]:
+    """Bytes kept for the backward pass in bf16, at many regions an image: all at once, in chunks, checkpointed."""
+    step = made_step(method.encoder, [sizes.many] * sizes.images, size=sizes.px)
+    batch, template = packed(step), padded(step)
+    kernels, trunk, blocks = OurKernels(method.encoder), method.encoder.trunk, len(method.encoder.trunk.blocks)
+    plain = step_bytes(method, lambda: plain_loss(method.encoder, kernels, template))
+
+    def ours(crops: int | None, checkpointing: bool = False) -> StepBytes:
+        method.chunks, trunk.checkpointing = Chunks(crops=crops), checkpointing
+        try:
+            return step_bytes(method, lambda: method(batch).total)
+        finally:
+            method.chunks, trunk.checkpointing = Chunks(), False
+
+    large, small = sizes.chunks
+    whole, in_large, in_small, checkpointed = ours(None), ours(large), ours(small), ours(None, checkpointing=True)
+    again = checkpointed._replace(saved=checkpointed.saved + whole.saved // blocks)  # and the block that is made again
+    what = f"bytes kept for the backward pass, {sizes.images} images x {sizes.many} regions, bf16"
+    rows = [
+        (f"{what}, all crops at once", whole, None),
+        (f"{what}, {large} crops at a time", in_large, 2.3),
+        (f"{what}, {small} crops at a time", in_small, 3.2),
+        (f"{what}, all crops at once, checkpointed", again, 5.0),
+    ]
+    return [
+        less(
+            name,
+            "MB",
+            plain.saved / 1e6,
+            found.saved / 1e6,
+            target=target,
+            note=f"all tensors of the step beside weights and gradients: plain {plain.all / 1e6:.0f} MB, ours {found.all / 1e6:.0f} MB",
+        )
+        for name, found, target in rows
+    ]
+
+
+def sent_figure(method: FineCLIP, sizes: Sizes) -> Figure:
+    """What goes to the device for one image with many boxes: 8-bit pixels of what is there, or a template of floats."""
+    step = made_step(method.encoder, [sizes.many], size=sizes.px)
+    batch = packed(step)
+    pixels = step.images_B3SS.numel() + step.crops_R3SS.numel()
+    rest = sum(_bytes(getattr(batch, name)) for name in REST)
+    plain = sum(_bytes(each) for each in vars(padded(step, slots=SLOTS)).values())
+    return less(
+        f"bytes to the device for an image with {sizes.many} boxes", "MB", plain / 1e6, (pixels + rest) / 1e6, target=7
+    )
+
+
+REST = ("texts", "boxes", "box_to_image", "region_texts", "text_rows", "region_text_rows")
+
+
+def _bytes(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.numel() * tensor.element_size()
+
+
+def call_figures(sizes: Sizes) -> list[Figure]:
+    """Of a step of one process of two, after the first step."""
+    found: list[tuple[dict[str, float], dict[str, float], float]] = in_two_processes(counted_steps, sizes)
+    reads, collectives, _ = found[0]
+    said = ", ".join(f"{name} {count:g}" for name, count in sorted(collectives.items()))
+    where = ", ".join(f"{name} {count:g}" for name, count in sorted(reads.items()))
+    return [
+        Figure(
+            "times a step waits for the device",
+            "",
+            ours=max(each[2] for each in found),
+            target=1,
+            side="at most",
+            note=where,
+        ),
+        Figure("collectives of a step, gradients included", "", ours=sum(collectives.values()), note=said),
+    ]
+
+
+def counted_steps(sizes: Sizes) -> tuple[dict[str, float], dict[str, float], float]:
+    """Reads by place, collectives by name, waits: of one step, the mean of those after the first."""
+    rank = torch.distributed.get_rank()
+    processes = Processes(rank, 2, torch.device("cpu"))
+    method = made_method(made_encoder(sizes.model, size=sizes.px))
+    config = TrainConfig()
+    module, optimizer = processes.wrap(method), make_optimizer(method.parameter_groups(), config)
+    precision, watch = Precision.of(config, processes.device), Watch(processes, 3.0, "benchmark", STEPS)
+    step = made_step(method.encoder, [2, 2 + rank], size=sizes.px, seed=rank)
+    batch = packed(step)
+    batch.counts = Counts([2, 2], [4, 5])
+
+    def one(number: int) -> None:
+        processes.exchange(2, sum(step.regions), 0)  # type: ignore[arg-type]
+        optimizer.zero_grad(set_to_none=True)
+        with precision.autocast():
+            losses = module(batch)
+        precision.update(losses.total, optimizer, method, clip=None)
+        method.after_step(number, STEPS)
+        watch.begin(number, losses, batch.keys)
+
+    one(0)
+    calls: Calls
+    with counted_calls() as calls:
+        for number in range(1, STEPS):
+            one(number)
+    steps = STEPS - 1
+    return (
+        {name: count / steps for name, count in calls.reads.items()},
+        {name: count / steps for name, count in calls.collectives.items()},
+        calls.waits / steps,
+    )
+
+
+def measured(sizes: Sizes) -> list[Figure]:
+    """Every exact figure, after ours and the plain formulation were found equal."""
+    method = made_method(made_encoder(sizes.model, size=sizes.px))
+    equal = require_equal(method, made_step(method.encoder, [2, 1], size=sizes.px))
+    differences = [
+        Figure(
+            f"relative difference of all gradients, fp32, plain on {name}",
+            "",
+            ours=each.gradients,
+            target=1e-5,
+            side="at most",
+        )
+        for name, each in equal.items()
+    ]
+    return [
+        *differences,
+        *flops_figures(method, sizes),
+        *memory_figures(method, sizes),
+        sent_figure(method, sizes),
+        *call_figures(sizes),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, show, write."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(
+        arguments
+    )
+    torch.set_num_threads(1)
+    load = load_average()
+    figures = [*measured(Sizes()), *card_figures()]
+    show(figures)
+    print(write("exact", figures, load=load))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""CPU-seconds of a training step, forward, backward and AdamW, on one thread: ours and the plain formulation.
+
+    python -m benchmarks.step
+
+In float32: there a step is bound by products of matrices, as on a GPU. bfloat16 is timed where the processor has a unit for
+its products (AMX), and its figures are named so.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from benchmarks.equality import require_equal
+from benchmarks.figures import Figure, less, of_limit, show, write
+from benchmarks.inputs import Step, made_encoder, made_method, made_step, packed, padded
+from benchmarks.limits import product_rate
+from benchmarks.machine import has_amx, load_average
+from benchmarks.plain import Kernels, OurKernels, UpstreamKernels, plain_loss
+from benchmarks.timing import alternated, spreads
+from fineclip.config.training import TrainConfig
+from fineclip.methods import FineCLIP
+from fineclip.methods.chunks import Chunks
+from fineclip.methods.cost import step_flops
+from fineclip.models.encoder import RegionEncoder
+from fineclip.train.optim import make_optimizer
+
+DETACHED = {"relaxed": {"detach_crops": True}}
+OURS, SAME, UPSTREAM, RELAXED, CHUNKED = (
+    "ours",
+    "plain, our kernels",
+    "plain, upstream's trunk",
+    "ours, crops without gradient",
+    "ours, 2 crops at a time",
+)
+
+
+def updating(method: FineCLIP, loss: Callable[[], Tensor], *, half: bool) -> Callable[[], None]:
+    """A step of the optimiser on a loss."""
+    optimizer = make_optimizer(method.parameter_groups(), TrainConfig(learning_rate=1e-9))
+
+    def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16) if half else nullcontext():
+            value = loss()
+        value.backward()
+        optimizer.step()
+
+    return run
+
+
+def variants(encoder: RegionEncoder, step: Step, *, half: bool = False) -> dict[str, Callable[[], None]]:
+    """What takes turns. All share the weights, which a learning rate of 1e-9 leaves as they are."""
+    method, relaxed, chunked = made_method(encoder), made_method(encoder, DETACHED), made_method(encoder)
+    chunked.chunks = Chunks(crops=2)
+    batch, template = packed(step), padded(step)
+    kernels: dict[str, Kernels] = {SAME: OurKernels(encoder), UPSTREAM: UpstreamKernels(encoder)}
+    found = {OURS: updating(method, lambda: method(batch).total, half=half)}
+    for name, each in kernels.items():
+        found[name] = updating(method, lambda each=each: plain_loss(encoder, each, template), half=half)
+    found[RELAXED] = updating(relaxed, lambda: relaxed(batch).total, half=half)
+    found[CHUNKED] = updating(chunked, lambda: chunked(batch).total, half=half)
+    return found
+
+
+def step_figures(
+    encoder: RegionEncoder, step: Step, *, repeats: int, half: bool = False, targets: bool = True
+) -> list[Figure]:
+    """Ratios of times, and how near ours is to the rate of plain products."""
+    method = made_method(encoder)
+    times = alternated(variants(encoder, step, half=half), repeats=repeats)
+    spread = spreads(times)
+    kind = "bf16, AMX" if half else "fp32"
+    what = f"step, {len(step.regions)} images x {step.regions[0]} regions, {kind}"
+
+    def against(plain: str, name: str, said: str, target: float | None) -> Figure:
+        return less(
+            f"{what}, {said}",
+            "s",
+            times[plain].least,
+            times[name].least,
+            against=plain,
+            target=target if targets else None,
+            spread=spread,
+        )
+
+    patches = step.images_B3SS[0, 0].numel() // (encoder.patch[0] * encoder.patch[1])
+    rate = product_rate(torch.bfloat16 if half else torch.float32, rows=(1 + patches) * len(step.regions))
+    floor = (step_flops(method, packed(step)) or 0.0) / rate
+    return [
+        against(SAME, OURS, "same objective", 1.3),
+        against(UPSTREAM, OURS, "same objective", None),
+        against(SAME, RELAXED, "crops without gradient (relaxed)", 2.2),
+        against(UPSTREAM, RELAXED, "crops without gradient (relaxed)", None),
+        against(SAME, CHUNKED, "same objective, 2 crops at a time", None),
+        of_limit(
+            f"{what}, same objective",
+            "s",
+            floor,
+            times[OURS].least,
+            against=f"its products alone at {rate / 1e9:.0f} GFLOP/s",
+        ),
+    ]
+
+
+def measured(*, repeats: int) -> list[Figure]:
+    """After ours and the plain formulation were found equal, with and without gradient through the crops."""
+    encoder = made_encoder()
+    step = made_step(encoder, [2, 2])
+    for options in ({}, DETACHED):
+        require_equal(made_method(encoder, options), step)
+    figures = step_figures(encoder, step, repeats=repeats)
+    if has_amx():
+        figures += step_figures(encoder, made_step(encoder, [4, 4]), repeats=repeats, half=True, targets=False)
+    return figures
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, show, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    load = load_average()
+    figures = measured(repeats=chosen.repeats)
+    show(figures)
+    print(write("step", figures, load=load))
+
+
+if __name__ == "__main__":
+    main()

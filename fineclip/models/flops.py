@@ -1,0 +1,227 @@
+"""How much arithmetic an encoder does, counted from its own weights, and how much a GPU can do.
+
+One multiplication with its addition is 2 FLOPs. Counted are products of matrices: with weights, and inside attention. What
+is done element by element (norms, activations, rotary positions) is some thousandths beside them.
+
+A gradient costs another product for the weights that learn and another for what comes in, as far as something before it
+learns. Frozen weights have no product of their own, and in front of the first block that learns there is nothing at all.
+
+Legend: T tokens with the class token, P patches, Q rows that are asked for.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple, assert_never
+
+from open_clip.transformer import ResidualAttentionBlock
+from timm.models.eva import EvaBlock
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fineclip.models.encoder import RegionEncoder
+from fineclip.models.trunks import EvaTrunk, OpenClipTrunk
+
+Path = Literal["full", "global", "dense", "shared"]
+Gradient = Literal["none", "kept", "recomputed"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
+
+class Work(NamedTuple):
+    """FLOPs of one part of a tower, and what a gradient through it needs.
+
+    Attributes:
+        weights: products with its weights.
+        attention: products without weights.
+        learns: whether its weights do.
+        first: whether nothing that could learn comes in, so that it needs no gradient of that.
+    """
+
+    weights: float
+    attention: float
+    learns: bool
+    first: bool = False
+
+    @property
+    def forward(self) -> float:
+        """Both kinds."""
+        return self.weights + self.attention
+
+
+def image_flops(
+    encoder: RegionEncoder, height: int, width: int, *, path: Path = "global", gradient: Gradient = "none"
+) -> float:
+    """FLOPs of one image of so many pixels.
+
+    Args:
+        encoder: whose weights are counted; which of them learn is taken from `requires_grad`.
+        height: pixels, whole patches.
+        width: pixels, whole patches.
+        path: `full`, the tower as upstream runs it; `global`, the embedding alone (`encode_image`); `dense`, the map alone
+            (`encode_dense`); `shared`, both (`encode_image_and_regions`), the value of the last block made once.
+        gradient: `kept`, with the backward pass; `recomputed`, with the forward pass of the blocks once more.
+    """
+    patches = (height // encoder.patch[0]) * (width // encoder.patch[1])
+    stem, *parts, head = _image_parts(encoder, patches, path)
+    return _summed([stem._replace(first=True), *parts, head], gradient)
+
+
+def text_flops(encoder: RegionEncoder, length: int, *, whole: bool = False, gradient: Gradient = "none") -> float:
+    """FLOPs of one text of so many tokens; `whole`: the last block for every token, as upstream runs it."""
+    tower = encoder.text_tower
+    blocks = list(tower.get_submodule("transformer.resblocks").children())
+    rows = [length] * (len(blocks) - 1) + [length if whole else 1]
+    learns = any(parameter.requires_grad for _, parameter in encoder.text_parameters())
+    parts = [_block(block, length, row) for block, row in zip(blocks, rows, strict=True)]
+    projection = Work(2.0 * tower.text_projection.numel(), 0.0, learns)  # type: ignore[operator]
+    return _summed([*parts, projection], gradient if learns else "none")
+
+
+def counted_flops(run: Callable[[], object]) -> float:
+    """FLOPs of whatever `run` does, forward and backward, as torch's own counter sees the calls."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        run()
+    return float(counter.get_total_flops())
+
+
+def _summed(parts: Iterable[Work], gradient: Gradient) -> float:
+    parts = list(parts)
+    total = sum(part.forward for part in parts)
+    if gradient == "none":
+        return total
+    reached = False  # whether anything so far learns
+    for part in parts:
+        if part.learns:
+            total += part.weights
+        reached = reached or part.learns
+        if reached and not part.first:
+            total += part.weights + 2 * part.attention
+    if gradient == "recomputed":
+        total += sum(part.forward for part in parts[1:-1])
+    return total
+
+
+def _image_parts(encoder: RegionEncoder, patches: int, path: Path) -> list[Work]:
+    trunk, tokens = encoder.trunk, patches + 1
+    last, before = trunk.blocks[-1], trunk.blocks[:-1]
+    stem, projection = _ends(encoder)
+    blocks = [_block(block, tokens, tokens) for block in before]
+    all_rows = encoder.head == "mean"
+    embedding = _block(last, tokens, tokens if all_rows else 1)
+    dense = _block(last, patches, patches, has_attention=False)
+    match path:
+        case "full":
+            blocks.append(_block(last, tokens, tokens))
+            heads = 1
+        case "global":
+            blocks.append(embedding)
+            heads = 1
+        case "dense":
+            blocks.append(dense)
+            heads = patches
+        case "shared":
+            value = 2.0 * patches * _value_weights(last)
+            blocks.append(embedding._replace(weights=embedding.weights + dense.weights - value))
+            heads = patches + 1
+        case _:
+            assert_never(path)
+    return [
+        stem._replace(weights=stem.weights * patches),
+        *blocks,
+        projection._replace(weights=projection.weights * heads),
+    ]
+
+
+def _ends(encoder: RegionEncoder) -> tuple[Work, Work]:
+    """The first convolution, of one patch, and the projection of one row."""
+    trunk = encoder.trunk
+    if isinstance(trunk, EvaTrunk):
+        stem, head = trunk.trunk.patch_embed.proj.weight, trunk.trunk.head.weight
+    elif isinstance(trunk, OpenClipTrunk):
+        stem, head = trunk.visual.conv1.weight, trunk.visual.proj
+    else:
+        raise TypeError(f"no count is written for a {type(trunk).__name__}")
+    return Work(2.0 * stem.numel(), 0.0, stem.requires_grad), Work(2.0 * head.numel(), 0.0, head.requires_grad)
+
+
+def _block(block: nn.Module, tokens: int, rows: int, *, has_attention: bool = True) -> Work:
+    """A block that makes so many rows, each looking at so many tokens; or each passing its own value on."""
+    query, key, value, after, width = _sizes(block)
+    weights = 2.0 * (tokens * value + rows * after)
+    attention = 0.0
+    if has_attention:
+        weights += 2.0 * (tokens * key + rows * query)
+        attention = 4.0 * rows * tokens * width
+    return Work(weights, attention, any(parameter.requires_grad for parameter in block.parameters()))
+
+
+def _value_weights(block: nn.Module) -> int:
+    return _sizes(block)[2]
+
+
+def _sizes(block: nn.Module) -> tuple[int, int, int, int, int]:
+    """Numbers of weights of query, key, value and all that follows; the width of all heads."""
+    if isinstance(block, EvaBlock):
+        attention = block.attn
+        query, key, value = (layer.weight.numel() for layer in (attention.q_proj, attention.k_proj, attention.v_proj))
+        after = attention.proj.weight.numel() + _linear_weights(block.mlp)
+        return query, key, value, after, attention.q_proj.out_features
+    if isinstance(block, ResidualAttentionBlock):
+        packed = block.attn.in_proj_weight
+        third = packed.numel() // 3
+        after = block.attn.out_proj.weight.numel() + _linear_weights(block.mlp)
+        return third, third, third, after, packed.shape[0] // 3
+    raise TypeError(f"no count is written for a {type(block).__name__}")
+
+
+def _linear_weights(module: nn.Module) -> int:
+    return sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
+
+
+# What a GPU can do, in 10^12 FLOPs a second without sparsity: bf16 and fp16 with sums in fp32, tf32, fp32. 0: not in hardware.
+# Source: NVIDIA's data sheets and architecture whitepapers of each, halved where they state the figure with sparsity.
+# A name is looked for in what the driver calls the device; longer names go before shorter ones.
+PEAKS: dict[str, tuple[float, float, float, float]] = {
+    "A10": (125, 125, 62.5, 31.2),
+    "A10G": (70, 70, 35, 31.5),
+    "A100": (312, 312, 156, 19.5),
+    "A30": (165, 165, 82, 10.3),
+    "A40": (149.7, 149.7, 74.8, 37.4),
+    "A800": (312, 312, 156, 19.5),
+    "B200": (2250, 2250, 1100, 75),
+    "GH200": (989, 989, 494, 67),
+    "GeForce RTX 3090": (71, 71, 35.6, 35.6),
+    "GeForce RTX 4080": (97.5, 97.5, 48.7, 48.7),
+    "GeForce RTX 4090": (165.2, 165.2, 82.6, 82.6),
+    "GeForce RTX 5090": (209.5, 209.5, 104.8, 104.8),
+    "H100": (989, 989, 494, 67),
+    "H100 NVL": (835, 835, 417, 60),
+    "H100 PCIe": (756, 756, 378, 51),
+    "H20": (148, 148, 74, 44),
+    "H200": (989, 989, 494, 67),
+    "H200 NVL": (835, 835, 417, 60),
+    "H800": (989, 989, 494, 67),
+    "L4": (121, 121, 60, 30.3),
+    "L40": (181, 181, 90.5, 90.5),
+    "L40S": (362, 362, 183, 91.6),
+    "RTX 6000 Ada": (364, 364, 182, 91.1),
+    "RTX A6000": (154.8, 154.8, 77.4, 38.7),
+    "T4": (0, 65, 0, 8.1),
+    "V100": (0, 125, 0, 15.7),
+    "V100-PCIE": (0, 112, 0, 14),
+}
+COLUMNS: tuple[Precision, ...] = ("bf16", "fp16", "tf32", "fp32")
+
+
+def peak_flops(device_name: str, precision: Precision) -> float | None:
+    """FLOPs a second that a GPU of this name can do in dense products; None where that is not known.
+
+    Args:
+        device_name: as `torch.cuda.get_device_name` says it.
+        precision: what the products are made in; `tf32` is what fp32 runs in where torch is allowed to.
+    """
+    words = f" {device_name} "
+    for name in sorted(PEAKS, key=len, reverse=True):
+        if f" {name} " in words or f" {name}-" in words:
+            found = PEAKS[name][COLUMNS.index(precision)]
+            return found * 1e12 or None
+    return None

@@ -1,0 +1,85 @@
+"""Chunks from a limit: all that fits, never more, and what a row keeps is measured."""
+
+import pytest
+import torch
+
+from fineclip.config import FineCLIPConfig, RuntimeConfig
+from fineclip.errors import ConfigError
+from fineclip.methods import FineCLIP
+from fineclip.methods.base import Passes
+from fineclip.methods.chunks import Chunks
+from fineclip.train.memory import Costs, Share, chosen_chunks, costs_of, limit_of, saved_bytes
+from tests.helpers.tiny import CROP_PX, IMAGE_PX, batch_of, tiny_encoder
+
+COSTS = Costs(static=100, batch=50, image=10, crop=5)
+SHARE = Share(images=20, regions=100, all_images=20, all_regions=100)
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (850, Chunks()),
+        (849, Chunks(crops=99)),
+        (360, Chunks(crops=2)),
+        (359, Chunks(crops=21, images=10)),
+        (170, Chunks(crops=2, images=1)),
+        (165, Chunks(crops=1, images=1)),
+    ],
+)
+def test_the_largest_chunks_that_fit(limit: float, expected: Chunks) -> None:
+    found = chosen_chunks(COSTS, SHARE, limit, has_crops=True)
+    assert found == expected
+    assert COSTS.of(found.images or SHARE.images, found.crops or SHARE.regions) <= limit
+
+
+def test_without_crops_only_images_are_cut() -> None:
+    assert chosen_chunks(COSTS, SHARE, 350, has_crops=False) == Chunks()
+    assert chosen_chunks(COSTS, SHARE, 349, has_crops=False) == Chunks(images=19)
+
+
+def test_what_holds_not_even_one_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"runtime.memory_gb.*one image and one crop.*checkpointing: true"):
+        chosen_chunks(COSTS, SHARE, 164, has_crops=True)
+
+
+def test_auto_sets_no_limit_on_a_cpu() -> None:
+    assert limit_of(RuntimeConfig(), CPU) is None
+    assert limit_of(RuntimeConfig(memory_gb=None), CPU) is None
+    assert limit_of(RuntimeConfig(memory_gb=2), CPU) == 2e9
+
+
+def test_each_image_keeps_as_much_as_the_other() -> None:
+    encoder = tiny_encoder(dtype=torch.float32)
+    each, constant = saved_bytes(encoder, IMAGE_PX, dtype=None, has_regions=True)
+    assert each > 16 * 16 * 4 * 2
+    assert saved_bytes(encoder, IMAGE_PX, dtype=None, has_regions=False)[0] < each
+    half, casts = saved_bytes(encoder, IMAGE_PX, dtype=torch.bfloat16, has_regions=True)
+    assert half < each
+    assert casts > constant  # weights in bfloat16 are kept once
+    encoder.trunk.checkpointing = True
+    assert saved_bytes(encoder, IMAGE_PX, dtype=None, has_regions=True)[0] < each
+    assert encoder.trunk.checkpointing
+
+
+def test_what_is_expected_of_a_step_is_what_it_keeps() -> None:
+    """The bytes that the graph of a whole batch keeps, counted apart from `saved_bytes`, within a tenth."""
+    method = FineCLIP(tiny_encoder(dtype=torch.float32), FineCLIPConfig())
+    images, regions = 6, 18
+    batch = batch_of([3] * images)
+    batch.images, batch.boxes, batch.crops = batch.images.float(), batch.boxes.float(), batch.crops.float()
+    own = {each.untyped_storage().data_ptr() for each in method.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses = method(batch)
+    passes = Passes(IMAGE_PX, crop_px=CROP_PX, keeps_crops=True)
+    costs = costs_of(method, passes, Share(images, regions, images, regions), dtype=None, is_shared=False)
+    expected = images * costs.image + regions * costs.crop
+    assert sum(kept.values()) == pytest.approx(expected, rel=0.1)
+    assert losses.total.requires_grad

@@ -1,0 +1,55 @@
+"""
+The captions of the packed shards, embedded once: for trainings whose text tower is frozen.
+
+Needs     data/{dataset}/pack/{regions}.{captions}/{shard}.json               the captions of images and regions
+          data/weights/encoders/{encoder}.json                                what embeds them
+Makes     data/{dataset}/texts/{encoder}/{regions}.{captions}/{shard}.json    an embedding for each different caption
+Config    encoders.{encoder}
+Targets   texts, which no other target asks for: a training under loader.cached_texts does
+"""
+
+
+rule texts_shard:
+    """Embed the captions of shard {wildcards.shard} with {wildcards.encoder}"""
+    input:
+        packed="data/{dataset}/pack/{regions}.{captions}/{shard}.json",
+        weights=weights_of("encoders"),
+        tokenizer=weights_of("tokenizers"),
+    output:
+        manifest="data/{dataset}/texts/{encoder}/{regions}.{captions}/{shard}.json",
+    log:
+        "logs/{dataset}/texts/{encoder}/{regions}.{captions}/{shard}.log",
+    benchmark:
+        "logs/{dataset}/texts/{encoder}/{regions}.{captions}/{shard}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        batch_size=RUNTIME.evaluate_batch,
+        device=RUNTIME.device,
+        devices=DEVICES,
+        gpu=0,
+    params:
+        config=section("texts"),
+    shell:
+        r"""
+        exec python -m fineclip texts \
+            --packed {input.packed:q} \
+            --weights {input.weights:q} \
+            --tokenizer {input.tokenizer:q} \
+            --manifest {output.manifest:q} \
+            --config {params.config:q} \
+            --batch-size {resources.batch_size} \
+            --device {resources.device} \
+            --devices {resources.devices} \
+            --gpus {resources.gpu} \
+            --threads {threads} \
+            --log {log:q}
+        """
+
+
+rule texts:
+    input:
+        planned(
+            "data/{dataset}/texts/{encoder}/{regions}.{captions}/{shard}.json",
+            encoder=PLAN.config.planned_encoders,
+        ),
