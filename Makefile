@@ -1,5 +1,6 @@
 # make demo    the miniature world, from scenes to report (the main job)
 # make test    the whole fast suite
+# make bench   what a training step costs on this machine, and the README's table of it
 # Each makes the environment in .venv first, with nothing but Python and pip present.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 STAMP := .venv/installed-$(shell cat requirements.lock pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
 SLURM_PROFILES ?= $(HOME)/.config/snakemake
 
-.PHONY: demo test slow-test lint format lock envs config slurm-profile venv clean
+.PHONY: demo test slow-test bench lint format lock envs config slurm-profile venv clean
 
 demo: venv
 	$(BIN)/snakemake --cores 2
@@ -29,6 +30,10 @@ test: venv
 
 slow-test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+
+# Half an hour of two cores; BENCH="--images FOLDER" takes photographs of yours.
+bench: venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(BENCH)
 
 lint: venv
 	$(BIN)/ruff check .

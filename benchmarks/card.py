@@ -14,8 +14,10 @@ from benchmarks.figures import Figure
 from benchmarks.inputs import made_encoder, made_method
 from benchmarks.memory import as_on_a_gpu
 from fineclip.config.plan import RuntimeConfig
+from fineclip.methods import FineCLIP
+from fineclip.methods.chunks import Chunks
 from fineclip.methods.items import Inputs
-from fineclip.train.memory import CONTEXT, Share, chosen_chunks, costs_of
+from fineclip.train.memory import CONTEXT, Costs, Share, chosen_chunks, costs_of
 
 PRESET = Path(__file__).parents[1] / "workflow/presets/24gb.yaml"
 IMAGES, REGIONS = 256, 8
@@ -37,15 +39,46 @@ def preset() -> RuntimeConfig:
     return RuntimeConfig(**yaml.safe_load(PRESET.read_text(encoding="utf-8"))["runtime"])
 
 
-def card_figures(cases: Sequence[Case] = CASES, *, images: int = IMAGES, regions: int = REGIONS) -> list[Figure]:
-    """The memory that a whole global batch takes on one card, each model at its size."""
+class Chosen(NamedTuple):
+    """What the preset leads to.
+
+    Attributes:
+        limit: bytes.
+    """
+
+    method: FineCLIP
+    chunks: Chunks
+    costs: Costs
+    share: Share
+    limit: float
+
+    @property
+    def taken(self) -> float:
+        """Bytes of a step."""
+        return self.costs.of(self.chunks.images or self.share.images, self.chunks.crops or self.share.regions)
+
+    @property
+    def said(self) -> str:
+        """Of what it is made."""
+        chunks, costs = self.chunks, self.costs
+        at_a_time = [
+            f"{count or 'all'} {name} at a time" for name, count in (("images", chunks.images), ("crops", chunks.crops))
+        ]
+        return (
+            f"{', '.join(at_a_time)}; {costs.static / GB:.1f} GB for weights, gradients, moments, gradients of the chunks and"
+            f" the GPU's context, {costs.batch / GB:.1f} GB for a batch, {costs.image / 1e6:.0f} MB for an image,"
+            f" {costs.crop / 1e6:.0f} MB for a crop"
+        )
+
+
+def chosen(case: Case, *, images: int = IMAGES, regions: int = REGIONS) -> Chosen:
+    """The chunks that the trainer takes on one process.
+
+    Raises:
+        ConfigError: not even one image and one crop fit.
+    """
     runtime = preset()
-    if not isinstance(runtime.memory_gb, float):
-        raise TypeError(f"{PRESET}: runtime.memory_gb is to be a number")
-    return [_card(case, runtime, runtime.memory_gb, images=images, regions=regions) for case in cases]
-
-
-def _card(case: Case, runtime: RuntimeConfig, limit_gb: float, *, images: int, regions: int) -> Figure:
+    limit = float(runtime.memory_gb or 0) * GB
     encoder = made_encoder(case.model, size=case.px)
     encoder.trunk.checkpointing = runtime.checkpointing
     method = made_method(encoder)
@@ -54,23 +87,22 @@ def _card(case: Case, runtime: RuntimeConfig, limit_gb: float, *, images: int, r
     with as_on_a_gpu():
         costs = costs_of(method, method.passes(inputs), share, dtype=torch.bfloat16, is_shared=False)
     costs = costs._replace(static=costs.static + CONTEXT)
-    limit = limit_gb * GB
-    chunks = chosen_chunks(costs, share, limit, has_crops=True)
-    taken = costs.of(chunks.images or share.images, chunks.crops or share.regions)
-    everything = costs.of(share.images, share.regions)
-    said = [
-        f"{count or 'all'} {name} at a time" for name, count in (("images", chunks.images), ("crops", chunks.crops))
+    return Chosen(method, chosen_chunks(costs, share, limit, has_crops=True), costs, share, limit)
+
+
+def card_figures(cases: Sequence[Case] = CASES, *, images: int = IMAGES, regions: int = REGIONS) -> list[Figure]:
+    """The memory that a whole global batch takes on one card, each model at its size."""
+    found = [(case, chosen(case, images=images, regions=regions)) for case in cases]
+    return [
+        Figure(
+            f"memory of {case.model} at {case.px} px, {images} images x {regions} regions on one card, bf16, `24gb.yaml`",
+            "GB",
+            reference=each.costs.of(each.share.images, each.share.regions) / GB,
+            against="all at once",
+            ours=each.taken / GB,
+            target=each.limit / GB,
+            side="at most",
+            note=each.said,
+        )
+        for case, each in found
     ]
-    return Figure(
-        f"memory of {case.model} at {case.px} px, {images} images x {regions} regions on one card, bf16, `24gb.yaml`",
-        "GB",
-        reference=everything / GB,
-        against="all at once",
-        ours=taken / GB,
-        target=limit_gb,
-        side="at most",
-        note=(
-            f"{', '.join(said)}; weights, gradients, moments, gradients of the chunks and the GPU's context {costs.static / GB:.1f} GB,"
-            f" batch {costs.batch / GB:.1f} GB, an image {costs.image / 1e6:.0f} MB, a crop {costs.crop / 1e6:.0f} MB"
-        ),
-    )

@@ -18,10 +18,13 @@ from fineclip.types import Batch
 
 READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim"}
 MASKED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}  # by a mask: a nonzero inside
+USED = "DistributedDataParallel, which parameters took part"
 HOST_ONLY = {
-    "encoder.pool_regions",
+    "encoder.pool_regions",  # values of boxes and owners are looked at on a CPU only; see `on_a_gpu`
     "encoder._check_owners",
-}  # values of boxes are looked at on a CPU only; see `on_a_gpu`
+    "distributed.exchange",  # counts travel from host to host
+    USED,  # a table on the host, in backward; only of a parameter that no process used the device is asked
+}
 PACKAGE = "fineclip"
 
 
@@ -61,8 +64,14 @@ class _Dispatched(TorchDispatchMode):
         if name.startswith(("c10d::", "_c10d_functional::")):
             self.calls.collectives[name.split("::")[1].strip("_")] += 1
         elif name in READS or (name in MASKED and _has_mask(args[1])):
-            self.calls.reads[_asked_by()] += 1
+            self.calls.reads[USED if name in READS and _is_used_table(args[0]) else _asked_by()] += 1
         return func(*args, **(kwargs or {}))
+
+
+def _is_used_table(tensor: Tensor) -> bool:
+    """An entry of the table, a 32-bit integer that is read out of the backward pass itself."""
+    is_entry = tensor.dtype == torch.int32 and tensor.ndim == 0
+    return is_entry and traceback.extract_stack()[-3].name == "_engine_run_backward"
 
 
 class _Python(TorchFunctionMode):

@@ -14,6 +14,7 @@ from fineclip.config import EncoderConfig, WeightsConfig, parse
 from fineclip.config.methods import FineCLIPConfig
 from fineclip.methods import FineCLIP
 from fineclip.models.encoder import RegionEncoder, build_encoder
+from fineclip.models.images import normalise
 from fineclip.models.tokenizer import cut_after_ends
 from fineclip.types import Batch, Counts
 
@@ -24,7 +25,7 @@ NOISE = 0.02  # laid on the weights, so that no norm or bias is without effect
 
 @dataclass(frozen=True)
 class Step:
-    """What is in a step, before it is packed or padded: regions lie behind one another, image by image."""
+    """What is in a step, 8-bit pixels, before it is packed or padded: regions lie behind one another, image by image."""
 
     regions: tuple[int, ...]
     images_B3SS: Tensor
@@ -70,9 +71,9 @@ def made_step(encoder: RegionEncoder, regions: Sequence[int], *, size: int = 224
     sides_R2 = torch.rand(total, 2, generator=rng) * 0.4 + 0.08
     return Step(
         regions=tuple(regions),
-        images_B3SS=torch.randn(images, 3, size, size, generator=rng),
+        images_B3SS=_pixels(images, size, rng),
         boxes_R4=torch.cat([corners_R2, corners_R2 + sides_R2], dim=1),
-        crops_R3SS=torch.randn(total, 3, size, size, generator=rng),
+        crops_R3SS=_pixels(total, size, rng),
         texts_BL=_texts(images, encoder, rng),
         region_texts_RL=_texts(total, encoder, rng),
     )
@@ -94,6 +95,7 @@ def packed(step: Step) -> Batch:
         region_texts=region_texts,
         region_text_rows=region_rows,
         crops=step.crops_R3SS,
+        regions_per_image=step.regions,
     )
 
 
@@ -107,10 +109,14 @@ def padded(step: Step, *, slots: int = SLOTS) -> Padded:
     for image, count in enumerate(step.regions):
         rows = slice(first, first + count)
         boxes_BK5[image, :count, :4], boxes_BK5[image, :count, 4] = step.boxes_R4[rows], 1
-        crops_BK3SS[image, :count] = step.crops_R3SS[rows]
+        crops_BK3SS[image, :count] = normalise(step.crops_R3SS[rows])
         texts_BKL[image, :count] = step.region_texts_RL[rows]
         first += count
-    return Padded(step.images_B3SS, step.texts_BL, boxes_BK5, crops_BK3SS, texts_BKL)
+    return Padded(normalise(step.images_B3SS), step.texts_BL, boxes_BK5, crops_BK3SS, texts_BKL)
+
+
+def _pixels(count: int, size: int, rng: torch.Generator) -> Tensor:
+    return torch.randint(0, 256, (count, 3, size, size), generator=rng, dtype=torch.uint8)
 
 
 def _texts(count: int, encoder: RegionEncoder, rng: torch.Generator) -> Tensor:

@@ -59,7 +59,10 @@ class OurKernels:
         for block in tower.get_submodule("transformer.resblocks"):
             rows_NLC = open_clip_block(block, rows_NLC, causal=True)
         rows_NLC = tower.get_submodule("ln_final")(rows_NLC)
-        return rows_NLC[torch.arange(len(texts_NL)), texts_NL.argmax(dim=-1)] @ tower.text_projection
+        return (
+            rows_NLC[torch.arange(len(texts_NL), device=texts_NL.device), texts_NL.argmax(dim=-1)]
+            @ tower.text_projection
+        )
 
 
 class UpstreamKernels:

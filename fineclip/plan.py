@@ -162,9 +162,14 @@ class Plan:
             "method": run.method,
             "method_version": version_of("methods", run.method),
             "options": identity(self.config.options(run)),
-            "loader": identity(self.config.loader),
+            "loader": self._loader(run),
             "train": identity(self.config.training(run)),
         }
+
+    def _loader(self, run: Run) -> dict[str, Any]:
+        """What a run has no use for does not train it again."""
+        unused = () if self.config.options(run).takes_embedded_texts else ("cached_texts",)
+        return {name: value for name, value in identity(self.config.loader).items() if name not in unused}
 
     def _prefix_of_all(self) -> Iterator[PlannedShard]:
         planned = planned_shards(self.config.source)

@@ -95,11 +95,12 @@ class Counts(NamedTuple):
 class Batch:
     """What one process sees of one step. A field that the method does not ask for is None.
 
-    images (B, 3, H, W) float32 normalised; texts (B, L) int64; boxes (R, 4) fractions of the transformed image,
+    images (B, 3, H, W) 8-bit pixels, or normalised floats, as crops and views; texts (B, L) int64; boxes (R, 4) fractions of the transformed image,
     x1 y1 x2 y2; box_to_image (R,) int64, ascending; region_texts (R, L); region_labels (R,); crops (R, 3, h, w);
     views (V, B, 3, H, W). texts and region_texts may be (., D) embeddings, made beforehand, and may hold each text once:
     text_rows (B,) and region_text_rows (R,) int64 then say which is whose; None: row i is of image or region i. `seed` is a function of (seed, step), the same on every process: what is drawn for the whole
     batch comes from it. `first_image` is the place of the first among the images of this process, in a part of a batch.
+    `regions_per_image` says what box_to_image does, where the host knows it without asking a device.
     """
 
     keys: tuple[str, ...]
@@ -116,6 +117,7 @@ class Batch:
     views: Tensor | None = None
     seed: int = 0
     first_image: int = 0
+    regions_per_image: tuple[int, ...] | None = None
 
 
 class Losses(NamedTuple):

@@ -82,7 +82,7 @@ class TrainConfig(Section):
         "fp32", origin=OURS, about="of the encoder's arithmetic; losses and weights stay fp32; fp16 scales the loss"
     )
     max_growth: PositiveFloat | None = key(
-        3.0,
+        2.0,
         origin=OURS,
         about="stop where the mean of the last losses looked at is so many times the first; null never stops",
         gt=1,

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar, cast
 
 import torch
@@ -120,7 +120,7 @@ class Method(nn.Module, ABC, Generic[Features]):
 
     def own_terms(self, rows: Features, batch: Batch) -> Losses:  # noqa: ARG002
         """What `loss` leaves out because no row is compared with another one, and chunks are gone back through at once."""
-        return Losses(given(batch.images).new_zeros(()), {})
+        return Losses(torch.zeros((), device=given(batch.images).device), {})
 
     def parts(self, batch: Batch, images: int) -> list[Batch]:
         """The batch of this process in pieces of at most so many images with their regions; `counts` stay those of all."""
@@ -227,10 +227,13 @@ def mixture(trained: RegionEncoder, initial: RegionEncoder, *, alpha: float) -> 
 
 
 def region_edges(batch: Batch, edges: Sequence[int]) -> list[int]:
-    """Before which region each of these images begins. One look at the device."""
-    owner_R = batch.box_to_image
+    """Before which region each of these images begins. A look at the device where the host does not know."""
+    owner_R, counts = batch.box_to_image, batch.regions_per_image
     if owner_R is None:
         return [0] * len(edges)
+    if counts is not None:
+        begins = [0, *accumulate(counts)]
+        return [begins[edge] for edge in edges]
     return cast("list[int]", torch.searchsorted(owner_R, torch.tensor(edges, device=owner_R.device)).tolist())
 
 
@@ -250,6 +253,7 @@ def part_of(batch: Batch, rows: slice, own: slice) -> Batch:
         crops=_cut(batch.crops, own),
         views=None if batch.views is None else batch.views[:, rows],
         first_image=batch.first_image + rows.start,
+        regions_per_image=None if batch.regions_per_image is None else batch.regions_per_image[rows],
     )
 
 

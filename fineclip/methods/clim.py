@@ -130,7 +130,7 @@ class Clim(Method[Features]):
 
     def features(self, batch: Batch) -> Features:
         """Encode the rows of this process. No communication."""
-        images_B3SS, counts = given(batch.images), batch.counts.images
+        images_B3SS, counts = self.encoder.seen(given(batch.images)), batch.counts.images
         planned = mosaic_sides(sum(counts), self.options.mosaics)
         first = first_row(counts) + batch.first_image
         sides = sides_within(planned, range(first, first + len(images_B3SS)))

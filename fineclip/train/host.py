@@ -16,7 +16,6 @@ from torch import Tensor
 from fineclip.errors import FineclipError
 from fineclip.methods.items import Inputs, Item
 from fineclip.models.cuts import Cuts, cut
-from fineclip.models.images import normalise
 from fineclip.models.pixels import Arena, Canvas
 from fineclip.models.tokenizer import cut_after_ends
 from fineclip.train.ring import Lease
@@ -147,7 +146,7 @@ def _once(texts: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
 
 
 def placed(host: HostBatch, counts: Counts, device: torch.device, *, seed: int) -> Batch:
-    """The batch on its device, pixels cut where that is left to it, and normalised; `seed` is that of the step."""
+    """The batch on its device, pixels cut where that is left to it, as 8-bit pixels; `seed` is that of the step."""
     moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in host.tensors.items()}
     if host.lease is not None:
         host.lease.copied(device)
@@ -157,8 +156,11 @@ def placed(host: HostBatch, counts: Counts, device: torch.device, *, seed: int) 
     return Batch(
         keys=host.keys,
         counts=counts,
-        images=normalise(images),
-        crops=None if crops is None else normalise(crops),
+        images=images,
+        crops=crops,
         seed=seed,
+        regions_per_image=None
+        if host.box_to_image is None
+        else tuple(torch.bincount(host.box_to_image, minlength=len(host.keys)).tolist()),
         **moved,
     )

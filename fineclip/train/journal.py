@@ -69,6 +69,11 @@ class Journal:
         self._says_sentences, self._tenth = writes and not is_terminal, -1
         self._since, self._waited, self._seen = time.perf_counter(), 0.0, Seen()
 
+    @property
+    def shows_mfu(self) -> bool:
+        """Whether the arithmetic of a step is of use."""
+        return self._peak_flops is not None
+
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """The loop stands still for its data while the block runs."""

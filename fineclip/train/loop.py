@@ -58,7 +58,8 @@ def train(training: Training) -> None:
                 log.info("asked to stop after step %d of %d; run again to go on", step, training.steps)
                 raise SystemExit(128 + (requests.received or signal.SIGTERM))
             losses = _update(training, module, learner, batch, step=step)
-            journal.saw(sum(batch.counts.images), sum(batch.counts.regions), step_flops(training.method, batch))
+            flops = step_flops(training.method, batch) if journal.shows_mfu else None
+            journal.saw(sum(batch.counts.images), sum(batch.counts.regions), flops)
             if step == done:
                 processes.require_equal_gradients(training.method)
             must_log = step == 0 or training.is_due(step, config.log_every_steps)

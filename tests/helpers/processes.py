@@ -11,7 +11,13 @@ from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
-PRELOADED = ["torch", "torch.distributed", "torchvision", "open_clip"]  # imported once, not by every process
+PRELOADED = [
+    "torch",
+    "torch.distributed",
+    "torchvision",
+    "open_clip",
+    "fineclip.train.loop",
+]  # once, not by every process
 
 
 def run_processes(function: Callable[..., Any], *per_rank: Sequence[Any], timeout_s: float = 60) -> list[Any]:

@@ -239,7 +239,6 @@ def steps_of_the_loop(rank: int, world_size: int, world: World, folder: Path) ->
         for host in training.batches(0):
             counts, _ = training.processes.exchange(len(host.keys), host.regions, Wish.GO_ON)
             batch = placed(host, counts, torch.device("cpu"), seed=0)
-            batch.images = batch.images.double()
             method = made("clim", options)
             steps.append((list(batch.keys), outcome_of(method, batch, training.processes.wrap(method))))
     return steps

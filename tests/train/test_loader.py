@@ -16,7 +16,7 @@ from fineclip.train.order import BatchSampler, Order
 from fineclip.train.selection import read_selection
 from fineclip.types import Counts
 from tests.helpers.packs import sample, write_pack, write_select, write_world
-from tests.helpers.tiny import TinyTokenizer
+from tests.helpers.tiny import TinyTokenizer, tiny_encoder
 
 INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8)
 SIZES = {"a": 5, "b": 3, "c": 4}
@@ -162,11 +162,13 @@ def test_a_method_without_regions_leaves_their_fields_empty(tmp_path: Path) -> N
 def test_pixels_are_normalised_where_they_are_used(samples: PackedSamples) -> None:
     host = read(samples)[0]
     batch = placed(host, Counts([4], [host.regions]), torch.device("cpu"), seed=0)
-    assert torch.equal(batch.images, normalise(host.images))
-    assert torch.equal(batch.crops, normalise(host.crops))
+    assert batch.images.dtype == batch.crops.dtype == torch.uint8
+    encoder = tiny_encoder(dtype=torch.float32)
+    assert torch.equal(encoder.seen(batch.images), normalise(host.images))
+    assert torch.equal(encoder.encode_image(batch.crops), encoder.encode_image(normalise(host.crops)))
+    assert batch.regions_per_image == tuple(torch.bincount(batch.box_to_image, minlength=4).tolist())
     assert torch.equal(batch.boxes, host.boxes)
     assert torch.equal(batch.text_rows, host.text_rows)
-    assert batch.images.is_contiguous() and batch.crops.is_contiguous()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

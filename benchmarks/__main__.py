@@ -1,0 +1,35 @@
+"""All benchmarks of this machine, then the table of the README: what `make bench` runs.
+
+    python -m benchmarks [--images FOLDER]
+
+Each in a process of its own, so that none meets what another left in memory.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.figures import RESULTS
+
+ALL = ("gpu", "exact", "gather", "loader", "step")
+README = Path(__file__).parents[1] / "README.md"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run them one after another; the first that fails ends it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, help="folder of photographs for the loader; without it they are drawn")
+    chosen = parser.parse_args(arguments)
+    photographs = ["--images", str(chosen.images.resolve())] if chosen.images else []
+    for name in ALL:
+        print(f"-- {name}", flush=True)
+        more = photographs if name == "loader" else []
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *more], cwd=README.parent, check=True)
+    subprocess.run([sys.executable, "-m", "benchmarks.table", "--write", str(README)], cwd=README.parent, check=True)
+    print(f"results lie in {RESULTS}, the table in {README}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Several processes for one training: who they are, and how the whole is stopped, killed and goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from fineclip.cli.launch import ALONE, Nodes, first_host, nodes_of, rank_of, threads_of_each
+from fineclip.errors import ConfigError
+from fineclip.methods import METHODS
+from fineclip.train.signals import heeded
+from tests.helpers.dag import environment
+from tests.helpers.packs import write_world
+from tests.helpers.training import lines_of
+from tests.versions.worlds import WEIGHTS, write_encoder
+
+STEPS = 240
+PATIENCE_S = 120
+MANIFEST = Path("results/set/run/train.json")
+TWO_NODES = {
+    "SLURM_JOB_ID": "20123",
+    "SLURM_NODEID": "1",
+    "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_STEP_NODELIST": "gpu[003-004]",
+}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ("gpu1", "gpu1"),
+        ("gpu1,gpu2", "gpu1"),
+        ("gpu[003-004,7],x1", "gpu003"),
+        ("gpu[3,5-7]", "gpu3"),
+        ("rack2-gpu[01-02]-ib,x", "rack2-gpu01-ib"),
+    ],
+)
+def test_the_first_host_of_a_list(nodes: str, host: str) -> None:
+    assert first_host(nodes) == host
+
+
+def test_nodes_are_those_of_the_step() -> None:
+    assert nodes_of({}) == nodes_of({"SLURM_JOB_ID": "1", "SLURM_NNODES": "2"}) == ALONE
+    assert nodes_of(TWO_NODES) == Nodes(2, 1, "gpu003", 10123)
+    with pytest.raises(ConfigError, match="started 4 tasks on 2 nodes. Start one on each, by srun --ntasks-per-node=1"):
+        nodes_of(TWO_NODES | {"SLURM_STEP_NUM_TASKS": "4"})
+    with pytest.raises(ConfigError, match="started 2 tasks on 1 nodes"):
+        nodes_of({"SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "2"})
+
+
+def test_processes_know_their_number_and_share_the_threads() -> None:
+    assert (rank_of({}), rank_of({"RANK": "3"}), rank_of({"RANK": "3", "WORLD_SIZE": "4"})) == (0, 0, 3)
+    assert (threads_of_each(8, {}), threads_of_each(8, {"LOCAL_WORLD_SIZE": "3"})) == (8, 2)
+    assert threads_of_each(1, {"LOCAL_WORLD_SIZE": "2"}) == 1
+
+
+def test_terminate_may_come_twice_and_interrupt_may_not() -> None:
+    assert threading.current_thread() is threading.main_thread()
+    with heeded() as requests:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert requests.received == signal.SIGTERM
+        with pytest.raises(SystemExit) as ended:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    assert ended.value.code == 128 + signal.SIGINT
+
+
+class Job:
+    """The verb `train` in two processes, as the rule starts it."""
+
+    def __init__(self, place: Path, folder: str, **train: Any) -> None:
+        self.place, self.manifest, self.log = place, Path(folder) / MANIFEST.name, place / f"{folder}.log"
+        config = {
+            "method": "fineclip",
+            "method_version": METHODS["fineclip"].version,
+            "encoder": {
+                "model": "tiny.json",
+                "weights": {"path": "tiny.safetensors"},
+                "image_size": 16,
+                "crop_size": 8,
+            },
+            "options": {},
+            "train": {"batch_size": 4, "epochs": STEPS, "max_steps": STEPS, "learning_rate": 1e-3, "warmup_steps": 1}
+            | {"log_every_steps": 1, "checkpoint_every_steps": 10, "max_regions": 2, **train},
+        }
+        self.words = [
+            *("--select", "data/select.json", "--packed", "data/pack/a.json", "data/pack/b.json"),
+            *("--weights", str(WEIGHTS), "--manifest", str(self.manifest), "--config", json.dumps(config)),
+            *("--runtime", '{"device":"cpu","tensorboard":false}', "--threads", "2", "--log", str(self.log)),
+        ]
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "fineclip", "train", *self.words, *more]
+        return subprocess.Popen(command, cwd=self.place, env=environment(), stderr=subprocess.PIPE, text=True)
+
+    def ended(self, process: subprocess.Popen[str]) -> tuple[int, str]:
+        _, said = process.communicate(timeout=PATIENCE_S)
+        return process.returncode, said
+
+    def steps(self) -> int:
+        path = self.folder / "metrics.jsonl"
+        return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+    @property
+    def folder(self) -> Path:
+        return (self.place / self.manifest).parent
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    with chdir(folder):
+        write_encoder()
+        write_world(Path("data"), {"a": 6, "b": 3})
+    return folder
+
+
+def until(is_so: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < end and process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return [child for child in psutil.Process(process.pid).children() if "train" in child.cmdline()]
+
+
+@pytest.mark.slow
+def test_stopped_and_killed_two_processes_end_as_if_nothing_had_happened(place: Path) -> None:
+    whole, torn = Job(place, "whole"), Job(place, "torn")
+    code, said = whole.ended(whole.start("--processes", "2"))
+    assert code == 0, said
+    assert "starts 2 processes" in said and "processes: 2, on cpu" in said
+    assert whole.log.read_text().count("training on 9 samples") == 1
+
+    process = torn.start("--processes", "2")
+    until(lambda: torn.steps() >= 20, process)
+    for each in [*workers_of(process), psutil.Process(process.pid)]:
+        each.send_signal(signal.SIGTERM)  # as a scheduler does; the launcher sends it on once more
+    code, said = torn.ended(process)
+    assert code == 128 + signal.SIGTERM, said
+    stopped = int(torn.log.read_text().split("asked to stop after step ")[1].split()[0])
+    saved = max((torn.folder / "state").glob("step-*.json"))
+    assert json.loads(saved.read_text())["step"] == stopped >= 20
+    assert not (place / torn.manifest).exists()
+
+    process = torn.start("--processes", "2")
+    until(lambda: torn.steps() >= stopped + 20, process)
+    workers = workers_of(process)
+    assert len(workers) == 2
+    process.kill()  # the launcher; the kernel takes the others at once
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert alive == []
+    process.communicate()
+
+    process = torn.start("--processes", "2")
+    until(lambda: torn.steps() >= stopped + 60, process)
+    workers_of(process)[1].kill()
+    code, said = torn.ended(process)
+    assert code != 0, said
+    assert torn.steps() < STEPS
+
+    process = torn.start("--processes", "2")
+    code, said = torn.ended(process)
+    assert code == 0, said
+    assert f"training goes on after step {stopped}" not in said and "training goes on after step" in said
+    for name in ("metrics.jsonl", "model.safetensors"):
+        assert (torn.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    assert len(lines_of(torn.folder / "metrics.jsonl")) == STEPS
+    assert not (torn.folder / "state").exists()
+
+
+@pytest.mark.slow
+def test_devices_that_are_held_decide_about_processes_and_a_mistake_ends_with_two(place: Path, tmp_path: Path) -> None:
+    job = Job(place, "wrong", learning_rate=1e30, max_steps=20)
+    job.words[job.words.index("--runtime") + 1] = '{"devices":[0,1],"tensorboard":false}'
+    code, said = job.ended(job.start("--gpus", "2"))
+    assert code == 2, said
+    assert "holds GPU 0, 1" in said and "starts 2 processes" in said
+    assert "no longer finite" in job.log.read_text()
+
+
+@pytest.mark.slow
+def test_two_nodes_meet_at_the_first(place: Path) -> None:
+    job = Job(place, "nodes", max_steps=6)
+    host = {"SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid())}
+    command = [sys.executable, "-m", "fineclip", "train", *job.words]
+    launched = [
+        subprocess.Popen(
+            command,
+            cwd=place,
+            env=environment() | TWO_NODES | host | {"SLURM_NODEID": node},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for node in ("1", "0")
+    ]
+    ended = [job.ended(process) for process in launched]
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert "processes: 2, on cpu" in job.log.read_text()
+    assert len(lines_of(job.folder / "metrics.jsonl")) == 6
