@@ -26,6 +26,7 @@ HOST_ONLY = {
     USED,  # a table on the host, in backward; only of a parameter that no process used the device is asked
 }
 PACKAGE = "fineclip"
+WRAPPERS = {"__torch_dispatch__", "inner", "_fn"}  # torch's own, around a mode
 
 
 class Calls:
@@ -70,8 +71,11 @@ class _Dispatched(TorchDispatchMode):
 
 def _is_used_table(tensor: Tensor) -> bool:
     """An entry of the table, a 32-bit integer that is read out of the backward pass itself."""
-    is_entry = tensor.dtype == torch.int32 and tensor.ndim == 0
-    return is_entry and traceback.extract_stack()[-3].name == "_engine_run_backward"
+    if tensor.dtype != torch.int32 or tensor.ndim:
+        return False
+    frames = traceback.extract_stack()[:-1]
+    asking = next(frame for frame in reversed(frames) if frame.name not in WRAPPERS)
+    return asking.name == "_engine_run_backward"
 
 
 class _Python(TorchFunctionMode):

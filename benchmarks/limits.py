@@ -23,21 +23,18 @@ def decoding(jpegs: Sequence[bytes]) -> Callable[[], None]:
     return run
 
 
-def product_rate(dtype: torch.dtype, *, rows: int, device: str = "cpu") -> float:
-    """FLOPs a second of products of so many rows with the matrices of B/16's blocks, the best of several runs, one thread."""
-    pairs = [
-        (torch.randn(rows, wide, device=device, dtype=dtype), torch.randn(wide, out, device=device, dtype=dtype))
-        for wide, out in SHAPES
-    ]
+def products(dtype: torch.dtype, *, rows: int, flops: float) -> tuple[Callable[[], None], float]:
+    """Products of so many rows with the matrices of B/16's blocks, over and over, and how many FLOPs they are: about `flops`."""
+    pairs = [(torch.randn(rows, wide, dtype=dtype), torch.randn(wide, out, dtype=dtype)) for wide, out in SHAPES]
+    of_one = sum(2.0 * left.shape[0] * right.numel() for left, right in pairs)
+    times = max(1, round(flops / of_one))
 
     def run() -> None:
-        for left, right in pairs:
-            torch.mm(left, right)
+        for _ in range(times):
+            for left, right in pairs:
+                torch.mm(left, right)
 
-    flops = sum(2 * left.shape[0] * right.numel() for left, right in pairs)
-    times = 1 + int(2e9 // flops)
-    found = alternated({"products": lambda: [run() for _ in range(times)]}, repeats=7)["products"]
-    return flops * times / found.least
+    return run, times * of_one
 
 
 def copy_rate(size: int = 64_000_000) -> float:

@@ -85,7 +85,8 @@ def allocation_of(environment: Mapping[str, str]) -> str | None:
         return None
     for variable in SCHEDULERS:
         if variable in environment:
-            return _slug(f"{variable.partition('_')[0].lower()}-{environment[variable]}")
+            node = environment.get("SLURMD_NODENAME", "")  # several may be one machine
+            return _slug("-".join(filter(None, (variable.partition("_")[0].lower(), environment[variable], node))))
     return None
 
 

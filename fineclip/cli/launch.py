@@ -107,9 +107,12 @@ def launch(words: Sequence[str], processes: int, nodes: Nodes, *, threads: int) 
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    log.info("starts %d processes%s", processes, f" on each of {nodes.count} nodes" if nodes.count > 1 else "")
+    where = f" here, node {nodes.own + 1} of {nodes.count}" if nodes.count > 1 else ""
+    log.info("starts processes: %d%s", processes, where)
     os.environ[LAUNCHER] = str(os.getpid())
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE_S))
+    # DDP warns in every process of a choice that `Processes.wrap` explains; errors are still said
+    os.environ["TORCH_CPP_LOG_LEVEL"] = os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")
     if os.environ.get("OMP_NUM_THREADS") == str(threads):  # what this job was given, for all of them
         os.environ["OMP_NUM_THREADS"] = str(max(1, threads // processes))
     wanted = torchrun.parse_args([*_options(processes, nodes), "--module", "fineclip"])  # type: ignore[no-untyped-call]
@@ -142,7 +145,6 @@ def _options(processes: int, nodes: Nodes) -> list[str]:
     return [
         *common,
         f"--nnodes={nodes.count}",
-        f"--node-rank={nodes.own}",
         "--rdzv-backend=c10d",
         f"--rdzv-id={nodes.port}",
         f"--rdzv-endpoint={nodes.first}:{nodes.port}",

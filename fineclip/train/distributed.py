@@ -107,11 +107,12 @@ class Processes:
         """The module whose forward synchronises gradients.
 
         `find_unused_parameters` leaves the gradient of a parameter that took no part at None, so that AdamW leaves it
-        alone, and keeps DDP from rebuilding its buckets, so that a resumed run sums in the same order.
+        alone, and keeps DDP from rebuilding its buckets, so that a resumed run sums in the same order. No buffer of a method
+        changes in training, so none is sent around.
         """
         if self.world_size == 1:
             return module
-        return DistributedDataParallel(module, find_unused_parameters=True)
+        return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
 
     def require_equal_gradients(self, module: nn.Module) -> None:
         """Compare checksums of the gradients, as every process has them after backward.

@@ -5,15 +5,19 @@ alone, so any number of processes and workers makes the same items. Workers draw
 training's process shares with them; what is small comes through the DataLoader's queue.
 """
 
+import atexit
 import logging
 import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver
 from multiprocessing.context import BaseContext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +40,7 @@ __all__ = ["Collate", "HostBatch", "PackedSamples", "batches", "placed"]
 log = logging.getLogger(__name__)
 
 PREFETCH = 2  # batches that each worker makes ahead
+T = TypeVar("T")
 MEASURED = 32  # samples that tell how large a slot must be
 
 
@@ -208,20 +213,21 @@ def _made(making: _Making, sampler: BatchSampler, *, workers: int, pin: bool) ->
         multiprocessing_context=_worker_context() if workers else None,
         worker_init_fn=_quiet_worker if workers else None,
     )
-    stream, leases, too_large = iter(loader), deque[Lease](), 0
-    while True:
-        if len(leases) == SPARE_SLOTS:
-            leases.popleft().wait()
-        outcome = next(stream, None)
-        if outcome is None:
-            break
-        if isinstance(outcome, FineclipError):
-            raise outcome
-        if isinstance(outcome, _Packed) and making.ring is not None:
-            too_large += _is_too_large(outcome, making.ring, said=too_large > 0)
-            leases.append(Lease())
-            outcome = _unpacked(outcome, making.ring, leases[-1])
-        yield _pinned(outcome) if pin else outcome
+    leases, too_large = deque[Lease](), 0
+    with _ended(iter(loader)) as stream:
+        while True:
+            if len(leases) == SPARE_SLOTS:
+                leases.popleft().wait()
+            outcome = next(stream, None)
+            if outcome is None:
+                break
+            if isinstance(outcome, FineclipError):
+                raise outcome
+            if isinstance(outcome, _Packed) and making.ring is not None:
+                too_large += _is_too_large(outcome, making.ring, said=too_large > 0)
+                leases.append(Lease())
+                outcome = _unpacked(outcome, making.ring, leases[-1])
+            yield _pinned(outcome) if pin else outcome
     if too_large:
         log.info("%d of %d batches were too large for their slot", too_large, len(sampler))
 
@@ -245,6 +251,36 @@ def _pinned(batch: HostBatch) -> HostBatch:
     return HostBatch(**(batch._asdict() | pinned))
 
 
+_open: set[Iterator[Any]] = set()
+
+
+@contextmanager
+def _ended(stream: Iterator[T]) -> Iterator[Iterator[T]]:
+    """The iterator of a DataLoader, whose workers are told to end when the block does, or else when the program does.
+
+    Left to garbage collection, or to the end of Python, its queues may go first; then no word reaches the workers, and
+    whoever waits for them waits for ever, because they do not hear SIGTERM.
+    """
+    _open.add(stream)
+    try:
+        yield stream
+    finally:
+        _end(stream)
+
+
+def _end(stream: Iterator[Any]) -> None:
+    _open.discard(stream)
+    shut_down = getattr(stream, "_shutdown_workers", None)  # what its own __del__ calls; none without workers
+    if shut_down is not None:
+        shut_down()
+
+
+@atexit.register  # after torch and multiprocessing have registered theirs, so that it runs before them
+def _end_all() -> None:
+    for stream in tuple(_open):
+        _end(stream)
+
+
 def _as_it_is(outcome: Any) -> Any:
     return outcome
 
@@ -266,3 +302,11 @@ def _worker_context() -> BaseContext:
 def _quiet_worker(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """A training that was killed can tell its workers nothing; and the server lives as long as one of them does."""
+    connection.wait([parent])
+    os._exit(1)

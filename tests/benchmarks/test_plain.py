@@ -67,5 +67,5 @@ def test_rows_of_zeros_are_dropped_with_their_gradient() -> None:
 
 def test_the_template_does_not_change_the_plain_loss(method: FineCLIP) -> None:
     step, kernels = step_for(method), OurKernels(method.encoder)
-    few, many = (plain_loss(method.encoder, kernels, padded(step, slots=slots)) for slots in (3, 20))
-    assert float(few) == pytest.approx(float(many), rel=1e-6)
+    few, many = (plain_loss(method.encoder, kernels, padded(step, slots=slots)).item() for slots in (3, 20))
+    assert few == pytest.approx(many, rel=1e-6)

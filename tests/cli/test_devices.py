@@ -209,6 +209,7 @@ def test_a_scheduler_is_asked_by_its_variables() -> None:
     assert allocation_of({"SLURM_JOB_ID": "12"}) is None
     assert allocation_of({devices.VISIBLE: "0"}) is None
     assert allocation_of({devices.VISIBLE: "0", "SLURM_JOB_ID": "12"}) == "slurm-12"
+    assert allocation_of({devices.VISIBLE: "0", "SLURM_JOB_ID": "12", "SLURMD_NODENAME": "n1"}) == "slurm-12-n1"
     assert allocation_of({devices.VISIBLE: "0", "PBS_JOBID": "7[1].head"}) == "pbs-7_1_.head"
 
 

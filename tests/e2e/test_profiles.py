@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.helpers.dag import ROOT, planned, small_world, snakemake
+from tests.helpers.dag import ROOT, edit_config, planned, small_world, snakemake
 
 PROFILES = ROOT / "workflow/profiles"
 
@@ -33,6 +33,24 @@ def test_effective_resources_of_a_training(tmp_path: Path, name: str, threads: i
     assert done.returncode == 0, done.stderr
     job = (done.stdout + done.stderr).split("rule train_run:")[1].split("\n\n")[0]
     assert f"threads: {threads}" in job and f"gpu={gpus}" in job and f"mem_mb={memory}" in job
+
+
+def test_gpus_devices_and_means_reach_the_verbs(tmp_path: Path) -> None:
+    small_world(tmp_path, images=24)
+    edit_config(tmp_path, {"runtime": {"devices": [1, 3], "loader_workers": 2}})
+    values = profile("workstation") | {"resources": {"gpu": 2}}
+    values["set-resources"]["train_run"]["gpu"] = 2
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile/config.yaml").write_text(yaml.safe_dump(values))
+    done = snakemake(tmp_path, "--profile", "profile", "--cores", "4", "--dry-run", "--printshellcmds", "all")
+    assert done.returncode == 0, done.stderr
+    commands = {text.split(maxsplit=1)[0]: text for text in done.stdout.split("python -m fineclip ")[1:]}
+    for verb in ("detect", "caption", "evaluate"):
+        assert "--devices 1,3" in commands[verb] and "--gpus 1" in commands[verb]
+    assert "--gpus 2" in commands["train"] and "--threads 4" in commands["train"]
+    assert """--runtime '{"devices":[1,3],"loader_workers":2}'""" in commands["train"]
+    without = snakemake(tmp_path, "--dry-run", "--printshellcmds", "all")
+    assert "--gpus 0" in without.stdout and "--gpus 1" not in without.stdout
 
 
 def test_make_slurm_profile_puts_it_where_snakemake_looks(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_a_finished_world_has_nothing_to_do(finished_world: Path) -> None:
     [
         ({"caption": {"template": {"template": "a {label}"}}}, EVERYTHING_AFTER_CAPTION),
         ({"detect": {"annotations": {"max_regions": 2}}}, EVERYTHING_AFTER_CAPTION | {"detect_shard"}),
-        ({"runtime": {"loader_workers": 3, "detect_batch": 5, "caption_batch": 7, "evaluate_batch": 9}}, set()),
+        ({"runtime": {"loader_workers": 3, "detect_batch": 5, "devices": [0], "crop_chunk": 2}}, set()),
         ({"plan": {"margin": 0.01}}, {"report"}),  # which states the plan
         ({"methods": {"fineclip": {"relaxed": {"detach_crops": False}}}}, {"train_run", "evaluate_run", "report"}),
         (

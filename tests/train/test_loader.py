@@ -23,10 +23,10 @@ SIZES = {"a": 5, "b": 3, "c": 4}
 STEPS = 6
 
 
-def samples_of(select: Path, packed: list[Path], *, method: str = "fineclip") -> PackedSamples:
+def samples_of(select: Path, packed: list[Path], *, method: str = "fineclip", inputs: Inputs = INPUTS) -> PackedSamples:
     keys = keys_by_shard(select)
     selection = read_selection(keys, manifests_of(keys, packed, stage="pack", select=select), TrainConfig())
-    prepare = METHODS[method].preparation(INPUTS, METHODS[method].section(), max_regions=1)
+    prepare = METHODS[method].preparation(inputs, METHODS[method].section(), max_regions=1)
     return PackedSamples(selection.shards, prepare, seed=0)
 
 

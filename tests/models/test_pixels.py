@@ -1,0 +1,257 @@
+"""The fast way to pixels is within its bounds of Pillow's, and leaves to Pillow what it cannot read."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fineclip.miniature.scenes import draw_scene, jpeg
+from fineclip.models import cuts
+from fineclip.models.cuts import Cuts, Square, cut
+from fineclip.models.images import CENTRED, LETTERBOX, SQUASH, SQUASH_BICUBIC, Fit, UndecodableImage, crop, decode
+from fineclip.models.pixels import Arena, Canvas, Pixels, Wanted, decode_only, draw, drawn_on
+from fineclip.types import Box
+from tests.helpers.images import HTML, bomb, encoded
+
+COCO = Path(__file__).parents[3] / "shared/data/coco/train2017"
+WORST = {"bilinear": 54.0, "bicubic": 50.0}  # dB from Pillow's pixels
+MEDIAN = {"bilinear": 70.0, "bicubic": 70.0}
+ON_DEVICE = {"bilinear": 54.0, "bicubic": 50.0}
+FITS = {"squash": (SQUASH, SQUASH), "letterbox": (LETTERBOX, CENTRED), "cut out": (SQUASH_BICUBIC, SQUASH_BICUBIC)}
+
+
+def photographs() -> list[bytes]:
+    return [path.read_bytes() for path in sorted(COCO.glob("*.jpg"))[:40]]
+
+
+def scenes() -> list[bytes]:
+    return [jpeg(draw_scene(7, index)) for index in range(12)]
+
+
+def textures() -> list[bytes]:
+    """Smooth and rough in all sizes, wide and high."""
+    rng, contents = np.random.default_rng(3), []
+    for width, height in ((640, 480), (333, 500), (97, 61), (1200, 300)):
+        coarse = rng.integers(0, 256, (height // 12, width // 12, 3), dtype=np.uint8)
+        fine = rng.normal(0, 8, (height, width, 3))
+        pixels = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)) + fine
+        contents.append(saved(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), quality=92))
+    return contents
+
+
+def saved(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def wanted(content: bytes, fits: tuple[Fit, Fit], *, crops: int = 5, seed: int = 0) -> Wanted:
+    """The picture at 224 px, and crops of all sizes, some over its edge."""
+    width, height = Image.open(io.BytesIO(content)).size
+    rng = np.random.default_rng(seed)
+    boxes = []
+    for _ in range(crops):
+        wide, high = np.exp(rng.uniform(np.log(0.08), np.log(0.9), 2)) * (width, height)
+        left, top = rng.uniform(0, 1, 2) * (width - wide, height - high)
+        boxes.append(Box(left, top, left + wide, top + high).enlarged(1.5))
+    return Wanted(Square(fits[0], 224), Square(fits[1], 112), boxes)
+
+
+def decibels(found: torch.Tensor, expected: torch.Tensor) -> float:
+    error = (found.double() - expected.double()).square().mean().item()
+    return 99.0 if error == 0 else 10 * np.log10(255**2 / error)
+
+
+def squares(pixels: Pixels) -> list[torch.Tensor]:
+    return [pixels.image, *pixels.crops]
+
+
+def cut_on_device(content: bytes, want: Wanted) -> list[torch.Tensor]:
+    decoded = decode_only(content, want)
+    images, crops = cut(decoded.image.permute(1, 2, 0).reshape(-1), [decoded.cuts])
+    return [images[0], *crops]
+
+
+def compared(contents: list[bytes], fits: tuple[Fit, Fit]) -> tuple[list[float], list[float]]:
+    """Of every square, how near the fast way and the device come to Pillow."""
+    fast, device = [], []
+    for seed, content in enumerate(contents):
+        want = wanted(content, fits, seed=seed)
+        expected = squares(draw(content, want, pillow=True))
+        fast += map(decibels, squares(draw(content, want, pillow=False)), expected)
+        device += map(decibels, cut_on_device(content, want), expected)
+    return fast, device
+
+
+@pytest.mark.parametrize("of", [scenes, textures, photographs])
+@pytest.mark.parametrize("fits", FITS.values(), ids=FITS)
+def test_fast_pixels_are_within_their_bounds_of_pillows(of: object, fits: tuple[Fit, Fit]) -> None:
+    contents = of()
+    if not contents:
+        pytest.skip(f"no photographs at {COCO}")
+    kind = fits[1].filter
+    fast, device = compared(contents, fits)
+    assert min(fast) >= WORST[kind]
+    assert np.median(fast) >= MEDIAN[kind]
+    assert min(device) >= ON_DEVICE[kind]
+
+
+@pytest.mark.parametrize("fits", FITS.values(), ids=FITS)
+def test_pillows_way_is_pillow_to_the_bit(fits: tuple[Fit, Fit]) -> None:
+    for content in textures():
+        want, image = wanted(content, fits), decode(content)
+        found = draw(content, want, pillow=True)
+        assert torch.equal(found.image, fits[0](image, 224))
+        for box, pixels in zip(want.boxes, found.crops, strict=True):
+            assert torch.equal(pixels, fits[1](crop(image, box), 112))
+
+
+KINDS = {
+    "baseline": {},
+    "progressive": {"progressive": True},
+    "no subsampling": {"subsampling": 0},
+    "4:2:2": {"subsampling": 1},
+    "RGB": {"keep_rgb": True},
+}
+
+
+def picture(width: int = 61, height: int = 47) -> Image.Image:
+    pixels = np.random.default_rng(5).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+FILES = {
+    **{kind: saved(picture(), **options) for kind, options in KINDS.items()},
+    "grey": saved(picture().convert("L")),
+    "CMYK": saved(picture().convert("CMYK")),
+    "turned by its note": saved(
+        picture(),
+        exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00",
+    ),
+    "PNG": saved(picture(), "PNG"),
+    "transparent": saved(picture().convert("RGBA").resize((30, 20)), "PNG"),
+    "palette": saved(picture().convert("P"), "GIF"),
+    "WEBP": saved(picture(), "WEBP"),
+    "followed by rubbish": saved(picture()) + bytes(range(256)) * 8,
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_decoded_is_what_pillow_decodes(name: str) -> None:
+    content = FILES[name]
+    expected = torch.from_numpy(np.array(decode(content)))
+    height, width = expected.shape[:2]
+    want = Wanted(Square(SQUASH, 8), Square(SQUASH, 8))
+    decoded = decode_only(content, want)
+    assert torch.equal(decoded.image.permute(1, 2, 0), expected)
+    assert decoded.cuts == Cuts(height, width, want.image, (0, 0, width, height), want.crop, None)
+
+
+BROKEN = {
+    "cut short": saved(picture(200, 160))[:-900],
+    "cut in its header": saved(picture())[:200],
+    "page": HTML,
+    "empty": b"",
+    "jpeg in name": b"\xff\xd8\xff\xe0" + bytes(40),
+    "bomb": bomb(),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_no_image_is_refused_in_pillows_words(name: str) -> None:
+    want = Wanted(Square(SQUASH, 8), Square(SQUASH, 8))
+    with pytest.raises(UndecodableImage) as expected:
+        decode(BROKEN[name])
+    for way in (lambda: draw(BROKEN[name], want, pillow=False), lambda: decode_only(BROKEN[name], want)):
+        with pytest.raises(UndecodableImage) as found:
+            way()
+        assert str(found.value) == str(expected.value)
+
+
+def test_a_jpeg_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
+    content = bytearray(encoded(64, 48))
+    frame = content.index(b"\xff\xc0")
+    content[frame + 5 : frame + 9] = (12_000).to_bytes(2, "big") * 2
+    with pytest.raises(UndecodableImage, match="12000 x 12000 are more than 120000000 pixels"):
+        draw(bytes(content), Wanted(Square(SQUASH, 8), Square(SQUASH, 8)), pillow=False)
+
+
+@pytest.mark.parametrize("pillow", [False, True])
+def test_tiny_and_narrow_crops_have_pixels(pillow: bool) -> None:
+    content = saved(picture(300, 200), "PNG")
+    boxes = [Box(5, 5, 5.2, 5.2), Box(0, 0, 300, 1), Box(299, 0, 300, 200), Box(299.7, 199.6, 400, 400)]
+    for fits in FITS.values():
+        want = Wanted(Square(fits[0], 32), Square(fits[1], 16), boxes)
+        found = draw(content, want, pillow=pillow)
+        expected = draw(content, want, pillow=True)
+        assert found.crops.shape == (4, 3, 16, 16)
+        assert min(map(decibels, squares(found), squares(expected))) >= WORST["bicubic"]
+        assert min(map(decibels, cut_on_device(content, want), squares(expected))) >= 45
+
+
+def test_one_decoding_does_not_disturb_the_squares_of_another() -> None:
+    contents = textures()
+    want = [wanted(content, FITS["squash"]) for content in contents]
+    drawn = [draw(content, each, pillow=False) for content, each in zip(contents, want, strict=True)]
+    for content, each, pixels in zip(contents, want, drawn, strict=True):
+        again = draw(content, each, pillow=False)
+        assert torch.equal(again.image, pixels.image)
+        assert torch.equal(again.crops, pixels.crops)
+
+
+def test_what_is_cut_on_the_device_needs_not_lie_alone() -> None:
+    """Pictures of many sizes, one after another, with as many crops as they have."""
+    contents = [FILES["PNG"], *textures()[:2], FILES["grey"]]
+    wants = [
+        wanted(content, FITS["letterbox"], crops=count) for content, count in zip(contents, (2, 0, 3, 1), strict=True)
+    ]
+    decoded = [decode_only(content, want) for content, want in zip(contents, wants, strict=True)]
+    flat = torch.cat([each.image.permute(1, 2, 0).reshape(-1) for each in decoded])
+    images, crops = cut(flat, [each.cuts for each in decoded])
+    alone = [cut_on_device(content, want) for content, want in zip(contents, wants, strict=True)]
+    assert torch.equal(images, torch.stack([each[0] for each in alone]))
+    assert torch.equal(crops, torch.stack([square for each in alone for square in each[1:]]))
+
+
+def test_without_crops_none_are_cut() -> None:
+    decoded = decode_only(FILES["PNG"], Wanted(Square(SQUASH, 8), Square(SQUASH, 8)))
+    assert cut(decoded.image.permute(1, 2, 0).reshape(-1), [decoded.cuts])[1] is None
+
+
+def test_what_is_shrunk_very_much_is_cut_in_two_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = textures()[3]
+    want = Wanted(Square(SQUASH, 8), Square(CENTRED, 8), [Box(0, 0, 1200, 300)])
+    whole = cut_on_device(content, want)
+    monkeypatch.setattr(cuts, "MOST_SHRUNK", 4)
+    for found, expected in zip(cut_on_device(content, want), whole, strict=True):
+        assert (found.int() - expected.int()).abs().max() <= 1  # another order of sums
+
+
+@pytest.mark.parametrize("pillow", [False, True])
+def test_pixels_are_drawn_where_the_canvas_says(pillow: bool) -> None:
+    content = FILES["baseline"]
+    want = Wanted(Square(SQUASH, 8), Square(SQUASH, 4), [Box(0, 0, 20, 20)] * 2)
+    alone = draw(content, want, pillow=pillow)
+    images, crops = torch.zeros(2 * 3 * 64, dtype=torch.uint8), torch.zeros(3 * 3 * 16, dtype=torch.uint8)
+    canvas = Canvas(Arena(images), Arena(crops))
+    with drawn_on(canvas):
+        first, second = draw(content, want, pillow=pillow), draw(content, want, pillow=pillow)
+    assert torch.equal(canvas.images.content.view(2, 8, 8, 3)[1], alone.image.permute(1, 2, 0))
+    assert torch.equal(first.image, second.image)
+    assert first.image.untyped_storage().data_ptr() == images.untyped_storage().data_ptr()
+    assert canvas.crops.content is None  # three fit, and four were asked for
+    assert torch.equal(second.crops, alone.crops)
+    assert draw(content, want, pillow=pillow).image.untyped_storage().data_ptr() != images.untyped_storage().data_ptr()
+
+
+def test_a_picture_that_libjpeg_turbo_gives_up_leaves_no_gap() -> None:
+    arena = Arena(torch.zeros(100_000, dtype=torch.uint8))
+    broken, want = BROKEN["cut short"], Wanted(Square(SQUASH, 8), Square(SQUASH, 8))
+    with drawn_on(Canvas(arena, Arena())):
+        with pytest.raises(UndecodableImage):
+            decode_only(broken, want)
+        decode_only(FILES["grey"], want)
+    assert len(arena.content) == 61 * 47 * 3
