@@ -35,8 +35,10 @@ class Saved:
         return saved_tensors_hooks(self._pack, lambda packed: packed.tensor)
 
     def exclude(self, tensor: Tensor) -> None:
-        """Do not count what lies in its memory, as if it were a parameter."""
-        self._excluded.add(tensor.untyped_storage().data_ptr())
+        """Do not count what lies in its memory, as if it were a parameter, as long as that is its memory."""
+        storage = tensor.untyped_storage()
+        self._excluded.add(storage.data_ptr())
+        weakref.finalize(storage, self._excluded.discard, storage.data_ptr())
 
     def _pack(self, tensor: Tensor) -> "_Packed":
         packed, storage = _Packed(tensor), tensor.untyped_storage()

@@ -58,7 +58,7 @@ from fineclip.train.training import Training
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of what the loop makes of the same inputs: a change of it trains again
+VERSION = 2  # of what the loop makes of the same inputs: a change of it trains again
 
 PLAN = "workflow plan"
 
@@ -208,6 +208,7 @@ def _inputs(config: RunConfig, vocabulary: Path | None, concepts: Path | None) -
         config.encoder.image_size,
         config.encoder.crop_size,
         concepts=() if concepts is None else read_concepts(concepts),
+        loader=config.loader,
     )
 
 

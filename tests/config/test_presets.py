@@ -42,6 +42,12 @@ def test_a_preset_is_valid(files: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("files", WHOLE, ids=together)
+def test_authors_settings_take_the_authors_pixels(files: list[Path]) -> None:
+    by_authors = files[-1].name.startswith(("clim-", "clipself-", "fineclip-", "regionclip-"))
+    assert load(read_files(files)).loader.resample == ("pillow" if by_authors else "fast")
+
+
+@pytest.mark.parametrize("files", WHOLE, ids=together)
 def test_a_trial_uses_shipped_models_under_its_own_name(files: list[Path]) -> None:
     alone, trial = load(read_files(files)), load(read_files([*files, TRIAL]))
     assert trial.dataset.folder == f"{alone.dataset.name}-trial"

@@ -40,10 +40,9 @@ def merged_batch(name: str, options: Mapping[str, Any]) -> Batch:
     for number in range(IMAGES):
         one = sample(f"k-{number}", regions=number % 3)
         regions = [
-            Region(region.box, 0.5, "thing", f"region {(number + place) % 3}")
-            for place, region in enumerate(one.regions)
+            Region(region.box, 0.5, "thing", f"is {(number + place) % 3}") for place, region in enumerate(one.regions)
         ]
-        shared = replace(one, captions=(f"caption {number % 2}",), regions=tuple(regions))
+        shared = replace(one, captions=(f"say {number % 2}",), regions=tuple(regions))
         items.append(prepare(shared, generator(0, 0, one.key)))
     host = Collate(INPUTS)(items)
     batch = placed(host, Counts([IMAGES], [host.regions]), torch.device("cpu"), seed=1)

@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from fineclip.config import ClipConfig, FineCLIPConfig, LoaderConfig
+from fineclip.errors import ConfigError
 from fineclip.methods import METHODS
 from fineclip.methods.items import (
     RESIZES,
     Inputs,
+    Item,
     draw_caption,
     draw_regions,
     fractions,
@@ -19,7 +21,7 @@ from fineclip.methods.items import (
 from fineclip.models.images import decode
 from fineclip.types import Box, Region, Sample
 from tests.helpers.packs import HEIGHT, WIDTH, picture, sample
-from tests.helpers.tiny import TinyTokenizer
+from tests.helpers.tiny import TinyTokenizer, tiny_encoder
 
 INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConfig(resample="pillow"))
 
@@ -118,6 +120,28 @@ def test_a_crop_is_the_enlarged_box_as_far_as_the_image_reaches() -> None:
     expected = decode(one.image).crop((0, 2, 14, 10)).resize((8, 8), 2)
     crop = prepare(one, generator(0, 0, "k")).crops[0]
     assert np.array_equal(crop.permute(1, 2, 0).numpy(), np.asarray(expected))
+
+
+def test_relaxed_options_make_crops_smaller_and_regions_fewer_and_draw_the_rest_as_ever() -> None:
+    one = sample("k", regions=6)
+
+    def visited(at_most: int, **relaxed: int) -> Item:
+        options = FineCLIPConfig.model_validate({"relaxed": relaxed})
+        return METHODS["fineclip"].preparation(INPUTS, options, max_regions=at_most)(one, generator(0, 0, "k"))
+
+    usual, smaller, fewer = visited(4), visited(4, crop_size=4), visited(4, max_regions=2)
+    assert smaller.crops.shape == (4, 3, 4, 4)
+    assert torch.equal(smaller.image, usual.image) and torch.equal(smaller.boxes, usual.boxes)
+    expected = visited(2)
+    for name in ("image", "text", "boxes", "region_texts", "crops"):
+        assert torch.equal(getattr(fewer, name), getattr(expected, name)), name
+    assert len(visited(2, max_regions=5).boxes) == 2
+
+
+def test_smaller_crops_are_whole_patches() -> None:
+    options = FineCLIPConfig.model_validate({"relaxed": {"crop_size": 6}})
+    with pytest.raises(ConfigError, match=r"methods\.fineclip\.relaxed\.crop_size: 6 px is not whole patches of 4 px"):
+        METHODS["fineclip"].build(tiny_encoder(), options, INPUTS)
 
 
 @pytest.mark.parametrize("distill", [0.0, 1.0])

@@ -1,11 +1,13 @@
 """Batches: the same samples and the same draws for any number of workers and processes."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from fineclip.config import FineCLIPConfig, TrainConfig
+from fineclip.config import FineCLIPConfig, LoaderConfig, TrainConfig, parse
 from fineclip.errors import DataError, ShardError
 from fineclip.methods import METHODS
 from fineclip.methods.items import Inputs, Item
@@ -169,6 +171,44 @@ def test_pixels_are_normalised_where_they_are_used(samples: PackedSamples) -> No
     assert batch.regions_per_image == tuple(torch.bincount(batch.box_to_image, minlength=4).tolist())
     assert torch.equal(batch.boxes, host.boxes)
     assert torch.equal(batch.text_rows, host.text_rows)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("clip", {}),
+        ("fineclip", {}),
+        ("clipself", {}),
+        ("clipself", {"regions": "patches"}),
+        ("regionclip", {}),
+        ("clim", {}),
+    ],
+)
+def test_the_device_cuts_what_the_workers_would(tmp_path: Path, method: str, options: dict[str, Any]) -> None:
+    select, packed = write_world(tmp_path, SIZES)
+    section = parse(METHODS[method].section, options, where="test")
+    found = []
+    for way in ("worker", "device"):
+        inputs = replace(INPUTS, concepts=("thing",), loader=LoaderConfig(crops=way))
+        samples = samples_of(select, packed)
+        samples.prepare = METHODS[method].preparation(inputs, section, max_regions=2)
+        sampler = BatchSampler(Order((5, 3, 4), 12, seed=0, shuffle_shards=1), start=0, stop=1, rank=0, world_size=1)
+        [host] = batches(samples, Collate(inputs), sampler, workers=0, pin=False)
+        assert (host.cuts is None) == (way == "worker")
+        found.append(placed(host, Counts([12], [host.regions]), torch.device("cpu"), seed=0))
+    one, other = found
+    assert one.images.shape == other.images.shape == (12, 3, 16, 16)
+    assert error(one.images, other.images) < 2  # 45 dB, of noise: rounding alone differs
+    assert (one.crops is None) == (other.crops is None) == (method not in {"fineclip", "clipself"})
+    if one.crops is not None:
+        assert one.crops.shape == other.crops.shape
+        assert error(one.crops, other.crops) < 2
+    assert one.boxes is None or torch.equal(one.boxes, other.boxes)
+
+
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The mean square of the difference."""
+    return (found.double() - expected.double()).square().mean().item()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
