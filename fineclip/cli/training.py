@@ -82,7 +82,8 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _train_here(options: argparse.Namespace, runtime: RuntimeConfig) -> None:
-    from fineclip.train.run import VERSION, RunConfig, train_run
+    from fineclip.train.claims import RunConfig
+    from fineclip.train.run import VERSION, train_run
 
     config = section(RunConfig, options.config, where="train", version=VERSION)
     train_run(
@@ -100,7 +101,8 @@ def _train_here(options: argparse.Namespace, runtime: RuntimeConfig) -> None:
 
 
 def _pretrained(options: argparse.Namespace) -> None:
-    from fineclip.train.run import VERSION, PretrainedConfig, publish_pretrained
+    from fineclip.train.claims import PretrainedConfig
+    from fineclip.train.run import VERSION, publish_pretrained
 
     config = section(PretrainedConfig, options.config, where="encoders", version=VERSION)
     publish_pretrained(options.weights[0], options.manifest, config, tokenizer=one(options.tokenizer))

@@ -5,19 +5,11 @@ alone, so any number of processes and workers makes the same items. Workers draw
 training's process shares with them; what is small comes through the DataLoader's queue.
 """
 
-import atexit
 import logging
-import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import connection, forkserver
-from multiprocessing.context import BaseContext
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,14 +25,13 @@ from fineclip.train.host import Collate, HostBatch, placed
 from fineclip.train.order import BatchSampler, Visit
 from fineclip.train.ring import SPARE_SLOTS, Lease, Ring, Size, Spot, enough
 from fineclip.train.selection import PackedShard
-from fineclip.train.signals import unheard
+from fineclip.train.workers import ended, quiet_worker, worker_context
 
 __all__ = ["Collate", "HostBatch", "PackedSamples", "batches", "placed"]
 
 log = logging.getLogger(__name__)
 
 PREFETCH = 2  # batches that each worker makes ahead
-T = TypeVar("T")
 MEASURED = 32  # samples that tell how large a slot must be
 
 
@@ -210,11 +201,11 @@ def _made(making: _Making, sampler: BatchSampler, *, workers: int, pin: bool) ->
         collate_fn=_as_it_is,
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
-        multiprocessing_context=_worker_context() if workers else None,
-        worker_init_fn=_quiet_worker if workers else None,
+        multiprocessing_context=worker_context(preload=__name__) if workers else None,
+        worker_init_fn=quiet_worker if workers else None,
     )
     leases, too_large = deque[Lease](), 0
-    with _ended(iter(loader)) as stream:
+    with ended(iter(loader)) as stream:
         while True:
             if len(leases) == SPARE_SLOTS:
                 leases.popleft().wait()
@@ -251,62 +242,5 @@ def _pinned(batch: HostBatch) -> HostBatch:
     return HostBatch(**(batch._asdict() | pinned))
 
 
-_open: set[Iterator[Any]] = set()
-
-
-@contextmanager
-def _ended(stream: Iterator[T]) -> Iterator[Iterator[T]]:
-    """The iterator of a DataLoader, whose workers are told to end when the block does, or else when the program does.
-
-    Left to garbage collection, or to the end of Python, its queues may go first; then no word reaches the workers, and
-    whoever waits for them waits for ever, because they do not hear SIGTERM.
-    """
-    _open.add(stream)
-    try:
-        yield stream
-    finally:
-        _end(stream)
-
-
-def _end(stream: Iterator[Any]) -> None:
-    _open.discard(stream)
-    shut_down = getattr(stream, "_shutdown_workers", None)  # what its own __del__ calls; none without workers
-    if shut_down is not None:
-        shut_down()
-
-
-@atexit.register  # after torch and multiprocessing have registered theirs, so that it runs before them
-def _end_all() -> None:
-    for stream in tuple(_open):
-        _end(stream)
-
-
 def _as_it_is(outcome: Any) -> Any:
     return outcome
-
-
-def _worker_context() -> BaseContext:
-    """Workers are forked from a server that has imported what they need and nothing else.
-
-    A fork of the training itself would copy its threads, locks and open files; a new interpreter for each worker would
-    hold its own copy of every library. The signals that ask a training to stop reach its whole group: server and workers
-    do not hear them, and the training itself tells them when to end.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    with unheard(signal.SIGTERM):
-        forkserver.ensure_running()
-    return context
-
-
-def _quiet_worker(_: int) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if (parent := multiprocessing.parent_process()) is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """A training that was killed can tell its workers nothing; and the server lives as long as one of them does."""
-    connection.wait([parent])
-    os._exit(1)

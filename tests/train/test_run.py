@@ -16,7 +16,8 @@ from fineclip.methods import FineCLIP
 from fineclip.models.checkpoint import load_published
 from fineclip.shards import ConceptRow, Job, TableWriter, forget, read_manifest
 from fineclip.stages.weights import fetch_weights
-from fineclip.train.run import PretrainedConfig, RunConfig, publish_pretrained, train_run
+from fineclip.train.claims import PretrainedConfig, RunConfig
+from fineclip.train.run import publish_pretrained, train_run
 from fineclip.train.state import StateFolder
 from tests.helpers.packs import write_select, write_world
 from tests.helpers.tiny import ARCHITECTURE, tiny_encoder

@@ -15,7 +15,8 @@ from fineclip.models.encoder import RegionEncoder
 from fineclip.shards import read_manifest
 from fineclip.stages.texts import texts_shard
 from fineclip.stages.weights import fetch_weights
-from fineclip.train.run import RunConfig, train_run
+from fineclip.train.claims import RunConfig
+from fineclip.train.run import train_run
 from tests.helpers.packs import keys_of, sample, write_pack, write_select, write_world
 from tests.helpers.training import lines_of
 from tests.versions.worlds import ENCODER, WEIGHTS, write_encoder

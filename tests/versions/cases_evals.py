@@ -16,7 +16,8 @@ from fineclip.evals.evaluate import evaluate_run
 from fineclip.evals.retrieval import evaluate_retrieval
 from fineclip.evals.sources import CLASSES_SUFFIX, BenchmarkClass, index_benchmark
 from fineclip.shards import BenchmarkRow
-from fineclip.train.run import PretrainedConfig, publish_pretrained
+from fineclip.train.claims import PretrainedConfig
+from fineclip.train.run import publish_pretrained
 from tests.helpers.coco import write_coco
 from tests.versions.inputs import picture, rounded, table
 from tests.versions.registry import case
