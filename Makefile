@@ -1,6 +1,6 @@
 # make demo    the miniature world, from scenes to report (the main job)
 # make test    the whole fast suite
-# make bench   what a training step costs on this machine, and the README's table of it
+# make bench   what a training step costs on this machine, and the tables of it
 # Each makes the environment in .venv first, with nothing but Python and pip present.
 
 PYTHON ?= python3
@@ -31,7 +31,7 @@ test: venv
 slow-test: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
-# Half an hour of two cores; BENCH="--images FOLDER" takes photographs of yours.
+# About 20 minutes of two cores; BENCH="--images FOLDER" takes photographs of yours.
 bench: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(BENCH)
 

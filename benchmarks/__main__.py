@@ -1,4 +1,4 @@
-"""All benchmarks of this machine, then the table of the README: what `make bench` runs.
+"""All benchmarks of this machine, then the tables of them: what `make bench` runs.
 
     python -m benchmarks [--images FOLDER]
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.figures import RESULTS
 
 ALL = ("gpu", "exact", "gather", "loader", "step")
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,9 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ALL:
         print(f"-- {name}", flush=True)
         more = photographs if name == "loader" else []
-        subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *more], cwd=README.parent, check=True)
-    subprocess.run([sys.executable, "-m", "benchmarks.table", "--write", str(README)], cwd=README.parent, check=True)
-    print(f"results lie in {RESULTS}, the table in {README}")
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *more], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "benchmarks.table", "--write"], cwd=ROOT, check=True)
+    print(f"results lie in {RESULTS}, the tables in README.md and docs/performance.md")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The performance table of the README, from what lies in `results/`.
+"""The performance tables, from what lies in `results/`: those with a target in the README, all in docs/performance.md.
 
-    python -m benchmarks.table [--write README.md]
+    python -m benchmarks.table [--write]
 
 Figures taken on a GPU come first, then those that are the same on every machine, then times on a processor: each from the
 machine that was measured last.
@@ -9,7 +9,7 @@ machine that was measured last.
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ KINDS = (
     ("CPU time of one thread", ("loader", "step", "gather")),
 )
 Content = Mapping[str, Any]
+Wanted = Callable[[Figure], bool]
 
 
 def read_results(folder: Path = RESULTS) -> list[Content]:
@@ -29,17 +30,22 @@ def read_results(folder: Path = RESULTS) -> list[Content]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
-def render(results: Sequence[Content]) -> str:
-    """All tables; of no result an empty text."""
-    return "\n\n".join(part for title, names in KINDS for part in _kind(title, names, results))
+def render(results: Sequence[Content], *, wanted: Wanted) -> str:
+    """All tables, of the figures that are wanted; of no result an empty text."""
+    return "\n\n".join(part for title, names in KINDS for part in _kind(title, names, results, wanted))
 
 
-def _kind(title: str, names: Sequence[str], results: Sequence[Content]) -> list[str]:
+def has_target(figure: Figure) -> bool:
+    """Whether somebody said beforehand what it should be."""
+    return figure.target is not None
+
+
+def _kind(title: str, names: Sequence[str], results: Sequence[Content], wanted: Wanted) -> list[str]:
     found = [each for each in results if any(figures_of(each, name) for name in names)]
     if not found:
         return []
     latest = max(found, key=lambda each: max(_date(each, name) for name in names))
-    rows = [_row(figure) for name in names for figure in figures_of(latest, name)]
+    rows = [_row(figure) for name in names for figure in figures_of(latest, name) if name == "gpu" or wanted(figure)]
     head = ["| | plain, or limit | ours | ratio | target |", "|---|---|---|---|---|"]
     return [f"**{title}** ({_where(latest, names)})", "\n".join([*head, *rows])]
 
@@ -94,16 +100,22 @@ def placed(page: str, table: str) -> str:
     return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
 
 
+PAGES: Mapping[Path, Wanted] = {
+    Path("README.md"): has_target,
+    Path("docs/performance.md"): lambda _: True,
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table, or write it into a page."""
+    """Print all figures, or write them into the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path, metavar="PAGE")
-    chosen = parser.parse_args(arguments)
-    table = render(read_results())
-    if chosen.write is None:
-        sys.stdout.write(table + "\n")
-    else:
-        chosen.write.write_text(placed(chosen.write.read_text(encoding="utf-8"), table), encoding="utf-8")
+    parser.add_argument("--write", action="store_true", help="into " + " and ".join(map(str, PAGES)))
+    if not parser.parse_args(arguments).write:
+        sys.stdout.write(render(read_results(), wanted=lambda _: True) + "\n")
+        return
+    for page, wanted in PAGES.items():
+        text = placed(page.read_text(encoding="utf-8"), render(read_results(), wanted=wanted))
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

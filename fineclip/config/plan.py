@@ -136,5 +136,11 @@ class RuntimeConfig(Section):
     compile: bool = key(
         False, origin=OURS, about="torch.compile of the encoder's blocks; crops come in chunks of one size"
     )
+    stop_after_min: PositiveFloat | None = key(
+        None,
+        unit="minutes",
+        origin=OURS,
+        about="a training that runs so long saves and ends, for the next attempt to go on; null leaves it to the scheduler's SIGTERM",
+    )
     keep_checkpoints: PositiveInt = key(2, origin=OURS, about="last checkpoints that a training keeps while it runs")
     tensorboard: bool = key(True, origin=OURS, about="write what metrics.jsonl and speed.jsonl say for TensorBoard too")

@@ -47,7 +47,8 @@ def train(training: Training) -> None:
     done = resume(training, learner)
     _announce(training, learner, done)
     module, stream = processes.wrap(training.method), training.batches(done)
-    with heeded() as requests, _journal(training, done) as journal:
+    minutes = training.runtime.stop_after_min
+    with heeded(limit_s=minutes and minutes * 60) as requests, _journal(training, done) as journal:
         for step in range(done, training.steps):
             with journal.waiting():
                 batch, wish = _next_batch(training, stream, requests, step=step)

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -9,10 +10,21 @@ from typing import Any
 
 
 class Requests:
-    """The signal that asked this process to stop, None so far."""
+    """The signal that asked this process to stop, None so far; a time limit asks as SIGTERM does.
 
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
+    Args:
+        limit_s: seconds from now.
+    """
+
+    def __init__(self, limit_s: float | None = None) -> None:
+        self._signal: signal.Signals | None = None
+        self._end = None if limit_s is None else time.monotonic() + limit_s
+
+    @property
+    def received(self) -> signal.Signals | None:
+        """The first that came."""
+        is_over = self._end is not None and time.monotonic() > self._end
+        return signal.SIGTERM if self._signal is None and is_over else self._signal
 
     def hear(self, number: int, _: FrameType | None) -> None:
         """Remember the first; a second SIGINT ends the process at once.
@@ -20,16 +32,19 @@ class Requests:
         SIGTERM is no more than a request however often it comes: a scheduler sends it to every process of a job, and the
         launcher among them sends it on.
         """
-        if self.received is None:
-            self.received = signal.Signals(number)
+        if self._signal is None:
+            self._signal = signal.Signals(number)
         elif number == signal.SIGINT:
             raise SystemExit(128 + number)
 
 
 @contextmanager
-def heeded() -> Iterator[Requests]:
-    """While the block runs, SIGTERM and SIGINT are requests. Elsewhere than in the main thread they stay as they are."""
-    requests = Requests()
+def heeded(*, limit_s: float | None = None) -> Iterator[Requests]:
+    """While the block runs, SIGTERM and SIGINT are requests, and so is the end of a time limit from now.
+
+    Elsewhere than in the main thread signals stay as they are.
+    """
+    requests = Requests(limit_s)
     with _handled((signal.SIGTERM, signal.SIGINT), requests.hear):
         yield requests
 

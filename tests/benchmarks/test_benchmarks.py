@@ -16,7 +16,7 @@ from benchmarks.loader import case_figures
 from benchmarks.photos import bits_per_pixel, photographs, sample_of
 from benchmarks.plain_loader import OfficialLoader
 from benchmarks.step import OURS, RELAXED, SAME, step_figures, variants
-from benchmarks.table import BEGIN, END, placed, read_results, render
+from benchmarks.table import BEGIN, END, PAGES, placed, read_results, render
 from benchmarks.timing import alternated
 from fineclip.config.methods import FineCLIPConfig
 from fineclip.config.training import LoaderConfig
@@ -36,10 +36,11 @@ def eva(folder: Path) -> str:
     return encoder_config(folder, "eva").model
 
 
-def test_the_table_of_the_readme_is_what_the_results_say() -> None:
-    page, table = (ROOT / "README.md").read_text(encoding="utf-8"), render(read_results())
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_the_table_of_a_page_is_what_the_results_say(page: Path) -> None:
+    text, table = (ROOT / page).read_text(encoding="utf-8"), render(read_results(), wanted=PAGES[page])
     assert table
-    assert placed(page, table) == page
+    assert placed(text, table) == text
 
 
 def test_figures_are_judged_by_their_ratio_or_by_themselves() -> None:
@@ -58,7 +59,7 @@ def test_results_are_kept_benchmark_by_benchmark(tmp_path: Path) -> None:
     assert figures_of(content, "exact") == [second] and figures_of(content, "gpu") == []
     assert content["benchmarks"]["step"]["figures"][0]["met"] is True
     assert content["machine"]["cores"] >= 1 and torch.__version__.startswith(content["versions"]["torch"])
-    table = render([content])
+    table = render([content], wanted=lambda _: True)
     assert table.index("| b | ") < table.index("| a | 6 s | 2 s | 3.00x | >= 3x, met |")
     assert placed(f"x\n{BEGIN}\nold\n{END}\ny", table).count("| a |") == 1
     with pytest.raises(ValueError, match="no lines"):

@@ -87,6 +87,20 @@ def test_a_signal_saves_and_the_next_attempt_ends_in_the_same_bits(
     assert_ends_the_same(training_of(world, tmp_path), undisturbed)
 
 
+def test_a_time_limit_saves_and_the_next_attempt_goes_on(
+    world: World, undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, now = training_of(world, tmp_path, runtime={"stop_after_min": 2}), [1000.0]
+    monkeypatch.setattr("fineclip.train.signals.time.monotonic", lambda: now[0])
+    stop_before(first, 4, lambda: now.append(now.pop() + 121))
+    with pytest.raises(SystemExit) as ended:
+        train(first)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert first.state.load()[0] == 5
+    monkeypatch.undo()
+    assert_ends_the_same(training_of(world, tmp_path), undisturbed)
+
+
 @pytest.mark.parametrize("step", [1, 7])
 def test_after_a_kill_the_last_checkpoint_is_taken_up_and_ends_in_the_same_bits(
     world: World, undisturbed: Undisturbed, tmp_path: Path, step: int
