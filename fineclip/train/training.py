@@ -110,13 +110,13 @@ def learner_of(training: Training) -> Learner:
 
 
 def chunks_for(training: Training, precision: Precision, *, before: Chunks | None = None) -> Chunks:
-    """How many rows to encode at a time: what the configuration says, else what was chosen `before`, else what fits.
+    """How many rows to encode at a time: what the configuration says, else what was chosen `before` if it fits, else what does.
 
     Raises:
         ConfigError: nothing does.
     """
     runtime = training.runtime
-    found = before or training.processes.first_does(lambda: _fitting(training, precision))
+    found = training.processes.first_does(lambda: _fitting(training, precision, before))
     crops, images = runtime.crop_chunk or found.crops, runtime.image_chunk or found.images
     if before is not None and (crops, images) != (before.crops, before.images):
         log.warning("chunks are not those of the checkpoint: the training ends in other bits than an uninterrupted one")
@@ -125,14 +125,19 @@ def chunks_for(training: Training, precision: Precision, *, before: Chunks | Non
     return Chunks(crops, images, are_padded=runtime.compile)
 
 
-def _fitting(training: Training, precision: Precision) -> Chunks:
+def _fitting(training: Training, precision: Precision, before: Chunks | None) -> Chunks:
     limit = limit_of(training.runtime, training.processes.device)
     if limit is None:
-        return Chunks()
+        return before or Chunks()
     method, rows = training.method, training.share
     passes = method.passes(training.collate.inputs)
     costs = costs_of(method, passes, rows, dtype=precision.dtype, is_shared=training.processes.world_size > 1)
-    chunks = chosen_chunks(costs, rows, limit, has_crops=passes.crop_px is not None)
-    expected = costs.of(chunks.images or rows.images, (chunks.crops or rows.regions) if passes.crop_px else 0)
-    log.info("of %.3g GB a step takes at most about %.3g GB", limit / 1e9, expected / 1e9)
+
+    def expected(chunks: Chunks) -> float:
+        return costs.of(chunks.images or rows.images, (chunks.crops or rows.regions) if passes.crop_px else 0)
+
+    chunks = before
+    if chunks is None or expected(chunks) > limit:
+        chunks = chosen_chunks(costs, rows, limit, has_crops=passes.crop_px is not None)
+    log.info("of %.3g GB a step takes at most about %.3g GB", limit / 1e9, expected(chunks) / 1e9)
     return chunks

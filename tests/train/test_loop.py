@@ -283,6 +283,21 @@ def test_a_resumed_run_takes_the_chunks_of_its_checkpoint(
     assert "chunks are not those" not in caplog.text
 
 
+def test_chunks_of_a_checkpoint_that_fit_no_more_give_way(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = training_of(world, tmp_path)
+    stop_before(first, 4, terminate)
+    with pytest.raises(SystemExit):
+        train(first)
+    costs = costs_of(first.method, first.method.passes(first.collate.inputs), first.share, dtype=None, is_shared=False)
+    limit = costs.of(images=2, crops=3) / 1e9
+    second = training_of(world, tmp_path, runtime={"memory_gb": limit})
+    train(second)
+    assert second.method.chunks.apart
+    assert "chunks are not those of the checkpoint" in caplog.text
+
+
 def test_other_chunks_than_those_of_the_checkpoint_are_said(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
