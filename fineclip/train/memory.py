@@ -76,9 +76,9 @@ def chosen_chunks(costs: Costs, share: Share, limit: float, *, has_crops: bool) 
     rest = limit - costs.static - costs.batch
     if rest < costs.image + (costs.crop if has_crops else 0):
         raise ConfigError(
-            f"runtime.memory_gb: {limit / GB:.1f} GB do not hold one image"
-            f"{' and one crop' if has_crops else ''}: {costs.static / GB:.1f} GB for weights, gradients and moments,"
-            f" {costs.batch / GB:.1f} GB for a batch, {costs.image / GB:.2f} GB for an image, {costs.crop / GB:.2f} GB for a"
+            f"runtime.memory_gb: {limit / GB:.3g} GB do not hold one image"
+            f"{' and one crop' if has_crops else ''}: {costs.static / GB:.3g} GB for weights, gradients and moments,"
+            f" {costs.batch / GB:.3g} GB for a batch, {costs.image / GB:.3g} GB for an image, {costs.crop / GB:.3g} GB for a"
             " crop. Set runtime.checkpointing: true, use more processes, or a smaller train.batch_size."
         )
     images = _fitting(rest / 2 if has_crops else rest, costs.image, share.images)
