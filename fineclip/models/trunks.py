@@ -33,6 +33,8 @@ from fineclip.errors import ConfigError
 from fineclip.models.blocks import eva_block, eva_block_value_only, open_clip_block, open_clip_block_value_only
 from fineclip.models.rotary import turns_for
 
+SHAPES = 64  # that a compiled block may meet before torch gives up on it, silently; its own limit is 8
+
 
 class Hidden(NamedTuple):
     """What comes into the last block."""
@@ -58,7 +60,8 @@ class Trunk(ABC):
     _value_only: Callable[..., Tensor]  # a block without
 
     def compile(self) -> None:
-        """Let torch.compile make the blocks' kernels, once for every shape that comes."""
+        """Let torch.compile make the blocks' kernels, once for every shape that comes, with and without a graph."""
+        torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
         self._whole = torch.compile(self._whole, dynamic=False)
         self._value_only = torch.compile(self._value_only, dynamic=False)
 

@@ -45,6 +45,8 @@ def train(training: Training) -> None:
     training.method.to(processes.device)
     learner = learner_of(training)
     done = resume(training, learner)
+    if training.runtime.compile:  # after the chunks were chosen: what is measured for that comes in other shapes
+        training.method.encoder.trunk.compile()
     _announce(training, learner, done)
     module, stream = processes.wrap(training.method), training.batches(done)
     minutes = training.runtime.stop_after_min

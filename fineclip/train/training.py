@@ -99,8 +99,6 @@ class Learner:
 def learner_of(training: Training) -> Learner:
     """With everything at its beginning."""
     config, processes, method = training.config, training.processes, training.method
-    if training.runtime.compile:
-        method.encoder.trunk.compile()
     method.encoder.trunk.checkpointing = training.runtime.checkpointing
     return Learner(
         make_optimizer(method.parameter_groups(), config),

@@ -13,6 +13,7 @@ from fineclip.methods.base import part_of
 from fineclip.methods.chunks import Chunks, precomputed
 from fineclip.train.distributed import Processes
 from fineclip.types import Batch
+from tests.helpers.marks import needs_compiler
 from tests.helpers.methods import Outcome, assert_processes_equal_one, made, outcome_of
 from tests.helpers.processes import run_processes
 from tests.helpers.tiny import batch_of, parts_of, tiny_encoder
@@ -96,6 +97,22 @@ def test_in_single_precision_gradients_differ_by_rounding(chunks: Chunks) -> Non
     assert_same(outcome_of(method, batch(dtype=torch.float32)), expected, tolerance=1e-5)
 
 
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_with_crops_in_chunks_of_one_size_differs_by_rounding(checkpointing: bool) -> None:
+    expected = outcome_of(learner("fineclip", {}, torch.float32), batch(dtype=torch.float32))
+    method = learner("fineclip", {}, torch.float32)
+    method.encoder.trunk.compile()
+    method.encoder.trunk.checkpointing = checkpointing
+    method.chunks = Chunks(3, 4, are_padded=True, loss_scale=1024.0)
+    losses = method(batch(dtype=torch.float32))
+    (losses.total * 1024).backward()
+    values = {"total": losses.total.item(), **{name: term.item() for name, term in losses.terms.items()}}
+    gradients = {name: parameter.grad for name, parameter in method.named_parameters()}
+    assert_same((values, gradients), expected, factor=1024, tolerance=1e-5)
+
+
 @pytest.mark.parametrize("chunks", [Chunks(crops=2), Chunks(2, 4)], ids=str)
 def test_a_scaled_loss_has_scaled_gradients(chunks: Chunks) -> None:
     expected = outcome_of(learner("fineclip", {}), batch())
@@ -165,6 +182,7 @@ def each_case(rank: int, cases: list[Any]) -> list[Outcome]:
     for name, options, chunks, regions, split in cases:
         method = learner(name, options)
         method.chunks = replace(chunks, loss_scale=64.0)
+        method.encoder.trunk.checkpointing = chunks.images is not None
         whole = batch(regions)
         part = parts_of(whole, regions, split)[rank]
         first = sum(part.counts.regions[:rank])

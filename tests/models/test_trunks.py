@@ -1,6 +1,5 @@
 """Every grid of patches, in the global and the dense way, is upstream's tower built for that grid."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from fineclip.models.architecture import build_model
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.rotary import turned, turns_for
 from fineclip.models.trunks import positions_for, trunk_of
+from fineclip.train.memory import saved_bytes
 from tests.helpers.encoders import KINDS, encoder_config, tiny_encoder, tiny_eva02
+from tests.helpers.marks import needs_compiler
 
 close = {"atol": 1e-5, "rtol": 1e-5}
 SIZES = [(32, 32), (24, 56), (64, 16), (8, 8), (48, 48)]  # height, width; 64 x 16 has as many patches as 32 x 32
@@ -146,52 +147,33 @@ def test_turns_spelled_out_for_a_compiler_are_the_same(tmp_path: Path, monkeypat
     torch.testing.assert_close(turned(rows, turns), expected, atol=1e-6, rtol=1e-6)
 
 
+def images_and_gradients(encoder: RegionEncoder) -> list[torch.Tensor]:
+    """Embeddings of images and regions, and what a loss of both does to every weight of the tower."""
+    encoder.zero_grad()
+    boxes = torch.tensor([[0.1, 0.2, 0.8, 0.9]] * 3)
+    image, region = encoder.encode_image_and_regions(random(2, 3, 32, 32), boxes, torch.tensor([0, 0, 1]))
+    (image.square().sum() + region.square().sum()).backward()
+    return [image.detach(), region.detach(), *(each.grad.clone() for _, each in encoder.vision_parameters())]
+
+
 @pytest.mark.parametrize("kind", ["eva", "openai"])
 def test_checkpointing_changes_no_bit(tmp_path: Path, kind: str) -> None:
     encoder = tiny_encoder(tmp_path, kind)
-    images, boxes = random(2, 3, 32, 32), torch.tensor([[0.1, 0.2, 0.8, 0.9]] * 3)
-
-    def outcome() -> list[torch.Tensor]:
-        encoder.zero_grad()
-        image, region = encoder.encode_image_and_regions(images, boxes, torch.tensor([0, 0, 1]))
-        (image.square().sum() + region.square().sum()).backward()
-        gradients = [parameter.grad.clone() for _, parameter in encoder.vision_parameters()]
-        return [image.detach(), region.detach(), *gradients]
-
-    expected = outcome()
+    expected = images_and_gradients(encoder)
+    whole, _ = saved_bytes(encoder, 32, dtype=None, has_regions=True)
     encoder.trunk.checkpointing = True
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda x: x):
-        encoder.encode_image(images)
-    encoder.trunk.checkpointing = False
-    all_of_it = []
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda tensor: all_of_it.append(tensor.numel()) or tensor, lambda x: x
-    ):
-        encoder.encode_image(images)
-    assert sum(kept) < 0.5 * sum(all_of_it)
-    encoder.trunk.checkpointing = True
-    assert all(torch.equal(found, value) for found, value in zip(outcome(), expected, strict=True))
+    assert saved_bytes(encoder, 32, dtype=None, has_regions=True)[0] < 0.7 * whole
+    assert all(torch.equal(*pair) for pair in zip(images_and_gradients(encoder), expected, strict=True))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    shutil.which("g++") is None, reason="torch.compile makes its kernels by g++ here, and there is none"
-)
+@needs_compiler
 @pytest.mark.parametrize("kind", ["eva", "openai"])
 def test_compiled_blocks_differ_by_rounding(tmp_path: Path, kind: str) -> None:
     encoder = tiny_encoder(tmp_path, kind)
-    images, boxes = random(2, 3, 32, 32), torch.tensor([[0.1, 0.2, 0.8, 0.9]] * 3)
-
-    def outcome() -> list[torch.Tensor]:
-        encoder.zero_grad()
-        image, region = encoder.encode_image_and_regions(images, boxes, torch.tensor([0, 0, 1]))
-        (image.square().sum() + region.square().sum()).backward()
-        return [image.detach(), region.detach(), *(each.grad for _, each in encoder.vision_parameters())]
-
-    expected = [value.clone() for value in outcome()]
+    expected = images_and_gradients(encoder)
     encoder.trunk.compile()
-    for found, value in zip(outcome(), expected, strict=True):
+    for found, value in zip(images_and_gradients(encoder), expected, strict=True):
         assert (found - value).norm() <= 1e-5 * value.norm() + 1e-7
 
 
