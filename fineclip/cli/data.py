@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from fineclip.cli.options import Verbs, add_compute, add_job, one, section, stage_version
+from fineclip.cli.options import Verbs, add_compute, add_job, add_tokenizer, one, section, stage_version
 from fineclip.config import (
     BoxesJsonDetect,
     CaptionConfig,
@@ -23,6 +23,14 @@ from fineclip.errors import ConfigError
 
 def add_verbs(verbs: Verbs) -> None:
     """weights, list, given, source, filter, select, detect, concepts, caption, pack, card, texts."""
+    _add_inputs(verbs)
+    _add_choices(verbs)
+    _add_regions(verbs)
+    _add_packed(verbs)
+
+
+def _add_inputs(verbs: Verbs) -> None:
+    """What is brought or looked at before any sample is judged: weights, list, given, source."""
     verb = add_job(verbs, "weights", _weights, about="bring the weights of one model, once, and record their hash")
     verb.add_argument(
         "--kind", required=True, choices=("detect", "caption", "encoders", "tokenizers"), help="catalogue it belongs to"
@@ -43,6 +51,9 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--listing", type=Path, nargs="*", default=[], help="manifest of `list` (kinds folder and coco)")
     verb.add_argument("--tars", nargs="*", default=[], help="the tars of the shard (kind webdataset)")
 
+
+def _add_choices(verbs: Verbs) -> None:
+    """Which samples there are: filter, select."""
     verb = add_job(verbs, "filter", _filter, about="keep or drop each image of a shard, by header, caption and hash")
     verb.add_argument("--source", type=Path, required=True, help="manifest of `source`")
 
@@ -55,6 +66,9 @@ def add_verbs(verbs: Verbs) -> None:
         "--benchmarks", type=Path, nargs="*", default=[], help="manifests of `index` whose images are left out"
     )
 
+
+def _add_regions(verbs: Verbs) -> None:
+    """What is in them: detect, concepts, caption."""
     verb = add_job(verbs, "detect", _detect, about="find regions in the kept images of a shard")
     verb.add_argument("--kept", type=Path, required=True, help="manifest of `filter`")
     verb.add_argument(
@@ -77,6 +91,9 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--given", type=Path, nargs="*", default=[], help="manifest of `given`, if the engine needs one")
     add_compute(verb, batch_size=128)
 
+
+def _add_packed(verbs: Verbs) -> None:
+    """What trainings read: pack, card, texts."""
     verb = add_job(
         verbs, "pack", _pack, about="write the training shard: images, captions and regions in one WebDataset tar"
     )
@@ -90,13 +107,7 @@ def add_verbs(verbs: Verbs) -> None:
     )
     verb.add_argument("--packed", type=Path, required=True, help="manifest of `pack`")
     verb.add_argument("--weights", type=Path, nargs=1, required=True, help="manifest of `weights` of the encoder")
-    verb.add_argument(
-        "--tokenizer",
-        type=Path,
-        nargs="*",
-        default=[],
-        help="manifest of `weights` of the tokenizer, if it has its own",
-    )
+    add_tokenizer(verb)
     add_compute(verb, batch_size=64)
 
 

@@ -88,6 +88,17 @@ def add_means(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads (default 1)")
 
 
+def add_tokenizer(verb: argparse.ArgumentParser) -> None:
+    """The vocabulary of verbs that read texts for an encoder."""
+    verb.add_argument(
+        "--tokenizer",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="manifest of `weights` of the tokenizer, if it has its own",
+    )
+
+
 def section(model: type[S] | Any, values: dict[str, Any], *, where: str, version: int | None = None) -> Any:
     """The configuration section of a verb.
 

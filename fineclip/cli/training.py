@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fineclip.cli.devices import claim
 from fineclip.cli.launch import die_with_launcher, is_launched, launch, nodes_of, threads_of_each
-from fineclip.cli.options import Verbs, add_job, add_means, json_object, one, positive, section
+from fineclip.cli.options import Verbs, add_job, add_means, add_tokenizer, json_object, one, positive, section
 from fineclip.config import BenchmarkConfig, RuntimeConfig
 from fineclip.versions import version_of
 
@@ -19,13 +19,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument(
         "--weights", type=Path, nargs=1, required=True, help="manifest of `weights`: what training starts from"
     )
-    verb.add_argument(
-        "--tokenizer",
-        type=Path,
-        nargs="*",
-        default=[],
-        help="manifest of `weights` of the tokenizer, if it has its own",
-    )
+    add_tokenizer(verb)
     verb.add_argument(
         "--concepts", type=Path, nargs="*", default=[], help="manifest of `concepts`, if the method needs any"
     )
@@ -53,13 +47,7 @@ def add_verbs(verbs: Verbs) -> None:
 
     verb = add_job(verbs, "pretrained", _pretrained, about="publish an encoder as it comes, as a run to compare with")
     verb.add_argument("--weights", type=Path, nargs=1, required=True, help="manifest of `weights`")
-    verb.add_argument(
-        "--tokenizer",
-        type=Path,
-        nargs="*",
-        default=[],
-        help="manifest of `weights` of the tokenizer, if it has its own",
-    )
+    add_tokenizer(verb)
 
     add_job(verbs, "index", _index, about="index a benchmark: its images, their hashes, its boxes or captions")
 
