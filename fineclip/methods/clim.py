@@ -28,6 +28,7 @@ What we change, and why:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -131,9 +132,7 @@ class Clim(Method[Features]):
     def features(self, batch: Batch) -> Features:
         """Encode the rows of this process. No communication."""
         images_B3SS, counts = self.encoder.seen(given(batch.images)), batch.counts.images
-        planned = mosaic_sides(sum(counts), self.options.mosaics)
-        first = first_row(counts) + batch.first_image
-        sides = sides_within(planned, range(first, first + len(images_B3SS)))
+        planned, sides = mosaic_sides(sum(counts), self.options.mosaics), self.sides_of(batch)
         used = sum(side * side for side in sides)
         mosaics_M3mm = make_mosaics(images_B3SS[:used], sides, size=self.options.mosaic_size)
         boxes_N4, box_to_mosaic_N = tile_boxes(sides, device=images_B3SS.device)
@@ -144,13 +143,21 @@ class Clim(Method[Features]):
 
     def cuts(self, batch: Batch, images: int) -> list[int]:
         """As `Method.cuts`, between mosaics: of a large one alone there may be more."""
-        counts, own = batch.counts.images, len(batch.keys)
-        first, edges, end = first_row(counts), [0], 0
-        for side in [*mosaic_sides(sum(counts), self.options.mosaics), *[1] * sum(counts)]:
-            start, end = end, end + side * side
-            if first <= start and end <= first + own and end - first - edges[-1] > images and start > first + edges[-1]:
-                edges.append(start - first)
-        return [*edges, own] if own > edges[-1] else edges
+        own = len(batch.keys)
+        sides = self.sides_of(batch)
+        ends = [*accumulate(side * side for side in sides)]
+        ends += range((ends[-1] if ends else 0) + 1, own + 1)  # of the single images
+        edges = [0]
+        for before, end in pairwise([0, *ends]):
+            if end - edges[-1] > images and before > edges[-1]:
+                edges.append(before)
+        return [*edges, own]
+
+    def sides_of(self, batch: Batch) -> list[int]:
+        """Of the mosaics that the images of a batch, or of a part of one, make."""
+        counts, images = batch.counts.images, len(batch.keys)
+        first = first_row(counts) + batch.first_image
+        return sides_within(mosaic_sides(sum(counts), self.options.mosaics), range(first, first + images))
 
     def loss(self, rows: Features, counts: Counts) -> Losses:
         """The module docstring's equation."""

@@ -9,10 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from fineclip.methods.base import Method, given
-from fineclip.methods.clim import Clim, mosaic_sides, sides_within
+from fineclip.methods.clim import Clim
 from fineclip.methods.clip import Clip
 from fineclip.methods.clipself import ClipSelf
-from fineclip.methods.contrastive import first_row
 from fineclip.methods.fineclip import FineCLIP
 from fineclip.methods.regionclip import RegionClip
 from fineclip.models.encoder import RegionEncoder
@@ -68,9 +67,7 @@ def _regionclip(method: RegionClip, batch: Batch) -> float:
 
 
 def _clim(method: Clim, batch: Batch) -> float:
-    images, counts = given(batch.images), batch.counts.images
-    first = first_row(counts)
-    sides = sides_within(mosaic_sides(sum(counts), method.options.mosaics), range(first, first + len(images)))
+    images, sides = given(batch.images), method.sides_of(batch)
     mosaic = image_flops(
         method.encoder, method.options.mosaic_size, method.options.mosaic_size, path="dense", gradient="kept"
     )
