@@ -3,7 +3,6 @@
 python -m benchmarks.exact
 """
 
-import argparse
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,11 +10,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.card import card_figures
+from benchmarks.command import parser_of, run
 from benchmarks.counting import Calls, counted_calls, in_two_processes
 from benchmarks.equality import require_equal
-from benchmarks.figures import Figure, less, of_limit, show, write
+from benchmarks.figures import Figure, less, of_limit
 from benchmarks.inputs import SLOTS, made_encoder, made_method, made_step, packed, padded
-from benchmarks.machine import load_average
 from benchmarks.memory import StepBytes, step_bytes
 from benchmarks.plain import OurKernels, plain_loss
 from fineclip.config import TrainConfig
@@ -209,14 +208,7 @@ def measured(sizes: Sizes) -> list[Figure]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, show, write."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(
-        arguments
-    )
-    torch.set_num_threads(1)
-    load = load_average()
-    figures = [*measured(Sizes()), *card_figures()]
-    show(figures)
-    print(write("exact", figures, load=load))
+    run("exact", parser_of(__doc__), lambda _: [*measured(Sizes()), *card_figures()], arguments)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 Torch's `fake` process group stands in for the other seven: nothing is sent, for ours as for the official code.
 """
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -15,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from benchmarks.figures import Figure, less, of_limit, show, write
+from benchmarks.command import parser_of, run
+from benchmarks.figures import Figure, less, of_limit
 from benchmarks.limits import copy_rate
-from benchmarks.machine import load_average
 from benchmarks.plain import dropped
 from benchmarks.timing import alternated, spreads
 from fineclip.methods.contrastive import gather_rows
@@ -102,14 +101,7 @@ def measured(*, repeats: int) -> list[Figure]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, show, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=15)
-    chosen = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    load = load_average()
-    figures = measured(repeats=chosen.repeats)
-    show(figures)
-    print(write("gather", figures, load=load))
+    run("gather", parser_of(__doc__, repeats=15), lambda chosen: measured(repeats=chosen.repeats), arguments)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 python -m benchmarks.loader [--images FOLDER]
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from benchmarks.figures import Figure, less, of_limit, show, write
+from benchmarks.command import parser_of, run
+from benchmarks.figures import Figure, less, of_limit
 from benchmarks.limits import decoding
-from benchmarks.machine import load_average
 from benchmarks.photos import COCO, TWO_MEGAPIXELS, bits_per_pixel, photographs, sample_of
 from benchmarks.plain_loader import OfficialLoader
 from benchmarks.timing import alternated, spreads
@@ -124,21 +123,20 @@ def measured(*, folder: Path | None, samples: int, repeats: int) -> list[Figure]
         for case in CASES:
             if case.size == size:
                 figures += case_figures(case, jpegs, repeats=repeats)
-                show(figures[-4:])
     return figures
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, show, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, repeats=7)
     parser.add_argument("--images", type=Path, help="folder of photographs; without it they are drawn")
     parser.add_argument("--samples", type=int, default=2 * BATCH)
-    parser.add_argument("--repeats", type=int, default=7)
-    chosen = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    load = load_average()
-    figures = measured(folder=chosen.images, samples=chosen.samples, repeats=chosen.repeats)
-    print(write("loader", figures, load=load))
+    run(
+        "loader",
+        parser,
+        lambda chosen: measured(folder=chosen.images, samples=chosen.samples, repeats=chosen.repeats),
+        arguments,
+    )
 
 
 if __name__ == "__main__":

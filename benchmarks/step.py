@@ -6,18 +6,18 @@ In float32: there a step is bound by products of matrices, as on a GPU. bfloat16
 its products (AMX), and its figures are named so.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
+from benchmarks.command import parser_of, run
 from benchmarks.equality import require_equal
-from benchmarks.figures import Figure, less, of_limit, show, write
+from benchmarks.figures import Figure, less, of_limit
 from benchmarks.inputs import Step, made_encoder, made_method, made_step, packed, padded
 from benchmarks.limits import products
-from benchmarks.machine import has_amx, load_average
+from benchmarks.machine import has_amx
 from benchmarks.plain import Kernels, OurKernels, UpstreamKernels, plain_loss
 from benchmarks.timing import alternated, spreads
 from fineclip.config.training import TrainConfig
@@ -122,14 +122,7 @@ def measured(*, repeats: int) -> list[Figure]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, show, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    chosen = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    load = load_average()
-    figures = measured(repeats=chosen.repeats)
-    show(figures)
-    print(write("step", figures, load=load))
+    run("step", parser_of(__doc__, repeats=5), lambda chosen: measured(repeats=chosen.repeats), arguments)
 
 
 if __name__ == "__main__":
