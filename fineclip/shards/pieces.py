@@ -1,5 +1,6 @@
 """Bytes that lie somewhere inside a file: an image in a tar, or a file of its own."""
 
+import os
 from collections import OrderedDict
 from pathlib import Path
 from types import TracebackType
@@ -12,10 +13,15 @@ class PieceReader:
     """Reads pieces of files, keeping the files that were read last open. For one thread.
 
     `with PieceReader() as reader: reader.read(file, offset, size)`
+
+    Args:
+        most_open: files.
+        wholly: most of a file will be asked for, in any order: the system may read it from its beginning to its end, as
+            disks and networks like it best, before that.
     """
 
-    def __init__(self, most_open: int = 8) -> None:
-        self._most_open = most_open
+    def __init__(self, most_open: int = 8, *, wholly: bool = False) -> None:
+        self._most_open, self._wholly = most_open, wholly
         self._files: OrderedDict[Path, BinaryIO] = OrderedDict()
 
     def read(self, file: Path | str, offset: int, size: int) -> bytes:
@@ -42,6 +48,8 @@ class PieceReader:
                 opened = path.open("rb")
             except OSError as error:
                 raise ShardError(f"{path}: cannot be read ({error.strerror}), though its table names it.") from None
+            if self._wholly and hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
         self._files[path] = opened
         if len(self._files) > self._most_open:
             _, oldest = self._files.popitem(last=False)

@@ -81,7 +81,7 @@ class PackedSamples(Dataset[Item]):
         """
         number = int(np.searchsorted(self._starts, visit.row, side="right")) - 1
         shard, index = self.shards[number], visit.row - int(self._starts[number])
-        self._reader = self._reader or PieceReader()
+        self._reader = self._reader or PieceReader(wholly=True)
         sample = shard.read(index, self._reader)
         try:
             return self.prepare(sample, generator(self.seed, visit.epoch, sample.key))

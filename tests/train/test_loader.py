@@ -1,5 +1,6 @@
 """Batches: the same samples and the same draws for any number of workers and processes."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -234,3 +235,16 @@ def test_crops_are_made_only_where_they_are_compared(tmp_path: Path) -> None:
     options = FineCLIPConfig.model_validate({"weights": {"distill": 0}})
     samples.prepare = METHODS["fineclip"].preparation(INPUTS, options, max_regions=1)
     assert read(samples)[0].crops is None
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system cannot be told what will be read")
+def test_a_shard_is_announced_as_a_whole_when_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    announced: list[tuple[str, int, int, int]] = []
+
+    def advise(descriptor: int, *said: int) -> None:
+        announced.append((Path(f"/proc/self/fd/{descriptor}").resolve().name, *said))
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    read(samples_of(*write_world(tmp_path, SIZES)))
+    whole = (0, 0, os.POSIX_FADV_WILLNEED)
+    assert sorted(announced) == [(f"{name}.tar", *whole) for name in sorted(SIZES)]
