@@ -29,6 +29,15 @@ CONFIG = TrainConfig(
     checkpoint_every_steps=3,
     max_regions=2,
 )
+TRAIN: dict[str, Any] = {  # the section `train` of a whole run
+    "batch_size": 4,
+    "epochs": 2,
+    "learning_rate": 1e-3,
+    "warmup_steps": 1,
+    "log_every_steps": 1,
+    "checkpoint_every_steps": 1,
+    "max_regions": 2,
+}
 
 
 def training_of(

@@ -21,19 +21,10 @@ from fineclip.train.run import publish_pretrained, train_run
 from fineclip.train.state import StateFolder
 from tests.helpers.packs import write_select, write_world
 from tests.helpers.tiny import ARCHITECTURE, tiny_encoder
-from tests.helpers.training import lines_of
+from tests.helpers.training import TRAIN, lines_of
 
 SIZES = {"a": 6, "b": 3}
 CLIP_VOCABULARY = 49408
-TRAIN = {
-    "batch_size": 4,
-    "epochs": 2,
-    "learning_rate": 1e-3,
-    "warmup_steps": 1,
-    "log_every_steps": 1,
-    "checkpoint_every_steps": 1,
-    "max_regions": 2,
-}
 
 
 @pytest.fixture

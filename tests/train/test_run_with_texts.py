@@ -18,22 +18,13 @@ from fineclip.stages.weights import fetch_weights
 from fineclip.train.claims import RunConfig
 from fineclip.train.run import train_run
 from tests.helpers.packs import keys_of, sample, write_pack, write_select, write_world
-from tests.helpers.training import lines_of
+from tests.helpers.training import TRAIN, lines_of
 from tests.versions.worlds import ENCODER, WEIGHTS, write_encoder
 
 CONFIG: EncoderConfig = parse(EncoderConfig, ENCODER, where="encoders")
 SIZES = {"a": 6, "b": 3}
 PACKED = [Path(f"data/pack/{shard}.json") for shard in SIZES]
 TEXTS = [Path(f"data/texts/tiny/{shard}.json") for shard in SIZES]
-TRAIN = {
-    "batch_size": 4,
-    "epochs": 2,
-    "learning_rate": 1e-3,
-    "warmup_steps": 1,
-    "log_every_steps": 1,
-    "checkpoint_every_steps": 1,
-    "max_regions": 2,
-}
 
 
 @pytest.fixture(autouse=True)
