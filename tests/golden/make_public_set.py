@@ -7,6 +7,7 @@ described in `drawn.json`, from which `tests.helpers.golden` draws them.
 """
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -68,9 +69,9 @@ def scale_of(name: str, shape: tuple[int, ...], *, eva: bool) -> float:
         return 0.4
     if len(shape) == 1:
         return 0.15 if name.endswith(".weight") else 0.1
-    fan_in = shape[0] if name.endswith("visual.proj") else int(np.prod(shape[1:]))
+    fan_in = shape[0] if name.endswith("visual.proj") else math.prod(shape[1:])
     more = 1.6 if re.search(r"[qk]_proj", name) else 1.3 if "in_proj" in name and not eva else 1.0
-    return more / fan_in**0.5
+    return more / math.sqrt(fan_in)
 
 
 def order_of(stored: dict[str, Tensor], seed: int, *, eva: bool) -> list[str]:
