@@ -80,4 +80,4 @@ slurm-profile:
 	@echo "Fill in slurm_account and slurm_partition in $(SLURM_PROFILES)/slurm/config.yaml, then: snakemake --profile slurm"
 
 clean:
-	rm -rf data/miniature results/miniature logs .snakemake
+	rm -rf data/miniature results/miniature logs site .snakemake
