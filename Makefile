@@ -1,7 +1,9 @@
-# make demo    the miniature world, from scenes to report (the main job)
-# make test    the whole fast suite
-# make bench   what a training step costs on this machine, and the tables of it
-# Each makes the environment in .venv first, with nothing but Python and pip present.
+# make demo      run the workflow on the miniature world, from scenes to report (about 5 minutes)
+# make test      run the fast tests
+# make docs      build the documentation site in site/
+# make bench     measure the cost of a training step on this machine and update the tables
+# make identity  compare all results of the miniature with those of another commit
+# Each target first creates the environment in .venv; Python and pip are enough.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +11,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 STAMP := .venv/installed-$(shell cat requirements.lock pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
 SLURM_PROFILES ?= $(HOME)/.config/snakemake
 
-.PHONY: demo test slow-test bench lint format lock envs config slurm-profile venv clean
+.PHONY: demo test slow-test bench identity docs lint format lock envs config slurm-profile venv clean
 
 demo: venv
 	$(BIN)/snakemake --cores 2
@@ -25,20 +27,31 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@rm -f .venv/installed-* && touch $@
 
+# PYTEST="..." adds options of pytest.
 test: venv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(PYTEST)
 
 slow-test: venv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile $(PYTEST)
 
-# About 20 minutes of two cores; BENCH="--images FOLDER" takes photographs of yours.
+# About 20 minutes on two cores. BENCH="--images FOLDER" uses your photographs.
 bench: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(BENCH)
+
+# make identity BASE=<commit>: run the miniature of BASE and of HEAD in fresh clones (about 10 minutes on two cores)
+# and compare every packed sample, every model.safetensors and all scores.
+identity: venv
+	$(BIN)/python -m tests.identity $(or $(BASE),$(error make identity BASE=<commit>))
+
+docs: venv
+	$(BIN)/zensical build --clean --strict
 
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pydoclint fineclip benchmarks envs tests
+	$(BIN)/codespell
 	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint
@@ -49,7 +62,7 @@ format: venv
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt workflow
 
-# Pins every dependency anew; no host of an index gets into the file.
+# Update all pins. The lock names no index.
 lock: venv
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --upgrade --no-header --no-annotate --quiet --output-file requirements.lock pyproject.toml
 	$(MAKE) envs
@@ -57,7 +70,7 @@ lock: venv
 envs: venv
 	$(BIN)/python envs/from_lock.py
 
-# config.yaml with every key explained, from the models in fineclip/config
+# Write config.yaml, with every key explained, from the models in fineclip/config.
 config: venv
 	$(BIN)/fineclip config config.yaml --write config.yaml
 
@@ -67,4 +80,4 @@ slurm-profile:
 	@echo "Fill in slurm_account and slurm_partition in $(SLURM_PROFILES)/slurm/config.yaml, then: snakemake --profile slurm"
 
 clean:
-	rm -rf data/miniature results/miniature logs .snakemake
+	rm -rf data/miniature results/miniature logs site .snakemake

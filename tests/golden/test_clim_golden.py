@@ -31,7 +31,7 @@ def stored() -> dict[str, Tensor]:
 
 
 def test_the_plan_of_a_batch(stored: dict[str, Tensor]) -> None:
-    images = len(stored["images"])
+    images = len(stored["caption_tokens"])
     sides = mosaic_sides(images, SIDES)
     layout = [
         (number, row, column, side)

@@ -8,7 +8,7 @@ from fineclip.evals.metrics import class_mean_accuracy
 from fineclip.evals.prompts import VILD_TEMPLATES, prompts_of
 from fineclip.evals.retrieval import retrieval_scores
 from fineclip.evals.sources import BenchmarkClass
-from tests.helpers.golden import GOLDEN, values
+from tests.helpers.golden import GOLDEN, numbers, values
 
 pytestmark = pytest.mark.skipif(
     not GOLDEN.is_dir(), reason=f"no golden vectors at {GOLDEN} (FINECLIP_GOLDEN says where)"
@@ -19,8 +19,7 @@ HALF_PRECISION = 2.5e-4  # what rounding the accuracy of a class to float16 may 
 
 @pytest.fixture
 def regions() -> dict[str, np.ndarray]:
-    with np.load(GOLDEN / "metrics/macc.npz") as stored:
-        return dict(stored)
+    return numbers("metrics/macc.npz")
 
 
 def test_class_mean_accuracy(regions: dict[str, np.ndarray]) -> None:
@@ -60,10 +59,8 @@ def test_box_scores(regions: dict[str, np.ndarray]) -> None:
 
 def test_retrieval() -> None:
     expected = values("metrics/retrieval.json")["recall"]
-    with np.load(GOLDEN / "metrics/retrieval.npz") as stored:
-        scores = list(
-            retrieval_scores(stored["image_features"], stored["text_features"], stored["text_to_image_index"])
-        )
+    stored = numbers("metrics/retrieval.npz")
+    scores = list(retrieval_scores(stored["image_features"], stored["text_features"], stored["text_to_image_index"]))
     assert {score.metric.replace("/", "_") for score in scores} == expected.keys()
     for score in scores:
         golden = expected[score.metric.replace("/", "_")]

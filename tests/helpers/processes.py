@@ -21,14 +21,18 @@ PRELOADED = [
 
 
 def run_processes(function: Callable[..., Any], *per_rank: Sequence[Any], timeout_s: float = 60) -> list[Any]:
-    """What `function(*(values[rank] for values in per_rank))` returned on each process, in rank order.
+    """Call `function(*(values[rank] for values in per_rank))` on each of several processes.
 
     Args:
-        function: of the top level of a module, so that it can be sent.
-        per_rank: for each argument its value on every process.
+        function: defined at the top level of a module, so that it can be pickled.
+        *per_rank: one sequence for each argument, with its value on every process.
+        timeout_s: seconds, for all processes together.
+
+    Returns:
+        The results in rank order.
 
     Raises:
-        RuntimeError: with the traceback of a process that failed, or because one did not end in time.
+        RuntimeError: a process failed (with its traceback) or did not end in time.
     """
     world_size = len(per_rank[0])
     context = multiprocessing.get_context("forkserver")

@@ -1,4 +1,4 @@
-"""What the documents show can be typed as it stands."""
+"""Commands, examples, links and tables of the documentation are correct."""
 
 import re
 import shlex
@@ -8,6 +8,7 @@ import pytest
 
 from fineclip.cli.main import parser
 from fineclip.miniature.scenes import draw_scene, jpeg
+from fineclip.version import __version__
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -49,3 +50,25 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_table_of_packages_is_true() -> None:
+    """Each file that docs/packages.md names for a package imports it."""
+    text = (ROOT / "docs/packages.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", text, re.MULTILINE)
+    assert {name for name, _ in rows} >= {"snakemake", "torch", "pandas", "webdataset", "ultralytics", "transformers"}
+    for name, files in rows:
+        module = {"open_clip_torch": "open_clip", "pillow": "PIL"}.get(name, name)
+        for file in re.findall(r"`([^`]+)`", files):
+            found = re.search(rf"^\s*(from|import) {module}\b", (ROOT / file).read_text(), re.MULTILINE)
+            assert found, f"{file} does not import {module}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    text = (ROOT / "zensical.toml").read_text(encoding="utf-8")
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert set(re.findall(r'"([\w/]+\.md)"', text)) == pages
+
+
+def test_the_changelog_has_the_version_of_the_package() -> None:
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
