@@ -1,0 +1,148 @@
+"""Every key of every section, against `keys.yaml`: its default, what it takes, what it refuses, and its place in the identity."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from fineclip.config import ConceptsConfig, Config, canonical, identity, parse
+from fineclip.config.base import sections_of
+from fineclip.errors import ConfigError
+
+TABLE: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "keys.yaml").read_text())
+SECTIONS = {model.__name__: model for model in sections_of(Config) if model is not Config}
+KEYS = [(section, key) for section, keys in TABLE.items() for key in keys if key != "base"]
+
+
+def case(section: str, key: str) -> tuple[type[BaseModel], dict[str, Any], dict[str, Any]]:
+    """The model, the values that surround a key in a valid section, and the row of the table."""
+    row = TABLE[section][key]
+    base = TABLE[section].get("base", {}) | row.get("given", {})
+    return SECTIONS[section], base, row
+
+
+def plain(section: BaseModel) -> dict[str, Any]:
+    return section.model_dump(mode="json", by_alias=True)
+
+
+def keys_with(field: str) -> Iterator[Any]:
+    for section, key in KEYS:
+        for value in TABLE[section][key].get(field, []):
+            yield pytest.param(section, key, value, id=f"{section}.{key}={value}"[:60])
+
+
+def test_the_table_has_every_key_of_every_section() -> None:
+    known = {name: {info.alias or key for key, info in model.model_fields.items()} for name, model in SECTIONS.items()}
+    assert {name: set(keys) - {"base"} for name, keys in TABLE.items()} == known
+
+
+@pytest.mark.parametrize(("section", "key"), KEYS)
+def test_default(section: str, key: str) -> None:
+    model, _, row = case(section, key)
+    info = next(info for name, info in model.model_fields.items() if (info.alias or name) == key)
+    assert info.is_required() == ("default" not in row)
+    if info.is_required():
+        return
+    default = info.get_default(call_default_factory=True)
+    if section == "MethodsConfig":
+        assert identity(default) == {}
+    else:
+        spelled = plain(default) if isinstance(default, BaseModel) else default
+        assert (list(spelled) if isinstance(spelled, tuple) else spelled) == row["default"]
+
+
+@pytest.mark.parametrize(("section", "key", "value"), keys_with("valid"))
+def test_a_value_is_taken_and_alone_changes_the_identity(section: str, key: str, value: Any) -> None:
+    model, base, _ = case(section, key)
+    before, after = parse(model, base, where="x"), parse(model, base | {key: value}, where="x")
+    changed = {name for name in plain(after) if plain(after)[name] != plain(before)[name]}
+    assert changed == {key}
+    told = identity(after)
+    assert key in told
+    assert {name: told[name] for name in told if name != key} == {
+        name: part for name, part in identity(before).items() if name != key
+    }
+    assert canonical(told) != canonical(identity(before))
+    assert parse(model, told, where="x") == after  # an identity holds all that was chosen
+
+
+@pytest.mark.parametrize(("section", "key", "value"), keys_with("invalid"))
+def test_a_value_outside_is_refused(section: str, key: str, value: Any) -> None:
+    model, base, _ = case(section, key)
+    parse(model, base, where="x")
+    with pytest.raises(ConfigError, match=r"x\b.*" + key):
+        parse(model, base | {key: value}, where="x")
+
+
+@pytest.mark.parametrize(("section", "key"), KEYS)
+def test_a_default_that_is_spelled_out_is_no_part_of_the_identity(section: str, key: str) -> None:
+    model, base, row = case(section, key)
+    if "default" in row and section != "MethodsConfig" and key not in base:
+        assert identity(parse(model, base | {key: row["default"]}, where="x")) == identity(
+            parse(model, base, where="x")
+        )
+    elif "default" not in row:
+        assert key in identity(parse(model, base, where="x"))
+
+
+@pytest.mark.parametrize("section", TABLE)
+def test_unknown_keys_are_refused_and_required_ones_demanded(section: str) -> None:
+    model, base = SECTIONS[section], TABLE[section].get("base", {})
+    with pytest.raises(ConfigError, match=r"x: unheard_of: unknown key"):
+        parse(model, base | {"unheard_of": 1}, where="x")
+    for key in TABLE[section]:
+        if key != "base" and "default" not in TABLE[section][key]:
+            with pytest.raises(ConfigError, match=rf"x: {key}: this key is required"):
+                parse(model, {name: value for name, value in base.items() if name != key}, where="x")
+
+
+@pytest.mark.parametrize("section", TABLE)
+def test_a_section_is_frozen(section: str) -> None:
+    model, base = SECTIONS[section], TABLE[section].get("base", {})
+    made = parse(model, base, where="x")
+    name = next(iter(model.model_fields))
+    with pytest.raises(ValueError, match="frozen"):
+        setattr(made, name, getattr(made, name))
+
+
+def test_canonical_is_one_spelling() -> None:
+    assert canonical({"b": [1.5, "é"], "a": {"d": None, "c": True}}) == '{"a":{"c":true,"d":null},"b":[1.5,"é"]}'
+
+
+METHOD_FACTS = [
+    # section, values, compares_captions, takes_embedded_texts, needs_concepts, least_images
+    ("ClipConfig", {}, True, True, False, 1),
+    ("ClipConfig", {"train_text": True}, True, False, False, 1),
+    ("FineCLIPConfig", {}, True, True, False, 1),
+    ("FineCLIPConfig", {"train_text": True}, True, False, False, 1),
+    ("FineCLIPConfig", {"weights": {"global": 0}}, True, True, False, 1),
+    ("FineCLIPConfig", {"weights": {"region": 0}}, True, True, False, 1),
+    ("FineCLIPConfig", {"weights": {"global": 0, "region": 0}}, False, False, False, 1),
+    ("ClipSelfConfig", {}, False, False, False, 1),
+    ("RegionClipConfig", {}, False, False, True, 1),
+    ("RegionClipConfig", {"targets": "pseudo"}, True, True, True, 1),
+    ("RegionClipConfig", {"targets": "pseudo", "weights": {"global": 0}}, False, False, True, 1),
+    ("RegionClipConfig", {"targets": "pseudo", "weights": {"contrast": 0, "distill": 0}}, True, True, True, 1),
+    ("ClimConfig", {}, True, True, False, 29),
+    ("ClimConfig", {"mosaics": [2, 2], "train_text": True}, True, False, False, 8),
+]
+
+
+@pytest.mark.parametrize(("section", "values", "captions", "embedded", "concepts", "images"), METHOD_FACTS)
+def test_what_follows_from_the_options_of_a_method(
+    section: str, values: dict[str, Any], captions: bool, embedded: bool, concepts: bool, images: int
+) -> None:
+    made = parse(SECTIONS[section], values, where="x")
+    assert (made.compares_captions, made.takes_embedded_texts) == (captions, embedded)
+    assert (made.needs_concepts, made.least_images) == (concepts, images)
+
+
+@pytest.mark.parametrize(
+    ("values", "least"),
+    [({}, 1), ({"from": "captions"}, 100), ({"min_count": 3}, 3), ({"from": "captions", "min_count": 3}, 3)],
+)
+def test_least_count_of_a_concept(values: dict[str, Any], least: int) -> None:
+    assert parse(ConceptsConfig, values, where="x").least == least
