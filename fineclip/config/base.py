@@ -23,9 +23,13 @@ from pydantic_core import ErrorDetails
 
 from fineclip.errors import ConfigError
 
+OURS = "our choice"
+
 Slug = Annotated[
     str,
-    BeforeValidator(lambda name: str(name) if type(name) is int else name),  # YAML reads 500 as a number
+    BeforeValidator(  # YAML reads 500 as a number
+        lambda name: str(name) if type(name) is int else name, json_schema_input_type=str | int
+    ),
     StringConstraints(pattern=r"^[a-z0-9.]+$"),
 ]
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9.]+(-[a-z0-9.]+)*$")]

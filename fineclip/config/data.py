@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from fineclip.config.base import (
+    OURS,
     NotNegativeFloat,
     NotNegativeInt,
     PositiveFloat,
@@ -16,8 +17,6 @@ from fineclip.config.base import (
     Share,
     key,
 )
-
-OURS = "ours"
 
 
 class WeightsConfig(Section):
@@ -140,7 +139,7 @@ class FilterConfig(Section):
     """The CC2.5M ladder. The paper says only that low-resolution images are left out; the figures are ours."""
 
     min_side_px: PositiveInt = key(200, unit="px", origin=OURS, about="least shorter side")
-    max_aspect: PositiveFloat = key(
+    max_aspect: float = key(
         3.0, origin="GranViT: 1/3 to 3", about="most that the longer side may be of the shorter", ge=1
     )
     min_words: NotNegativeInt = key(
@@ -239,7 +238,7 @@ class Blip2Caption(Section):
     prompt: str = key("", origin="the paper names none", about="text before the caption; never echoed in it")
     max_new_tokens: PositiveInt = key(20, unit="tokens", origin=OURS, about="longest caption")
     num_beams: PositiveInt = key(1, origin=OURS, about="1 is greedy")
-    context: PositiveFloat = key(
+    context: float = key(
         1.0, origin="FineCLIP captions tight boxes", about="the crop is the box, so many times as wide and high", ge=1
     )
     square: bool = key(

@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fineclip.config.base import NotNegativeInt, PositiveInt, Section, key
-from fineclip.config.data import OURS
+from fineclip.config.base import OURS, NotNegativeInt, PositiveInt, Section, key
 
 
 class MiniatureTest(Section):

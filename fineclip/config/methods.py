@@ -7,8 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fineclip.config.base import NotNegativeFloat, PositiveFloat, PositiveInt, Section, Share, key
-from fineclip.config.data import OURS
+from fineclip.config.base import OURS, NotNegativeFloat, PositiveFloat, PositiveInt, Section, Share, key
 from fineclip.config.training import FINECLIP
 
 CLIPSELF = "CLIPSelf scripts"
@@ -91,7 +90,7 @@ class FineCLIPRelaxed(Section):
 class FineCLIPConfig(MethodConfig):
     """Global contrast, regional contrast, real-time self-distillation."""
 
-    crop_scale: PositiveFloat = key(
+    crop_scale: float = key(
         1.5, origin=FINECLIP, about="the crop is the box, so many times as wide and high, clipped to the image", ge=1
     )
     weights: FineCLIPWeights = key(FineCLIPWeights(), origin="FineCLIP eq. 6", about="weights of the terms")
@@ -120,7 +119,7 @@ class ClipSelfConfig(MethodConfig):
         "proposals", origin="CLIPSelf", about="regions of the data, or patches of a regular grid drawn at each visit"
     )
     max_split: PositiveInt = key(6, origin=CLIPSELF, about="most rows and columns of the grid of patches")
-    crop_scale: PositiveFloat = key(
+    crop_scale: float = key(
         1.5,
         origin=CLIPSELF,
         about="a proposal's crop is the box, so many times as wide and high, clipped to the image; patches are not enlarged",

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from fineclip.config.base import (
+    OURS,
     DatasetName,
     NotNegativeFloat,
     NotNegativeInt,
@@ -18,7 +19,6 @@ from fineclip.config.base import (
     Slug,
     key,
 )
-from fineclip.config.data import OURS
 
 
 class DatasetConfig(Section):
@@ -67,8 +67,12 @@ class PlanConfig(Section):
     variants: tuple[Slug, ...] = key((), origin=OURS, about="names of the catalogue `variants`")
     seeds: tuple[NotNegativeInt, ...] = key((0,), origin=OURS, about="a run each")
     benchmarks: tuple[Slug, ...] = key(origin=OURS, about="names of the catalogue `benchmarks`")
-    share_kept: Share = key(
-        0.8, origin="cc3m-wds: 86 % make 2.5M", about="expected share of samples that survives filter and select", gt=0
+    share_kept: float = key(
+        0.8,
+        origin="cc3m-wds: 86 % make 2.5M",
+        about="expected share of samples that survives filter and select",
+        gt=0,
+        le=1,
     )
     margin: NotNegativeFloat = key(
         0.05, origin=OURS, about="spare shards, as a share, so that a scale is reached all the same"

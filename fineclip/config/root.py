@@ -8,9 +8,8 @@ from typing import Any, NamedTuple, Self
 import yaml
 from pydantic import model_validator
 
-from fineclip.config.base import Section, Slug, key, parse
+from fineclip.config.base import OURS, Section, Slug, key, parse
 from fineclip.config.data import (
-    OURS,
     Blip2Caption,
     CaptionConfig,
     ConceptsConfig,

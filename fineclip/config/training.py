@@ -4,8 +4,8 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from fineclip.config.base import NotNegativeFloat, NotNegativeInt, PositiveFloat, PositiveInt, Section, Share, key
-from fineclip.config.data import OURS, WeightsConfig
+from fineclip.config.base import OURS, NotNegativeFloat, NotNegativeInt, PositiveFloat, PositiveInt, Section, Share, key
+from fineclip.config.data import WeightsConfig
 
 FINECLIP = "FineCLIP scripts"
 
