@@ -51,15 +51,16 @@ def key(default: Any = ..., *, unit: str | None = None, origin: str, about: str,
     """Declare a documented key.
 
     Args:
-        default: value, section or function that returns the default; a key without default is required.
+        default: value or section; a key without default is required.
         unit: unit of the value, such as `px`.
         origin: source of the default: a paper, the authors' code, or `OURS`.
         about: meaning of the key, one or two sentences of Markdown.
         **limits: limits of the value, as pydantic names them: `ge`, `gt`, `le`, `min_length`.
+
+    Returns:
+        The pydantic field.
     """
     extra: dict[str, JsonValue] = {"unit": unit, "origin": origin}
-    if callable(default) and not isinstance(default, type):
-        return Field(default_factory=default, description=about, json_schema_extra=extra, **limits)
     return Field(default, description=about, json_schema_extra=extra, **limits)
 
 
@@ -90,16 +91,16 @@ def parse(model: Any, values: Any, *, where: str) -> Any:
     try:
         return TypeAdapter(model).validate_python(values)
     except ValidationError as error:
-        lines = [_sentence(detail, model, values, where) for detail in error.errors(include_url=False)]
+        lines = [_message(detail, model, values, where) for detail in error.errors(include_url=False)]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
 
 
-def _sentence(detail: ErrorDetails, model: Any, values: Any, where: str) -> str:
+def _message(detail: ErrorDetails, model: Any, values: Any, where: str) -> str:
     path = _path_as_written(detail["loc"], values, is_missing=detail["type"] == "missing")
     dotted = ".".join(path)
     place = f"{where}: {dotted}" if dotted else where
     if detail["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(path[-1], sorted(_spelling(model)), n=1, cutoff=0.6)
+        close = difflib.get_close_matches(path[-1], sorted(_known_keys(model)), n=1, cutoff=0.6)
         hint = (
             f", did you mean {'.'.join([*path[:-1], close[0]])}?" if close else "; docs/configuration.md lists all keys"
         )
@@ -130,7 +131,7 @@ def _path_as_written(location: tuple[int | str, ...], values: Any, *, is_missing
     return path
 
 
-def _spelling(model: Any) -> set[str]:
+def _known_keys(model: Any) -> set[str]:
     """Return all keys of a model and of the models inside it."""
     return {info.alias or name for section in sections_of(model) for name, info in section.model_fields.items()}
 

@@ -43,7 +43,7 @@ class WeightsConfig(Section):
     licence: str | None = key(None, origin=OURS, about="SPDX id or name of the license of the weights.")
 
     @model_validator(mode="after")
-    def _one_origin(self) -> Self:
+    def _check_origin(self) -> Self:
         origins = [name for name in ("shipped", "hub", "url") if getattr(self, name) is not None]
         if len(origins) > 1 or not (origins or self.path):
             raise ValueError("give exactly one of shipped, hub and url, or a path alone")
@@ -99,7 +99,7 @@ class CocoSource(Section):
     images_per_shard: PositiveInt = key(5000, unit="images", origin=OURS, about="Images per shard.")
 
     @model_validator(mode="after")
-    def _names_images(self) -> Self:
+    def _check_images(self) -> Self:
         if self.captions is None and self.instances is None:
             raise ValueError("captions and instances are both null: give at least one, it lists the images")
         return self
@@ -157,7 +157,7 @@ class FilterConfig(Section):
 
     @field_validator("boilerplate")
     @classmethod
-    def _compiles(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in patterns:
             try:
                 re.compile(pattern)
@@ -187,7 +187,7 @@ class YoloDetect(Section):
 
     @field_validator("image_size")
     @classmethod
-    def _stride(cls, value: int) -> int:
+    def _check_stride(cls, value: int) -> int:
         if value % 32:
             raise ValueError(
                 f"must be a multiple of 32, the coarsest stride: take {value // 32 * 32 or 32} or {(value // 32 + 1) * 32}"
@@ -266,7 +266,7 @@ class TemplateCaption(Section):
 
     @field_validator("template")
     @classmethod
-    def _has_label(cls, value: str) -> str:
+    def _check_template(cls, value: str) -> str:
         if "{label}" not in value or value.replace("{label}", "").count("{"):
             raise ValueError("must hold {label} and no other braces")
         return value

@@ -142,7 +142,7 @@ class ClipSelfConfig(MethodConfig):
         return False
 
     @model_validator(mode="after")
-    def _no_text_learns(self) -> Self:
+    def _check_train_text(self) -> Self:
         if self.train_text:
             raise ValueError("train_text: true, but no loss term trains the text tower: set it to false")
         return self
@@ -199,7 +199,7 @@ class RegionClipConfig(MethodConfig):
         return self.targets == "pseudo" and self.weights.global_ > 0
 
     @model_validator(mode="after")
-    def _something_learns(self) -> Self:
+    def _check_losses(self) -> Self:
         weights = self.weights
         if self.targets == "pseudo" and not (weights.distill or weights.contrast or weights.global_):
             raise ValueError("weights: all are 0, no loss term is left. Raise one of them")
@@ -240,7 +240,7 @@ class ClimConfig(MethodConfig):
         return sum(side * side for side in self.mosaics)
 
     @model_validator(mode="after")
-    def _area_is_a_range(self) -> Self:
+    def _check_crop_area(self) -> Self:
         if self.crop_area[0] > self.crop_area[1]:
             raise ValueError(
                 f"crop_area: the minimum, {self.crop_area[0]}, is more than the maximum, {self.crop_area[1]}"

@@ -85,7 +85,7 @@ class PlanConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _something_once(self) -> Self:
+    def _check_unique(self) -> Self:
         for name in ("scales", "encoders", "methods", "variants", "seeds", "benchmarks"):
             chosen = getattr(self, name)
             if len(set(chosen)) < len(chosen):

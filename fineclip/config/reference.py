@@ -27,9 +27,11 @@ Every key of `config.yaml` and of the presets. `make config` generates this page
 
 
 def editor_schema() -> str:
-    """Return the JSON schema of a configuration file, as text.
+    """Generate the JSON schema of a configuration file.
 
-    An overlay holds a part of the keys, so the schema requires none. `fineclip config` checks the merged configuration.
+    Returns:
+        JSON text. An overlay holds a part of the keys, so the schema requires none; `fineclip config` checks the merged
+        configuration.
     """
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_without_requirements(_full_schema())}
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"

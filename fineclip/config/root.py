@@ -68,7 +68,7 @@ class Config(Section):
     )
 
     @model_validator(mode="after")
-    def _names_exist(self) -> Self:
+    def _check_names(self) -> Self:
         methods = set(MethodsConfig.model_fields)
         places: list[tuple[str, Sequence[str | None], Collection[str]]] = [
             ("plan.scales", self.plan.scales, self.scales),
@@ -91,14 +91,14 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _variants_fit(self) -> Self:
+    def _check_variants(self) -> Self:
         for name in self.variants:
-            self._laid_over(name, "options", getattr(self.methods, self.variants[name].method))
-            self._laid_over(name, "train", self.train)
+            self._with_overrides(name, "options", getattr(self.methods, self.variants[name].method))
+            self._with_overrides(name, "train", self.train)
         return self
 
     @model_validator(mode="after")
-    def _steps_are_large_enough(self) -> Self:
+    def _check_batch_size(self) -> Self:
         for run in self.runs().values():
             least = self.options(run).least_images if run.method else 1
             if run.method and self.training(run).batch_size < least:
@@ -109,7 +109,7 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _labels_are_concepts(self) -> Self:
+    def _check_concepts(self) -> Self:
         for run in self.runs().values() if self.concepts.from_ == "captions" else ():
             options = self.options(run) if run.method else None
             if isinstance(options, RegionClipConfig) and options.targets == "labels":
@@ -119,7 +119,7 @@ class Config(Section):
                 )
         return self
 
-    def _laid_over(self, variant: str, part: str, below: Section) -> Any:
+    def _with_overrides(self, variant: str, part: str, below: Section) -> Any:
         above: Mapping[str, Any] = getattr(self.variants[variant], part)
         values = merge(below.model_dump(mode="json", by_alias=True), above)
         try:
@@ -130,11 +130,11 @@ class Config(Section):
     def options(self, run: Run) -> MethodConfig:
         """Return the section of the run's method, with the options of its variant."""
         section: MethodConfig = getattr(self.methods, str(run.method))
-        return section if run.variant is None else self._laid_over(run.variant, "options", section)
+        return section if run.variant is None else self._with_overrides(run.variant, "options", section)
 
     def training(self, run: Run) -> TrainConfig:
         """Return the section `train`, with the train options of the run's variant and the seed of the run."""
-        train = self.train if run.variant is None else self._laid_over(run.variant, "train", self.train)
+        train = self.train if run.variant is None else self._with_overrides(run.variant, "train", self.train)
         return train.model_copy(update={"seed": run.seed})
 
     @property
@@ -194,12 +194,18 @@ def load(values: Mapping[str, Any], *, where: str = "config.yaml") -> Config:
     Raises:
         ConfigError: a key is unknown, missing or invalid; one line for each.
     """
-    config: Config = parse(Config, _with_text_keys(values), where=where)
+    config: Config = parse(Config, _with_string_keys(values), where=where)
     return config
 
 
 def read_files(paths: Sequence[Path]) -> dict[str, Any]:
     """Read YAML files and merge them from left to right: maps are merged, lists and values are replaced.
+
+    Args:
+        paths: the files, base first.
+
+    Returns:
+        The merged values, not validated.
 
     Raises:
         ConfigError: a file is missing or is not a YAML map.
@@ -227,8 +233,8 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _with_text_keys(values: Any) -> Any:
+def _with_string_keys(values: Any) -> Any:
     """Return the values with all keys as text: YAML reads the scale `500:` as a number."""
     if isinstance(values, Mapping):
-        return {str(name): _with_text_keys(value) for name, value in values.items()}
+        return {str(name): _with_string_keys(value) for name, value in values.items()}
     return values

@@ -48,7 +48,7 @@ class LoaderConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _device_has_no_pillow(self) -> Self:
+    def _check_backend(self) -> Self:
         if self.crops == "device" and self.resample == "pillow":
             raise ValueError("crops: device, but resample: pillow runs on the CPU only. Set resample: fast")
         return self
@@ -121,7 +121,7 @@ class TrainConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _warm_before_end(self) -> Self:
+    def _check_warmup(self) -> Self:
         if self.max_steps is not None and self.warmup_steps >= self.max_steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be less than max_steps ({self.max_steps})")
         return self

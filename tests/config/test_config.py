@@ -18,7 +18,7 @@ def values() -> dict[str, Any]:
     return deepcopy(yaml.safe_load((ROOT / "config.yaml").read_text()))
 
 
-def test_runs_follow_from_the_plan(values: dict[str, Any]) -> None:
+def test_runs_of_a_plan(values: dict[str, Any]) -> None:
     values["plan"] |= {"scales": [500, 2000], "methods": ["clip", "fineclip"], "seeds": [0, 7], "encoders": ["mini"]}
     runs = load(values).runs()
     assert next(iter(runs)) == "pretrained-mini"
@@ -26,7 +26,7 @@ def test_runs_follow_from_the_plan(values: dict[str, Any]) -> None:
     assert runs["clip-mini-500-s0"].scale == "500"
 
 
-def test_a_variant_is_a_run_of_its_own(values: dict[str, Any]) -> None:
+def test_a_variant_is_a_separate_run(values: dict[str, Any]) -> None:
     values["variants"] = {
         "alone": {"method": "fineclip", "options": {"weights": {"global": 0}}, "train": {"learning_rate": 0.1}}
     }
@@ -39,7 +39,7 @@ def test_a_variant_is_a_run_of_its_own(values: dict[str, Any]) -> None:
     options = config.options(variant)
     assert isinstance(options, FineCLIPConfig)
     assert (options.weights.global_, options.weights.region) == (0, 1)
-    assert options.train_text == config.methods.fineclip.train_text  # what it does not name is the section's
+    assert options.train_text == config.methods.fineclip.train_text  # not overridden
     assert config.training(variant) == config.train.model_copy(update={"learning_rate": 0.1})
 
 
@@ -71,7 +71,7 @@ def test_a_variant_is_a_run_of_its_own(values: dict[str, Any]) -> None:
         (["train", "max_steps"], 5, ["warmup_steps (5)", "max_steps (5)"]),
     ],
 )
-def test_mistakes_are_named(values: dict[str, Any], path: list[str], value: Any, facts: list[str]) -> None:
+def test_errors_name_place_and_value(values: dict[str, Any], path: list[str], value: Any, facts: list[str]) -> None:
     section = values
     for name in path[:-1]:
         section = section[name]
@@ -82,7 +82,7 @@ def test_mistakes_are_named(values: dict[str, Any], path: list[str], value: Any,
     assert all(fact in str(caught.value) for fact in facts), str(caught.value)
 
 
-def test_every_mistake_has_a_line(values: dict[str, Any]) -> None:
+def test_one_line_per_error(values: dict[str, Any]) -> None:
     values["train"]["epochs"], values["filter"]["min_words"] = 0, -1
     with pytest.raises(ConfigError) as caught:
         load(values, where="mine.yaml")
@@ -99,9 +99,9 @@ def test_a_missing_section_is_named(values: dict[str, Any]) -> None:
         load(values)
 
 
-def test_identity_is_what_differs_from_the_defaults() -> None:
-    spelled_out = parse(FineCLIPConfig, {"relaxed": {"detach_crops": False}, "weights": {"global": 0.5}}, where="x")
-    assert identity(spelled_out) == {"weights": {"global": 0.5}}
+def test_identity_holds_keys_that_differ_from_defaults() -> None:
+    explicit = parse(FineCLIPConfig, {"relaxed": {"detach_crops": False}, "weights": {"global": 0.5}}, where="x")
+    assert identity(explicit) == {"weights": {"global": 0.5}}
     assert identity(FineCLIPConfig()) == {}
     detector = {"engine": "yolo", "weights": {"shipped": "detector.pt"}, "iou": 0.5}
     assert identity(parse(YoloDetect, detector, where="x")) == {"engine": "yolo", "weights": {"shipped": "detector.pt"}}

@@ -58,13 +58,13 @@ def test_a_preset_is_valid(files: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("files", WHOLE, ids=together)
-def test_authors_settings_take_the_authors_pixels(files: list[Path]) -> None:
+def test_paper_presets_use_the_pixels_of_the_authors(files: list[Path]) -> None:
     by_authors = files[-1] in PAPERS
     assert load(read_files(files)).loader.resample == ("pillow" if by_authors else "fast")
 
 
 @pytest.mark.parametrize("files", WHOLE, ids=together)
-def test_a_trial_uses_shipped_models_under_its_own_name(files: list[Path]) -> None:
+def test_a_trial_uses_shipped_models_and_its_own_output_folder(files: list[Path]) -> None:
     alone, trial = load(read_files(files)), load(read_files([*files, TRIAL]))
     assert trial.dataset.folder == f"{alone.dataset.name}-trial"
     assert trial.planned_encoders == ("mini",) and trial.encoders["mini"].weights.shipped
@@ -75,7 +75,7 @@ def test_a_trial_uses_shipped_models_under_its_own_name(files: list[Path]) -> No
             assert entry.weights.shipped
     assert trial.plan.scales == ("all",) and trial.train.max_steps
     for name in trial.plan.benchmarks:
-        assert trial.benchmark(name).image_size is None  # that of the stand-in
+        assert trial.benchmark(name).image_size is None  # that of the substitute
         assert alone.benchmark(name) == alone.benchmarks[name]
 
 
@@ -98,7 +98,7 @@ def test_config_yaml_is_short() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_editors_find_the_schema_of_a_file(path: Path) -> None:
+def test_the_modeline_names_the_schema(path: Path) -> None:
     first = path.read_text().splitlines()[0]
     assert first.startswith("# yaml-language-server: $schema=")
     assert (path.parent / first.partition("$schema=")[2]).resolve() == SCHEMA
@@ -119,7 +119,7 @@ def schema_errors(values: object) -> list[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_schema_takes_every_file_alone(path: Path) -> None:
+def test_every_file_is_valid_in_the_schema(path: Path) -> None:
     assert schema_errors(yaml.safe_load(path.read_text())) == []
 
 
@@ -135,7 +135,7 @@ def test_the_schema_takes_every_file_alone(path: Path) -> None:
         {"runtime": {"devices": "all"}},
     ],
 )
-def test_the_schema_refuses_what_editors_should_mark(values: object) -> None:
+def test_the_schema_marks_errors(values: object) -> None:
     assert schema_errors(values)
 
 
