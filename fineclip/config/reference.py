@@ -76,6 +76,8 @@ def _without_requirements(node: Schema) -> dict[str, Any]:
             unit = f" Unit: {node['unit']}." if node["unit"] else ""
             origin = f" Origin of the default: {node['origin']}." if "default" in node else ""
             result[name] = f"{value}{unit}{origin}"
+        elif name == "default" and isinstance(value, Mapping):
+            continue  # defaults of a section are those of its keys
         elif name not in ("title", "required", "discriminator", "unit", "origin"):
             result[name] = value
     return result
@@ -140,7 +142,8 @@ def _type(node: Schema) -> str:
     if node["type"] == "array":
         return f"list of {_type(node['items'])}"
     names = {"string": "text", "boolean": "true, false", "object": "map", "null": "null"}
-    return names.get(node["type"], node["type"]) + _range(node)
+    kind = str(node["type"])
+    return names.get(kind, kind) + _range(node)
 
 
 def _range(node: Schema) -> str:
