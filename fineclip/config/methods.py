@@ -28,7 +28,7 @@ class MethodConfig(Section):
         None,
         unit="blocks",
         origin=OURS,
-        about="Train only this many last blocks of the vision tower; stem, final norm and projection are frozen. null: train the whole tower.",
+        about="Train only this many last blocks of the vision tower (all if it has fewer); stem, final norm and projection are frozen. null: train the whole tower.",
     )
     alpha: Share = key(
         1.0,

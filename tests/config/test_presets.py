@@ -1,6 +1,7 @@
 """Every preset is valid alone and under the trial overlay, and the generated schema and reference are up to date."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,3 +156,12 @@ def test_the_reference_has_every_key_with_unit_default_and_origin() -> None:
             assert f"`{info.alias or name}`" in page
     row = next(line for line in page.splitlines() if line.startswith("| `min_words` |"))
     assert "integer \u2265 0 (words)" in row and "| `2` |" in row and row.endswith("| our choice |")
+
+
+def test_links_of_the_reference_lead_to_its_headings() -> None:
+    page = reference_page()
+    headings = [line.lstrip("# ") for line in page.splitlines() if line.startswith("#")]
+    anchors = {re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    links = set(re.findall(r"\]\(#([^)]+)\)", page))
+    assert len(anchors) == len(headings)
+    assert len(links) > 10 and links <= anchors
