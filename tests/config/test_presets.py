@@ -1,17 +1,13 @@
-"""Every preset is valid alone and under the trial overlay, and the generated schema and reference are up to date."""
+"""Every preset is valid alone, under the trial overlay and in the JSON schema."""
 
 import json
-import re
-from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 
-from fineclip.config import AnnotationsDetect, Blip2Caption, Config, TemplateCaption, YoloDetect, load, read_files
-from fineclip.config.base import sections_of
-from fineclip.config.reference import editor_schema, reference_page
+from fineclip.config import AnnotationsDetect, Blip2Caption, TemplateCaption, YoloDetect, load, read_files
 from fineclip.miniature import WEIGHTS
 from fineclip.stages.weights import hash_of
 
@@ -138,30 +134,3 @@ def test_every_file_is_valid_in_the_schema(path: Path) -> None:
 )
 def test_the_schema_marks_errors(values: object) -> None:
     assert schema_errors(values)
-
-
-@pytest.mark.parametrize(
-    ("path", "generate"),
-    [(SCHEMA, editor_schema), (ROOT / "docs/configuration.md", reference_page)],
-    ids=["schema", "reference"],
-)
-def test_generated_files_are_up_to_date(path: Path, generate: Callable[[], str]) -> None:
-    assert path.read_text(encoding="utf-8") == generate(), f"run `make config` to write {path.name} again"
-
-
-def test_the_reference_has_every_key_with_unit_default_and_origin() -> None:
-    page = reference_page()
-    for section in sections_of(Config):
-        for name, info in section.model_fields.items():
-            assert f"`{info.alias or name}`" in page
-    row = next(line for line in page.splitlines() if line.startswith("| `min_words` |"))
-    assert "integer \u2265 0 (words)" in row and "| `2` |" in row and row.endswith("| our choice |")
-
-
-def test_links_of_the_reference_lead_to_its_headings() -> None:
-    page = reference_page()
-    headings = [line.lstrip("# ") for line in page.splitlines() if line.startswith("#")]
-    anchors = {re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    links = set(re.findall(r"\]\(#([^)]+)\)", page))
-    assert len(anchors) == len(headings)
-    assert len(links) > 10 and links <= anchors
