@@ -20,11 +20,12 @@ def add_verbs(verbs: Verbs) -> None:
         verbs,
         "config",
         _config,
-        about="check configuration files, and write them with every key explained",
+        about="check configuration files; write the JSON schema and the reference page of all keys",
         config=False,
     )
-    verb.add_argument("files", type=Path, nargs="+", help="laid over one another in this order")
-    verb.add_argument("--write", type=Path, metavar="FILE", help="where the explained configuration goes")
+    verb.add_argument("files", type=Path, nargs="+", help="merged from left to right, as --configfile does")
+    verb.add_argument("--schema", type=Path, metavar="FILE", help="write the JSON schema for editors")
+    verb.add_argument("--reference", type=Path, metavar="FILE", help="write the reference page, Markdown")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -36,10 +37,11 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _config(options: argparse.Namespace) -> None:
-    from fineclip.config.document import heading_of, render
+    from fineclip.config.reference import editor_schema, reference_page
 
-    values = read_files(options.files)
-    config = load(values, where=" + ".join(map(str, options.files)))
+    config = load(read_files(options.files), where=" + ".join(map(str, options.files)))
     log.info("%s: %d runs are planned: %s", config.dataset.folder, len(config.runs()), ", ".join(config.runs()))
-    if options.write:
-        write_text(options.write, render(values, heading=heading_of(options.files[-1])))
+    if options.schema:
+        write_text(options.schema, editor_schema())
+    if options.reference:
+        write_text(options.reference, reference_page())

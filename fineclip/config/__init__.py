@@ -1,6 +1,6 @@
-"""The one source of truth for configuration: every key with its type, unit, default, meaning and origin.
+"""Configuration: every key with type, unit, default, meaning and origin of the default.
 
-`load` reads what Snakemake merged, or files; everything is validated before the first job. No torch here.
+`load` validates the values before the first job. This package does not import torch.
 """
 
 from fineclip.config.base import Section, canonical, identity, parse

@@ -1,7 +1,7 @@
-"""What every section of the configuration is: frozen, typed, documented, and strict about unknown keys.
+"""Base class of configuration sections, validation messages, and the part of a section that enters a cache key.
 
-An identity is what makes a result what it is: the keys that differ from their defaults. So a new key with a default
-re-runs nothing, and a key that is spelled out at its default is the same as one left out.
+The identity of a section holds the keys that differ from their defaults. A new key with a default therefore changes no
+cache key, and neither does a key that is set to its default.
 """
 
 import difflib
@@ -23,9 +23,13 @@ from pydantic_core import ErrorDetails
 
 from fineclip.errors import ConfigError
 
+OURS = "our choice"
+
 Slug = Annotated[
     str,
-    BeforeValidator(lambda name: str(name) if type(name) is int else name),  # YAML reads 500 as a number
+    BeforeValidator(  # YAML reads 500 as a number
+        lambda name: str(name) if type(name) is int else name, json_schema_input_type=str | int
+    ),
     StringConstraints(pattern=r"^[a-z0-9.]+$"),
 ]
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9.]+(-[a-z0-9.]+)*$")]
@@ -38,49 +42,68 @@ NotNegativeFloat = Annotated[float, Field(ge=0)]
 
 
 class Section(BaseModel):
-    """A part of the configuration. Frozen; unknown keys are errors."""
+    """A part of the configuration. It is frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def key(default: Any = ..., *, unit: str | None = None, origin: str, about: str, **limits: Any) -> Any:
-    """A documented key: one line about it, its unit, and where its default comes from. No default: it is required."""
+    """Declare a documented key.
+
+    Args:
+        default: value or section; a key without default is required.
+        unit: unit of the value, such as `px`.
+        origin: source of the default: a paper, the authors' code, or `OURS`.
+        about: meaning of the key, one or two sentences of Markdown.
+        **limits: limits of the value, as pydantic names them: `ge`, `gt`, `le`, `min_length`.
+
+    Returns:
+        The pydantic field.
+    """
     extra: dict[str, JsonValue] = {"unit": unit, "origin": origin}
-    if callable(default) and not isinstance(default, type):
-        return Field(default_factory=default, description=about, json_schema_extra=extra, **limits)
     return Field(default, description=about, json_schema_extra=extra, **limits)
 
 
 def identity(section: BaseModel) -> dict[str, Any]:
-    """What differs from the defaults, as plain JSON values. Keys that have no default are always in it."""
+    """Return the keys of a section that enter a cache key: those without default or with another value, as JSON values."""
     return section.model_dump(mode="json", exclude_defaults=True, by_alias=True)
 
 
 def canonical(value: Any) -> str:
-    """One spelling for one JSON value: sorted keys, no spaces to spare."""
+    """Return a JSON value as text in a unique form: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def parse(model: Any, values: Any, *, where: str) -> Any:
-    """`values` as a `model` (a Section, or a union of some).
+    """Validate values.
+
+    Args:
+        model: a Section, or a union of Sections.
+        values: the values to validate.
+        where: name of the source of the values, for messages.
+
+    Returns:
+        The instance of `model`.
 
     Raises:
-        ConfigError: with a line for each thing that is wrong: where it is, what was expected, did you mean.
+        ConfigError: one line for each error: place, expected value, and the closest known key.
     """
     try:
         return TypeAdapter(model).validate_python(values)
     except ValidationError as error:
-        lines = [_sentence(detail, model, values, where) for detail in error.errors(include_url=False)]
+        lines = [_message(detail, model, values, where) for detail in error.errors(include_url=False)]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
 
 
-def _sentence(detail: ErrorDetails, model: Any, values: Any, where: str) -> str:
+def _message(detail: ErrorDetails, model: Any, values: Any, where: str) -> str:
     path = _path_as_written(detail["loc"], values, is_missing=detail["type"] == "missing")
     dotted = ".".join(path)
     place = f"{where}: {dotted}" if dotted else where
     if detail["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(path[-1], sorted(_spelling(model)), n=1, cutoff=0.6)
-        hint = f", did you mean {'.'.join([*path[:-1], close[0]])}?" if close else "; config.yaml lists those there are"
+        close = difflib.get_close_matches(path[-1], sorted(_known_keys(model)), n=1, cutoff=0.6)
+        hint = (
+            f", did you mean {'.'.join([*path[:-1], close[0]])}?" if close else "; docs/configuration.md lists all keys"
+        )
         return f"{place}: unknown key{hint}"
     if detail["type"] == "missing":
         return f"{place}: this key is required and has no default"
@@ -94,7 +117,7 @@ def _sentence(detail: ErrorDetails, model: Any, values: Any, where: str) -> str:
 
 
 def _path_as_written(location: tuple[int | str, ...], values: Any, *, is_missing: bool) -> list[str]:
-    """The keys that the user wrote: pydantic puts the tags of discriminated unions among them."""
+    """Return the path of an error as the user wrote it, without the union tags that pydantic inserts."""
     path: list[str] = []
     for depth, part in enumerate(location):
         is_last = depth == len(location) - 1
@@ -108,13 +131,13 @@ def _path_as_written(location: tuple[int | str, ...], values: Any, *, is_missing
     return path
 
 
-def _spelling(model: Any) -> set[str]:
-    """Every key that the model or a model inside it knows."""
+def _known_keys(model: Any) -> set[str]:
+    """Return all keys of a model and of the models inside it."""
     return {info.alias or name for section in sections_of(model) for name, info in section.model_fields.items()}
 
 
 def sections_of(model: Any) -> Iterator[type[BaseModel]]:
-    """The model, and every model that its annotations reach."""
+    """Yield a model and all models that its annotations contain."""
     seen: set[Any] = set()
     todo = [model]
     while todo:

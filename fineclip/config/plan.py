@@ -1,6 +1,6 @@
-"""Sections that say what is wanted (`plan`, `scales`, `stand_ins`) and with what means (`runtime`).
+"""Sections of the experiment (`plan`, `scales`, `variants`, `stand_ins`) and of its resources (`runtime`).
 
-`plan` and `runtime` are never part of an identity: no result changes when they do.
+`plan` and `runtime` are never part of a cache key: they do not change a result.
 """
 
 from typing import Any, Literal, Self
@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from fineclip.config.base import (
+    OURS,
     DatasetName,
     NotNegativeFloat,
     NotNegativeInt,
@@ -18,129 +19,145 @@ from fineclip.config.base import (
     Slug,
     key,
 )
-from fineclip.config.data import OURS
 
 
 class DatasetConfig(Section):
-    """The name that results go by. It is not that of a folder that holds inputs."""
+    """Name of the outputs. It must not be the folder of the inputs."""
 
-    name: DatasetName = key(origin=OURS, about="folder under data/ and results/")
+    name: DatasetName = key(origin=OURS, about="Name of the output folders, data/NAME and results/NAME.")
     suffix: Slug | None = key(
-        None, origin=OURS, about="added as NAME-SUFFIX by overlays that must not touch what lies under NAME"
+        None,
+        origin=OURS,
+        about="Suffix of the output folders, NAME-SUFFIX, for overlays that must not change the outputs of NAME.",
     )
 
     @property
     def folder(self) -> str:
-        """The name with its suffix."""
+        """Return the name of the output folder: name and suffix."""
         return f"{self.name}-{self.suffix}" if self.suffix else self.name
 
 
 class ScaleConfig(Section):
-    """How many images a training sees. Smaller scales are prefixes of larger ones."""
+    """A subset of the training images. Smaller scales are prefixes of larger ones."""
 
     images: PositiveInt | None = key(
-        None, unit="images", origin=OURS, about="so many kept samples; null takes all there are"
+        None, unit="images", origin=OURS, about="Number of samples that pass the filter; null: all."
     )
-    at_most: bool = key(False, origin=OURS, about="take fewer where there are not so many, rather than stop")
+    at_most: bool = key(
+        False, origin=OURS, about="Take fewer samples if the source has not enough; false: stop with an error."
+    )
     share_kept: Share | None = key(
-        None, origin=OURS, about="expected share that survives filter and select; null takes plan.share_kept"
+        None, origin=OURS, about="Expected fraction of samples that pass filter and select; null: `plan.share_kept`."
     )
-    margin: NotNegativeFloat | None = key(None, origin=OURS, about="spare shards, as a share; null takes plan.margin")
+    margin: NotNegativeFloat | None = key(
+        None, origin=OURS, about="Fraction of additional shards; null: `plan.margin`."
+    )
 
 
 class VariantConfig(Section):
-    """A method with other settings than its section's, as a run of its own beside it."""
+    """A method with changed settings, trained as a separate run."""
 
-    method: Slug = key(origin=OURS, about="name of a section of `methods`")
-    options: dict[str, Any] = key({}, origin=OURS, about="keys of that section, laid over it")
-    train: dict[str, Any] = key({}, origin=OURS, about="keys of `train`, laid over it")
+    method: Slug = key(origin=OURS, about="Name of a section of `methods`.")
+    options: dict[str, Any] = key({}, origin=OURS, about="Keys of that section that replace its values.")
+    train: dict[str, Any] = key({}, origin=OURS, about="Keys of `train` that replace its values.")
 
 
 class PlanConfig(Section):
-    """Which runs there are: every method and variant with every encoder, scale and seed, and every encoder untrained."""
+    """The runs: each method and variant with each encoder, scale and seed, and each pretrained encoder without training."""
 
-    scales: tuple[Slug, ...] = key(origin=OURS, about="names of the catalogue `scales`")
-    regions: Slug = key(origin=OURS, about="name of the catalogue `detect`")
-    captions: Slug = key(origin=OURS, about="name of the catalogue `caption`")
-    encoders: tuple[Slug, ...] = key(origin=OURS, about="names of the catalogue `encoders`")
-    methods: tuple[Slug, ...] = key(("clip", "fineclip"), origin=OURS, about="names of sections of `methods`")
-    variants: tuple[Slug, ...] = key((), origin=OURS, about="names of the catalogue `variants`")
-    seeds: tuple[NotNegativeInt, ...] = key((0,), origin=OURS, about="a run each")
-    benchmarks: tuple[Slug, ...] = key(origin=OURS, about="names of the catalogue `benchmarks`")
-    share_kept: Share = key(
-        0.8, origin="cc3m-wds: 86 % make 2.5M", about="expected share of samples that survives filter and select", gt=0
+    scales: tuple[Slug, ...] = key(origin=OURS, about="Names of entries of `scales`.")
+    regions: Slug = key(origin=OURS, about="Name of an entry of `detect`.")
+    captions: Slug = key(origin=OURS, about="Name of an entry of `caption`.")
+    encoders: tuple[Slug, ...] = key(origin=OURS, about="Names of entries of `encoders`.")
+    methods: tuple[Slug, ...] = key(("clip", "fineclip"), origin=OURS, about="Names of sections of `methods`.")
+    variants: tuple[Slug, ...] = key((), origin=OURS, about="Names of entries of `variants`.")
+    seeds: tuple[NotNegativeInt, ...] = key((0,), origin=OURS, about="Seeds; one run for each.")
+    benchmarks: tuple[Slug, ...] = key(origin=OURS, about="Names of entries of `benchmarks`.")
+    share_kept: float = key(
+        0.8,
+        origin=OURS,
+        about="Expected fraction of samples that pass filter and select; decides how many shards are planned.",
+        gt=0,
+        le=1,
     )
     margin: NotNegativeFloat = key(
-        0.05, origin=OURS, about="spare shards, as a share, so that a scale is reached all the same"
+        0.05, origin=OURS, about="Fraction of additional shards, in case fewer samples pass than expected."
     )
 
     @model_validator(mode="after")
-    def _something_once(self) -> Self:
+    def _check_unique(self) -> Self:
         for name in ("scales", "encoders", "methods", "variants", "seeds", "benchmarks"):
             chosen = getattr(self, name)
             if len(set(chosen)) < len(chosen):
-                raise ValueError(f"{name} names something twice: {', '.join(map(str, chosen))}")
+                raise ValueError(f"{name} has duplicates: {', '.join(map(str, chosen))}")
         return self
 
 
 class StandIns(Section):
-    """Entries that take the place of every model that needs weights from elsewhere, for a trial on a laptop."""
+    """Small models that replace all models with downloaded weights, to test a configuration."""
 
-    detect: Slug | None = key(None, origin=OURS, about="entry of `detect` in place of every engine yolo")
-    caption: Slug | None = key(None, origin=OURS, about="entry of `caption` in place of every engine blip2")
-    encoder: Slug | None = key(None, origin=OURS, about="entry of `encoders` in place of every encoder")
+    detect: Slug | None = key(
+        None, origin=OURS, about="Entry of `detect` that replaces each entry with `engine: yolo`."
+    )
+    caption: Slug | None = key(
+        None, origin=OURS, about="Entry of `caption` that replaces each entry with `engine: blip2`."
+    )
+    encoder: Slug | None = key(None, origin=OURS, about="Entry of `encoders` that replaces each encoder.")
 
 
 class RuntimeConfig(Section):
-    """Means, not results: change them at any time, nothing runs again."""
+    """Resources of the jobs. They can be changed at any time: no job runs again."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = key(
-        "auto", origin=OURS, about="auto takes a GPU where there is one"
+        "auto", origin=OURS, about="Device; `auto`: a GPU if there is one."
     )
-    detect_batch: PositiveInt = key(16, unit="images", origin=OURS, about="images the detector sees at once")
-    caption_batch: PositiveInt = key(128, unit="crops", origin=OURS, about="crops the captioner sees at once")
+    detect_batch: PositiveInt = key(16, unit="images", origin=OURS, about="Batch size of the detector.")
+    caption_batch: PositiveInt = key(128, unit="crops", origin=OURS, about="Batch size of the captioner.")
     evaluate_batch: PositiveInt = key(
-        64, unit="images", origin=OURS, about="images or texts the encoder sees at once in evaluation"
+        64, unit="images", origin=OURS, about="Batch size of the encoder in evaluation, images or texts."
     )
     loader_workers: NotNegativeInt = key(
         0,
         unit="processes",
         origin=OURS,
-        about="processes that read and decode for a training; 0 does it in the training's own",
+        about="DataLoader workers of each training process; 0: load in the training process.",
     )
     devices: tuple[NotNegativeInt, ...] | Literal["auto"] = key(
         "auto",
         origin=OURS,
-        about="GPUs of a workstation that jobs take and give back, none shared; auto: all there are. A scheduler that hands them out itself goes before",
+        about="Indices of the GPUs that jobs of this machine may lock, each for one job at a time; `auto`: all. Ignored if a scheduler assigns GPUs.",
     )
     memory_gb: PositiveFloat | Literal["auto"] | None = key(
         "auto",
-        unit="10^9 bytes",
+        unit="GB, 10^9 bytes",
         origin=OURS,
-        about="of each process of a training: chooses crop_chunk and image_chunk. auto: nine tenths of the GPU's, no limit on a CPU; null: no limit",
+        about="Memory limit of a training process, from which the micro-batch sizes follow. `auto`: 90 % of the GPU memory, no limit on a CPU; null: no limit.",
     )
     crop_chunk: PositiveInt | None = key(
-        None, unit="crops", origin=OURS, about="crops encoded at a time, at the same loss; null leaves it to memory_gb"
+        None,
+        unit="crops",
+        origin=OURS,
+        about="Micro-batch size of crops; loss and gradients do not depend on it. null: chosen from `memory_gb`.",
     )
     image_chunk: PositiveInt | None = key(
         None,
         unit="images",
         origin=OURS,
-        about="images encoded at a time, at the same loss; null leaves it to memory_gb",
+        about="Micro-batch size of images; loss and gradients do not depend on it. null: chosen from `memory_gb`.",
     )
     checkpointing: bool = key(
         False,
         origin=OURS,
-        about="keep a block's input alone and compute the rest again: less memory, a third more time",
+        about="Recompute the activations inside a block in the backward pass: less memory, about 1/3 more time.",
     )
     compile: bool = key(
-        False, origin=OURS, about="torch.compile of the encoder's blocks; crops come in chunks of one size"
+        False, origin=OURS, about="`torch.compile` the blocks of the encoder; crops are padded to one micro-batch size."
     )
     stop_after_min: PositiveFloat | None = key(
         None,
         unit="minutes",
         origin=OURS,
-        about="a training that runs so long saves and ends, for the next attempt to go on; null leaves it to the scheduler's SIGTERM",
+        about="Time after which a training saves a checkpoint and exits, to be resumed by a retry. null: only at SIGTERM.",
     )
-    keep_checkpoints: PositiveInt = key(2, origin=OURS, about="last checkpoints that a training keeps while it runs")
-    tensorboard: bool = key(True, origin=OURS, about="write what metrics.jsonl and speed.jsonl say for TensorBoard too")
+    keep_checkpoints: PositiveInt = key(2, origin=OURS, about="Number of latest checkpoints to keep during training.")
+    tensorboard: bool = key(True, origin=OURS, about="Also write metrics.jsonl and speed.jsonl as TensorBoard events.")

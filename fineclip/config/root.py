@@ -1,4 +1,4 @@
-"""The configuration as a whole: cross-checks between sections, stand-ins, and the runs that follow from the plan."""
+"""The whole configuration: checks between sections, substitutes, and the runs of the plan."""
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -8,9 +8,8 @@ from typing import Any, NamedTuple, Self
 import yaml
 from pydantic import model_validator
 
-from fineclip.config.base import Section, Slug, key, parse
+from fineclip.config.base import OURS, Section, Slug, key, parse
 from fineclip.config.data import (
-    OURS,
     Blip2Caption,
     CaptionConfig,
     ConceptsConfig,
@@ -28,7 +27,7 @@ from fineclip.errors import ConfigError
 
 
 class Run(NamedTuple):
-    """One training, or an untrained encoder (`method` and `scale` are None then)."""
+    """One training, or a pretrained encoder without training (`method` and `scale` are None)."""
 
     id: str
     encoder: str
@@ -39,33 +38,37 @@ class Run(NamedTuple):
 
     @property
     def recipe(self) -> str | None:
-        """What was trained, whatever the encoder, scale and seed: `fineclip`, or `fineclip distill` for a variant."""
+        """Return method and variant, without encoder, scale and seed: `fineclip` or `fineclip distill`."""
         return f"{self.method} {self.variant}" if self.variant else self.method
 
 
 class Config(Section):
-    """Everything. Catalogues are maps of named entries; the plan chooses by name."""
+    """The whole configuration. Maps hold named entries; `plan` selects entries by name."""
 
-    dataset: DatasetConfig = key(origin=OURS, about="what the results are called")
-    source: SourceConfig = key(origin=OURS, about="where images and texts come from")
-    filter: FilterConfig = key(FilterConfig(), origin=OURS, about="what is kept")
-    select: SelectConfig = key(SelectConfig(), origin=OURS, about="what a scale leaves out")
-    detect: dict[Slug, DetectConfig] = key(origin=OURS, about="catalogue of region finders")
-    caption: dict[Slug, CaptionConfig] = key(origin=OURS, about="catalogue of region captioners")
-    scales: dict[Slug, ScaleConfig] = key(origin=OURS, about="catalogue of scales")
-    encoders: dict[Slug, EncoderConfig] = key(origin=OURS, about="catalogue of encoders")
-    concepts: ConceptsConfig = key(ConceptsConfig(), origin=OURS, about="names of what regions show, for regionclip")
-    methods: MethodsConfig = key(MethodsConfig(), origin=OURS, about="a section per method")
-    loader: LoaderConfig = key(LoaderConfig(), origin=OURS, about="from packed shards to what the encoder takes")
-    train: TrainConfig = key(TrainConfig(), origin=OURS, about="the training loop")
-    variants: dict[Slug, VariantConfig] = key({}, origin=OURS, about="catalogue of methods with other settings")
-    benchmarks: dict[Slug, BenchmarkConfig] = key(origin=OURS, about="catalogue of benchmarks")
-    plan: PlanConfig = key(origin=OURS, about="which runs there are")
-    stand_ins: StandIns = key(StandIns(), origin=OURS, about="models that take the place of others, for a trial")
-    runtime: RuntimeConfig = key(RuntimeConfig(), origin=OURS, about="means, not results")
+    dataset: DatasetConfig = key(origin=OURS, about="Name of the outputs.")
+    source: SourceConfig = key(origin=OURS, about="Source of images and captions. One of these kinds:")
+    filter: FilterConfig = key(FilterConfig(), origin=OURS, about="Rules that drop samples.")
+    select: SelectConfig = key(SelectConfig(), origin=OURS, about="Images that no scale contains.")
+    detect: dict[Slug, DetectConfig] = key(origin=OURS, about="Detectors and other sources of regions.")
+    caption: dict[Slug, CaptionConfig] = key(origin=OURS, about="Captioners of regions.")
+    scales: dict[Slug, ScaleConfig] = key(origin=OURS, about="Subsets of the training images.")
+    encoders: dict[Slug, EncoderConfig] = key(origin=OURS, about="Pretrained encoders.")
+    concepts: ConceptsConfig = key(ConceptsConfig(), origin=OURS, about="Concept names, for RegionCLIP.")
+    methods: MethodsConfig = key(MethodsConfig(), origin=OURS, about="One section per method.")
+    loader: LoaderConfig = key(LoaderConfig(), origin=OURS, about="Decoding and preprocessing.")
+    train: TrainConfig = key(TrainConfig(), origin=OURS, about="The training loop.")
+    variants: dict[Slug, VariantConfig] = key({}, origin=OURS, about="Methods with changed settings.")
+    benchmarks: dict[Slug, BenchmarkConfig] = key(origin=OURS, about="Benchmarks.")
+    plan: PlanConfig = key(origin=OURS, about="The runs.")
+    stand_ins: StandIns = key(
+        StandIns(), origin=OURS, about="Small models that replace others, to test a configuration."
+    )
+    runtime: RuntimeConfig = key(
+        RuntimeConfig(), origin=OURS, about="Resources of the jobs; they do not change a result."
+    )
 
     @model_validator(mode="after")
-    def _names_exist(self) -> Self:
+    def _check_names(self) -> Self:
         methods = set(MethodsConfig.model_fields)
         places: list[tuple[str, Sequence[str | None], Collection[str]]] = [
             ("plan.scales", self.plan.scales, self.scales),
@@ -84,41 +87,39 @@ class Config(Section):
         for place, names, known in places:
             for name in names:
                 if name is not None and name not in known:
-                    raise ValueError(
-                        f"{place} names {name!r}, which is not among {', '.join(sorted(known)) or 'nothing'}"
-                    )
+                    raise ValueError(f"{place} names {name!r}, expected one of: {', '.join(sorted(known)) or '(none)'}")
         return self
 
     @model_validator(mode="after")
-    def _variants_fit(self) -> Self:
+    def _check_variants(self) -> Self:
         for name in self.variants:
-            self._laid_over(name, "options", getattr(self.methods, self.variants[name].method))
-            self._laid_over(name, "train", self.train)
+            self._with_overrides(name, "options", getattr(self.methods, self.variants[name].method))
+            self._with_overrides(name, "train", self.train)
         return self
 
     @model_validator(mode="after")
-    def _steps_are_large_enough(self) -> Self:
+    def _check_batch_size(self) -> Self:
         for run in self.runs().values():
             least = self.options(run).least_images if run.method else 1
             if run.method and self.training(run).batch_size < least:
                 raise ValueError(
-                    f"train.batch_size: {self.training(run).batch_size}, but run {run.id} needs at least {least} images a step,"
-                    " those of a set of its mosaics. Raise it, or name fewer or smaller ones in methods.clim.mosaics"
+                    f"train.batch_size: {self.training(run).batch_size}, but run {run.id} needs at least {least} images per step,"
+                    " one set of mosaics. Raise it, or set fewer or smaller mosaics in methods.clim.mosaics"
                 )
         return self
 
     @model_validator(mode="after")
-    def _labels_are_concepts(self) -> Self:
+    def _check_concepts(self) -> Self:
         for run in self.runs().values() if self.concepts.from_ == "captions" else ():
             options = self.options(run) if run.method else None
             if isinstance(options, RegionClipConfig) and options.targets == "labels":
                 raise ValueError(
-                    f"concepts.from: captions, but run {run.id} takes the labels of regions for their concepts (targets: labels)."
+                    f"concepts.from: captions, but the concepts of run {run.id} are region labels (targets: labels)."
                     " Set concepts.from: labels, or targets: pseudo."
                 )
         return self
 
-    def _laid_over(self, variant: str, part: str, below: Section) -> Any:
+    def _with_overrides(self, variant: str, part: str, below: Section) -> Any:
         above: Mapping[str, Any] = getattr(self.variants[variant], part)
         values = merge(below.model_dump(mode="json", by_alias=True), above)
         try:
@@ -127,24 +128,24 @@ class Config(Section):
             raise ValueError(str(error)) from None
 
     def options(self, run: Run) -> MethodConfig:
-        """The section of a run's method, with what its variant changes."""
+        """Return the section of the run's method, with the options of its variant."""
         section: MethodConfig = getattr(self.methods, str(run.method))
-        return section if run.variant is None else self._laid_over(run.variant, "options", section)
+        return section if run.variant is None else self._with_overrides(run.variant, "options", section)
 
     def training(self, run: Run) -> TrainConfig:
-        """The section of the loop, with what a run's variant changes, and its seed."""
-        train = self.train if run.variant is None else self._laid_over(run.variant, "train", self.train)
+        """Return the section `train`, with the train options of the run's variant and the seed of the run."""
+        train = self.train if run.variant is None else self._with_overrides(run.variant, "train", self.train)
         return train.model_copy(update={"seed": run.seed})
 
     @property
     def regions(self) -> str:
-        """The planned entry of `detect`, after stand-ins."""
+        """Return the name of the planned entry of `detect`, after substitution."""
         chosen = self.detect[self.plan.regions]
         return self.stand_ins.detect if self.stand_ins.detect and isinstance(chosen, YoloDetect) else self.plan.regions
 
     @property
     def captions(self) -> str:
-        """The planned entry of `caption`, after stand-ins."""
+        """Return the name of the planned entry of `caption`, after substitution."""
         chosen = self.caption[self.plan.captions]
         return (
             self.stand_ins.caption
@@ -154,16 +155,16 @@ class Config(Section):
 
     @property
     def planned_encoders(self) -> tuple[str, ...]:
-        """The planned entries of `encoders`, after stand-ins."""
+        """Return the names of the planned entries of `encoders`, after substitution."""
         return (self.stand_ins.encoder,) if self.stand_ins.encoder else self.plan.encoders
 
     def benchmark(self, name: str) -> BenchmarkConfig:
-        """An entry of `benchmarks`; a stand-in sees its images at its own size, not at that of the encoder in whose place it is."""
+        """Return an entry of `benchmarks`. A substitute encoder gets images of its own size."""
         chosen = self.benchmarks[name]
         return chosen.model_copy(update={"image_size": None}) if self.stand_ins.encoder else chosen
 
     def runs(self) -> dict[str, Run]:
-        """Every planned run by its id, untrained encoders first."""
+        """Return all planned runs by id, pretrained encoders first."""
         return {run.id: run for run in self._runs()}
 
     def _runs(self) -> Iterator[Run]:
@@ -181,20 +182,33 @@ class Config(Section):
 
 
 def load(values: Mapping[str, Any], *, where: str = "config.yaml") -> Config:
-    """The validated configuration.
+    """Validate merged configuration values.
+
+    Args:
+        values: the merged content of the configuration files.
+        where: name of the files, for messages.
+
+    Returns:
+        The configuration.
 
     Raises:
-        ConfigError: a key is unknown, missing or wrong; each with its place and a hint.
+        ConfigError: a key is unknown, missing or invalid; one line for each.
     """
-    config: Config = parse(Config, _with_text_keys(values), where=where)
+    config: Config = parse(Config, _with_string_keys(values), where=where)
     return config
 
 
 def read_files(paths: Sequence[Path]) -> dict[str, Any]:
-    """Configuration files laid over one another, in order: maps merge, lists and values are replaced.
+    """Read YAML files and merge them from left to right: maps are merged, lists and values are replaced.
+
+    Args:
+        paths: the files, base first.
+
+    Returns:
+        The merged values, not validated.
 
     Raises:
-        ConfigError: a file is absent or no YAML map.
+        ConfigError: a file is missing or is not a YAML map.
     """
     merged: dict[str, Any] = {}
     for path in paths:
@@ -203,15 +217,15 @@ def read_files(paths: Sequence[Path]) -> dict[str, Any]:
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
         except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: is no YAML: {error}") from None
+            raise ConfigError(f"{path}: is not valid YAML: {error}") from None
         if not isinstance(values, dict):
-            raise ConfigError(f"{path}: must hold a map of sections")
+            raise ConfigError(f"{path}: must contain a map of sections")
         merged = merge(merged, values)
     return merged
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` laid over `below`, as Snakemake does it."""
+    """Return `below` updated with `above`, as Snakemake merges configuration files."""
     merged = dict(below)
     for name, value in above.items():
         old = merged.get(name)
@@ -219,8 +233,8 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _with_text_keys(values: Any) -> Any:
-    """YAML reads the scale `500:` as a number; names are text."""
+def _with_string_keys(values: Any) -> Any:
+    """Return the values with all keys as text: YAML reads the scale `500:` as a number."""
     if isinstance(values, Mapping):
-        return {str(name): _with_text_keys(value) for name, value in values.items()}
+        return {str(name): _with_string_keys(value) for name, value in values.items()}
     return values

@@ -1,108 +1,127 @@
-"""Sections of encoders, of the loader and of the training loop."""
+"""Sections of encoders, data loader and training loop."""
 
 from typing import Literal, Self
 
 from pydantic import model_validator
 
-from fineclip.config.base import NotNegativeFloat, NotNegativeInt, PositiveFloat, PositiveInt, Section, Share, key
-from fineclip.config.data import OURS, WeightsConfig
+from fineclip.config.base import OURS, NotNegativeFloat, NotNegativeInt, PositiveFloat, PositiveInt, Section, Share, key
+from fineclip.config.data import WeightsConfig
 
 FINECLIP = "FineCLIP scripts"
 
 
 class EncoderConfig(Section):
-    """A CLIP that training starts from."""
+    """A pretrained CLIP model, the start of training."""
 
     model: str = key(
-        origin="open_clip", about="name of an open_clip model, or path of a model config in its JSON format"
+        origin="open_clip",
+        about="Name of an open_clip model, or path of a model config in the JSON format of open_clip.",
     )
-    weights: WeightsConfig = key(origin=OURS, about="what training starts from")
+    weights: WeightsConfig = key(origin=OURS, about="Pretrained weights.")
     tokenizer: WeightsConfig | None = key(
-        None, origin=OURS, about="BPE file in CLIP's format; null takes the model's own"
+        None, origin=OURS, about="BPE vocabulary in the format of CLIP; null: the tokenizer of the model."
     )
     head: Literal["cls", "mean"] = key(
-        "cls", origin="CLIP", about="global embedding from the class token, or the mean of all patches"
+        "cls", origin="CLIP", about="Global embedding: `cls` from the class token, `mean` over all patch tokens."
     )
-    image_size: PositiveInt = key(
-        224, unit="px", origin=FINECLIP, about="side of the square that images are resized to, aspect not kept"
-    )
-    crop_size: PositiveInt = key(224, unit="px", origin=FINECLIP, about="side of the square that crops are resized to")
+    image_size: PositiveInt = key(224, unit="px", origin=FINECLIP, about="Side of the square input image.")
+    crop_size: PositiveInt = key(224, unit="px", origin=FINECLIP, about="Side of the square input crop of a region.")
 
 
 class LoaderConfig(Section):
-    """From packed shards to what the encoder takes: what changes pixels or embeddings, if only by rounding."""
+    """Decoding and preprocessing options that change pixels or embeddings, if only by rounding."""
 
     resample: Literal["fast", "pillow"] = key(
         "fast",
-        origin="pillow: authors' code",
-        about="fast decodes by libjpeg-turbo and resizes 8-bit pixels, at worst 54 dB (bicubic 50) from Pillow's; pillow is the authors', to the bit",
+        origin=OURS,
+        about="`fast`: decode with libjpeg-turbo and resize 8-bit pixels, PSNR to Pillow at least 54 dB (bicubic: 50 dB). `pillow`: pixels of the authors' code, bit for bit.",
     )
     crops: Literal["worker", "device"] = key(
         "worker",
         origin=OURS,
-        about="where images and crops are resized: by the loader's workers, or from decoded images on the device, in float",
+        about="Where images and crops are resized: in the loader workers, or on the device in floating point.",
     )
     cached_texts: bool = key(
         False,
         origin=OURS,
-        about="embed every caption once beforehand, for methods whose text tower is frozen; equal up to rounding",
+        about="Embed all captions once before training, for methods with a frozen text tower. The result is equal up to rounding.",
     )
 
     @model_validator(mode="after")
-    def _device_has_no_pillow(self) -> Self:
+    def _check_backend(self) -> Self:
         if self.crops == "device" and self.resample == "pillow":
-            raise ValueError("crops: device, but resample: pillow, which runs on the host only. Take resample: fast")
+            raise ValueError("crops: device, but resample: pillow runs on the CPU only. Set resample: fast")
         return self
 
 
 class TrainConfig(Section):
-    """The training loop, the same for every method."""
+    """The training loop, the same for all methods."""
 
-    seed: NotNegativeInt = key(0, origin=OURS, about="of order and draws; `plan.seeds` sets it for each run")
+    seed: NotNegativeInt = key(
+        0, origin=OURS, about="Seed of sample order and random draws. Each run takes its own from `plan.seeds`."
+    )
     batch_size: PositiveInt = key(
-        256, unit="images", origin="FineCLIP scripts: 8 x 32", about="images of a step over all processes"
+        256,
+        unit="images",
+        origin="FineCLIP scripts: 8 x 32",
+        about="Global batch size: images per step over all processes.",
     )
-    epochs: PositiveInt = key(10, origin=FINECLIP, about="visits to every image")
+    epochs: PositiveInt = key(10, origin=FINECLIP, about="Passes over the data.")
     max_steps: PositiveInt | None = key(
-        None, unit="steps", origin=OURS, about="stop early; the schedule ends there too"
+        None,
+        unit="steps",
+        origin=OURS,
+        about="Total number of steps, if smaller than that of `epochs`; also the end of the learning rate schedule. null: no limit.",
     )
-    learning_rate: PositiveFloat = key(1e-5, origin=FINECLIP, about="peak")
+    learning_rate: PositiveFloat = key(1e-5, origin=FINECLIP, about="Peak learning rate of AdamW.")
     warmup_steps: NotNegativeInt = key(
-        1000, unit="steps", origin=FINECLIP, about="linear from 0 to the peak; then cosine to 0"
+        1000,
+        unit="steps",
+        origin=FINECLIP,
+        about="Steps of the linear warm-up from 0 to the peak; a cosine decay to 0 follows.",
     )
     weight_decay: NotNegativeFloat = key(
-        0.1, origin=FINECLIP, about="of matrices; vectors, norms, biases and the logit scale have none"
+        0.1, origin=FINECLIP, about="Weight decay of matrices. Vectors, norms, biases and the logit scale have none."
     )
-    betas: tuple[Share, Share] = key((0.9, 0.999), origin="FineCLIP scripts, EVA", about="of AdamW")
-    eps: PositiveFloat = key(1e-8, origin="FineCLIP scripts, EVA", about="of AdamW")
+    betas: tuple[Share, Share] = key((0.9, 0.999), origin="FineCLIP scripts, EVA", about="Betas of AdamW.")
+    eps: PositiveFloat = key(1e-8, origin="FineCLIP scripts, EVA", about="Epsilon of AdamW.")
     clip_gradient_norm: PositiveFloat | None = key(
-        None, origin="FineCLIP scripts: none", about="largest norm of all gradients together; null does not clip"
+        None, origin=FINECLIP, about="Maximum norm of all gradients together; null: no clipping."
     )
     precision: Literal["fp32", "bf16", "fp16"] = key(
-        "fp32", origin=OURS, about="of the encoder's arithmetic; losses and weights stay fp32; fp16 scales the loss"
+        "fp32",
+        origin=OURS,
+        about="Data type of the encoder's computation (autocast). Weights and losses are fp32; fp16 uses loss scaling.",
     )
     max_growth: PositiveFloat | None = key(
         2.0,
         origin=OURS,
-        about="stop where the mean of the last losses looked at is so many times the first; null never stops",
+        about="Stop as diverged if the mean of recent losses exceeds the first loss by this factor; null: never.",
         gt=1,
     )
     max_regions: PositiveInt = key(
-        20, unit="boxes", origin="FineCLIP scripts: 20 (B/16)", about="regions drawn of an image at each visit"
+        20,
+        unit="boxes",
+        origin="FineCLIP scripts: 20 (B/16)",
+        about="Maximum regions per image, sampled anew in each epoch.",
     )
     require_region: bool = key(
-        False, origin=OURS, about="leave out images in which nothing was detected; the paper does"
+        False, origin=OURS, about="Use only images with at least one region, as in the FineCLIP paper."
     )
-    max_lost: Share = key(0.01, origin=OURS, about="share of selected samples that may be lost between select and pack")
+    max_lost: Share = key(
+        0.01, origin=OURS, about="Maximum fraction of the selected samples that may be missing in the packed shards."
+    )
     shuffle_shards: PositiveInt = key(
-        4, unit="shards", origin=OURS, about="samples are shuffled inside windows of so many shards"
+        4, unit="shards", origin=OURS, about="Samples are shuffled within windows of this many shards."
     )
-    checkpoint_every_steps: PositiveInt = key(500, unit="steps", origin=OURS, about="between checkpoints")
-    log_every_steps: PositiveInt = key(10, unit="steps", origin=OURS, about="between lines of metrics.jsonl")
-    deterministic: bool = key(False, origin=OURS, about="deterministic kernels on a GPU; a CPU always is")
+    checkpoint_every_steps: PositiveInt = key(500, unit="steps", origin=OURS, about="Interval of checkpoints.")
+    log_every_steps: PositiveInt = key(10, unit="steps", origin=OURS, about="Interval of log lines in metrics.jsonl.")
+    deterministic: bool = key(
+        False, origin=OURS, about="Use deterministic kernels on a GPU. Training on a CPU is always deterministic."
+    )
 
     @model_validator(mode="after")
-    def _warm_before_end(self) -> Self:
+    def _check_warmup(self) -> Self:
         if self.max_steps is not None and self.warmup_steps >= self.max_steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be less than max_steps ({self.max_steps})")
         return self

@@ -1,4 +1,4 @@
-"""The configuration refuses what is wrong in one sentence, and an identity holds only what differs from the defaults."""
+"""Errors of a configuration name place and value; an identity holds the keys that differ from the defaults."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fineclip.config import FineCLIPConfig, YoloDetect, identity, load, merge, parse
+from fineclip.config import FineCLIPConfig, YoloDetect, identity, load, merge, parse, read_files
 from fineclip.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ def values() -> dict[str, Any]:
     return deepcopy(yaml.safe_load((ROOT / "config.yaml").read_text()))
 
 
-def test_runs_follow_from_the_plan(values: dict[str, Any]) -> None:
+def test_runs_of_a_plan(values: dict[str, Any]) -> None:
     values["plan"] |= {"scales": [500, 2000], "methods": ["clip", "fineclip"], "seeds": [0, 7], "encoders": ["mini"]}
     runs = load(values).runs()
     assert next(iter(runs)) == "pretrained-mini"
@@ -26,7 +26,7 @@ def test_runs_follow_from_the_plan(values: dict[str, Any]) -> None:
     assert runs["clip-mini-500-s0"].scale == "500"
 
 
-def test_a_variant_is_a_run_of_its_own(values: dict[str, Any]) -> None:
+def test_a_variant_is_a_separate_run(values: dict[str, Any]) -> None:
     values["variants"] = {
         "alone": {"method": "fineclip", "options": {"weights": {"global": 0}}, "train": {"learning_rate": 0.1}}
     }
@@ -39,44 +39,58 @@ def test_a_variant_is_a_run_of_its_own(values: dict[str, Any]) -> None:
     options = config.options(variant)
     assert isinstance(options, FineCLIPConfig)
     assert (options.weights.global_, options.weights.region) == (0, 1)
-    assert options.train_text == config.methods.fineclip.train_text  # what it does not name is the section's
+    assert options.train_text == config.methods.fineclip.train_text  # not overridden
     assert config.training(variant) == config.train.model_copy(update={"learning_rate": 0.1})
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "message"),
+    ("path", "value", "facts"),
     [
         (
             ["variants"],
             {"x": {"method": "clip", "options": {"weights": {}}}},
-            "variants.x.options: weights: unknown key",
+            ["variants.x.options: weights: unknown key"],
         ),
-        (["variants"], {"x": {"method": "clipp"}}, "variants.x.method names 'clipp', which is not among"),
-        (["plan", "variants"], ["x"], "plan.variants names 'x', which is not among nothing"),
-        (["variants"], {"x": {"method": "clip", "train": {"epochs": 0}}}, "variants.x.train: epochs: input should be"),
-        (["filter", "min_sid_px"], 3, "filter.min_sid_px: unknown key, did you mean filter.min_side_px?"),
+        (["filter", "min_sid_px"], 3, ["filter.min_sid_px: unknown key", "filter.min_side_px?"]),
         (
             ["detect", "yolov9t.mini", "confidnce"],
             0.2,
-            "detect.yolov9t.mini.confidnce: unknown key, did you mean detect.yolov9t.mini.confidence?",
+            ["detect.yolov9t.mini.confidnce: unknown key", "detect.yolov9t.mini.confidence?"],
         ),
-        (["detect", "yolov9t.mini", "image_size"], 100, "detect.yolov9t.mini.image_size: must be a multiple of 32"),
-        (["plan", "scales"], ["3000"], "plan.scales names '3000', which is not among"),
-        (["train", "batch_size"], 0, "train.batch_size: input should be greater than or equal to 1, not 0"),
-        (["plan", "seeds"], [1, 1], "seeds names something twice"),
-        (["dataset", "name"], "My Data", "dataset.name: string should match pattern"),
-        (["filter", "boilerplate"], ["("], "is no regular expression"),
-        (["train", "max_steps"], 5, "warmup_steps"),
+        (["filter", "nothing_like_it"], 3, ["filter.nothing_like_it: unknown key", "docs/configuration.md"]),
+        (
+            ["detect", "yolov9t.mini", "image_size"],
+            100,
+            ["detect.yolov9t.mini.image_size", "multiple of 32", "96", "128"],
+        ),
+        (["plan", "scales"], ["3000"], ["plan.scales names '3000'", "2000, 500"]),
+        (["train", "batch_size"], 0, ["train.batch_size: input should be greater than or equal to 1, not 0"]),
+        (["plan", "seeds"], [1, 1], ["plan", "seeds", "1, 1"]),
+        (["dataset", "name"], "My Data", ["dataset.name: string should match pattern", "'My Data'"]),
+        (["filter", "boilerplate"], ["("], ["filter.boilerplate", "'('", "regular expression"]),
+        (["train", "max_steps"], 5, ["warmup_steps (5)", "max_steps (5)"]),
     ],
 )
-def test_mistakes_are_named(values: dict[str, Any], path: list[str], value: Any, message: str) -> None:
+def test_errors_name_place_and_value(values: dict[str, Any], path: list[str], value: Any, facts: list[str]) -> None:
     section = values
     for name in path[:-1]:
         section = section[name]
     section[path[-1]] = value
     with pytest.raises(ConfigError) as caught:
         load(values, where="config.yaml")
-    assert message in str(caught.value) and str(caught.value).startswith("config.yaml")
+    assert str(caught.value).startswith("config.yaml: ")
+    assert all(fact in str(caught.value) for fact in facts), str(caught.value)
+
+
+def test_one_line_per_error(values: dict[str, Any]) -> None:
+    values["train"]["epochs"], values["filter"]["min_words"] = 0, -1
+    with pytest.raises(ConfigError) as caught:
+        load(values, where="mine.yaml")
+    lines = str(caught.value).splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["mine.yaml", "filter.min_words"],
+        ["mine.yaml", "train.epochs"],
+    ]
 
 
 def test_a_missing_section_is_named(values: dict[str, Any]) -> None:
@@ -85,9 +99,9 @@ def test_a_missing_section_is_named(values: dict[str, Any]) -> None:
         load(values)
 
 
-def test_identity_is_what_differs_from_the_defaults() -> None:
-    spelled_out = parse(FineCLIPConfig, {"relaxed": {"detach_crops": False}, "weights": {"global": 0.5}}, where="x")
-    assert identity(spelled_out) == {"weights": {"global": 0.5}}
+def test_identity_holds_keys_that_differ_from_defaults() -> None:
+    explicit = parse(FineCLIPConfig, {"relaxed": {"detach_crops": False}, "weights": {"global": 0.5}}, where="x")
+    assert identity(explicit) == {"weights": {"global": 0.5}}
     assert identity(FineCLIPConfig()) == {}
     detector = {"engine": "yolo", "weights": {"shipped": "detector.pt"}, "iou": 0.5}
     assert identity(parse(YoloDetect, detector, where="x")) == {"engine": "yolo", "weights": {"shipped": "detector.pt"}}
@@ -97,20 +111,24 @@ def test_overlays_merge_maps_and_replace_lists() -> None:
     assert merge({"a": {"b": 1, "c": [1, 2]}}, {"a": {"c": [3]}, "d": 4}) == {"a": {"b": 1, "c": [3]}, "d": 4}
 
 
-def test_weights_have_one_origin() -> None:
-    for weights in ({}, {"shipped": "x", "hub": "y", "revision": "z"}, {"hub": "y"}, {"shipped": "../x"}):
-        with pytest.raises(ConfigError):
-            parse(YoloDetect, {"engine": "yolo", "weights": weights}, where="x")
+@pytest.mark.parametrize(("content", "fact"), [(None, "No such file"), ("a: [", "YAML"), ("- a", "map")])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: str | None, fact: str) -> None:
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=rf"mine\.yaml.*{fact}"):
+        read_files([ROOT / "config.yaml", path])
 
 
-def test_configuration_is_frozen(values: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="frozen"):
-        load(values).train.batch_size = 3  # type: ignore[misc]
+def test_files_are_merged_from_left_to_right(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("train: {epochs: 3, batch_size: 8}\n")
+    (tmp_path / "b.yaml").write_text("train: {epochs: 4}\n")
+    assert read_files([tmp_path / "a.yaml", tmp_path / "b.yaml"]) == {"train": {"epochs": 4, "batch_size": 8}}
 
 
-def test_labels_of_regions_are_not_looked_for_among_nouns(values: dict[str, Any]) -> None:
+def test_region_labels_are_not_searched_in_captions(values: dict[str, Any]) -> None:
     values["plan"]["methods"], values["concepts"] = ["regionclip"], {"from": "captions"}
-    with pytest.raises(ConfigError, match=r"run regionclip-\S+ takes the labels .* Set concepts.from: labels"):
+    with pytest.raises(ConfigError, match=r"concepts.from.*run regionclip-\S+.*targets: labels"):
         load(values)
     values["methods"]["regionclip"] = {"targets": "pseudo"}
-    assert load(values).concepts.least == 100
+    assert load(values).concepts.from_ == "captions"

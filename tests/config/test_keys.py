@@ -1,4 +1,4 @@
-"""Every key of every section, against `keys.yaml`: its default, what it takes, what it refuses, and its place in the identity."""
+"""Every key of every section, against `keys.yaml`: default, valid values, invalid values, and its part of the identity."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,17 +18,17 @@ KEYS = [(section, key) for section, keys in TABLE.items() for key in keys if key
 
 
 def case(section: str, key: str) -> tuple[type[BaseModel], dict[str, Any], dict[str, Any]]:
-    """The model, the values that surround a key in a valid section, and the row of the table."""
+    """Return the model of a section, the other keys that the key needs, and its row of the table."""
     row = TABLE[section][key]
     base = TABLE[section].get("base", {}) | row.get("given", {})
     return SECTIONS[section], base, row
 
 
-def plain(section: BaseModel) -> dict[str, Any]:
+def dumped(section: BaseModel) -> dict[str, Any]:
     return section.model_dump(mode="json", by_alias=True)
 
 
-def keys_with(field: str) -> Iterator[Any]:
+def values_of(field: str) -> Iterator[Any]:
     for section, key in KEYS:
         for value in TABLE[section][key].get(field, []):
             yield pytest.param(section, key, value, id=f"{section}.{key}={value}"[:60])
@@ -50,27 +50,27 @@ def test_default(section: str, key: str) -> None:
     if section == "MethodsConfig":
         assert identity(default) == {}
     else:
-        spelled = plain(default) if isinstance(default, BaseModel) else default
-        assert (list(spelled) if isinstance(spelled, tuple) else spelled) == row["default"]
+        as_json = dumped(default) if isinstance(default, BaseModel) else default
+        assert (list(as_json) if isinstance(as_json, tuple) else as_json) == row["default"]
 
 
-@pytest.mark.parametrize(("section", "key", "value"), keys_with("valid"))
-def test_a_value_is_taken_and_alone_changes_the_identity(section: str, key: str, value: Any) -> None:
+@pytest.mark.parametrize(("section", "key", "value"), values_of("valid"))
+def test_a_valid_value_changes_this_key_of_the_identity_only(section: str, key: str, value: Any) -> None:
     model, base, _ = case(section, key)
     before, after = parse(model, base, where="x"), parse(model, base | {key: value}, where="x")
-    changed = {name for name in plain(after) if plain(after)[name] != plain(before)[name]}
+    changed = {name for name in dumped(after) if dumped(after)[name] != dumped(before)[name]}
     assert changed == {key}
-    told = identity(after)
-    assert key in told
-    assert {name: told[name] for name in told if name != key} == {
+    found = identity(after)
+    assert key in found
+    assert {name: found[name] for name in found if name != key} == {
         name: part for name, part in identity(before).items() if name != key
     }
-    assert canonical(told) != canonical(identity(before))
-    assert parse(model, told, where="x") == after  # an identity holds all that was chosen
+    assert canonical(found) != canonical(identity(before))
+    assert parse(model, found, where="x") == after  # the identity is complete
 
 
-@pytest.mark.parametrize(("section", "key", "value"), keys_with("invalid"))
-def test_a_value_outside_is_refused(section: str, key: str, value: Any) -> None:
+@pytest.mark.parametrize(("section", "key", "value"), values_of("invalid"))
+def test_an_invalid_value_is_an_error(section: str, key: str, value: Any) -> None:
     model, base, _ = case(section, key)
     parse(model, base, where="x")
     with pytest.raises(ConfigError, match=r"x\b.*" + key):
@@ -78,7 +78,7 @@ def test_a_value_outside_is_refused(section: str, key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(("section", "key"), KEYS)
-def test_a_default_that_is_spelled_out_is_no_part_of_the_identity(section: str, key: str) -> None:
+def test_a_default_is_not_part_of_the_identity(section: str, key: str) -> None:
     model, base, row = case(section, key)
     if "default" in row and section != "MethodsConfig" and key not in base:
         assert identity(parse(model, base | {key: row["default"]}, where="x")) == identity(
@@ -89,10 +89,10 @@ def test_a_default_that_is_spelled_out_is_no_part_of_the_identity(section: str, 
 
 
 @pytest.mark.parametrize("section", TABLE)
-def test_unknown_keys_are_refused_and_required_ones_demanded(section: str) -> None:
+def test_unknown_and_missing_keys_are_errors(section: str) -> None:
     model, base = SECTIONS[section], TABLE[section].get("base", {})
-    with pytest.raises(ConfigError, match=r"x: unheard_of: unknown key"):
-        parse(model, base | {"unheard_of": 1}, where="x")
+    with pytest.raises(ConfigError, match=r"x: unknown_one: unknown key"):
+        parse(model, base | {"unknown_one": 1}, where="x")
     for key in TABLE[section]:
         if key != "base" and "default" not in TABLE[section][key]:
             with pytest.raises(ConfigError, match=rf"x: {key}: this key is required"):
@@ -108,7 +108,7 @@ def test_a_section_is_frozen(section: str) -> None:
         setattr(made, name, getattr(made, name))
 
 
-def test_canonical_is_one_spelling() -> None:
+def test_canonical_form() -> None:
     assert canonical({"b": [1.5, "é"], "a": {"d": None, "c": True}}) == '{"a":{"c":true,"d":null},"b":[1.5,"é"]}'
 
 
@@ -132,7 +132,7 @@ METHOD_FACTS = [
 
 
 @pytest.mark.parametrize(("section", "values", "captions", "embedded", "concepts", "images"), METHOD_FACTS)
-def test_what_follows_from_the_options_of_a_method(
+def test_properties_of_method_sections(
     section: str, values: dict[str, Any], captions: bool, embedded: bool, concepts: bool, images: int
 ) -> None:
     made = parse(SECTIONS[section], values, where="x")
@@ -144,5 +144,5 @@ def test_what_follows_from_the_options_of_a_method(
     ("values", "least"),
     [({}, 1), ({"from": "captions"}, 100), ({"min_count": 3}, 3), ({"from": "captions", "min_count": 3}, 3)],
 )
-def test_least_count_of_a_concept(values: dict[str, Any], least: int) -> None:
+def test_minimum_count_of_concepts(values: dict[str, Any], least: int) -> None:
     assert parse(ConceptsConfig, values, where="x").least == least

@@ -1,4 +1,4 @@
-"""A run trains with its own seed, scale, encoder, method and variant, and a job is identified by what changes its result."""
+"""Runs have their own seed, scale, encoder, method and variant; cache keys hold the keys that change a result."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -23,16 +23,16 @@ def values() -> dict[str, Any]:
     return deepcopy(yaml.safe_load((ROOT / "config.yaml").read_text()))
 
 
-def plain(section: BaseModel) -> dict[str, Any]:
+def dumped(section: BaseModel) -> dict[str, Any]:
     return section.model_dump(mode="json", by_alias=True)
 
 
 def differences(one: BaseModel, other: BaseModel) -> set[str]:
-    return {name for name, value in plain(one).items() if plain(other)[name] != value}
+    return {name for name, value in dumped(one).items() if dumped(other)[name] != value}
 
 
 def alternatives(section: str) -> dict[str, dict[str, Any]]:
-    """For each key that has one, another valid value with those that it needs beside it."""
+    """Return, for each key, another valid value together with the keys that it needs."""
     return {
         key: row.get("given", {}) | {key: row["valid"][0]}
         for key, row in TABLE[section].items()
@@ -41,7 +41,7 @@ def alternatives(section: str) -> dict[str, dict[str, Any]]:
 
 
 def test_a_run_has_the_seed_of_the_plan(values: dict[str, Any]) -> None:
-    values["train"]["seed"] = 3  # the plan's seeds go before
+    values["train"]["seed"] = 3  # overridden by plan.seeds
     values["plan"] |= {"methods": ["clip"], "seeds": [7, 0], "scales": [500]}
     config = load(values)
     assert {name: run.seed for name, run in config.runs().items() if run.method} == {
@@ -54,7 +54,7 @@ def test_a_run_has_the_seed_of_the_plan(values: dict[str, Any]) -> None:
             assert differences(config.training(run), config.train) == {"seed"}
 
 
-def test_a_variant_has_the_seed_of_the_plan_too(values: dict[str, Any]) -> None:
+def test_a_variant_has_the_seed_of_the_plan(values: dict[str, Any]) -> None:
     values["variants"] = {"slow": {"method": "clip", "train": {"learning_rate": 0.1, "seed": 5}}}
     values["plan"] |= {"methods": [], "variants": ["slow"], "seeds": [7], "scales": [500]}
     config = load(values)
@@ -62,7 +62,7 @@ def test_a_variant_has_the_seed_of_the_plan_too(values: dict[str, Any]) -> None:
     assert (training.seed, training.learning_rate) == (7, 0.1)
 
 
-def test_every_run_says_what_it_is_made_of(values: dict[str, Any]) -> None:
+def test_every_run_has_its_encoder_method_scale_seed_and_variant(values: dict[str, Any]) -> None:
     values["encoders"]["other"] = values["encoders"]["mini"] | {"image_size": 192}
     values["variants"] = {"alone": {"method": "fineclip", "options": {"weights": {"global": 0}}}}
     values["plan"] |= {
@@ -90,7 +90,7 @@ def test_every_run_says_what_it_is_made_of(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("key", [key for key in alternatives("TrainConfig") if key != "seed"])
-def test_a_variant_changes_a_key_of_the_training_and_no_other(values: dict[str, Any], key: str) -> None:
+def test_a_variant_overrides_one_training_key_only(values: dict[str, Any], key: str) -> None:
     values["train"] = {"max_regions": 3, "warmup_steps": 0}
     chosen = alternatives("TrainConfig")[key]
     values["variants"] = {"other": {"method": "clip", "train": chosen}}
@@ -105,7 +105,7 @@ def test_a_variant_changes_a_key_of_the_training_and_no_other(values: dict[str, 
 @pytest.mark.parametrize(
     ("method", "key"), [(method, key) for method, section in METHODS.items() for key in alternatives(section)]
 )
-def test_a_variant_changes_a_key_of_its_method_and_no_other(values: dict[str, Any], method: str, key: str) -> None:
+def test_a_variant_overrides_one_option_only(values: dict[str, Any], method: str, key: str) -> None:
     chosen = alternatives(METHODS[method])[key]
     beside = {name: value for name, value in chosen.items() if name != key}
     values["methods"] = {method: {"trained_blocks": 3} | beside}
@@ -119,7 +119,7 @@ def test_a_variant_changes_a_key_of_its_method_and_no_other(values: dict[str, An
 
 
 def planned(values: dict[str, Any]) -> dict[tuple[str, ...], str]:
-    """What identifies each planned job, by stage and names."""
+    """Return the cache key of each planned job, by stage and names."""
     plan = Plan(load(values))
     config = plan.config
     jobs: dict[tuple[str, ...], dict[str, str]] = {
@@ -143,7 +143,7 @@ def planned(values: dict[str, Any]) -> dict[tuple[str, ...], str]:
 
 
 def changed_stages(values: dict[str, Any], *path: str, **chosen: Any) -> set[str]:
-    """The stages of which some job, planned before and after, is another one when keys change."""
+    """Return the stages with a job whose cache key differs after a change of keys."""
     before = planned(values)
     section = values
     for name in path:
@@ -154,7 +154,7 @@ def changed_stages(values: dict[str, Any], *path: str, **chosen: Any) -> set[str
 
 
 @pytest.mark.parametrize("key", alternatives("RuntimeConfig"))
-def test_means_are_no_part_of_any_job(values: dict[str, Any], key: str) -> None:
+def test_runtime_keys_are_not_part_of_a_cache_key(values: dict[str, Any], key: str) -> None:
     assert changed_stages(values, "runtime", **alternatives("RuntimeConfig")[key]) == set()
 
 
@@ -169,7 +169,7 @@ def test_means_are_no_part_of_any_job(values: dict[str, Any], key: str) -> None:
         ("margin", 0.5),
     ],
 )
-def test_a_plan_is_told_by_the_report_alone(values: dict[str, Any], key: str, value: Any) -> None:
+def test_plan_keys_are_part_of_the_report_only(values: dict[str, Any], key: str, value: Any) -> None:
     assert changed_stages(values, "plan", **{key: value}) == {"report"}
 
 
@@ -182,9 +182,7 @@ def test_a_plan_is_told_by_the_report_alone(values: dict[str, Any], key: str, va
         ("at_most", True, {"select", "report"}),
     ],
 )
-def test_a_selection_is_identified_by_its_size_and_not_by_what_is_expected(
-    values: dict[str, Any], key: str, value: Any, stages: set[str]
-) -> None:
+def test_scale_keys_in_the_cache_key_of_select(values: dict[str, Any], key: str, value: Any, stages: set[str]) -> None:
     values["scales"] = {str(name): scale for name, scale in values["scales"].items()}
     assert changed_stages(values, "scales", "500", **{key: value}) == stages
 
@@ -203,7 +201,7 @@ SECTIONS = [
     (("benchmarks", "boxes"), "BoxesBenchmark", {"index", "evaluate"}),
     (("benchmarks", "retrieval"), "RetrievalBenchmark", {"index", "evaluate"}),
 ]
-SEED = ("TrainConfig", "seed")  # that of a run is the plan's
+SEED = ("TrainConfig", "seed")  # each run takes its seed from plan.seeds
 
 
 @pytest.mark.parametrize(
@@ -215,7 +213,7 @@ SEED = ("TrainConfig", "seed")  # that of a run is the plan's
         if (section, key) != SEED
     ],
 )
-def test_each_key_is_part_of_the_jobs_that_read_it(
+def test_each_key_is_part_of_the_cache_keys_of_its_jobs(
     values: dict[str, Any], path: tuple[str, ...], section: str, key: str, stages: set[str]
 ) -> None:
     values["train"] = {"warmup_steps": 0}
@@ -233,7 +231,7 @@ def test_each_key_is_part_of_the_jobs_that_read_it(
     assert changed_stages(values, *path, **chosen) == stages | own_weights | {"report"}
 
 
-def test_a_stand_in_sees_its_images_at_its_own_size(values: dict[str, Any]) -> None:
+def test_a_substitute_encoder_gets_images_of_its_own_size(values: dict[str, Any]) -> None:
     values["benchmarks"]["boxes"]["image_size"] = 224
     assert load(values).benchmark("boxes").image_size == 224
     values["stand_ins"] = {"encoder": "mini"}
@@ -242,7 +240,7 @@ def test_a_stand_in_sees_its_images_at_its_own_size(values: dict[str, Any]) -> N
     assert differences(config.benchmark("boxes"), config.benchmarks["boxes"]) == {"image_size"}
 
 
-def test_stand_ins_take_the_place_of_models_that_need_weights(values: dict[str, Any]) -> None:
+def test_substitutes_replace_models_with_downloaded_weights(values: dict[str, Any]) -> None:
     values["detect"] |= {
         "big": {"engine": "yolo", "weights": {"path": "x.pt"}},
         "own": {"engine": "annotations"},
@@ -254,12 +252,12 @@ def test_stand_ins_take_the_place_of_models_that_need_weights(values: dict[str, 
     }
     values["encoders"]["big"] = {"model": "ViT-B-16", "weights": {"path": "x.pt"}}
     values["stand_ins"] = {"detect": "yolov9t.mini", "caption": "blip2.mini", "encoder": "mini"}
-    for regions, stands in (("big", "yolov9t.mini"), ("own", "own"), ("released", "released")):
+    for regions, expected in (("big", "yolov9t.mini"), ("own", "own"), ("released", "released")):
         values["plan"] |= {"regions": regions, "encoders": ["big"]}
-        assert load(values).regions == stands
-    for captions, stands in (("big", "blip2.mini"), ("template", "template"), ("released", "released")):
+        assert load(values).regions == expected
+    for captions, expected in (("big", "blip2.mini"), ("template", "template"), ("released", "released")):
         values["plan"] |= {"captions": captions}
-        assert load(values).captions == stands
+        assert load(values).captions == expected
     assert load(values).planned_encoders == ("mini",) and "pretrained-mini" in load(values).runs()
     del values["stand_ins"]
     values["plan"] |= {"regions": "big", "captions": "big"}
@@ -284,7 +282,7 @@ ABSENT = [
 
 
 @pytest.mark.parametrize(("path", "value"), ABSENT, ids=lambda part: ".".join(part) if isinstance(part, tuple) else "")
-def test_a_name_that_no_catalogue_has_is_refused(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+def test_an_unknown_entry_is_an_error(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     load(values)
     section = values
     for name in path[:-1]:
@@ -339,9 +337,7 @@ def test_a_name_that_no_catalogue_has_is_refused(values: dict[str, Any], path: t
         ({"encoders": {"A": {}}}, ["encoders", "A"]),
     ],
 )
-def test_keys_that_do_not_fit_together_are_refused(
-    values: dict[str, Any], changes: dict[str, Any], facts: list[str]
-) -> None:
+def test_conflicting_keys_are_errors(values: dict[str, Any], changes: dict[str, Any], facts: list[str]) -> None:
     for section, keys in changes.items():
         values[section] = keys if section == "source" else values.get(section, {}) | keys
     with pytest.raises(ConfigError) as caught:
@@ -349,7 +345,7 @@ def test_keys_that_do_not_fit_together_are_refused(
     assert all(fact in str(caught.value) for fact in facts), str(caught.value)
 
 
-def test_a_batch_of_just_enough_images_is_taken(values: dict[str, Any]) -> None:
+def test_the_smallest_batch_of_clim_is_valid(values: dict[str, Any]) -> None:
     values["plan"]["methods"], values["train"]["batch_size"] = ["clim"], 29  # 2 x 2 + 3 x 3 + 4 x 4
     assert isinstance(load(values), Config)
 

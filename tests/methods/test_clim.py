@@ -157,7 +157,7 @@ def test_mosaics_that_are_no_whole_patches_are_refused() -> None:
     [
         ({"mosaics": []}, "mosaics"),
         ({"mosaics": [1]}, "mosaics"),
-        ({"crop_area": [0.9, 0.5]}, "crop_area: the least, 0.9, is more than the largest, 0.5"),
+        ({"crop_area": [0.9, 0.5]}, "crop_area.*0.9.*0.5"),
         ({"crop_area": [0, 1]}, "crop_area"),
         ({"resize": "letterbox"}, "resize"),
     ],
