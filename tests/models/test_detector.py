@@ -151,6 +151,17 @@ def overlap(left: Box, right: Box) -> float:
     return shared / (left.width * left.height + right.width * right.height - shared)
 
 
+@pytest.mark.parametrize(("min_side_px", "kept"), [(0, [1, 2, 3]), (1, [2, 3]), (1.5, [3])])
+def test_a_box_without_area_is_no_region(min_side_px: float, kept: list[int]) -> None:
+    """One outside the image, one that is a line in hundredths, and three of side 0.5, 1 and 1.5 px."""
+    boxes = [[-9, 0, -2, 9], [3, 3, 3.004, 9], [1, 1, 1.5, 9], [2, 2, 3, 9], [3, 3, 4.5, 9]]
+    found = Found(np.array(boxes), np.full(5, 0.5), np.arange(5) - 1)
+    _, place = letterboxed(Image.new("RGB", (64, 64)), 64)
+    names = {number: str(number) for number in range(-1, 5)}
+    regions = regions_of(found, place, size=(64, 64), names=names, config=config(min_side_px=min_side_px))
+    assert [int(region.label) for region in regions] == kept
+
+
 def test_a_pickle_without_its_hash_is_not_opened(tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple:

@@ -56,6 +56,27 @@ def test_counts_add_up(tmp_path: Path) -> None:
     assert made.outputs == {"shard.parquet": sha256_of(tmp_path / "shard.parquet")}
 
 
+@pytest.mark.parametrize(
+    ("read", "kept", "dropped"),
+    [(3, 1, {"too-small": 1}), (2, 1, {"too-small": 2}), (3, 4, {}), (1, 0, {"empty": 0}), (0, 1, None)],
+)
+def test_counts_that_do_not_add_up_are_refused(
+    tmp_path: Path, read: int, kept: int, dropped: dict[str, int] | None
+) -> None:
+    job = Job(tmp_path / "shard.json", "filter", 1, {}, {})
+    with pytest.raises(AssertionError, match=rf"shard.json: {read} read"):
+        job.finish([], read=read, kept=kept, dropped=dropped)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_reasons_that_count_are_written_and_in_one_order(tmp_path: Path) -> None:
+    made = Job(tmp_path / "shard.json", "filter", 1, {}, {}).finish(
+        [], read=4, kept=1, dropped={"b": 1, "a": 2, "none": 0}
+    )
+    assert list(made.dropped.items()) == [("a", 2), ("b", 1)]
+    assert read_manifest(tmp_path / "shard.json") == made
+
+
 def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
     texts = []
     for name in ("one", "two"):

@@ -46,13 +46,14 @@ def shard(folder: Path, name: str, images: str) -> Path:
 
 
 def benchmark(folder: Path, images: str) -> Path:
+    """The index of a benchmark with an image a letter; capitals are left out of its scores."""
     manifest = folder / "data/index/b.json"
     manifest.parent.mkdir(parents=True, exist_ok=True)
     with TableWriter(Job(manifest, "index", 1, {}, {}), BenchmarkRow) as table:
         for letter in images:
             row = BenchmarkRow(
-                key=letter, kept=True, file="x", offset=0, size=1, sha256=digest(letter), width=1, height=1,
-                captions=[], boxes=[],
+                key=letter, kept=letter.islower(), reason=None if letter.islower() else "no-text", file="x", offset=0, size=1,
+                sha256=digest(letter.lower()), width=1, height=1, captions=[], boxes=[],
             )  # fmt: skip
             table.write(row)
     return manifest
@@ -96,6 +97,16 @@ def test_repeats_and_leaks_are_left_out(tmp_path: Path) -> None:
         "filter/p.json",
         "filter/q.json",
         "index/b.json",
+    ]
+
+
+def test_images_that_a_benchmark_does_not_score_are_left_out_too(tmp_path: Path) -> None:
+    manifest = select(tmp_path, [shard(tmp_path, "p", "abcd")], 2, leaks="aC")
+    assert drawn(manifest) == [
+        ("p-000000", "benchmark"),
+        ("p-000001", None),
+        ("p-000002", "benchmark"),
+        ("p-000003", None),
     ]
 
 

@@ -123,6 +123,22 @@ def test_lvis_names_images_by_their_url_and_has_no_captions(tmp_path: Path, imag
     assert rows[f"{before}2.jpg"].annotations == []
 
 
+@pytest.mark.parametrize("name", ["val2017/1.jpg", "train2017/sub/1.jpg", "x/train2017/1.jpg", "1.png", "11.jpg"])
+def test_an_image_of_another_folder_or_name_is_missing(tmp_path: Path, name: str) -> None:
+    captions = captions_json()
+    captions["images"][0]["file_name"] = name
+    rows = listed(write(tmp_path / "in", captions, instances_json()))
+    assert (rows[name].reason, rows[name].file, rows[name].size) == ("missing-image", None, 0)
+    assert "1.jpg" not in rows
+
+
+def test_an_image_may_be_named_with_the_folder_of_the_images(tmp_path: Path) -> None:
+    captions = captions_json()
+    captions["images"][0]["file_name"] = "train2017/1.jpg"
+    row = listed(write(tmp_path / "in", captions, instances_json()))["1.jpg"]
+    assert (row.kept, row.file) == (True, (tmp_path / "in/train2017/1.jpg").as_posix())
+
+
 def test_boxes_of_lvis_with_captions_of_coco(tmp_path: Path) -> None:
     config = lvis(tmp_path / "in").model_copy(update={"captions": "annotations/captions_train2017.json"})
     row = listed(config)["1.jpg"]
