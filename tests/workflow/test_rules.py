@@ -325,7 +325,7 @@ def test_weights_concepts_and_embedded_texts_reach_the_jobs_that_need_them(fresh
     assert job.options["--packed"] == ["data/small/pack/yolo.blip2/coco-0001.json"]
     assert job.options["--weights"] == ["data/weights/encoders/mini.json"]
     assert job.options["--tokenizer"] == ["data/weights/tokenizers/mini.json"]
-    edit_config(folder, {"concepts": {"from": "captions"}})
+    edit_config(folder, {"concepts": {"from": "captions"}, "plan": {"methods": ["clip"]}})
     concepts = [job for job in commands(folder, "concepts") if job.rule == "concepts_scale"]
     assert [job.options["--detected"] for job in concepts] == [[], []]
 
