@@ -32,14 +32,12 @@ class Box(NamedTuple):
         """Pixels; not positive for an empty box."""
         return self.y2 - self.y1
 
-    def clipped(self, width: float, height: float) -> Box:
-        """The part inside an image of that size; may be empty."""
-        return Box(max(0.0, self.x1), max(0.0, self.y1), min(float(width), self.x2), min(float(height), self.y2))
 
-    def enlarged(self, factor: float) -> Box:
-        """The same centre, `factor` times as wide and as high; may reach outside the image."""
-        grow_x, grow_y = self.width * (factor - 1) / 2, self.height * (factor - 1) / 2
-        return Box(self.x1 - grow_x, self.y1 - grow_y, self.x2 + grow_x, self.y2 + grow_y)
+class LabeledBox(NamedTuple):
+    """A box of a data set with the name of its class."""
+
+    box: Box
+    label: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +48,13 @@ class Region:
     score: float
     label: str
     caption: str | None = None
+
+
+class RegionCaption(NamedTuple):
+    """Output of a captioner for one region: the caption, and the mean log probability of its tokens, None if it has none."""
+
+    caption: str | None
+    logprob: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +68,6 @@ class Sample:
     captions: tuple[str, ...]
     url: str | None = None
     regions: tuple[Region, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """A sample that a stage left out; `reason` is a slug from the table in that stage's docstring."""
-
-    key: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from fineclip.shards.manifest import Job, Manifest, forget, hashes_of, input_man
 from fineclip.shards.packed import EXTENSIONS, Piece, TarAppender, add_sample, members, read_description, read_sample
 from fineclip.shards.pieces import PieceReader
 from fineclip.shards.tables import (
+    BenchmarkBox,
     BenchmarkRow,
     CaptionRow,
     ConceptRow,
@@ -15,6 +16,8 @@ from fineclip.shards.tables import (
     SelectRow,
     SourceRow,
     TableWriter,
+    decode_rows,
+    encode_row,
     kept_rows,
     read_rows,
     table_of,
@@ -24,6 +27,7 @@ from fineclip.shards.texts import TextsFile, write_texts
 
 __all__ = [
     "EXTENSIONS",
+    "BenchmarkBox",
     "BenchmarkRow",
     "CaptionRow",
     "ConceptRow",
@@ -42,6 +46,8 @@ __all__ = [
     "TextsFile",
     "add_sample",
     "atomic",
+    "decode_rows",
+    "encode_row",
     "forget",
     "hashes_of",
     "input_manifest",

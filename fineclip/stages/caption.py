@@ -19,14 +19,14 @@ from tqdm import tqdm
 from fineclip.config import Blip2Caption, CaptionConfig, CaptionsJsonCaption, TemplateCaption
 from fineclip.errors import ConfigError, ShardError
 from fineclip.models.batches import batches
-from fineclip.models.captioner import Captioner, RegionCaption, TemplateCaptioner, region_view
+from fineclip.models.captioner import Captioner, TemplateCaptioner, region_view
 from fineclip.shards import CaptionRow, DetectRow, Job, PieceReader, SourceRow, TableWriter, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.given.captions import looked_up
 from fineclip.stages.given.tables import given_at
 from fineclip.stages.upstream import chain, content_of, kept_by_key, row_of
 from fineclip.stages.weights import weights_at
-from fineclip.types import Box
+from fineclip.types import RegionCaption
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def described(regions: Iterable[T], captioner: Captioner[T], *, batch_size: int)
 def captioned_rows(rows: Iterable[DetectRow], captions: Iterator[RegionCaption]) -> Iterator[CaptionRow]:
     """A row for each image, from the captions of all regions of all images, in order."""
     for row in rows:
-        yield CaptionRow(key=row.key, kept=True, regions=[next(captions)._asdict() for _ in row.regions])
+        yield CaptionRow(key=row.key, kept=True, regions=[next(captions) for _ in row.regions])
 
 
 def crops(rows: Iterable[DetectRow], detected: Path, config: Blip2Caption) -> Iterator[Image.Image]:
@@ -61,7 +61,7 @@ def crops(rows: Iterable[DetectRow], detected: Path, config: Blip2Caption) -> It
             place = row_of(row.key, sources, source)
             image = _same_image(row, place, reader)
             for region in row.regions:
-                yield region_view(image, Box(*(region[edge] for edge in Box._fields)), config)
+                yield region_view(image, region.box, config)
 
 
 def _same_image(row: DetectRow, place: SourceRow, reader: PieceReader) -> Image.Image:
@@ -132,7 +132,7 @@ def _captioned(
         case CaptionsJsonCaption():
             return looked_up(rows, inputs[0], given=inputs[1])
         case TemplateCaption():
-            labels = (region["label"] for row in rows for region in row.regions)
+            labels = (region.label for row in rows for region in row.regions)
             captions = described(labels, TemplateCaptioner(config), batch_size=batch_size)
         case Blip2Caption() if count:
             captioner = _captioner(config, inputs[1], batch_size=batch_size, device=device)

@@ -150,7 +150,7 @@ def _labels(keys: Mapping[str, Collection[str]], tables: Mapping[str, Path]) -> 
         selected = set(keys[shard])
         for row in kept_rows(manifest, DetectRow):
             if row.key in selected:
-                yield from (region["label"] or "" for region in row.regions)
+                yield from (region.label or "" for region in row.regions)
 
 
 def _nouns(keys: Mapping[str, Collection[str]], tables: Mapping[str, Path], nouns: Nouns) -> Iterator[str]:

@@ -17,22 +17,21 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from tqdm import tqdm
 
+from fineclip.boxes import clip_and_round, from_xywh, rejection_reason
 from fineclip.config import AnnotationsDetect, BoxesJsonDetect, DetectConfig, YoloDetect
 from fineclip.errors import ConfigError, DataError
 from fineclip.models.batches import batches
 from fineclip.shards import DetectRow, FilterRow, Job, PieceReader, SourceRow, TableWriter, input_manifest, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
-from fineclip.stages.boxes import fault, stored
-from fineclip.stages.given.captions import GivenBox
 from fineclip.stages.given.tables import GivenBoxesRow, given_at, rows_for
 from fineclip.stages.upstream import content_of, kept_by_key, row_of
 from fineclip.stages.weights import weights_at
-from fineclip.types import Box, Region
+from fineclip.types import LabeledBox, Region
 
 if TYPE_CHECKING:
     from fineclip.models.detector import Detector
@@ -72,7 +71,7 @@ def pictures(samples: Iterable[tuple[FilterRow, SourceRow]], reader: PieceReader
 
 
 def annotated_regions(
-    annotations: Sequence[dict[str, Any]], *, width: int, height: int, config: AnnotationsDetect
+    annotations: Sequence[LabeledBox], *, width: int, height: int, config: AnnotationsDetect
 ) -> tuple[list[Region], Counter[str]]:
     """The boxes of an image, largest first, and how many were left out for which reason.
 
@@ -87,14 +86,13 @@ def annotated_regions(
     """
     regions, left_out = [], Counter[str]()
     for one in annotations:
-        box = Box(*(one[edge] for edge in Box._fields))
-        if not all(map(math.isfinite, box)):
-            raise DataError(f"a box of {one['label']!r} has edges {tuple(box)}; expected finite numbers")
-        box = stored(box, width=width, height=height)
-        if why := fault(box, min_side_px=config.min_side_px):
+        if not all(map(math.isfinite, one.box)):
+            raise DataError(f"a box of {one.label!r} has edges {tuple(one.box)}; expected finite numbers")
+        box = clip_and_round(one.box, width, height)
+        if why := rejection_reason(box, min_side_px=config.min_side_px):
             left_out[why] += 1
         else:
-            regions.append(Region(box, 1.0, one["label"]))
+            regions.append(Region(box, 1.0, one.label))
     regions.sort(key=lambda region: (-region.box.width * region.box.height, region.box, region.label))
     return _first(regions, config.max_regions, left_out), left_out
 
@@ -105,12 +103,11 @@ def given_regions(
     """The boxes that a JSON gives of an image, in its order, and how many were left out for which reason."""
     regions, left_out = [], Counter[str]()
     for one in boxes.regions:
-        given = GivenBox(*(one[name] for name in GivenBox._fields))
-        box = stored(given.corners(), width=width, height=height)
-        if why := fault(box, min_side_px=config.min_side_px, max_side_px=config.max_side_px):
+        box = clip_and_round(from_xywh(*one[:4]), width, height)
+        if why := rejection_reason(box, min_side_px=config.min_side_px, max_side_px=config.max_side_px):
             left_out[why] += 1
         else:
-            regions.append(Region(box, one["score"], one["label"]))
+            regions.append(Region(box, one.score, one.label))
     return _first(regions, config.max_regions, left_out), left_out
 
 
@@ -271,8 +268,5 @@ def _row(picture: Picture, regions: Sequence[Region]) -> DetectRow:
         reason=picture.reason,
         width=picture.width,
         height=picture.height,
-        regions=[
-            {**region.box._asdict(), "score": region.score, "label": region.label}
-            for region in (() if picture.reason else regions)
-        ],
+        regions=[] if picture.reason else list(regions),
     )

@@ -12,7 +12,7 @@ bytes of each sample lie.
 import logging
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fineclip.config import FilterConfig, PackConfig, parse
@@ -34,7 +34,7 @@ from fineclip.shards import (
 )
 from fineclip.stages.filter import good_captions, may_be_silent
 from fineclip.stages.upstream import chain, content_of, kept_by_key, row_of
-from fineclip.types import Box, Region, Sample
+from fineclip.types import Region, Sample
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +78,7 @@ def regions_of(row: Joined) -> list[Region]:
     boxes, captions = row.detected.regions, row.captioned.regions
     if len(boxes) != len(captions):
         raise ShardError(f"sample {row.source.key} has {len(boxes)} regions but {len(captions)} captions")
-    return [
-        Region(Box(*(box[edge] for edge in Box._fields)), box["score"], box["label"], caption["caption"] or None)
-        for box, caption in zip(boxes, captions, strict=True)
-    ]
+    return [replace(region, caption=caption.caption or None) for region, caption in zip(boxes, captions, strict=True)]
 
 
 def pack_shard(captioned: Path, manifest: Path, config: PackConfig) -> None:

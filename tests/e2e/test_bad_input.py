@@ -191,7 +191,7 @@ def test_a_box_outside_its_image(tmp_path: Path) -> None:
     said = to_detect(tmp_path)
     assert "8 boxes left out: outside the image or empty" in said
     rows = list(read_rows(tmp_path / "data/detect/s.json", DetectRow))
-    assert [[tuple(one[edge] for edge in ("x1", "y1", "x2", "y2")) for one in row.regions] for row in rows] == [
+    assert [[tuple(one.box) for one in row.regions] for row in rows] == [
         [(15, 5, 20, 10)],
         [(15, 5, 20, 10)],
     ]

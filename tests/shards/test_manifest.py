@@ -26,6 +26,7 @@ from fineclip.shards import (
 )
 from fineclip.shards.atomic import atomic, sweep
 from fineclip.shards.manifest import hidden_copy
+from fineclip.types import RegionCaption
 
 KILLED_WRITER = """
 import pathlib, sys, time
@@ -189,7 +190,7 @@ def test_regions_without_captions_are_counted_where_there_are_any(tmp_path: Path
     captions: list[list[str | None]] = [["a cat", None], ["", None], []]
     with TableWriter(Job(tmp_path / "c.json", "caption", 1, {}, []), CaptionRow) as table:
         for key, of_image in enumerate(captions):
-            regions = [{"caption": caption, "logprob": None} for caption in of_image]
+            regions = [RegionCaption(caption, None) for caption in of_image]
             table.write(CaptionRow(key=str(key), kept=True, regions=regions))
     made = read_manifest(tmp_path / "c.json")
     assert (made.regions, made.uncaptioned) == (4, {"empty": 1, "missing-key": 2})

@@ -20,6 +20,7 @@ from fineclip.stages.given.tables import GivenBoxesRow, rows_for
 from tests.helpers.given import boxes_config, boxes_json, captions_config, captions_json, given, key_of, write_json
 from tests.helpers.images import encoded
 from tests.helpers.stages import Item, write_filtered
+from tests.helpers.stages import box as box_of
 
 SIZE = (640, 480)
 IMAGE = encoded(*SIZE)
@@ -41,11 +42,11 @@ def captioned(folder: Path, captions: Mapping[str, str]) -> list[list[str | None
     manifest = folder / "caption/s.json"
     found = folder / "detect/s.json"
     caption_shard(found, manifest, config, given=given(folder, config), batch_size=1, device="cpu")
-    return [[region["caption"] for region in row.regions] for row in read_rows(manifest, CaptionRow)]
+    return [[region.caption for region in row.regions] for row in read_rows(manifest, CaptionRow)]
 
 
 def edges(row: DetectRow) -> list[tuple[float, ...]]:
-    return [(one["x1"], one["y1"], one["x2"], one["y2"]) for one in row.regions]
+    return [tuple(one.box) for one in row.regions]
 
 
 # --- which image a sample is
@@ -98,13 +99,13 @@ def test_boxes_stand_in_the_order_of_the_file_and_keep_their_category(tmp_path: 
         },
     )
     [row, none] = detected(tmp_path, boxes_config(path, min_side_px=3), [NAME, "none.jpg"])
-    assert [(one["label"], one["score"]) for one in row.regions] == [("zebra crossing", 0.25), ("cat", 1.0)]
+    assert [(one.label, one.score) for one in row.regions] == [("zebra crossing", 0.25), ("cat", 1.0)]
     assert edges(row) == [(10, 20, 15.5, 26), (0, 0, 300, 200)]
     assert none.kept and none.regions == []
     [row, _] = detected(tmp_path / "few", boxes_config(path, max_regions=1, score=None), [NAME, "none.jpg"])
-    assert [(one["label"], one["score"]) for one in row.regions] == [("zebra crossing", 1.0)]
+    assert [(one.label, one.score) for one in row.regions] == [("zebra crossing", 1.0)]
     [row, _] = detected(tmp_path / "all", boxes_config(path, max_regions=None, max_side_px=250), [NAME, "none.jpg"])
-    assert [one["x1"] for one in row.regions] == [10, 1]
+    assert [one.box.x1 for one in row.regions] == [10, 1]
 
 
 def test_categories_that_say_nothing(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_categories_that_say_nothing(tmp_path: Path) -> None:
     }
     path = write_json(tmp_path / "proposals.json", values)
     [row] = detected(tmp_path, boxes_config(path, labels=False))
-    assert [one["label"] for one in row.regions] == [""]
+    assert [one.label for one in row.regions] == [""]
     with pytest.raises(DataError, match="has no list 'categories'.*set labels: false"):
         given(tmp_path, boxes_config(path))
 
@@ -257,7 +258,7 @@ WHOLE: list[list[float]] = [  # of a whole width or height, which x + width - x 
 def test_a_source_that_keeps_corners_gives_the_same_keys(tmp_path: Path, box: list[float]) -> None:
     x, y, w, h = box
     assert box not in WHOLE or (int(x + w - x), int(y + h - y)) != (int(w), int(h))
-    corners = {"x1": x, "y1": y, "x2": x + w, "y2": y + h, "label": "cat"}
+    corners = box_of(x, y, x + w, y + h)
     own = AnnotationsDetect(engine="annotations", min_side_px=0)
     kept = write_filtered(tmp_path, [Item(IMAGE, annotations=[corners], source_key=NAME)])
     detect_shard(kept, tmp_path / "detect/s.json", own, batch_size=1, device="cpu")
@@ -313,7 +314,7 @@ def test_what_is_wrong_in_a_json_of_captions_is_said(tmp_path: Path, content: st
 def test_a_key_of_absurd_numbers_is_of_another_form(tmp_path: Path) -> None:
     path = captions_json(tmp_path, {"a.jpg_1_2_3_99999999999999999999.jpg": "x", "a.jpg_1_2_3_4.jpg": "y"})
     [row] = captions_in(path)
-    assert row.regions == [{"x": 1, "y": 2, "width": 3, "height": 4, "caption": "y"}]
+    assert row.regions == [(1, 2, 3, 4, "y")]
 
 
 # --- read once
@@ -338,7 +339,7 @@ def test_the_rows_of_a_shard_are_found_wherever_they_stand(
     config = boxes_config(boxes_json(tmp_path, {f"{number}.jpg": [[number, 0, 3, 3]] for number in range(10)}))
     keys = {"s-0": "9.jpg", "s-1": "0.jpg", "s-2": "gone.jpg", "s-3": "4", "s-4": "4.jpg"}
     rows = rows_for(given(tmp_path, config), GivenBoxesRow, keys)
-    assert {key: row.regions[0]["x"] for key, row in rows.items()} == {"s-0": 9, "s-1": 0, "s-3": 4, "s-4": 4}
+    assert {key: row.regions[0].x for key, row in rows.items()} == {"s-0": 9, "s-1": 0, "s-3": 4, "s-4": 4}
 
 
 def test_the_manifest_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ def test_boxes_are_corners_and_crowds_are_left_out(tmp_path: Path) -> None:
     config = write(tmp_path / "in", captions_json(), instances_json())
     rows = listed(config)
     assert rows["1.jpg"].annotations == [
-        {"x1": 1.0, "y1": 2.5, "x2": 31.0, "y2": 6.5, "label": "cat"},
-        {"x1": -1.0, "y1": 0.0, "x2": 1.0, "y2": 3.0, "label": "dog"},
+        ((1.0, 2.5, 31.0, 6.5), "cat"),
+        ((-1.0, 0.0, 1.0, 3.0), "dog"),
     ]
     assert rows["2.jpg"].annotations == []
     assert listed(config.model_copy(update={"instances": None}))["1.jpg"].annotations is None
@@ -118,7 +118,7 @@ def test_lvis_names_images_by_their_url_and_has_no_captions(tmp_path: Path, imag
     }
     one = rows[f"{before}1.jpg"]
     assert one.file == (tmp_path / "in/train2017/1.jpg").as_posix()
-    assert one.annotations == [{"x1": 1.5, "y1": 2.0, "x2": 4.5, "y2": 6.0, "label": "alarm_clock"}]
+    assert one.annotations == [((1.5, 2.0, 4.5, 6.0), "alarm_clock")]
     assert one.url == "http://images.cocodataset.org/train2017/1.jpg"
     assert rows[f"{before}2.jpg"].annotations == []
 
@@ -144,7 +144,7 @@ def test_boxes_of_lvis_with_captions_of_coco(tmp_path: Path) -> None:
     row = listed(config)["1.jpg"]
     assert row.captions[0] == "one cat"
     assert row.annotations is not None
-    assert [one["label"] for one in row.annotations] == ["alarm_clock"]
+    assert [one.label for one in row.annotations] == ["alarm_clock"]
 
 
 def test_an_image_without_a_name_is_said(tmp_path: Path) -> None:

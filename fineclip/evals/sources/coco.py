@@ -18,8 +18,8 @@ from PIL import Image
 
 from fineclip.config import CocoCaptions, CocoPanoptic
 from fineclip.errors import DataError
-from fineclip.evals.sources.picture import BenchmarkClass, Contents, LabelledBox, Picture, picture_of
-from fineclip.shards import sha256_of
+from fineclip.evals.sources.picture import BenchmarkClass, Contents, Picture, picture_of
+from fineclip.shards import BenchmarkBox, sha256_of
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.source.coco import Document, Entry, Id
 from fineclip.stages.source.files import files_below
@@ -123,25 +123,25 @@ def _class_of(entry: Entry) -> BenchmarkClass:
 
 def _boxes(
     annotation: Entry, document: Path, masks: Path, categories: _Categories, picture: Picture
-) -> list[LabelledBox]:
+) -> list[BenchmarkBox]:
     """The segments of one image. Its mask is opened where there is stuff among them."""
     mask = masks / annotation.text("file_name")
     segments = annotation.values.get("segments_info")
     if not isinstance(segments, list) or not all(isinstance(values, dict) for values in segments):
         raise annotation.wrong("segments_info", "a list of objects")
-    boxes: list[LabelledBox] = []
+    boxes: list[BenchmarkBox] = []
     ids_HW: np.ndarray | None = None
     for index, values in enumerate(segments):
         segment = Entry(document, f"annotations of {mask.name}: segments_info", index, values)
         label = categories.position[_known(segment, "category_id", categories.position, "categories")]
         if categories.classes[label].is_thing:
-            boxes.append(LabelledBox(Box(*segment.box("bbox")), label))
+            boxes.append(BenchmarkBox(segment.box("bbox"), label))
             continue
         ids_HW = _read_mask(mask, picture) if ids_HW is None else ids_HW
         is_inside_HW = ids_HW == segment.id("id")
         if not is_inside_HW.any():
             raise segment.wrong("id", f"the id of a pixel of {mask}")
-        boxes.append(LabelledBox(tight_box(is_inside_HW), label))
+        boxes.append(BenchmarkBox(tight_box(is_inside_HW), label))
     return boxes
 
 

@@ -10,11 +10,10 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from fineclip.config import BoxesJsonDetect
 from fineclip.errors import DataError
-from fineclip.stages.given.tables import GivenBoxesRow
+from fineclip.stages.given.tables import ExternalBox, GivenBoxesRow
 from fineclip.stages.source.coco import Document, Entry, Id
 from fineclip.stages.source.texts import storable
 
@@ -46,21 +45,13 @@ def boxes_in(path: Path, config: BoxesJsonDetect) -> Iterator[GivenBoxesRow]:
         log.warning("%s: %d images have boxes but no entry in 'images': left out", path, strays)
 
 
-def _boxes(document: Document, config: BoxesJsonDetect) -> Mapping[Id, list[dict[str, Any]]]:
+def _boxes(document: Document, config: BoxesJsonDetect) -> Mapping[Id, list[ExternalBox]]:
     categories = _categories(document) if config.labels else None
-    boxes: defaultdict[Id, list[dict[str, Any]]] = defaultdict(list)
+    boxes: defaultdict[Id, list[ExternalBox]] = defaultdict(list)
     for entry in document.entries("annotations"):
-        x, y, width, height = entry.xywh("bbox")
-        boxes[entry.id("image_id")].append(
-            {
-                "x": x,
-                "y": y,
-                "width": width,
-                "height": height,
-                "score": _score(entry, config),
-                "label": "" if categories is None else _label(entry, categories),
-            }
-        )
+        label = "" if categories is None else _label(entry, categories)
+        box = ExternalBox(*entry.xywh("bbox"), score=_score(entry, config), label=label)
+        boxes[entry.id("image_id")].append(box)
     return boxes
 
 

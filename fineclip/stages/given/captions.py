@@ -16,16 +16,16 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from fineclip.boxes import clip_and_round, from_xywh
 from fineclip.errors import DataError
 from fineclip.shards import CaptionRow, DetectRow, SourceRow, input_manifest, read_manifest
-from fineclip.stages.boxes import stored
-from fineclip.stages.given.tables import GivenBoxesRow, GivenCaptionsRow, rows_for
+from fineclip.stages.given.tables import ExternalCaption, GivenBoxesRow, GivenCaptionsRow, rows_for
 from fineclip.stages.source.coco import read_json
 from fineclip.stages.source.texts import storable
 from fineclip.stages.upstream import chain, kept_by_key, row_of
-from fineclip.types import Box
+from fineclip.types import Box, Region, RegionCaption
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +41,6 @@ class GivenBox(NamedTuple):
     width: float
     height: float
 
-    def corners(self) -> Box:
-        """The same box by its edges."""
-        return Box(self.x, self.y, self.x + self.width, self.y + self.height)
-
     def whole(self) -> tuple[int, ...]:
         """What stands of it in a key."""
         return tuple(int(number) for number in self)
@@ -59,7 +55,7 @@ def captions_in(path: Path) -> Iterator[GivenCaptionsRow]:
     captions = read_json(path)
     if not isinstance(captions, dict):
         raise DataError(f"{path}: is no JSON object of captions by key. Is it the right file?")
-    by_image: dict[str, list[dict[str, Any]]] = {}
+    by_image: dict[str, list[ExternalCaption]] = {}
     others: list[str] = []
     for key, caption in captions.items():
         if not isinstance(caption, str):
@@ -69,8 +65,8 @@ def captions_in(path: Path) -> Iterator[GivenCaptionsRow]:
             others.append(key)
             continue
         image, *box = found.groups()
-        edges = dict(zip(GivenBox._fields, map(int, box), strict=True))
-        by_image.setdefault(storable(image), []).append({**edges, "caption": storable(caption)})
+        one = ExternalCaption(*map(int, box), caption=storable(caption))
+        by_image.setdefault(storable(image), []).append(one)
     if others and not by_image:
         raise DataError(f"{path}: no key is of the form IMAGE_X_Y_WIDTH_HEIGHT.jpg; the first is {others[0]!r:.80}.")
     if others:
@@ -100,7 +96,7 @@ def looked_up(rows: Sequence[DetectRow], detected: Path, *, given: Path) -> Iter
         of_image = _by_box(captions[row.key]) if row.key in captions else {}
         originals = _by_stored_box(boxes.get(row.key, ()), row)
         found = [_caption(region, originals, of_image) for region in row.regions]
-        yield CaptionRow(key=row.key, kept=True, regions=[{"caption": one, "logprob": None} for one in found])
+        yield CaptionRow(key=row.key, kept=True, regions=[RegionCaption(one, None) for one in found])
 
 
 def boxes_as_given(detected: Path, samples: Mapping[str, SourceRow]) -> dict[str, list[GivenBox]]:
@@ -109,34 +105,31 @@ def boxes_as_given(detected: Path, samples: Mapping[str, SourceRow]) -> dict[str
         case "boxes_json":
             keys = {key: sample.source_key for key, sample in samples.items()}
             rows = rows_for(input_manifest(detected, "given"), GivenBoxesRow, keys)
-            return {
-                key: [GivenBox(*(region[name] for name in GivenBox._fields)) for region in row.regions]
-                for key, row in rows.items()
-            }
+            return {key: [GivenBox(*region[:4]) for region in row.regions] for key, row in rows.items()}
         case "annotations":
-            return {key: [_from_corners(one) for one in sample.annotations or ()] for key, sample in samples.items()}
+            return {
+                key: [_from_corners(one.box) for one in sample.annotations or ()] for key, sample in samples.items()
+            }
     return {}
 
 
-def _from_corners(edges: Mapping[str, float]) -> GivenBox:
-    x1, y1, x2, y2 = (edges[name] for name in Box._fields)
-    return GivenBox(*(round(number, DECIMALS) for number in (x1, y1, x2 - x1, y2 - y1)))
+def _from_corners(box: Box) -> GivenBox:
+    return GivenBox(*(round(number, DECIMALS) for number in (box.x1, box.y1, box.width, box.height)))
 
 
 def _by_stored_box(boxes: Sequence[GivenBox], row: DetectRow) -> dict[Box, list[GivenBox]]:
     found: dict[Box, list[GivenBox]] = {}
     for box in boxes:
-        found.setdefault(stored(box.corners(), width=row.width, height=row.height), []).append(box)
+        found.setdefault(clip_and_round(from_xywh(*box), row.width, row.height), []).append(box)
     return found
 
 
 def _by_box(row: GivenCaptionsRow) -> dict[tuple[int, ...], str]:
-    return {tuple(region[name] for name in GivenBox._fields): region["caption"] for region in row.regions}
+    return {region[:4]: region.caption for region in row.regions}
 
 
 def _caption(
-    region: Mapping[str, Any], originals: Mapping[Box, Sequence[GivenBox]], captions: Mapping[tuple[int, ...], str]
+    region: Region, originals: Mapping[Box, Sequence[GivenBox]], captions: Mapping[tuple[int, ...], str]
 ) -> str | None:
-    box = Box(*(region[edge] for edge in Box._fields))
-    candidates = originals.get(box) or [_from_corners(region)]
+    candidates = originals.get(region.box) or [_from_corners(region.box)]
     return next((captions[key] for one in candidates if (key := one.whole()) in captions), None)

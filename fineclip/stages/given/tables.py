@@ -4,27 +4,43 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fineclip.config import BoxesJsonDetect, CaptionsJsonCaption, identity
 from fineclip.errors import ConfigError, ShardError
-from fineclip.shards import Row, read_manifest, table_of
+from fineclip.shards import Row, decode_rows, read_manifest, table_of
 from fineclip.stages.given.names import ImageNames
 
 ROWS_AT_ONCE = 4096
 LIMITS = ("max_regions", "min_side_px", "max_side_px")  # what a shard's job makes of the table is no part of the table
 
-BOXES = pa.list_(
-    pa.struct([*((name, pa.float64()) for name in ("x", "y", "width", "height", "score")), ("label", pa.string())])
-)
-CAPTIONS = pa.list_(
-    pa.struct([*((name, pa.int32()) for name in ("x", "y", "width", "height")), ("caption", pa.string())])
-)
+Int32 = Annotated[int, pa.int32()]
 
 GivenConfig = BoxesJsonDetect | CaptionsJsonCaption
+
+
+class ExternalBox(NamedTuple):
+    """A box of the JSON as written: corner and size in pixels, to the last bit."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    score: float
+    label: str
+
+
+class ExternalCaption(NamedTuple):
+    """A caption of the JSON and the corner and size of its box in whole pixels."""
+
+    x: Int32
+    y: Int32
+    width: Int32
+    height: Int32
+    caption: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,20 +50,16 @@ class GivenBoxesRow(Row):
     Boxes are x y width height in pixels, to the last bit as they are given.
     """
 
-    SCHEMA: ClassVar = [("width", pa.int64()), ("height", pa.int64()), ("regions", BOXES)]
-
     width: int | None
     height: int | None
-    regions: list[dict[str, Any]]
+    regions: list[ExternalBox]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GivenCaptionsRow(Row):
     """An image of a JSON of captions by its name, and the captions of its boxes in whole pixels."""
 
-    SCHEMA: ClassVar = [("regions", CAPTIONS)]
-
-    regions: list[dict[str, Any]]
+    regions: list[ExternalCaption]
 
 
 R = TypeVar("R", GivenBoxesRow, GivenCaptionsRow)
@@ -112,6 +124,5 @@ def _rows_at(file: pq.ParquetFile, row_type: type[R], places: Sequence[int]) -> 
         stop = start + batch.num_rows
         inside = places[bisect_left(places, start) : bisect_left(places, stop)]
         wanted = batch.take(pa.array([place - start for place in inside], pa.int64()))
-        for place, values in zip(inside, wanted.to_pylist(), strict=True):
-            yield place, row_type(**values)
+        yield from zip(inside, decode_rows(wanted, row_type), strict=True)
         start = stop

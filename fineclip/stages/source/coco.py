@@ -19,17 +19,18 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fineclip.boxes import from_xywh
 from fineclip.config import CocoSource
 from fineclip.errors import DataError
 from fineclip.shards import SourceRow, sha256_of
 from fineclip.stages.source.files import files_below, is_image
 from fineclip.stages.source.samples import Samples, fingerprint
 from fineclip.stages.source.texts import captions_of, storable
+from fineclip.types import Box, LabeledBox
 
 log = logging.getLogger(__name__)
 
 Id = int | str
-Annotation = dict[str, Any]
 
 
 def read_json(path: Path) -> Any:
@@ -148,10 +149,9 @@ class Entry:
         x, y, width, height = map(float, value)
         return x, y, width, height
 
-    def box(self, key: str) -> tuple[float, float, float, float]:
-        """The same as x1, y1, x2, y2."""
-        x, y, width, height = self.xywh(key)
-        return x, y, x + width, y + height
+    def box(self, key: str) -> Box:
+        """Return the box of COCO's x, y, width, height."""
+        return from_xywh(*self.xywh(key))
 
     def wrong(self, key: str, expected: str) -> DataError:
         """An error about a value."""
@@ -259,9 +259,9 @@ def _captions(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id,
     return captions
 
 
-def _boxes(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id, list[Annotation]]:
+def _boxes(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id, list[LabeledBox]]:
     names = {entry.id("id"): storable(entry.text("name")) for entry in document.entries("categories")}
-    boxes: defaultdict[Id, list[Annotation]] = defaultdict(list)
+    boxes: defaultdict[Id, list[LabeledBox]] = defaultdict(list)
     crowds = 0
     for entry in document.entries("annotations"):
         if entry.values.get("iscrowd"):
@@ -270,8 +270,7 @@ def _boxes(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id, li
         category = entry.id("category_id")
         if category not in names:
             raise entry.wrong("category_id", "the id of one of 'categories'")
-        x1, y1, x2, y2 = entry.box("bbox")
-        boxes[entry.id("image_id")].append({"x1": x1, "y1": y1, "x2": x2, "y2": y2, "label": names[category]})
+        boxes[entry.id("image_id")].append(LabeledBox(entry.box("bbox"), names[category]))
     strays = len(boxes.keys() - images.keys())
     log.info("%s: %d crowds left out, and the boxes of %d images that are no samples", document.path, crowds, strays)
     return boxes

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from fineclip.config import CocoSource, FolderSource, SourceConfig, identity
 from fineclip.errors import ConfigError
-from fineclip.shards import Job, SourceRow, TableWriter, read_manifest, table_of
+from fineclip.shards import Job, SourceRow, TableWriter, decode_rows, read_manifest, table_of
 from fineclip.stages.source import VERSION
 from fineclip.stages.source.coco import coco_samples
 from fineclip.stages.source.folder import folder_samples
@@ -86,5 +86,5 @@ def listed_shard(shard: PlannedShard, manifest: Path, config: FolderSource | Coc
         return
     part = pq.read_table(table_of(listing)).slice(rows.start, rows.stop - rows.start)
     with TableWriter(job, SourceRow) as table:
-        for index, values in enumerate(part.to_pylist()):
-            table.write(SourceRow(**values | {"key": f"{shard.name}-{index:06d}"}))
+        for index, row in enumerate(decode_rows(part, SourceRow)):
+            table.write(replace(row, key=f"{shard.name}-{index:06d}"))
