@@ -18,13 +18,12 @@ from fineclip.config import (
     Run,
     WeightsConfig,
     YoloDetect,
-    canonical,
-    identity,
 )
 from fineclip.errors import ConfigError
 from fineclip.evals.sources import missing
-from fineclip.stages.given.tables import claim as given_claim
-from fineclip.stages.source.files import glance
+from fineclip.identity import identity, planned_key
+from fineclip.stages.declaration import Stage, stages
+from fineclip.stages.source.files import directory_fingerprint
 from fineclip.stages.source.plan import (
     PlannedShard,
     captions_table,
@@ -47,7 +46,7 @@ class Plan:
         self.dataset = config.dataset.folder
         require_outside(config.source, Path("data") / self.dataset)
         self.shards: dict[str, PlannedShard] = {shard.name: shard for shard in self._prefix_of_all()}
-        self._require_given()
+        self._require_external()
         self.runs: dict[str, Run] = config.runs()
 
     def prefix(self, scale: str) -> list[str]:
@@ -69,7 +68,7 @@ class Plan:
         return [name for name in self.config.select.leave_out if self._is_there(name)]
 
     @property
-    def annotations(self) -> list[str]:
+    def source_annotations(self) -> list[str]:
         """Files that a listing of the source reads, beside the images."""
         match self.config.source:
             case CocoSource(root=root, captions=captions, instances=instances):
@@ -80,12 +79,12 @@ class Plan:
         return []
 
     @property
-    def glance(self) -> str | None:
-        """What a look at the folder of images shows, for the kinds of source that have a listing."""
+    def source_fingerprint(self) -> str | None:
+        """Fingerprint of names, sizes and times in the folder of images; None for a source without a listing."""
         folder = image_folder(self.config.source)
-        return None if folder is None else glance(folder)
+        return None if folder is None else directory_fingerprint(folder)
 
-    def given(self, kind: str, name: str) -> list[str]:
+    def external_json(self, kind: str, name: str) -> list[str]:
         """The JSON of boxes or captions that one entry of `detect` or `caption` reads; nothing where it reads none."""
         entry = self._entry(kind, name)
         return [entry.path] if isinstance(entry, BoxesJsonDetect | CaptionsJsonCaption) else []
@@ -116,43 +115,44 @@ class Plan:
             models += [("encoders", encoder), ("tokenizers", encoder)]
         return [(kind, name) for kind, name in models if self.weights(kind, name)]
 
-    def section(self, stage: str, **names: str) -> str:
-        """What identifies a job's result beside its inputs, as JSON: the keys that differ from defaults, the versions."""
-        return canonical(
-            {"version": version_of(*_MODULES.get(stage, ("stages", stage))), **self._identity(stage, names)}
-        )
+    def key(self, stage: str, **names: str) -> str:
+        """Return the part of a job's key that is known before it runs, as JSON: version and configuration.
 
-    def _identity(self, stage: str, names: Mapping[str, str]) -> dict[str, Any]:
+        Args:
+            stage: Name of a stage, or `index`, `evaluate`, `train`, `pretrained` or `report`.
+            **names: Wildcards of the job.
+        """
         config = self.config
         match stage:
-            case "source" | "list":
-                return identity(config.source)
-            case "filter" | "concepts":
-                return identity(getattr(config, stage))
-            case "select":
-                scale = config.scales[names["scale"]]
-                return identity(config.select) | {"scale": {"images": scale.images, "at_most": scale.at_most}}
-            case "detect":
-                return identity(config.detect[names["regions"]])
-            case "caption":
-                return identity(config.caption[names["captions"]])
-            case "texts":
-                return identity(config.encoders[names["encoder"]])
-            case "given":
-                return given_claim(self._entry(names["kind"], names["model"]))
-            case "weights":
-                weights = self.weights(names["kind"], names["model"])
-                return {} if weights is None else identity(weights)
             case "index":
-                return identity(config.benchmarks[names["benchmark"]])
+                return planned_key(version_of("evals", "sources"), identity(config.benchmarks[names["benchmark"]]))
             case "evaluate":
                 benchmark = config.benchmark(names["benchmark"])
-                return identity(benchmark) | {"benchmark_version": version_of("evals", benchmark.kind)}
-            case "report":
-                return config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"runtime"})
+                version = {"benchmark_version": version_of("evals", benchmark.kind)}
+                return planned_key(version_of("evals", "evaluate"), identity(benchmark) | version)
             case "train" | "pretrained":
-                return self._training(self.runs[names["run"]])
-        return {}
+                return planned_key(version_of("train", "run"), self._training(self.runs[names["run"]]))
+            case "report":
+                values = config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"runtime"})
+                return planned_key(version_of("report", "page"), values)
+        return planned_key(stages()[stage].version, self._stage_config(stages()[stage], names))
+
+    def _stage_config(self, declared: Stage, names: Mapping[str, str]) -> dict[str, Any]:
+        """The values of a stage's section that are part of its key."""
+        match declared.name:
+            case "select":
+                scale = self.config.scales[names["scale"]]
+                return identity(self.config.select) | {"scale": {"images": scale.images, "at_most": scale.at_most}}
+            case "weights":
+                weights = self.weights(names["kind"], names["name"])
+                return {} if weights is None else identity(weights)
+            case _ if not declared.section:
+                return {}
+        found: Any = self.config
+        for part in declared.section.split("."):
+            name = part.format(**names)
+            found = found[name] if isinstance(found, Mapping) else getattr(found, name)
+        return declared.key(found)
 
     def _training(self, run: Run) -> dict[str, Any]:
         encoder = {"encoder": identity(self.config.encoders[run.encoder])}
@@ -191,9 +191,9 @@ class Plan:
         catalogue: Mapping[str, Any] = self.config.detect if kind == "detect" else self.config.caption
         return catalogue[name]
 
-    def _require_given(self) -> None:
+    def _require_external(self) -> None:
         for kind, name in (("detect", self.config.regions), ("caption", self.config.captions)):
-            for path in self.given(kind, name):
+            for path in self.external_json(kind, name):
                 if not Path(path).is_file():
                     raise ConfigError(f"{kind}.{name}.path: {path}: no such file. Put it there, or name another.")
 
@@ -215,13 +215,3 @@ def run_this_checkout(workflow_folder: str) -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     root, others = str(Path(workflow_folder).parent), os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join([root, others]) if others else root
-
-
-_MODULES = {
-    "list": ("stages", "source"),
-    "index": ("evals", "sources"),
-    "train": ("train", "run"),
-    "pretrained": ("train", "run"),
-    "evaluate": ("evals", "evaluate"),
-    "report": ("report", "page"),
-}

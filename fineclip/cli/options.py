@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 from fineclip.cli.devices import claim
 from fineclip.config import parse
 from fineclip.errors import ConfigError
-from fineclip.shards import forget
-from fineclip.versions import version_of
+from fineclip.shards import invalidate
 
 Call = Callable[[argparse.Namespace], None]
 Verbs = Any  # argparse keeps the type of its sub-parsers private
@@ -38,7 +37,7 @@ def add_job(verbs: Verbs, name: str, call: Call, *, about: str) -> argparse.Argu
 
     def run(options: argparse.Namespace) -> None:
         if options.force:
-            forget(options.manifest)
+            invalidate(options.manifest)
         call(options)
 
     verb = add_verb(verbs, name, run, about=about)
@@ -112,11 +111,6 @@ def section(model: type[S] | Any, values: dict[str, Any], *, where: str, version
             f"{where}: planned for version {planned} of this stage, but the code is of version {version}. Start snakemake again."
         )
     return parse(model, values, where=where)
-
-
-def stage_version(stage: str) -> int:
-    """VERSION of a stage."""
-    return version_of("stages", stage)
 
 
 def one(paths: list[Path]) -> Path | None:

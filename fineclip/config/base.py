@@ -1,11 +1,6 @@
-"""What every section of the configuration is: frozen, typed, documented, and strict about unknown keys.
-
-An identity is what makes a result what it is: the keys that differ from their defaults. So a new key with a default
-re-runs nothing, and a key that is spelled out at its default is the same as one left out.
-"""
+"""What every section of the configuration is: frozen, typed, documented, and strict about unknown keys."""
 
 import difflib
-import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, get_args
 
@@ -49,16 +44,6 @@ def key(default: Any = ..., *, unit: str | None = None, origin: str, about: str,
     if callable(default) and not isinstance(default, type):
         return Field(default_factory=default, description=about, json_schema_extra=extra, **limits)
     return Field(default, description=about, json_schema_extra=extra, **limits)
-
-
-def identity(section: BaseModel) -> dict[str, Any]:
-    """What differs from the defaults, as plain JSON values. Keys that have no default are always in it."""
-    return section.model_dump(mode="json", exclude_defaults=True, by_alias=True)
-
-
-def canonical(value: Any) -> str:
-    """One spelling for one JSON value: sorted keys, no spaces to spare."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def parse(model: Any, values: Any, *, where: str) -> Any:

@@ -1,7 +1,7 @@
 """Files between the stages: manifests, tables, packed shards; whole or not at all, the same for the same content."""
 
 from fineclip.shards.atomic import atomic, sha256_of, write_bytes, write_text
-from fineclip.shards.manifest import Job, Manifest, forget, hashes_of, input_manifest, read_manifest
+from fineclip.shards.manifest import Job, Manifest, hashes_of, input_manifest, invalidate, read_manifest
 from fineclip.shards.packed import EXTENSIONS, Piece, TarAppender, add_sample, members, read_description, read_sample
 from fineclip.shards.pieces import PieceReader
 from fineclip.shards.tables import (
@@ -48,9 +48,9 @@ __all__ = [
     "atomic",
     "decode_rows",
     "encode_row",
-    "forget",
     "hashes_of",
     "input_manifest",
+    "invalidate",
     "kept_rows",
     "members",
     "read_description",

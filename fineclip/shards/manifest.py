@@ -19,8 +19,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fineclip.config import canonical, identity
 from fineclip.errors import ShardError
+from fineclip.identity import JobKey, canonical, identity
 from fineclip.shards.atomic import sha256_of, sweep, write_text
 
 log = logging.getLogger(__name__)
@@ -97,21 +97,21 @@ class Job:
     config: BaseModel | Mapping[str, Any]
     inputs: Sequence[Path] | Mapping[str, str]
 
-    def is_done(self) -> bool:
+    def is_up_to_date(self) -> bool:
         """Whether the data that lies there is what this job would make; its manifest is put back then.
 
         It is if the copy of the manifest says the same stage, version, configuration and inputs, and every output is
-        there with its hash. `forget` makes it work all the same.
+        there with its hash. `invalidate` makes it work all the same.
         """
         sweep(self.manifest.parent, self.manifest.stem)
-        copy = hidden_copy(self.manifest)
+        copy = cached_manifest(self.manifest)
         if not copy.is_file():
             return False
         try:
             found = read_manifest(copy)
         except ShardError:
             return False
-        if self._claim() != (found.stage, found.version, canonical(found.config), dict(found.inputs)):
+        if self.key != JobKey(found.stage, found.version, canonical(found.config), dict(found.inputs)):
             return False
         for name, digest in found.outputs.items():
             path = self.manifest.parent / name
@@ -133,13 +133,13 @@ class Job:
         uncaptioned: Mapping[str, int] | None = None,
     ) -> Manifest:
         """Write the copy, then the manifest. The outputs must lie whole under their names already."""
-        stage, version, _, inputs = self._claim()
+        stage, version, _, inputs = self.key
         hashes = {path.relative_to(self.manifest.parent).as_posix(): sha256_of(path) for path in outputs}
         dropped, uncaptioned = _counted(dropped), _counted(uncaptioned)
         if read != kept + sum(dropped.values()):
             raise AssertionError(f"{self.manifest}: {read} read are not {kept} kept and {dropped} dropped")
         made = Manifest(stage, version, self._config(), inputs, hashes, read, kept, dropped, regions, uncaptioned)
-        write_text(hidden_copy(self.manifest), made.text())
+        write_text(cached_manifest(self.manifest), made.text())
         write_text(self.manifest, made.text())
         log.info("%s: %d read, %d kept%s", self.manifest, read, kept, "".join(f", {n} {r}" for r, n in dropped.items()))
         return made
@@ -147,9 +147,11 @@ class Job:
     def _config(self) -> Mapping[str, Any]:
         return identity(self.config) if isinstance(self.config, BaseModel) else self.config
 
-    def _claim(self) -> tuple[str, int, str, dict[str, str]]:
+    @property
+    def key(self) -> JobKey:
+        """Key of the job, from the hashes of its inputs as they are on disk now."""
         inputs = self.inputs if isinstance(self.inputs, Mapping) else hashes_of(self.inputs)
-        return self.stage, self.version, canonical(self._config()), dict(inputs)
+        return JobKey(self.stage, self.version, canonical(self._config()), dict(inputs))
 
 
 def _counted(reasons: Mapping[str, int] | None) -> dict[str, int]:
@@ -169,11 +171,11 @@ def hashes_of(manifests: Sequence[Path]) -> dict[str, str]:
     return {path.as_posix(): sha256_of(path) for path in manifests}
 
 
-def forget(manifest: Path) -> None:
+def invalidate(manifest: Path) -> None:
     """Make the next job for this manifest work even where nothing has changed."""
-    hidden_copy(manifest).unlink(missing_ok=True)
+    cached_manifest(manifest).unlink(missing_ok=True)
 
 
-def hidden_copy(manifest: Path) -> Path:
+def cached_manifest(manifest: Path) -> Path:
     """Where the undeclared copy of a manifest lies."""
     return manifest.with_name(f".{manifest.name}")

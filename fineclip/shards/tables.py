@@ -6,7 +6,7 @@ convert between the two. Nested types become structs; a `Box` in one becomes the
 
 import types
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -239,16 +239,21 @@ class TableWriter(Generic[R]):
         job: The job; its table lies beside its manifest.
         row_type: Type of every row.
         also: Other outputs, complete when the block ends.
+        reasons: Reasons that a row may have; None allows any.
     """
 
-    def __init__(self, job: Job, row_type: type[R], *, also: tuple[Path, ...] = ()) -> None:
-        self.job, self.row_type, self.also = job, row_type, also
+    def __init__(
+        self, job: Job, row_type: type[R], *, also: tuple[Path, ...] = (), reasons: Collection[str] | None = None
+    ) -> None:
+        self.job, self.row_type, self.also, self.reasons = job, row_type, also, reasons
         self.rows: list[R] = []
 
     def write(self, row: R) -> None:
         """Append a row. A dropped row must have a reason, and a kept one none."""
         if row.kept == (row.reason is not None):
             raise AssertionError(f"{row.key}: kept={row.kept} with reason {row.reason!r}")
+        if self.reasons is not None and row.reason is not None and row.reason not in self.reasons:
+            raise AssertionError(f"{row.key}: stage {self.job.stage} declares no reason {row.reason!r}")
         self.rows.append(row)
 
     def write_all(self, rows: Iterable[R]) -> None:

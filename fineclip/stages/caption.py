@@ -20,17 +20,16 @@ from fineclip.config import Blip2Caption, CaptionConfig, CaptionsJsonCaption, Te
 from fineclip.errors import ConfigError, ShardError
 from fineclip.models.batches import batches
 from fineclip.models.captioner import Captioner, TemplateCaptioner, region_view
-from fineclip.shards import CaptionRow, DetectRow, Job, PieceReader, SourceRow, TableWriter, kept_rows
+from fineclip.shards import CaptionRow, DetectRow, PieceReader, SourceRow, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
-from fineclip.stages.given.captions import looked_up
-from fineclip.stages.given.tables import given_at
-from fineclip.stages.upstream import chain, content_of, kept_by_key, row_of
+from fineclip.stages.declaration import Input, Stage, stage
+from fineclip.stages.external.captions import look_up_captions
+from fineclip.stages.external.tables import ExternalCaptionsRow, annotations_at
+from fineclip.stages.upstream import content_of, kept_by_key, lineage_of, row_of
 from fineclip.stages.weights import weights_at
 from fineclip.types import RegionCaption
 
 log = logging.getLogger(__name__)
-
-VERSION = 2  # of the rows this file writes: a change of it makes them again
 
 T = TypeVar("T")
 
@@ -52,7 +51,7 @@ def crops(rows: Iterable[DetectRow], detected: Path, config: Blip2Caption) -> It
     Raises:
         ShardError: an image is gone, or not the one that it was when its regions were found.
     """
-    source = chain(detected)["source"]
+    source = lineage_of(detected)["source"]
     sources = kept_by_key(source, SourceRow)
     with PieceReader() as reader:
         for row in rows:
@@ -79,13 +78,36 @@ def _same_image(row: DetectRow, place: SourceRow, reader: PieceReader) -> Image.
     )
 
 
+CAPTION = Stage(
+    name="caption",
+    version=2,
+    help="caption the regions of a shard",
+    config=CaptionConfig,
+    section="caption.{captions}",
+    inputs={
+        "detected": Input(stage="detect", reads=(DetectRow, SourceRow), help="manifest of `detect`"),
+        "weights": Input(stage="weights", help="manifest of `weights`, for engine blip2", required=False),
+        "annotations": Input(
+            stage="given",
+            reads=(ExternalCaptionsRow,),
+            option="annotations",
+            help="manifest of `import-annotations`, for engine captions_json",
+            required=False,
+        ),
+    },
+    row=CaptionRow,
+    batch_size=128,
+)
+
+
+@stage(CAPTION)
 def caption_shard(
     detected: Path,
     manifest: Path,
     config: CaptionConfig,
     *,
     weights: Path | None = None,
-    given: Path | None = None,
+    annotations: Path | None = None,
     batch_size: int,
     device: str,
 ) -> None:
@@ -96,7 +118,7 @@ def caption_shard(
         manifest: what is written last; its table lies beside it.
         config: engine and how it is asked.
         weights: manifest of the captioner's weights, for engine blip2.
-        given: manifest of the captions that a JSON gives, for engine captions_json.
+        annotations: Manifest of `import-annotations`, for engine captions_json.
         batch_size: regions that the captioner sees at once.
         device: auto, cpu, cuda or mps.
 
@@ -110,14 +132,14 @@ def caption_shard(
         case Blip2Caption():
             inputs = [detected, _needed(weights)]
         case CaptionsJsonCaption():
-            inputs = [detected, given_at(given, config)]
+            inputs = [detected, annotations_at(annotations, config)]
         case TemplateCaption():
             inputs = [detected]
-    job = Job(manifest, stage="caption", version=VERSION, config=config, inputs=inputs)
-    if job.is_done():
+    job = CAPTION.job(manifest, config, inputs)
+    if job.is_up_to_date():
         return
     rows = list(kept_rows(detected, DetectRow))
-    with TableWriter(job, CaptionRow) as table:
+    with CAPTION.table(job) as table:
         for row in _captioned(rows, config, inputs, batch_size=batch_size, device=device):
             table.write(row)
     _log_counts(table.rows)
@@ -130,7 +152,7 @@ def _captioned(
     count = sum(len(row.regions) for row in rows)
     match config:
         case CaptionsJsonCaption():
-            return looked_up(rows, inputs[0], given=inputs[1])
+            return look_up_captions(rows, inputs[0], given=inputs[1])
         case TemplateCaption():
             labels = (region.label for row in rows for region in row.regions)
             captions = described(labels, TemplateCaptioner(config), batch_size=batch_size)

@@ -18,12 +18,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from fineclip.config import canonical
+from fineclip.config import PackConfig
 from fineclip.errors import ShardError
-from fineclip.shards import Job, Manifest, read_manifest, sha256_of, table_of, write_text
-from fineclip.stages.upstream import ORDER, chain
-
-VERSION = 2  # of the card: a change of it makes it again
+from fineclip.identity import canonical
+from fineclip.shards import Manifest, PackRow, read_manifest, sha256_of, table_of, write_text
+from fineclip.stages.declaration import Input, Stage, lineage, stage
+from fineclip.stages.upstream import lineage_of
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class FunnelRow:
 
 
 @dataclass(frozen=True)
-class Maker:
+class StageProvenance:
     """What made a part of the data: a stage's configuration, and the hashes of its weights by where they lay."""
 
     stage: str
@@ -63,14 +63,14 @@ def summed(chains: Iterable[Mapping[str, Manifest]]) -> list[FunnelRow]:
     """One row a stage, in order, from the manifests of each shard."""
     shards = list(chains)
     rows = []
-    for stage in ORDER:
-        manifests = [shard[stage] for shard in shards]
+    for name in lineage("pack"):
+        manifests = [shard[name] for shard in shards]
         dropped, uncaptioned = Counter[str](), Counter[str]()
         for manifest in manifests:
             dropped.update(manifest.dropped)
             uncaptioned.update(manifest.uncaptioned)
         read, kept, regions = (sum(getattr(one, what) for one in manifests) for what in ("read", "kept", "regions"))
-        rows.append(FunnelRow(stage, read, kept, dict(dropped.most_common()), regions, dict(uncaptioned)))
+        rows.append(FunnelRow(name, read, kept, dict(dropped.most_common()), regions, dict(uncaptioned)))
     return rows
 
 
@@ -80,15 +80,15 @@ def checked_chain(packed: Path) -> dict[str, Manifest]:
     Raises:
         ShardError: one is absent, was made from another than lies there, or its counts do not add up.
     """
-    paths = chain(packed)
-    if list(paths) != list(ORDER):
+    paths = lineage_of(packed)
+    if list(paths) != list(lineage("pack")):
         raise ShardError(f"{packed}: is a manifest of {list(paths)[-1]}; expected one of pack")
-    manifests = {stage: read_manifest(path) for stage, path in paths.items()}
-    for above, stage in pairwise(ORDER):
-        _require_same(manifests[stage], paths[stage], paths[above])
-        _require_count(paths[stage], "read", manifests[stage].read, f"{paths[above]} kept", manifests[above].kept)
-    for stage, one in manifests.items():
-        _require_count(paths[stage], "read", one.read, "kept and dropped", one.kept + sum(one.dropped.values()))
+    manifests = {name: read_manifest(path) for name, path in paths.items()}
+    for above, name in pairwise(paths):
+        _require_same(manifests[name], paths[name], paths[above])
+        _require_count(paths[name], "read", manifests[name].read, f"{paths[above]} kept", manifests[above].kept)
+    for name, one in manifests.items():
+        _require_count(paths[name], "read", one.read, "kept and dropped", one.kept + sum(one.dropped.values()))
     _require_count(
         paths["caption"], "regions", manifests["caption"].regions, str(paths["detect"]), manifests["detect"].regions
     )
@@ -105,22 +105,22 @@ def _require_count(path: Path, what: str, count: int, other: str, expected: int)
         raise ShardError(f"{path}: {what} {count}, but {other} {expected}. Delete it and run again.")
 
 
-def makers(chains: Sequence[Mapping[str, Manifest]]) -> Iterator[Maker]:
+def provenance(chains: Sequence[Mapping[str, Manifest]]) -> Iterator[StageProvenance]:
     """Configuration and weights of the stages after `source`, which must be the same in every shard.
 
     Raises:
         ShardError: two shards were made differently.
     """
-    for stage in ORDER[1:]:
-        manifests = [shard[stage] for shard in chains]
+    for name in lineage("pack")[1:]:
+        manifests = [shard[name] for shard in chains]
         ways = {canonical([one.version, one.config, _weights(one)]) for one in manifests}
         if len(ways) > 1:
             raise ShardError(
-                f"the shards do not belong together: stage {stage} made some of them as {' and some as '.join(sorted(ways))}."
+                f"the shards do not belong together: stage {name} made some of them as {' and some as '.join(sorted(ways))}."
                 " Run snakemake, which makes again what is of an older configuration."
             )
         for one in manifests[:1]:
-            yield Maker(stage, one.config, _weights(one))
+            yield StageProvenance(name, one.config, _weights(one))
 
 
 def _weights(manifest: Manifest) -> dict[str, str]:
@@ -132,24 +132,35 @@ def _weights(manifest: Manifest) -> dict[str, str]:
     return found
 
 
-def write_card(packed: Sequence[Path], manifest: Path) -> None:
+CARD = Stage(
+    name="card",
+    version=2,
+    help="describe a packed data set, with counts from the first row to the last",
+    config=PackConfig,
+    inputs={"packed": Input(stage="pack", reads=(PackRow,), help="manifests of `pack`", many=True)},
+)
+
+
+@stage(CARD)
+def write_card(packed: Sequence[Path], manifest: Path, config: PackConfig) -> None:
     """Write the card of a data set beside its shards, and then its `manifest`.
 
     Args:
         packed: manifests of pack, one a shard.
         manifest: what is written last.
+        config: Has no keys.
 
     Raises:
         ShardError: see `funnel`; also two shards that were made differently.
     """
-    job = Job(manifest, stage="card", version=VERSION, config={}, inputs=packed)
-    if job.is_done():
+    job = CARD.job(manifest, config, packed)
+    if job.is_up_to_date():
         return
     chains = [checked_chain(path) for path in packed]
     rows = summed(chains)
     card = manifest.with_suffix(".md")
     contents = Contents.of(packed)
-    write_text(card, render(title_of(packed), contents, rows, list(makers(chains))))
+    write_text(card, render(title_of(packed), contents, rows, list(provenance(chains))))
     dropped = {f"{row.stage}/{reason}": count for row in rows for reason, count in row.dropped.items()}
     job.finish([card], read=rows[0].read, kept=rows[-1].kept, dropped=dropped, regions=rows[-1].regions)
 
@@ -190,7 +201,7 @@ def title_of(packed: Sequence[Path]) -> str:
     return ", ".join(sorted(f"{folder.parent.parent.name} {folder.name}".strip() for folder in folders))
 
 
-def render(title: str, contents: Contents, rows: Sequence[FunnelRow], made_by: Sequence[Maker]) -> str:
+def render(title: str, contents: Contents, rows: Sequence[FunnelRow], made_by: Sequence[StageProvenance]) -> str:
     """The card, in Markdown."""
     without = Counter[str]()
     for row in rows:
@@ -229,7 +240,7 @@ def _reasons(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "none"
 
 
-def _paragraph(maker: Maker) -> str:
+def _paragraph(maker: StageProvenance) -> str:
     weights = maker.config.get("weights", {})
     lines = [f"**{maker.stage}** {maker.config.get('engine', '')}".strip()]
     lines += [

@@ -32,19 +32,18 @@ from fineclip.errors import ConfigError, DataError, ShardError
 from fineclip.shards import (
     ConceptRow,
     DetectRow,
-    Job,
+    FilterRow,
+    SelectRow,
     SourceRow,
-    TableWriter,
     input_manifest,
     kept_rows,
     read_manifest,
 )
+from fineclip.stages.declaration import Input, Stage, stage
 from fineclip.stages.filter import good_captions
 from fineclip.stages.upstream import kept_by_key, keys_by_shard, manifests_of, row_of
 
 log = logging.getLogger(__name__)
-
-VERSION = 1  # of the rows this file writes: a change of it makes them again
 
 WORDS = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|[.,;:!?]")  # punctuation tells the tagger where phrases end
 NOUNS = ("NN0", "NN1", "NN2")  # of either number, singular, plural; proper names are NP0
@@ -92,6 +91,33 @@ def noun_finder() -> Nouns:
     return nouns
 
 
+CONCEPTS = Stage(
+    name="concepts",
+    version=1,
+    help="name what the regions of a scale show",
+    config=ConceptsConfig,
+    section="concepts",
+    inputs={
+        "select": Input(stage="select", reads=(SelectRow, FilterRow, SourceRow), help="manifest of `select`"),
+        "detected": Input(
+            stage="detect",
+            reads=(DetectRow,),
+            help="manifests of `detect`, for concepts from labels",
+            required=False,
+            many=True,
+        ),
+    },
+    row=ConceptRow,
+    reasons={
+        "empty": "a region has no label",
+        "vague": "the noun is among leave_out",
+        "rare": "fewer than min_count regions or captions name it",
+        "surplus": "it comes after the first max_concepts",
+    },
+)
+
+
+@stage(CONCEPTS)
 def concepts_of_scale(select: Path, manifest: Path, config: ConceptsConfig, *, detected: Sequence[Path] = ()) -> None:
     """Write the table of a scale's concepts, a row for each name, and then its `manifest`.
 
@@ -109,8 +135,8 @@ def concepts_of_scale(select: Path, manifest: Path, config: ConceptsConfig, *, d
     keys = keys_by_shard(select)
     has_labels = config.from_ == "labels"
     tables = manifests_of(keys, detected, stage="detect", select=select) if has_labels else _filters(select, keys)
-    job = Job(manifest, stage="concepts", version=VERSION, config=config, inputs=[select, *tables.values()])
-    if job.is_done():
+    job = CONCEPTS.job(manifest, config, [select, *tables.values()])
+    if job.is_up_to_date():
         return
     names = _labels(keys, tables) if has_labels else _nouns(keys, tables, noun_finder())
     counts = Counter(tqdm(names, desc=f"concepts {manifest.stem}", unit="name", disable=None))
@@ -121,7 +147,7 @@ def concepts_of_scale(select: Path, manifest: Path, config: ConceptsConfig, *, d
             f"concepts of {select}: none of {len(rows)} names is left; they are named {counts.total()} times by {config.from_}."
             f" Lower concepts.min_count ({config.least}), or take others: concepts.from."
         )
-    with TableWriter(job, ConceptRow) as table:
+    with CONCEPTS.table(job) as table:
         for row in rows:
             table.write(row)
     what = "regions show" if has_labels else "nouns in captions name"

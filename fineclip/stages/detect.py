@@ -26,9 +26,10 @@ from fineclip.boxes import clip_and_round, from_xywh, rejection_reason
 from fineclip.config import AnnotationsDetect, BoxesJsonDetect, DetectConfig, YoloDetect
 from fineclip.errors import ConfigError, DataError
 from fineclip.models.batches import batches
-from fineclip.shards import DetectRow, FilterRow, Job, PieceReader, SourceRow, TableWriter, input_manifest, kept_rows
+from fineclip.shards import DetectRow, FilterRow, PieceReader, SourceRow, input_manifest, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
-from fineclip.stages.given.tables import GivenBoxesRow, given_at, rows_for
+from fineclip.stages.declaration import Input, Stage, stage
+from fineclip.stages.external.tables import ExternalBoxesRow, annotations_at, rows_for
 from fineclip.stages.upstream import content_of, kept_by_key, row_of
 from fineclip.stages.weights import weights_at
 from fineclip.types import LabeledBox, Region
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from fineclip.models.detector import Detector
 
 log = logging.getLogger(__name__)
-
-VERSION = 1  # of the rows this file writes: a change of it makes them again
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,8 @@ def annotated_regions(
     return _first(regions, config.max_regions, left_out), left_out
 
 
-def given_regions(
-    boxes: GivenBoxesRow, *, width: int, height: int, config: BoxesJsonDetect
+def external_regions(
+    boxes: ExternalBoxesRow, *, width: int, height: int, config: BoxesJsonDetect
 ) -> tuple[list[Region], Counter[str]]:
     """The boxes that a JSON gives of an image, in its order, and how many were left out for which reason."""
     regions, left_out = [], Counter[str]()
@@ -142,8 +141,8 @@ def annotated_rows(shown: Iterable[Picture], config: AnnotationsDetect) -> Itera
     _log_left_out(left_out)
 
 
-def given_rows(
-    shown: Iterable[Picture], boxes: Mapping[str, GivenBoxesRow], config: BoxesJsonDetect
+def external_rows(
+    shown: Iterable[Picture], boxes: Mapping[str, ExternalBoxesRow], config: BoxesJsonDetect
 ) -> Iterator[DetectRow]:
     """A row for each picture, with the boxes that a JSON gives of it, by key."""
     left_out = Counter[str]()
@@ -153,13 +152,13 @@ def given_rows(
         if reason or of_image is None:
             yield _row(replace(picture, reason=reason), ())
             continue
-        regions, without = given_regions(of_image, width=picture.width, height=picture.height, config=config)
+        regions, without = external_regions(of_image, width=picture.width, height=picture.height, config=config)
         left_out.update(without)
         yield _row(picture, regions)
     _log_left_out(left_out)
 
 
-def _unlike(picture: Picture, boxes: GivenBoxesRow | None) -> str | None:
+def _unlike(picture: Picture, boxes: ExternalBoxesRow | None) -> str | None:
     if boxes is None:
         return "not-listed"
     sides = ((boxes.width, picture.width), (boxes.height, picture.height))
@@ -179,13 +178,42 @@ def detected_rows(shown: Iterable[Picture], detector: "Detector", *, batch_size:
             yield _row(picture, () if picture.image is None else next(found))
 
 
+DETECT = Stage(
+    name="detect",
+    version=1,
+    help="find regions in the kept images of a shard",
+    config=DetectConfig,
+    section="detect.{regions}",
+    inputs={
+        "kept": Input(stage="filter", reads=(FilterRow, SourceRow), help="manifest of `filter`"),
+        "weights": Input(stage="weights", help="manifest of `weights`, for engine yolo", required=False),
+        "annotations": Input(
+            stage="given",
+            reads=(ExternalBoxesRow,),
+            option="annotations",
+            help="manifest of `import-annotations`, for engine boxes_json",
+            required=False,
+        ),
+    },
+    row=DetectRow,
+    reasons={
+        "undecodable": "the header was read, but the pixels cannot be decoded",
+        "size-mismatch": "the pixels have another size than the header states",
+        "not-listed": "the JSON of boxes does not list the image",
+        "other-size": "the JSON of boxes lists the image with another size",
+    },
+    batch_size=16,
+)
+
+
+@stage(DETECT)
 def detect_shard(
     kept: Path,
     manifest: Path,
     config: DetectConfig,
     *,
     weights: Path | None = None,
-    given: Path | None = None,
+    annotations: Path | None = None,
     batch_size: int,
     device: str,
 ) -> None:
@@ -196,7 +224,7 @@ def detect_shard(
         manifest: what is written last; its table lies beside it.
         config: engine and limits.
         weights: manifest of the detector's weights, for engine yolo.
-        given: manifest of the boxes that a JSON gives, for engine boxes_json.
+        annotations: Manifest of `import-annotations`, for engine boxes_json.
         batch_size: images that the detector sees at once.
         device: auto, cpu, cuda or mps.
 
@@ -210,14 +238,14 @@ def detect_shard(
         case YoloDetect():
             inputs = [kept, _needed(weights)]
         case BoxesJsonDetect():
-            inputs = [kept, given_at(given, config)]
+            inputs = [kept, annotations_at(annotations, config)]
         case AnnotationsDetect():
             inputs = [kept]
-    job = Job(manifest, stage="detect", version=VERSION, config=config, inputs=inputs)
-    if job.is_done():
+    job = DETECT.job(manifest, config, inputs)
+    if job.is_up_to_date():
         return
     samples = _samples(kept)
-    with PieceReader() as reader, TableWriter(job, DetectRow) as table:
+    with PieceReader() as reader, DETECT.table(job) as table:
         bar = tqdm(samples, desc=f"detect {manifest.stem}", unit="image", disable=None)  # shown on a terminal
         shown = pictures(bar, reader)
         rows: Iterable[DetectRow] = ()
@@ -226,7 +254,7 @@ def detect_shard(
                 rows = annotated_rows(shown, config)
             case BoxesJsonDetect():
                 source_keys = {source.key: source.source_key for _, source in samples}
-                rows = given_rows(shown, rows_for(inputs[1], GivenBoxesRow, source_keys), config)
+                rows = external_rows(shown, rows_for(inputs[1], ExternalBoxesRow, source_keys), config)
             case YoloDetect() if samples:
                 detector = _detector(config, inputs[1], batch_size=batch_size, device=device)
                 rows = detected_rows(shown, detector, batch_size=batch_size)

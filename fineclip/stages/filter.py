@@ -23,11 +23,10 @@ from functools import cache
 from pathlib import Path
 
 from fineclip.config import FilterConfig
-from fineclip.shards import FilterRow, Job, PieceReader, SourceRow, TableWriter, kept_rows
+from fineclip.shards import FilterRow, PieceReader, SourceRow, kept_rows
 from fineclip.shards.images import Header, read_header
+from fineclip.stages.declaration import Input, Stage, stage
 from fineclip.types import Candidate
-
-VERSION = 2  # of the rows this file writes: a change of it makes them again
 
 Rule = Callable[[Candidate, FilterConfig], str | None]
 
@@ -50,9 +49,9 @@ def too_elongated(image: Candidate, config: FilterConfig) -> str | None:
 
 def without_good_caption(image: Candidate, config: FilterConfig) -> str | None:
     """What is wrong with the first caption, where none is good."""
-    if good_captions(image.captions, config) or may_be_silent(image.captions, config):
+    if good_captions(image.captions, config) or allows_empty_caption(image.captions, config):
         return None
-    return caption_fault(image.captions[0], config) if image.captions else "caption-empty"
+    return caption_rejection_reason(image.captions[0], config) if image.captions else "caption-empty"
 
 
 RULES: tuple[Rule, ...] = (unreadable, too_small, too_elongated, without_good_caption)
@@ -60,15 +59,15 @@ RULES: tuple[Rule, ...] = (unreadable, too_small, too_elongated, without_good_ca
 
 def good_captions(captions: Sequence[str], config: FilterConfig) -> list[str]:
     """Those of an image's captions that may be trained on, in order."""
-    return [caption for caption in captions if caption_fault(caption, config) is None]
+    return [caption for caption in captions if caption_rejection_reason(caption, config) is None]
 
 
-def may_be_silent(captions: Sequence[str], config: FilterConfig) -> bool:
+def allows_empty_caption(captions: Sequence[str], config: FilterConfig) -> bool:
     """Whether an image with these captions, which say nothing at all, is kept all the same."""
     return config.min_words == 0 and not any(caption.strip() for caption in captions)
 
 
-def caption_fault(caption: str, config: FilterConfig) -> str | None:
+def caption_rejection_reason(caption: str, config: FilterConfig) -> str | None:
     """The reason to leave a caption out, None for a good one."""
     words = caption.split()
     if not words:
@@ -86,7 +85,7 @@ def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
     return tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns)
 
 
-def judge(images: Iterable[Candidate], config: FilterConfig) -> Iterator[str | None]:
+def apply_rules(images: Iterable[Candidate], config: FilterConfig) -> Iterator[str | None]:
     """For each image of a shard, in order, the reason to drop it; None for those that are kept."""
     kept: set[str] = set()
     for image in images:
@@ -98,6 +97,28 @@ def judge(images: Iterable[Candidate], config: FilterConfig) -> Iterator[str | N
         yield reason
 
 
+FILTER = Stage(
+    name="filter",
+    version=2,
+    help="keep or drop each image of a shard by its header, captions and hash",
+    config=FilterConfig,
+    section="filter",
+    inputs={"source": Input(stage="source", reads=(SourceRow,), help="manifest of `source`")},
+    row=FilterRow,
+    reasons={
+        "unreadable": "no supported decoder reads the header, or it states more pixels than are decoded",
+        "too-small": "the shorter side is less than min_side_px",
+        "too-elongated": "the longer side is more than max_aspect times the shorter",
+        "caption-empty": "the caption is empty or blank",
+        "caption-short": "the caption has fewer than min_words words",
+        "caption-long": "the caption has more than max_words words",
+        "caption-boilerplate": "the whole caption matches a pattern of boilerplate",
+        "duplicate": "the same bytes were kept earlier in this shard",
+    },
+)
+
+
+@stage(FILTER)
 def filter_shard(source: Path, manifest: Path, config: FilterConfig) -> None:
     """Write the table of one shard, a row for each image, and then its `manifest`.
 
@@ -109,13 +130,13 @@ def filter_shard(source: Path, manifest: Path, config: FilterConfig) -> None:
     Raises:
         ShardError: a file that `source` names is gone, cut short or not the one it was. Nothing is written then.
     """
-    job = Job(manifest, stage="filter", version=VERSION, config=config, inputs=[source])
-    if job.is_done():
+    job = FILTER.job(manifest, config, [source])
+    if job.is_up_to_date():
         return
     with PieceReader() as reader:
-        looked_at = [_look_at(row, reader) for row in kept_rows(source, SourceRow)]
-    reasons = judge((image for image, _ in looked_at), config)
-    with TableWriter(job, FilterRow) as table:
+        looked_at = [_inspect(row, reader) for row in kept_rows(source, SourceRow)]
+    reasons = apply_rules((image for image, _ in looked_at), config)
+    with FILTER.table(job) as table:
         for (image, header), reason in zip(looked_at, reasons, strict=True):
             row = FilterRow(
                 key=image.key,
@@ -129,7 +150,7 @@ def filter_shard(source: Path, manifest: Path, config: FilterConfig) -> None:
             table.write(row)
 
 
-def _look_at(row: SourceRow, reader: PieceReader) -> tuple[Candidate, Header | None]:
+def _inspect(row: SourceRow, reader: PieceReader) -> tuple[Candidate, Header | None]:
     content = reader.read(row.file or "", row.offset, row.size)
     header = read_header(content)
     width, height = (header.width, header.height) if header else (0, 0)

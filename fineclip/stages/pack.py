@@ -21,24 +21,21 @@ from fineclip.shards import (
     CaptionRow,
     DetectRow,
     FilterRow,
-    Job,
     PackRow,
     PieceReader,
     SourceRow,
-    TableWriter,
     TarAppender,
     add_sample,
     atomic,
     kept_rows,
     read_manifest,
 )
-from fineclip.stages.filter import good_captions, may_be_silent
-from fineclip.stages.upstream import chain, content_of, kept_by_key, row_of
+from fineclip.stages.declaration import Input, Stage, stage
+from fineclip.stages.filter import allows_empty_caption, good_captions
+from fineclip.stages.upstream import content_of, kept_by_key, lineage_of, row_of
 from fineclip.types import Region, Sample
 
 log = logging.getLogger(__name__)
-
-VERSION = 2  # of the bytes this file writes: a change of it makes them again
 
 
 @dataclass(frozen=True)
@@ -81,6 +78,21 @@ def regions_of(row: Joined) -> list[Region]:
     return [replace(region, caption=caption.caption or None) for region, caption in zip(boxes, captions, strict=True)]
 
 
+PACK = Stage(
+    name="pack",
+    version=2,
+    help="write the training shard: images, captions and regions in one WebDataset tar",
+    config=PackConfig,
+    inputs={
+        "captioned": Input(
+            stage="caption", reads=(CaptionRow, DetectRow, FilterRow, SourceRow), help="manifest of `caption`"
+        )
+    },
+    row=PackRow,
+)
+
+
+@stage(PACK)
 def pack_shard(captioned: Path, manifest: Path, config: PackConfig) -> None:
     """Write tar and index of one shard, a sample for each image that was captioned, and then its `manifest`.
 
@@ -92,14 +104,14 @@ def pack_shard(captioned: Path, manifest: Path, config: PackConfig) -> None:
     Raises:
         ShardError: a table or an image is gone or changed, or the tables do not belong together. Nothing is written then.
     """
-    job = Job(manifest, stage="pack", version=VERSION, config=config, inputs=[captioned])
-    if job.is_done():
+    job = PACK.job(manifest, config, [captioned])
+    if job.is_up_to_date():
         return
-    manifests = chain(captioned)
+    manifests = lineage_of(captioned)
     limits = parse(FilterConfig, dict(read_manifest(manifests["filter"]).config), where=str(manifests["filter"]))
     path, silent = manifest.with_suffix(".tar"), 0
     with (
-        TableWriter(job, PackRow, also=(path,)) as index,
+        PACK.table(job, also=(path,)) as index,
         atomic(path) as temporary,
         closing(TarAppender(temporary)) as tar,
         PieceReader() as reader,
@@ -118,7 +130,7 @@ def pack_shard(captioned: Path, manifest: Path, config: PackConfig) -> None:
 
 def _sample(row: Joined, limits: FilterConfig, manifests: dict[str, Path], *, reader: PieceReader) -> Sample:
     captions = good_captions(row.source.captions, limits)
-    if not captions and not may_be_silent(row.source.captions, limits):
+    if not captions and not allows_empty_caption(row.source.captions, limits):
         raise ShardError(
             f"{manifests['filter'].with_suffix('.parquet')}: keeps sample {row.source.key}, none of whose captions passes"
             f" the filter. Delete {manifests['filter']} and run again."

@@ -13,22 +13,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fineclip.config import ScaleConfig, SelectConfig
+from fineclip.config import SelectConfig
+from fineclip.config.base import key
+from fineclip.config.plan import ScaleConfig
 from fineclip.errors import ConfigError, DataError
 from fineclip.shards import (
     BenchmarkRow,
     FilterRow,
-    Job,
     SelectRow,
-    TableWriter,
     kept_rows,
     read_manifest,
     read_rows,
 )
+from fineclip.stages.declaration import Input, Stage, stage
 
 log = logging.getLogger(__name__)
-
-VERSION = 1  # of the rows this file writes: a change of it makes them again
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,46 @@ def draw(shards: Iterable[tuple[str, Iterable[FilterRow]]], *, wanted: int | Non
     return Drawn(rows, read)
 
 
+class ScaledSelectConfig(SelectConfig):
+    """Section `select` with the scale that is drawn."""
+
+    scale: ScaleConfig = key(ScaleConfig(), origin="workflow plan", about="entry of `scales`")
+
+
+SELECT = Stage(
+    name="select",
+    version=1,
+    help="select the samples of a scale from filter tables",
+    config=ScaledSelectConfig,
+    section="select",
+    inputs={
+        "filters": Input(
+            stage="filter", reads=(FilterRow,), help="manifests of `filter`, in the order of the shards", many=True
+        ),
+        "benchmarks": Input(
+            stage="index",
+            reads=(BenchmarkRow,),
+            help="manifests of `index` whose images are left out",
+            required=False,
+            many=True,
+        ),
+    },
+    row=SelectRow,
+    reasons={
+        "benchmark": "the same bytes are an image of a benchmark that select.leave_out names",
+        "repeated": "the same bytes were selected earlier",
+    },
+    options={"scale": {"required": True, "help": "name of the scale"}},
+)
+
+
+@stage(SELECT)
 def select_scale(
     filters: Sequence[Path],
     manifest: Path,
-    config: SelectConfig,
-    scale: ScaleConfig,
+    config: ScaledSelectConfig,
     *,
-    name: str,
+    scale: str,
     benchmarks: Sequence[Path] = (),
 ) -> None:
     """Write the table of one scale, a row for each sample that was looked at, and then its `manifest`.
@@ -85,9 +117,8 @@ def select_scale(
     Args:
         filters: manifests of filter, in the order of the shards, whose names they bear.
         manifest: what is written last; its table lies beside it.
-        config: what is left out.
-        scale: how many samples, and whether fewer will do.
-        name: of the scale, for messages.
+        config: what is left out, how many samples, and whether fewer will do.
+        scale: name of the scale, for messages.
         benchmarks: manifests of index whose images are left out.
 
     Raises:
@@ -97,13 +128,13 @@ def select_scale(
     """
     left_out = {bytes.fromhex(row.sha256) for path in benchmarks for row in read_rows(path, BenchmarkRow)}
     shards = ((path.stem, kept_rows(path, FilterRow)) for path in filters)
-    drawn = draw(shards, wanted=scale.images, left_out=left_out)
-    _require_enough(drawn, scale, name=name, filters=filters)
-    what = {"images": scale.images, "leave_out": list(config.leave_out)}
-    job = Job(manifest, stage="select", version=VERSION, config=what, inputs=[*filters[: drawn.shards], *benchmarks])
-    if job.is_done():
+    drawn = draw(shards, wanted=config.scale.images, left_out=left_out)
+    _require_enough(drawn, config.scale, name=scale, filters=filters)
+    what = {"images": config.scale.images, "leave_out": list(config.leave_out)}
+    job = SELECT.job(manifest, what, [*filters[: drawn.shards], *benchmarks])
+    if job.is_up_to_date():
         return
-    with TableWriter(job, SelectRow) as table:
+    with SELECT.table(job) as table:
         for row in drawn.rows:
             table.write(row)
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from fineclip.config import EncoderConfig
 from fineclip.errors import ShardError
 from fineclip.shards import (
-    Job,
     PackRow,
     PieceReader,
     TextsFile,
@@ -30,12 +29,11 @@ from fineclip.shards import (
     sha256_of,
     write_texts,
 )
+from fineclip.stages.declaration import Input, Stage, stage
 from fineclip.stages.weights import vocabulary_at, weights_at
 from fineclip.types import Sample
 
 log = logging.getLogger(__name__)
-
-VERSION = 1  # of the embeddings that this file writes: a change of it makes them again
 
 
 def texts_of(sample: Sample) -> Iterator[str]:
@@ -44,6 +42,27 @@ def texts_of(sample: Sample) -> Iterator[str]:
     yield from (region.caption for region in sample.regions if region.caption)
 
 
+TEXTS = Stage(
+    name="texts",
+    version=1,
+    help="embed the captions of a shard once, for runs that do not train the text tower",
+    config=EncoderConfig,
+    section="encoders.{encoder}",
+    inputs={
+        "packed": Input(stage="pack", reads=(PackRow,), help="manifest of `pack`"),
+        "weights": Input(stage="weights", help="manifest of `weights` of the encoder"),
+        "tokenizer": Input(
+            stage="weights",
+            option="tokenizer",
+            help="manifest of `weights` of the tokenizer, if it has its own",
+            required=False,
+        ),
+    },
+    batch_size=64,
+)
+
+
+@stage(TEXTS)
 def texts_shard(
     packed: Path,
     weights: Path,
@@ -71,8 +90,8 @@ def texts_shard(
         ShardError: an index or tar is gone or changed. Nothing is written then.
     """
     inputs = [packed, weights, *([tokenizer] if tokenizer else [])]
-    job = Job(manifest, stage="texts", version=VERSION, config=config, inputs=inputs)
-    if job.is_done():
+    job = TEXTS.job(manifest, config, inputs)
+    if job.is_up_to_date():
         return
     rows = list(kept_rows(packed, PackRow))
     with PieceReader() as reader:

@@ -6,23 +6,22 @@ from typing import TypeVar
 
 from fineclip.errors import ShardError
 from fineclip.shards import PieceReader, Row, SelectRow, SourceRow, input_manifest, kept_rows, read_manifest
-
-ORDER = ("source", "filter", "detect", "caption", "pack")
+from fineclip.stages.declaration import lineage
 
 R = TypeVar("R", bound=Row)
 
 
-def chain(manifest: Path) -> dict[str, Path]:
+def lineage_of(manifest: Path) -> dict[str, Path]:
     """The manifest of every stage from `source` to the one given, in that order.
 
     Raises:
         ShardError: one is absent, or the one given is of no stage that a shard passes through.
     """
-    stage = read_manifest(manifest).stage
-    if stage not in ORDER:
-        raise ShardError(f"{manifest}: is a manifest of {stage}; expected one of {', '.join(ORDER)}")
+    stage, shard_stages = read_manifest(manifest).stage, lineage("pack")
+    if stage not in shard_stages:
+        raise ShardError(f"{manifest}: is a manifest of {stage}; expected one of {', '.join(shard_stages)}")
     found = {stage: manifest}
-    for name in reversed(ORDER[: ORDER.index(stage)]):
+    for name in reversed(lineage(stage)[:-1]):
         manifest = input_manifest(manifest, name)
         found[name] = manifest
     return dict(reversed(found.items()))

@@ -24,15 +24,33 @@ from fineclip.errors import CheckpointError, ConfigError
 from fineclip.models.shipped import PREFIX, shipped
 from fineclip.shards import Manifest, read_manifest, sha256_of, write_text
 from fineclip.shards.atomic import sweep
+from fineclip.stages.declaration import Stage, stage
 from fineclip.stages.download import NotFetchedError, from_address, from_hub
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the manifest that this file writes
 SPARE = 1.2  # a download may be so many times as large as the configuration says
 MOST_BYTES = 20_000_000_000  # where it does not say
 
 
+WEIGHTS = Stage(
+    name="weights",
+    version=1,
+    help="fetch the weights of one model and record their hash",
+    config=WeightsConfig,
+    section="{kind}.{name}.weights",
+    options={
+        "kind": {
+            "required": True,
+            "choices": ("detect", "caption", "encoders", "tokenizers"),
+            "help": "catalog of the entry",
+        },
+        "name": {"required": True, "help": "name of the entry in the catalog"},
+    },
+)
+
+
+@stage(WEIGHTS)
 def fetch_weights(kind: str, name: str, manifest: Path, config: WeightsConfig, *, allow_private: bool = False) -> None:
     """Find or fetch the weights of one entry of a catalogue, check their hash, write `manifest`.
 
@@ -63,7 +81,7 @@ def fetch_weights(kind: str, name: str, manifest: Path, config: WeightsConfig, *
     if config.shipped is None:
         record.write(path, digest)
     written = f"{PREFIX}{config.shipped}" if path == _shipped(config) else path.as_posix()
-    write_text(manifest, Manifest("weights", VERSION, _origin(config), {}, {written: digest}).text())
+    write_text(manifest, Manifest(WEIGHTS.name, WEIGHTS.version, _origin(config), {}, {written: digest}).text())
     log.info("%s.%s: %s, sha256 %s", kind, name, written, digest)
 
 

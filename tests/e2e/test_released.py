@@ -10,7 +10,7 @@ import yaml
 
 from fineclip.shards import DetectRow, PackRow, PieceReader, kept_rows, read_manifest, read_sample
 from tests.helpers.dag import ROOT, planned, run_all, snakemake
-from tests.helpers.given import key_of, write_json
+from tests.helpers.external import key_of, write_json
 
 COCO = Path(os.environ.get("FINECLIP_COCO", ROOT.parent / "shared/data/coco"))
 PRESETS = ROOT / "workflow/presets"

@@ -24,7 +24,7 @@ from fineclip.models.checkpoint import WEIGHTS, publish, published_tokenizer
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.images import decode, normalise, squash
 from fineclip.models.shipped import shipped
-from fineclip.shards import Job, forget
+from fineclip.shards import Job, invalidate
 from tests.helpers.encoders import tiny_encoder
 
 IMAGES = 12
@@ -189,7 +189,7 @@ def test_what_lies_there_is_not_made_again(world: World, monkeypatch: pytest.Mon
     world.evaluate("retrieval", batch_size=3)
     assert world.output("retrieval").read_text() == text
     assert len(loaded) == 1
-    forget(world.output("retrieval"))
+    invalidate(world.output("retrieval"))
     world.evaluate("retrieval")
     assert world.output("retrieval").read_text() == text
     assert len(loaded) == 2

@@ -11,7 +11,7 @@ from fineclip.config import CocoSource, FilterConfig, parse
 from fineclip.errors import ConfigError, DataError
 from fineclip.shards import SourceRow, kept_rows, read_manifest, read_rows
 from fineclip.stages.filter import filter_shard
-from fineclip.stages.source.listing import list_samples
+from fineclip.stages.source.listing import index_source
 from fineclip.stages.source.plan import planned_shards
 from fineclip.stages.source.shard import source_shard
 from tests.helpers.images import encoded
@@ -64,7 +64,7 @@ def write(root: Path, captions: Values | str, instances: Values | str) -> CocoSo
 
 def listed(config: CocoSource) -> dict[str, SourceRow]:
     manifest = Path(config.root).parent / "listing.json"
-    list_samples(manifest, config)
+    index_source(manifest, config)
     return {row.source_key: row for row in read_rows(manifest, SourceRow)}
 
 
@@ -162,7 +162,7 @@ def test_something_must_name_the_images(tmp_path: Path) -> None:
 
 def test_images_without_captions_pass_a_filter_that_asks_for_no_word(tmp_path: Path) -> None:
     config = lvis(tmp_path / "in")
-    list_samples(tmp_path / "listing.json", config)
+    index_source(tmp_path / "listing.json", config)
     [shard] = planned_shards(config)
     source_shard(shard, tmp_path / "source.json", config, listing=tmp_path / "listing.json")
     dropped = {}
@@ -251,7 +251,7 @@ def test_a_json_that_is_gone_is_said(tmp_path: Path) -> None:
 def test_photographs_through_listing_source_and_filter(tmp_path: Path) -> None:
     config = CocoSource(kind="coco", root=str(REAL), images_per_shard=50)
     listing = tmp_path / "listing.json"
-    list_samples(listing, config)
+    index_source(listing, config)
     rows: dict[str, SourceRow] = {}
     for shard in planned_shards(config):
         source, filtered = tmp_path / f"source/{shard.name}.json", tmp_path / f"filter/{shard.name}.json"

@@ -75,7 +75,7 @@ def index_benchmark(manifest: Path, config: BenchmarkConfig) -> None:
     name = manifest.stem.replace(".", "-")  # a dot would end the key of a member in a tar
     inputs, read_contents = _data(config, manifest.with_suffix(".tar"), name)
     job = Job(manifest, stage="index", version=VERSION, config=index_identity(config), inputs=inputs)
-    if job.is_done():
+    if job.is_up_to_date():
         return
     contents = read_contents()
     rows = [_row(f"{name}-{index:06d}", picture, config) for index, picture in enumerate(contents.pictures)]

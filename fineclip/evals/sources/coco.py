@@ -24,7 +24,7 @@ from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.source.coco import Document, Entry, Id
 from fineclip.stages.source.files import files_below
 from fineclip.stages.source.samples import fingerprint
-from fineclip.stages.source.texts import captions_of, storable
+from fineclip.stages.source.texts import captions_of, to_valid_utf8
 from fineclip.types import Box
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class _Categories:
 def _class_of(entry: Entry) -> BenchmarkClass:
     if entry.values.get("isthing") not in (0, 1):
         raise entry.wrong("isthing", "0 or 1, as in COCO's panoptic files")
-    return BenchmarkClass(storable(entry.text("name")), is_thing=bool(entry.values["isthing"]))
+    return BenchmarkClass(to_valid_utf8(entry.text("name")), is_thing=bool(entry.values["isthing"]))
 
 
 def _boxes(
@@ -191,4 +191,4 @@ def _image_paths(images: Mapping[Id, Entry], folder: Path) -> Iterator[tuple[Id,
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    return {name: entry.stat().st_size for name, entry in files_below(folder) if storable(name) == name}
+    return {name: entry.stat().st_size for name, entry in files_below(folder) if to_valid_utf8(name) == name}

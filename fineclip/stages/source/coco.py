@@ -25,7 +25,7 @@ from fineclip.errors import DataError
 from fineclip.shards import SourceRow, sha256_of
 from fineclip.stages.source.files import files_below, is_image
 from fineclip.stages.source.samples import Samples, fingerprint
-from fineclip.stages.source.texts import captions_of, storable
+from fineclip.stages.source.texts import captions_of, to_valid_utf8
 from fineclip.types import Box, LabeledBox
 
 log = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ def coco_samples(config: CocoSource) -> Samples:
     root = Path(config.root)
     folder = root / config.images
     found = sorted((name, entry.stat().st_size) for name, entry in files_below(folder) if is_image(name))
-    sizes = {name: size for name, size in found if storable(name) == name}
+    sizes = {name: size for name, size in found if to_valid_utf8(name) == name}
     jsons = [root / name for name in (config.captions, config.instances) if name is not None]
     for path in jsons:
         if not path.is_file():
@@ -232,11 +232,11 @@ def _row(entry: Entry, folder: Path, name: str, sizes: Mapping[str, int], *, tex
         key="",
         kept=reason is None,
         reason=reason,
-        source_key=storable(name),
+        source_key=to_valid_utf8(name),
         file=(folder / name).as_posix() if name in sizes else None,
         size=sizes.get(name, 0),
         captions=captions,
-        url=storable(url) if isinstance(url, str) else None,
+        url=to_valid_utf8(url) if isinstance(url, str) else None,
     )
 
 
@@ -260,7 +260,7 @@ def _captions(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id,
 
 
 def _boxes(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id, list[LabeledBox]]:
-    names = {entry.id("id"): storable(entry.text("name")) for entry in document.entries("categories")}
+    names = {entry.id("id"): to_valid_utf8(entry.text("name")) for entry in document.entries("categories")}
     boxes: defaultdict[Id, list[LabeledBox]] = defaultdict(list)
     crowds = 0
     for entry in document.entries("annotations"):

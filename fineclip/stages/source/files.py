@@ -47,7 +47,7 @@ def files_below(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                 log.warning("%s is a link to a folder and is not entered: make it a folder or part of root", entry.path)
 
 
-def glance(root: Path) -> str:
+def directory_fingerprint(root: Path) -> str:
     """A hash that is another when an image or a text below a folder came, went or was written to; no content is read.
 
     Of more than `MOST_ASKED` files the names alone count: one that was written to then goes unseen.

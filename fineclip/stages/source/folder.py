@@ -22,7 +22,7 @@ from fineclip.shards import SourceRow, sha256_of
 from fineclip.stages.source.files import files_below, is_image
 from fineclip.stages.source.plan import captions_table
 from fineclip.stages.source.samples import Samples, fingerprint
-from fineclip.stages.source.texts import captions_of, decoded, storable
+from fineclip.stages.source.texts import captions_of, decoded, to_valid_utf8
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def _rows(root: Path, images: Mapping[str, int], texts: Mapping[str, list[str]])
             key="",
             kept=reason is None,
             reason=reason,
-            source_key=storable(name),
+            source_key=to_valid_utf8(name),
             file=None if reason in ("missing-image", "bad-name") else (root / name).as_posix(),
             size=images.get(name, 0),
             captions=captions,
@@ -128,7 +128,7 @@ def _rows(root: Path, images: Mapping[str, int], texts: Mapping[str, list[str]])
 def _reason(name: str, images: Mapping[str, int], captions: list[str]) -> str | None:
     if name not in images:
         return "missing-image"
-    if storable(name) != name:
+    if to_valid_utf8(name) != name:
         return "bad-name"
     return None if captions else "no-text"
 

@@ -14,10 +14,12 @@ from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
-from fineclip.config import CocoSource, FolderSource, SourceConfig, identity
+from fineclip.config import CocoSource, FolderSource, SourceConfig
 from fineclip.errors import ConfigError
-from fineclip.shards import Job, SourceRow, TableWriter, decode_rows, read_manifest, table_of
-from fineclip.stages.source import VERSION
+from fineclip.identity import identity
+from fineclip.shards import SourceRow, decode_rows, read_manifest, table_of
+from fineclip.stages.declaration import stage
+from fineclip.stages.source import INDEX_SOURCE, SOURCE
 from fineclip.stages.source.coco import coco_samples
 from fineclip.stages.source.folder import folder_samples
 from fineclip.stages.source.plan import PlannedShard
@@ -25,7 +27,8 @@ from fineclip.stages.source.plan import PlannedShard
 log = logging.getLogger(__name__)
 
 
-def list_samples(manifest: Path, config: SourceConfig) -> None:
+@stage(INDEX_SOURCE)
+def index_source(manifest: Path, config: SourceConfig) -> None:
     """Write the table of every sample of a source, then its manifest.
 
     Raises:
@@ -42,10 +45,10 @@ def list_samples(manifest: Path, config: SourceConfig) -> None:
                 f"source.kind: {config.kind} has no listing; folder and coco have. Make its shards at once."
             )
     what = {key: value for key, value in identity(config).items() if key != "images_per_shard"}
-    job = Job(manifest, stage="list", version=VERSION, config=what, inputs=inputs)
-    if job.is_done():
+    job = INDEX_SOURCE.job(manifest, what, inputs)
+    if job.is_up_to_date():
         return
-    with TableWriter(job, SourceRow) as table:
+    with INDEX_SOURCE.table(job) as table:
         for index, row in enumerate(shuffled(samples, config.seed)):
             table.write(replace(row, key=f"list-{index:07d}"))
 
@@ -81,10 +84,10 @@ def listed_shard(shard: PlannedShard, manifest: Path, config: FolderSource | Coc
     """
     rows = slice_of(shard, listed=read_manifest(listing).read, images_per_shard=config.images_per_shard)
     what = {"kind": config.kind, "rows": [rows.start, rows.stop]}
-    job = Job(manifest, stage="source", version=VERSION, config=what, inputs=[listing])
-    if job.is_done():
+    job = SOURCE.job(manifest, what, [listing])
+    if job.is_up_to_date():
         return
     part = pq.read_table(table_of(listing)).slice(rows.start, rows.stop - rows.start)
-    with TableWriter(job, SourceRow) as table:
+    with SOURCE.table(job) as table:
         for index, row in enumerate(decode_rows(part, SourceRow)):
             table.write(replace(row, key=f"{shard.name}-{index:06d}"))

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from fineclip.errors import ShardError
 from fineclip.shards import Piece, PieceReader, members
 from fineclip.stages.source.files import IMAGE_SUFFIXES
-from fineclip.stages.source.texts import storable
+from fineclip.stages.source.texts import to_valid_utf8
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +47,14 @@ class Parts:
     json: bytes | None = None
 
 
-class Stock(NamedTuple):
+class TarIndex(NamedTuple):
     """The members of a tar, in order, and the sha256 over their names, places, sizes and texts; no image is read."""
 
     members: list[Member]
     fingerprint: str
 
 
-def take_stock(tar: Path) -> Stock:
+def index_tar(tar: Path) -> TarIndex:
     """Read headers and texts of a tar. No name in it is ever used as the name of a file.
 
     Raises:
@@ -65,7 +65,7 @@ def take_stock(tar: Path) -> Stock:
     headers = list(members(tar))
     with PieceReader() as reader:
         for header in headers:
-            name, place = storable(header.name), Piece(header.offset_data, header.size)
+            name, place = to_valid_utf8(header.name), Piece(header.offset_data, header.size)
             digest.update(f"{name}\0{place.offset}\0{place.size}\n".encode())
             split = split_name(name)
             if split is None:
@@ -77,7 +77,7 @@ def take_stock(tar: Path) -> Stock:
             found.append(Member(key, kind, place, content))
     if passed_over:
         log.info("%s: %d members are neither image, .txt nor .json and are passed over", tar, passed_over)
-    return Stock(found, digest.hexdigest())
+    return TarIndex(found, digest.hexdigest())
 
 
 def split_name(name: str) -> tuple[str, Kind] | None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from fineclip.config import MiniatureSource
 from fineclip.miniature.web import WebItem, web_items
-from fineclip.shards import Job, Piece, SourceRow, TableWriter, TarAppender, atomic
+from fineclip.shards import Piece, SourceRow, TarAppender, atomic
 from fineclip.shards.images import read_header
-from fineclip.stages.source import VERSION
+from fineclip.stages.source import SOURCE
 from fineclip.stages.source.plan import PlannedShard
 
 
@@ -23,13 +23,13 @@ def miniature_shard(shard: PlannedShard, manifest: Path, config: MiniatureSource
     start = shard.position * config.images_per_shard
     count = min(config.images_per_shard, config.images - start)
     what = {"kind": config.kind, "seed": config.seed, "images_per_shard": config.images_per_shard}
-    job = Job(manifest, stage="source", version=VERSION, config=what | {"items": [start, start + count]}, inputs={})
-    if job.is_done():
+    job = SOURCE.job(manifest, what | {"items": [start, start + count]}, {})
+    if job.is_up_to_date():
         return
     path = manifest.with_suffix(".tar")
     items = web_items(config.seed, start, count, items_per_shard=config.images_per_shard)
     with (
-        TableWriter(job, SourceRow, also=(path,)) as table,
+        SOURCE.table(job, also=(path,)) as table,
         atomic(path) as temporary,
         closing(TarAppender(temporary)) as tar,
     ):

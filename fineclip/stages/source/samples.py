@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from fineclip.shards import SourceRow
-from fineclip.stages.source.texts import storable
+from fineclip.stages.source.texts import to_valid_utf8
 
 
 class Samples(NamedTuple):
@@ -19,7 +19,7 @@ def fingerprint(images: Mapping[str, int], texts: Mapping[str, list[str]]) -> st
     """sha256 over names and sizes of images and over the lines of texts; no image is read."""
     digest = hashlib.sha256()
     for name, size in images.items():
-        digest.update(f"{storable(name)}\0{size}\n".encode())
+        digest.update(f"{to_valid_utf8(name)}\0{size}\n".encode())
     for name, lines in texts.items():
-        digest.update(f"{storable(name)}\0{storable(repr(lines))}\n".encode())
+        digest.update(f"{to_valid_utf8(name)}\0{to_valid_utf8(repr(lines))}\n".encode())
     return digest.hexdigest()

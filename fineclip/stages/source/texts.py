@@ -11,12 +11,12 @@ def decoded(content: bytes) -> str:
         return content.decode("latin-1")
 
 
-def storable(text: str) -> str:
+def to_valid_utf8(text: str) -> str:
     """The text with lone surrogates spelled out: file names and JSON may hold them, UTF-8 may not."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def captions_of(found: Iterable[str]) -> list[str]:
     """Stripped texts without the blank ones; `[""]` where there were only blank ones, `[]` where there was none at all."""
-    stripped = [storable(text).strip() for text in found]
+    stripped = [to_valid_utf8(text).strip() for text in found]
     return [text for text in stripped if text] or stripped[:1]

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from fineclip.config import BoxesJsonDetect
 from fineclip.errors import DataError
-from fineclip.stages.given.tables import ExternalBox, GivenBoxesRow
+from fineclip.stages.external.tables import ExternalBox, ExternalBoxesRow
 from fineclip.stages.source.coco import Document, Entry, Id
-from fineclip.stages.source.texts import storable
+from fineclip.stages.source.texts import to_valid_utf8
 
 log = logging.getLogger(__name__)
 
 
-def boxes_in(path: Path, config: BoxesJsonDetect) -> Iterator[GivenBoxesRow]:
+def boxes_in(path: Path, config: BoxesJsonDetect) -> Iterator[ExternalBoxesRow]:
     """A row for each image of the JSON, in its order.
 
     Raises:
@@ -30,7 +30,7 @@ def boxes_in(path: Path, config: BoxesJsonDetect) -> Iterator[GivenBoxesRow]:
     boxes = _boxes(document, config)
     ids, names = set[Id](), set[str]()
     for image in document.entries("images"):
-        number, name = image.id("id"), storable(image.image_name())
+        number, name = image.id("id"), to_valid_utf8(image.image_name())
         if number in ids:
             raise image.wrong("id", "one of its own, but another image has it too")
         if name in names:
@@ -40,7 +40,7 @@ def boxes_in(path: Path, config: BoxesJsonDetect) -> Iterator[GivenBoxesRow]:
         ids.add(number)
         names.add(name)
         width, height = (_side(image, side) for side in ("width", "height"))
-        yield GivenBoxesRow(key=name, kept=True, width=width, height=height, regions=boxes.get(number, []))
+        yield ExternalBoxesRow(key=name, kept=True, width=width, height=height, regions=boxes.get(number, []))
     if strays := len(boxes.keys() - ids):
         log.warning("%s: %d images have boxes but no entry in 'images': left out", path, strays)
 
@@ -57,7 +57,7 @@ def _boxes(document: Document, config: BoxesJsonDetect) -> Mapping[Id, list[Exte
 
 def _categories(document: Document) -> dict[Id, str]:
     try:
-        return {entry.id("id"): storable(entry.text("name")) for entry in document.entries("categories")}
+        return {entry.id("id"): to_valid_utf8(entry.text("name")) for entry in document.entries("categories")}
     except DataError as error:
         raise DataError(f"{error} Where categories say nothing, set labels: false.") from None
 

@@ -21,10 +21,10 @@ from typing import NamedTuple
 from fineclip.boxes import clip_and_round, from_xywh
 from fineclip.errors import DataError
 from fineclip.shards import CaptionRow, DetectRow, SourceRow, input_manifest, read_manifest
-from fineclip.stages.given.tables import ExternalCaption, GivenBoxesRow, GivenCaptionsRow, rows_for
+from fineclip.stages.external.tables import ExternalBoxesRow, ExternalCaption, ExternalCaptionsRow, rows_for
 from fineclip.stages.source.coco import read_json
-from fineclip.stages.source.texts import storable
-from fineclip.stages.upstream import chain, kept_by_key, row_of
+from fineclip.stages.source.texts import to_valid_utf8
+from fineclip.stages.upstream import kept_by_key, lineage_of, row_of
 from fineclip.types import Box, Region, RegionCaption
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ KEY = re.compile(r"(?P<image>.+)" + r"_(-?[0-9]{1,9})" * 4 + r"\.jpg", re.DOTALL
 DECIMALS = 6
 
 
-class GivenBox(NamedTuple):
+class OriginalBox(NamedTuple):
     """A box as it was given, in pixels of the original image."""
 
     x: float
@@ -46,7 +46,7 @@ class GivenBox(NamedTuple):
         return tuple(int(number) for number in self)
 
 
-def captions_in(path: Path) -> Iterator[GivenCaptionsRow]:
+def captions_in(path: Path) -> Iterator[ExternalCaptionsRow]:
     """A row for each image that a key names, in the order of their first keys.
 
     Raises:
@@ -65,17 +65,17 @@ def captions_in(path: Path) -> Iterator[GivenCaptionsRow]:
             others.append(key)
             continue
         image, *box = found.groups()
-        one = ExternalCaption(*map(int, box), caption=storable(caption))
-        by_image.setdefault(storable(image), []).append(one)
+        one = ExternalCaption(*map(int, box), caption=to_valid_utf8(caption))
+        by_image.setdefault(to_valid_utf8(image), []).append(one)
     if others and not by_image:
         raise DataError(f"{path}: no key is of the form IMAGE_X_Y_WIDTH_HEIGHT.jpg; the first is {others[0]!r:.80}.")
     if others:
         log.warning("%s: %d keys are of another form and are passed over: %r", path, len(others), others[0])
     for image, regions in by_image.items():
-        yield GivenCaptionsRow(key=image, kept=True, regions=regions)
+        yield ExternalCaptionsRow(key=image, kept=True, regions=regions)
 
 
-def looked_up(rows: Sequence[DetectRow], detected: Path, *, given: Path) -> Iterator[CaptionRow]:
+def look_up_captions(rows: Sequence[DetectRow], detected: Path, *, given: Path) -> Iterator[CaptionRow]:
     """A row for each image, with the given caption of each region; None where its key is missing.
 
     Args:
@@ -87,11 +87,11 @@ def looked_up(rows: Sequence[DetectRow], detected: Path, *, given: Path) -> Iter
         DataError: an image could be several of those with captions.
         ShardError: a table is gone or changed.
     """
-    source = chain(detected)["source"]
+    source = lineage_of(detected)["source"]
     sources = kept_by_key(source, SourceRow)
     samples = {row.key: row_of(row.key, sources, source) for row in rows}
-    captions = rows_for(given, GivenCaptionsRow, {key: sample.source_key for key, sample in samples.items()})
-    boxes = boxes_as_given(detected, samples)
+    captions = rows_for(given, ExternalCaptionsRow, {key: sample.source_key for key, sample in samples.items()})
+    boxes = original_boxes(detected, samples)
     for row in rows:
         of_image = _by_box(captions[row.key]) if row.key in captions else {}
         originals = _by_stored_box(boxes.get(row.key, ()), row)
@@ -99,13 +99,13 @@ def looked_up(rows: Sequence[DetectRow], detected: Path, *, given: Path) -> Iter
         yield CaptionRow(key=row.key, kept=True, regions=[RegionCaption(one, None) for one in found])
 
 
-def boxes_as_given(detected: Path, samples: Mapping[str, SourceRow]) -> dict[str, list[GivenBox]]:
+def original_boxes(detected: Path, samples: Mapping[str, SourceRow]) -> dict[str, list[OriginalBox]]:
     """The boxes of each sample that were there before detect clipped and rounded them; none where a detector found them."""
     match read_manifest(detected).config.get("engine"):
         case "boxes_json":
             keys = {key: sample.source_key for key, sample in samples.items()}
-            rows = rows_for(input_manifest(detected, "given"), GivenBoxesRow, keys)
-            return {key: [GivenBox(*region[:4]) for region in row.regions] for key, row in rows.items()}
+            rows = rows_for(input_manifest(detected, "given"), ExternalBoxesRow, keys)
+            return {key: [OriginalBox(*region[:4]) for region in row.regions] for key, row in rows.items()}
         case "annotations":
             return {
                 key: [_from_corners(one.box) for one in sample.annotations or ()] for key, sample in samples.items()
@@ -113,23 +113,23 @@ def boxes_as_given(detected: Path, samples: Mapping[str, SourceRow]) -> dict[str
     return {}
 
 
-def _from_corners(box: Box) -> GivenBox:
-    return GivenBox(*(round(number, DECIMALS) for number in (box.x1, box.y1, box.width, box.height)))
+def _from_corners(box: Box) -> OriginalBox:
+    return OriginalBox(*(round(number, DECIMALS) for number in (box.x1, box.y1, box.width, box.height)))
 
 
-def _by_stored_box(boxes: Sequence[GivenBox], row: DetectRow) -> dict[Box, list[GivenBox]]:
-    found: dict[Box, list[GivenBox]] = {}
+def _by_stored_box(boxes: Sequence[OriginalBox], row: DetectRow) -> dict[Box, list[OriginalBox]]:
+    found: dict[Box, list[OriginalBox]] = {}
     for box in boxes:
         found.setdefault(clip_and_round(from_xywh(*box), row.width, row.height), []).append(box)
     return found
 
 
-def _by_box(row: GivenCaptionsRow) -> dict[tuple[int, ...], str]:
+def _by_box(row: ExternalCaptionsRow) -> dict[tuple[int, ...], str]:
     return {region[:4]: region.caption for region in row.regions}
 
 
 def _caption(
-    region: Region, originals: Mapping[Box, Sequence[GivenBox]], captions: Mapping[tuple[int, ...], str]
+    region: Region, originals: Mapping[Box, Sequence[OriginalBox]], captions: Mapping[tuple[int, ...], str]
 ) -> str | None:
     candidates = originals.get(region.box) or [_from_corners(region.box)]
     return next((captions[key] for one in candidates if (key := one.whole()) in captions), None)

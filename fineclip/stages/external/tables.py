@@ -9,17 +9,18 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fineclip.config import BoxesJsonDetect, CaptionsJsonCaption, identity
+from fineclip.config import BoxesJsonDetect, CaptionsJsonCaption
 from fineclip.errors import ConfigError, ShardError
+from fineclip.identity import identity
 from fineclip.shards import Row, decode_rows, read_manifest, table_of
-from fineclip.stages.given.names import ImageNames
+from fineclip.stages.external.names import ImageNames
 
 ROWS_AT_ONCE = 4096
 LIMITS = ("max_regions", "min_side_px", "max_side_px")  # what a shard's job makes of the table is no part of the table
 
 Int32 = Annotated[int, pa.int32()]
 
-GivenConfig = BoxesJsonDetect | CaptionsJsonCaption
+ExternalConfig = BoxesJsonDetect | CaptionsJsonCaption
 
 
 class ExternalBox(NamedTuple):
@@ -44,7 +45,7 @@ class ExternalCaption(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GivenBoxesRow(Row):
+class ExternalBoxesRow(Row):
     """An image of a JSON of boxes by its name, its size as far as that is told, its boxes in the order of the file.
 
     Boxes are x y width height in pixels, to the last bit as they are given.
@@ -56,21 +57,21 @@ class GivenBoxesRow(Row):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GivenCaptionsRow(Row):
+class ExternalCaptionsRow(Row):
     """An image of a JSON of captions by its name, and the captions of its boxes in whole pixels."""
 
     regions: list[ExternalCaption]
 
 
-R = TypeVar("R", GivenBoxesRow, GivenCaptionsRow)
+R = TypeVar("R", ExternalBoxesRow, ExternalCaptionsRow)
 
 
-def claim(config: GivenConfig) -> dict[str, Any]:
+def table_identity(config: ExternalConfig) -> dict[str, Any]:
     """The part of a configuration that decides what is in the table."""
     return {name: value for name, value in identity(config).items() if name not in LIMITS}
 
 
-def given_at(manifest: Path | None, config: GivenConfig) -> Path:
+def annotations_at(manifest: Path | None, config: ExternalConfig) -> Path:
     """The manifest, if it is of what the configuration names.
 
     Raises:
@@ -79,14 +80,14 @@ def given_at(manifest: Path | None, config: GivenConfig) -> Path:
     """
     if manifest is None:
         raise ConfigError(
-            f"engine {config.engine} needs the table of {config.path}. Make it with `fineclip given` and name its"
-            " manifest: --given FILE"
+            f"engine {config.engine} needs the table of {config.path}. Make it with `fineclip import-annotations` and name its"
+            " manifest: --annotations FILE"
         )
     made = read_manifest(manifest)
-    if made.stage != "given" or made.config != claim(config):
+    if made.stage != "given" or made.config != table_identity(config):
         raise ConfigError(
-            f"{manifest}: is of {made.stage} {dict(made.config)}, expected given {claim(config)}. Make it again with"
-            " `fineclip given` and the same configuration."
+            f"{manifest}: is of {made.stage} {dict(made.config)}, expected given {table_identity(config)}. Make it again with"
+            " `fineclip import-annotations` and the same configuration."
         )
     return manifest
 
@@ -107,7 +108,7 @@ def rows_for(manifest: Path, row_type: type[R], source_keys: Mapping[str, str]) 
     try:
         with pq.ParquetFile(path) as file:
             names = ImageNames(file.read(columns=["key"])["key"].to_pylist(), where=str(manifest))
-            found = {key: names.place_of(source_key) for key, source_key in source_keys.items()}
+            found = {key: names.find(source_key) for key, source_key in source_keys.items()}
             places = {key: place for key, place in found.items() if place is not None}
             rows = dict(_rows_at(file, row_type, sorted(set(places.values()))))
     except (pa.ArrowException, KeyError) as error:

@@ -7,19 +7,39 @@ gigabytes of memory to read, is read once and not in every shard's job.
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from fineclip.config import BoxesJsonDetect
 from fineclip.errors import DataError
 from fineclip.shards import Job, TableWriter, sha256_of
-from fineclip.stages.given import VERSION
-from fineclip.stages.given.boxes import boxes_in
-from fineclip.stages.given.captions import captions_in
-from fineclip.stages.given.tables import GivenBoxesRow, GivenCaptionsRow, GivenConfig, R, claim
+from fineclip.stages.declaration import Stage, stage
+from fineclip.stages.external.boxes import boxes_in
+from fineclip.stages.external.captions import captions_in
+from fineclip.stages.external.tables import ExternalBoxesRow, ExternalCaptionsRow, ExternalConfig, R, table_identity
 
 log = logging.getLogger(__name__)
 
 
-def read_given(manifest: Path, config: GivenConfig) -> None:
+IMPORT_ANNOTATIONS = Stage(
+    name="given",
+    verb="import-annotations",
+    version=1,
+    help="read a released JSON of boxes or captions into one table",
+    config=Annotated[ExternalConfig, Field(discriminator="engine")],
+    section="{kind}.{name}",
+    row=ExternalBoxesRow,
+    options={
+        "kind": {"required": True, "choices": ("detect", "caption"), "help": "catalog of the entry"},
+        "name": {"required": True, "help": "name of the entry in the catalog"},
+    },
+    key=table_identity,
+)
+
+
+@stage(IMPORT_ANNOTATIONS)
+def import_annotations(manifest: Path, config: ExternalConfig, *, kind: str, name: str) -> None:
     """Write the table of a JSON, then its manifest; the rows are in the order of the JSON.
 
     Raises:
@@ -29,14 +49,14 @@ def read_given(manifest: Path, config: GivenConfig) -> None:
     if not path.is_file():
         raise DataError(f"{path}: no such file. Put it there, or name another.")
     inputs = {path.as_posix(): sha256_of(path)}
-    job = Job(manifest, stage="given", version=VERSION, config=claim(config), inputs=inputs)
-    if job.is_done():
+    job = IMPORT_ANNOTATIONS.job(manifest, table_identity(config), inputs)
+    if job.is_up_to_date():
         return
-    log.info("reading %s, %.0f MB", path, path.stat().st_size / 1e6)
+    log.info("%s.%s: reading %s, %.0f MB", kind, name, path, path.stat().st_size / 1e6)
     if isinstance(config, BoxesJsonDetect):
-        _write(job, boxes_in(path, config), GivenBoxesRow)
+        _write(job, boxes_in(path, config), ExternalBoxesRow)
     else:
-        _write(job, captions_in(path), GivenCaptionsRow)
+        _write(job, captions_in(path), ExternalCaptionsRow)
 
 
 def _write(job: Job, rows: Iterator[R], row_type: type[R]) -> None:

@@ -25,7 +25,7 @@ class ImageNames:
             if parts := parts_of(name):
                 self._by_last[parts[-1]].append((parts, place))
 
-    def place_of(self, sample: str) -> int | None:
+    def find(self, sample: str) -> int | None:
         """Where the image stands that a sample of this source key is; None if it is none of them.
 
         Raises:
