@@ -11,7 +11,7 @@ import json
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,22 +23,8 @@ from fineclip.errors import ShardError
 from fineclip.identity import canonical
 from fineclip.shards import Manifest, PackRow, read_manifest, sha256_of, table_of, write_text
 from fineclip.stages.declaration import Input, Stage, lineage, stage
+from fineclip.stages.funnel import StageCounts, stage_counts
 from fineclip.stages.upstream import lineage_of
-
-
-@dataclass(frozen=True)
-class FunnelRow:
-    """One stage, summed over shards. `read == kept + sum(dropped.values())`; `regions` are those of kept samples.
-
-    `uncaptioned` says how many of them the stage left without a caption, by reason.
-    """
-
-    stage: str
-    read: int
-    kept: int
-    dropped: Mapping[str, int]
-    regions: int
-    uncaptioned: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,7 +36,7 @@ class StageProvenance:
     weights: Mapping[str, str]
 
 
-def funnel(packed: Sequence[Path]) -> list[FunnelRow]:
+def funnel(packed: Sequence[Path]) -> list[StageCounts]:
     """The counts of every stage from `source` to `pack`, in order, summed over the shards of some pack manifests.
 
     Raises:
@@ -59,19 +45,10 @@ def funnel(packed: Sequence[Path]) -> list[FunnelRow]:
     return summed(checked_chain(path) for path in packed)
 
 
-def summed(chains: Iterable[Mapping[str, Manifest]]) -> list[FunnelRow]:
-    """One row a stage, in order, from the manifests of each shard."""
+def summed(chains: Iterable[Mapping[str, Manifest]]) -> list[StageCounts]:
+    """Return the counts of each stage, in order, from the manifests of each shard by stage."""
     shards = list(chains)
-    rows = []
-    for name in lineage("pack"):
-        manifests = [shard[name] for shard in shards]
-        dropped, uncaptioned = Counter[str](), Counter[str]()
-        for manifest in manifests:
-            dropped.update(manifest.dropped)
-            uncaptioned.update(manifest.uncaptioned)
-        read, kept, regions = (sum(getattr(one, what) for one in manifests) for what in ("read", "kept", "regions"))
-        rows.append(FunnelRow(name, read, kept, dict(dropped.most_common()), regions, dict(uncaptioned)))
-    return rows
+    return [stage_counts(name, [shard[name] for shard in shards]) for name in lineage("pack")]
 
 
 def checked_chain(packed: Path) -> dict[str, Manifest]:
@@ -201,7 +178,7 @@ def title_of(packed: Sequence[Path]) -> str:
     return ", ".join(sorted(f"{folder.parent.parent.name} {folder.name}".strip() for folder in folders))
 
 
-def render(title: str, contents: Contents, rows: Sequence[FunnelRow], made_by: Sequence[StageProvenance]) -> str:
+def render(title: str, contents: Contents, rows: Sequence[StageCounts], made_by: Sequence[StageProvenance]) -> str:
     """The card, in Markdown."""
     without = Counter[str]()
     for row in rows:
@@ -228,7 +205,7 @@ def render(title: str, contents: Contents, rows: Sequence[FunnelRow], made_by: S
     return "\n\n".join(parts) + "\n"
 
 
-def _table(rows: Sequence[FunnelRow]) -> str:
+def _table(rows: Sequence[StageCounts]) -> str:
     lines = ["| stage | read | kept | dropped | regions |", "|---|---:|---:|---|---:|"]
     lines += [
         f"| {row.stage} | {row.read:,} | {row.kept:,} | {_reasons(row.dropped)} | {row.regions:,} |" for row in rows

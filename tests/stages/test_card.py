@@ -11,8 +11,9 @@ from fineclip.config import AnnotationsDetect, FilterConfig, PackConfig, Templat
 from fineclip.errors import ShardError
 from fineclip.shards import read_manifest, sha256_of, write_text
 from fineclip.stages.caption import caption_shard
-from fineclip.stages.card import Contents, FunnelRow, StageProvenance, funnel, render, write_card
+from fineclip.stages.card import Contents, StageProvenance, funnel, render, write_card
 from fineclip.stages.detect import detect_shard
+from fineclip.stages.funnel import StageCounts
 from fineclip.stages.pack import pack_shard
 from tests.helpers.images import encoded
 from tests.helpers.stages import Item, box, write_filtered
@@ -52,11 +53,11 @@ def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_the_funnel_sums_over_shards(packed: list[Path]) -> None:
     assert funnel(packed) == [
-        FunnelRow("source", 7, 7, {}, 0),
-        FunnelRow("filter", 7, 5, {"unreadable": 1, "duplicate": 1}, 0),
-        FunnelRow("detect", 5, 4, {"undecodable": 1}, 4),
-        FunnelRow("caption", 4, 4, {}, 4),
-        FunnelRow("pack", 4, 4, {}, 4),
+        StageCounts("source", 7, 7, {}, 0),
+        StageCounts("filter", 7, 5, {"unreadable": 1, "duplicate": 1}, 0),
+        StageCounts("detect", 5, 4, {"undecodable": 1}, 4),
+        StageCounts("caption", 4, 4, {}, 4),
+        StageCounts("pack", 4, 4, {}, 4),
     ]
 
 
@@ -99,7 +100,7 @@ def test_weights_and_their_licence_are_named() -> None:
 
 
 def test_regions_without_captions_are_told() -> None:
-    rows = [FunnelRow("caption", 2, 2, {}, 5, {"missing-key": 2, "empty": 1})]
+    rows = [StageCounts("caption", 2, 2, {}, 5, {"missing-key": 2, "empty": 1})]
     text = render("mine", Contents({2: 1, 3: 1}, 1, 10, "s.tar"), rows, [])
     assert "2 images with 5 regions (" in text
     assert "bytes together. 3 of the regions have no caption (2 missing-key, 1 empty).\n" in text
