@@ -1,4 +1,4 @@
-"""What the Snakefile asks: which shards, runs and benchmarks are planned, and what identifies each. No torch here."""
+"""Planned shards, runs and benchmarks, and the key of each job, for the Snakefile. Imports no torch."""
 
 import logging
 import os
@@ -39,7 +39,14 @@ log = logging.getLogger(__name__)
 
 
 class Plan:
-    """A configuration, looked at together with what lies on disk."""
+    """The configuration together with the inputs on disk.
+
+    Attributes:
+        config: The validated configuration.
+        dataset: Name of the folder under data/ and results/.
+        shards: Planned shards by name, in the order in which scales use them.
+        runs: Planned runs by id, pretrained encoders included.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -50,26 +57,26 @@ class Plan:
         self.runs: dict[str, Run] = config.runs()
 
     def prefix(self, scale: str) -> list[str]:
-        """Names of the shards that a scale may need, in order."""
+        """Return the names of the shards that a scale may need, in order."""
         return list(self.shards)[: self._needed(scale)]
 
     @cached_property
     def benchmarks(self) -> list[str]:
-        """Planned benchmarks whose data is there.
+        """Planned benchmarks whose data exists.
 
         Raises:
-            ConfigError: the data of one is absent that says `if_missing: error`.
+            ConfigError: The data of a benchmark with `if_missing: error` does not exist.
         """
         return [name for name in self.config.plan.benchmarks if self._is_there(name)]
 
     @cached_property
     def left_out(self) -> list[str]:
-        """Benchmarks whose images no selection takes."""
+        """Benchmarks of `select.leave_out` whose data exists: their images are not trained on."""
         return [name for name in self.config.select.leave_out if self._is_there(name)]
 
     @property
     def source_annotations(self) -> list[str]:
-        """Files that a listing of the source reads, beside the images."""
+        """JSON files or table of captions that `index-source` reads beside the images."""
         match self.config.source:
             case CocoSource(root=root, captions=captions, instances=instances):
                 return [f"{root}/{name}" for name in (captions, instances) if name]
@@ -85,7 +92,7 @@ class Plan:
         return None if folder is None else directory_fingerprint(folder)
 
     def external_json(self, kind: str, name: str) -> list[str]:
-        """The JSON of boxes or captions that one entry of `detect` or `caption` reads; nothing where it reads none."""
+        """Return the JSON of an entry of `detect` or `caption` with external annotations, or nothing for other engines."""
         entry = self._entry(kind, name)
         return [entry.path] if isinstance(entry, BoxesJsonDetect | CaptionsJsonCaption) else []
 
@@ -96,11 +103,11 @@ class Plan:
 
     @property
     def untrained(self) -> list[str]:
-        """Ids of the encoders as they come."""
+        """Ids of the runs that are pretrained encoders without training."""
         return [name for name, run in self.runs.items() if not run.method]
 
     def weights(self, kind: str, name: str) -> WeightsConfig | None:
-        """The weights of one entry of a catalogue, None where it needs none."""
+        """Return the weights of a catalog entry, or None if it needs none."""
         if kind == "encoders":
             return self.config.encoders[name].weights
         if kind == "tokenizers":
@@ -109,7 +116,7 @@ class Plan:
         return entry.weights if isinstance(entry, YoloDetect | Blip2Caption) else None
 
     def needed_weights(self) -> list[tuple[str, str]]:
-        """(kind, name) of every model that the planned jobs use."""
+        """Return (kind, name) of every model that planned jobs use."""
         models = [("detect", self.config.regions), ("caption", self.config.captions)]
         for encoder in self.config.planned_encoders:
             models += [("encoders", encoder), ("tokenizers", encoder)]
@@ -167,7 +174,7 @@ class Plan:
         }
 
     def _loader(self, run: Run) -> dict[str, Any]:
-        """What a run has no use for does not train it again."""
+        """Return the keys of `loader` that have an effect on this run."""
         unused = () if self.config.options(run).takes_embedded_texts else ("cached_texts",)
         return {name: value for name, value in identity(self.config.loader).items() if name not in unused}
 
@@ -208,9 +215,12 @@ class Plan:
 
 
 def run_this_checkout(workflow_folder: str) -> None:
-    """Let jobs run the checkout that `workflow/` stands in, with the Python of this Snakemake.
+    """Let jobs run the code of this checkout with the Python of this Snakemake.
 
-    Under `--sdm conda` it is the Python of the job's environment, which comes first on the path then.
+    Under `--sdm conda` the Python of the job's environment comes first on PATH.
+
+    Args:
+        workflow_folder: The folder `workflow/` of the checkout.
     """
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     root, others = str(Path(workflow_folder).parent), os.environ.get("PYTHONPATH", "")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Box(NamedTuple):
-    """A rectangle in pixels of the stored image, `0 <= x1 < x2 <= width`, edges half-open."""
+    """A rectangle with half-open edges, in pixels of the stored image unless stated otherwise. See `fineclip.boxes`."""
 
     x1: float
     y1: float
@@ -24,12 +24,12 @@ class Box(NamedTuple):
 
     @property
     def width(self) -> float:
-        """Pixels; not positive for an empty box."""
+        """Width; not positive for an empty box."""
         return self.x2 - self.x1
 
     @property
     def height(self) -> float:
-        """Pixels; not positive for an empty box."""
+        """Height; not positive for an empty box."""
         return self.y2 - self.y1
 
 
@@ -42,7 +42,7 @@ class LabeledBox(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A box of an image with what is known of it. `label` is a class name, `score` lies in [0, 1]."""
+    """A box of an image with its score in [0, 1], the name of its class, and its caption if it has one."""
 
     box: Box
     score: float
@@ -59,7 +59,7 @@ class RegionCaption(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image as it goes into training: encoded bytes, its captions (one is drawn at each visit), its regions."""
+    """A training sample: encoded image, its captions (training draws one per epoch) and its regions."""
 
     key: str
     image: bytes
@@ -72,7 +72,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One image before the filter: what its header and its caption say, no pixel decoded. Width 0 is unreadable."""
+    """An image before the filter: size from its header, captions, and hash. Width 0 stands for an unreadable header."""
 
     key: str
     width: int

@@ -181,7 +181,7 @@ def _fields(record: Any) -> list[tuple[str, Any]]:
 
 
 @cache
-def _nested(row_type: type[Row]) -> dict[str, Any]:
+def _nested(row_type: Any) -> dict[str, Any]:
     """The nested type of each column that is a list of structs."""
     found = {name: _without_none(annotation) for name, annotation in _fields(row_type)}
     elements = {name: get_args(one)[0] for name, one in found.items() if get_origin(one) is list}

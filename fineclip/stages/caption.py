@@ -1,10 +1,10 @@
-"""Write a caption for every region of one shard: by a captioner that looks at its crop, from its label, or from a JSON.
+"""Stage `caption`: write a caption for every region of one shard, by a captioner, from a template, or from a JSON.
 
-No sample is dropped. A region may stay without a caption, and then has no partner in a regional contrast; the manifest
-counts such regions as `uncaptioned`, for one of the reasons
+No sample is dropped. A region without a caption takes no part in the regional contrastive loss. The manifest counts such
+regions as `uncaptioned`, by reason:
 
-    empty          the captioner says nothing of it, or it has no label for the template
-    missing-key    the JSON of captions has no key of it
+    empty          the captioner returned an empty text, or the region has no label for the template
+    missing-key    the JSON of captions has no key for the region
 """
 
 import logging
@@ -34,22 +34,22 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def described(regions: Iterable[T], captioner: Captioner[T], *, batch_size: int) -> Iterator[RegionCaption]:
-    """A caption for each region, in order; regions of several images fill a batch, and are taken when it needs them."""
+def caption_regions(regions: Iterable[T], captioner: Captioner[T], *, batch_size: int) -> Iterator[RegionCaption]:
+    """Yield a caption for each region, in order. Batches are filled across images."""
     return (caption for batch in batches(regions, batch_size) for caption in captioner.describe(batch))
 
 
 def captioned_rows(rows: Iterable[DetectRow], captions: Iterator[RegionCaption]) -> Iterator[CaptionRow]:
-    """A row for each image, from the captions of all regions of all images, in order."""
+    """Yield a row for each image; `captions` are those of all regions of all images, in order."""
     for row in rows:
         yield CaptionRow(key=row.key, kept=True, regions=[next(captions) for _ in row.regions])
 
 
 def crops(rows: Iterable[DetectRow], detected: Path, config: Blip2Caption) -> Iterator[Image.Image]:
-    """What the captioner sees of each region, in order; one image is held at a time.
+    """Yield the crop of each region, in order. One image is in memory at a time.
 
     Raises:
-        ShardError: an image is gone, or not the one that it was when its regions were found.
+        ShardError: An image is absent, or differs from the one in which its regions were found.
     """
     source = lineage_of(detected)["source"]
     sources = kept_by_key(source, SourceRow)
@@ -111,22 +111,22 @@ def caption_shard(
     batch_size: int,
     device: str,
 ) -> None:
-    """Write the table of one shard, a row for each image that detect kept, and then its `manifest`.
+    """Write the table of one shard, one row per image that `detect` kept, and then its manifest.
 
     Args:
-        detected: manifest of detect.
-        manifest: what is written last; its table lies beside it.
-        config: engine and how it is asked.
-        weights: manifest of the captioner's weights, for engine blip2.
+        detected: Manifest of `detect`.
+        manifest: Path of the manifest to write; the table lies beside it.
+        config: Engine and its settings.
+        weights: Manifest of the weights of the captioner, for engine blip2.
         annotations: Manifest of `import-annotations`, for engine captions_json.
-        batch_size: regions that the captioner sees at once.
+        batch_size: Regions per batch of the captioner.
         device: auto, cpu, cuda or mps.
 
     Raises:
-        ConfigError: the engine is not installed, or lacks an input.
-        CheckpointError: the weights cannot be used.
-        DataError: a sample could be several images of the JSON.
-        ShardError: a table or an image is gone or changed. Nothing is written then.
+        ConfigError: The engine is not installed, or lacks an input.
+        CheckpointError: The weights cannot be loaded.
+        DataError: The name of a sample matches several images of the JSON.
+        ShardError: A table or an image is absent or changed. Nothing is written then.
     """
     match config:
         case Blip2Caption():
@@ -155,10 +155,10 @@ def _captioned(
             return look_up_captions(rows, inputs[0], given=inputs[1])
         case TemplateCaption():
             labels = (region.label for row in rows for region in row.regions)
-            captions = described(labels, TemplateCaptioner(config), batch_size=batch_size)
+            captions = caption_regions(labels, TemplateCaptioner(config), batch_size=batch_size)
         case Blip2Caption() if count:
             captioner = _captioner(config, inputs[1], batch_size=batch_size, device=device)
-            captions = described(crops(rows, inputs[0], config), captioner, batch_size=batch_size)
+            captions = caption_regions(crops(rows, inputs[0], config), captioner, batch_size=batch_size)
     return captioned_rows(rows, iter(tqdm(captions, desc="caption", total=count, unit="region", disable=None)))
 
 

@@ -1,10 +1,10 @@
-"""The data card of a packed data set: what it holds, what fell out on the way and why, who made its regions.
+"""Stage `card`: describe a packed data set by its contents, the counts of every stage and the models that made it.
 
-    card.md      for people, beside the shards
-    card.json    manifest: first row read, last sample kept, and every reason between as `stage/reason`
+    card.md      the description in Markdown, beside the shards
+    card.json    manifest: first row read, last sample kept, and every drop reason as `stage/reason`
 
-Counts are those of the manifests from `source` to `pack`, summed over the shards, and they must add up: what a stage
-read is what the stage before it kept, and every manifest was made from the one above it that lies there now.
+Counts are those of the manifests from `source` to `pack`, summed over the shards. They are checked: a stage reads the rows
+that the stage before it kept, and every manifest was made from the current manifest of the stage before it.
 """
 
 import json
@@ -29,7 +29,7 @@ from fineclip.stages.upstream import lineage_of
 
 @dataclass(frozen=True)
 class StageProvenance:
-    """What made a part of the data: a stage's configuration, and the hashes of its weights by where they lay."""
+    """Configuration of a stage, and the hashes of its weights by their paths."""
 
     stage: str
     config: Mapping[str, Any]
@@ -37,25 +37,28 @@ class StageProvenance:
 
 
 def funnel(packed: Sequence[Path]) -> list[StageCounts]:
-    """The counts of every stage from `source` to `pack`, in order, summed over the shards of some pack manifests.
+    """Return the counts of every stage from `source` to `pack`, in order, summed over the shards.
+
+    Args:
+        packed: Manifests of `pack`.
 
     Raises:
-        ShardError: a manifest on the way is absent, was made from another than lies there, or counts do not add up.
+        ShardError: A manifest is absent or was made from another one than the current one, or counts do not add up.
     """
     return summed(checked_chain(path) for path in packed)
 
 
 def summed(chains: Iterable[Mapping[str, Manifest]]) -> list[StageCounts]:
-    """Return the counts of each stage, in order, from the manifests of each shard by stage."""
+    """Return the counts of each stage, in order; `chains` holds the manifests of each shard by stage."""
     shards = list(chains)
     return [stage_counts(name, [shard[name] for shard in shards]) for name in lineage("pack")]
 
 
 def checked_chain(packed: Path) -> dict[str, Manifest]:
-    """The manifests that one shard went through, by stage, from `source` to `pack`.
+    """Return the manifests of one shard by stage, from `source` to `pack`.
 
     Raises:
-        ShardError: one is absent, was made from another than lies there, or its counts do not add up.
+        ShardError: A manifest is absent or was made from another one than the current one, or counts do not add up.
     """
     paths = lineage_of(packed)
     if list(paths) != list(lineage("pack")):
@@ -83,10 +86,10 @@ def _require_count(path: Path, what: str, count: int, other: str, expected: int)
 
 
 def provenance(chains: Sequence[Mapping[str, Manifest]]) -> Iterator[StageProvenance]:
-    """Configuration and weights of the stages after `source`, which must be the same in every shard.
+    """Yield configuration and weights of the stages after `source`, which must be equal in all shards.
 
     Raises:
-        ShardError: two shards were made differently.
+        ShardError: Two shards differ in configuration, version or weights.
     """
     for name in lineage("pack")[1:]:
         manifests = [shard[name] for shard in chains]
@@ -101,7 +104,7 @@ def provenance(chains: Sequence[Mapping[str, Manifest]]) -> Iterator[StageProven
 
 
 def _weights(manifest: Manifest) -> dict[str, str]:
-    """Hashes of the weights among a manifest's inputs."""
+    """Return the hashes of the weights among the inputs of a manifest."""
     found: dict[str, str] = {}
     for path in map(Path, manifest.inputs):
         if path.is_file() and (above := read_manifest(path)).stage == "weights":
@@ -120,15 +123,15 @@ CARD = Stage(
 
 @stage(CARD)
 def write_card(packed: Sequence[Path], manifest: Path, config: PackConfig) -> None:
-    """Write the card of a data set beside its shards, and then its `manifest`.
+    """Write the card of a data set beside its shards, and then its manifest.
 
     Args:
-        packed: manifests of pack, one a shard.
-        manifest: what is written last.
-        config: Has no keys.
+        packed: Manifests of `pack`, one per shard.
+        manifest: Path of the manifest to write.
+        config: Section without keys.
 
     Raises:
-        ShardError: see `funnel`; also two shards that were made differently.
+        ShardError: See `funnel` and `provenance`.
     """
     job = CARD.job(manifest, config, packed)
     if job.is_up_to_date():
@@ -144,7 +147,7 @@ def write_card(packed: Sequence[Path], manifest: Path, config: PackConfig) -> No
 
 @dataclass(frozen=True)
 class Contents:
-    """What the shards hold: numbers of images by how many regions they have, and the size of the tars."""
+    """Contents of the shards: number of images by number of regions, number of shards, size of all tars, name of the first tar."""
 
     images_by_regions: Mapping[int, int]
     shards: int
@@ -153,7 +156,7 @@ class Contents:
 
     @classmethod
     def of(cls, packed: Sequence[Path]) -> "Contents":
-        """Counted from the indices of the shards."""
+        """Count the contents from the indices of the shards."""
         counts = Counter[int]()
         for path in packed:
             counts.update(pq.read_table(table_of(path), columns=["regions"])["regions"].to_pylist())
@@ -163,23 +166,23 @@ class Contents:
 
     @property
     def images(self) -> int:
-        """Samples."""
+        """Number of samples."""
         return sum(self.images_by_regions.values())
 
     @property
     def regions(self) -> int:
-        """Regions of all samples."""
+        """Number of regions of all samples."""
         return sum(regions * images for regions, images in self.images_by_regions.items())
 
 
 def title_of(packed: Sequence[Path]) -> str:
-    """The data set, its regions and captions, from where its shards lie: `data/<dataset>/pack/<regions>.<captions>`."""
+    """Return names of data set, regions and captions from the path `data/<dataset>/pack/<regions>.<captions>` of the shards."""
     folders = {path.parent for path in packed}
     return ", ".join(sorted(f"{folder.parent.parent.name} {folder.name}".strip() for folder in folders))
 
 
 def render(title: str, contents: Contents, rows: Sequence[StageCounts], made_by: Sequence[StageProvenance]) -> str:
-    """The card, in Markdown."""
+    """Return the card in Markdown."""
     without = Counter[str]()
     for row in rows:
         without.update(row.uncaptioned)

@@ -1,9 +1,9 @@
-"""A JSON in the form of COCO's instances, image by image: FineCLIP's coco_proposals.json, CLIPSelf's coco_pseudo_4764.json.
+"""External boxes in the form of COCO's instances: coco_proposals.json of FineCLIP, coco_pseudo_4764.json of CLIPSelf.
 
-Every image that it lists is a row, also one without boxes; every box counts, crowds too.
+Every listed image is a row, also without boxes. Every box counts, crowds included.
 
-Source: FineCLIP and CLIPSelf, training/data.py, which look at nothing of an annotation but its image, its box and, for
-pseudo-labels, its category.
+Source: FineCLIP and CLIPSelf, training/data.py, which use only the image, the box and, for pseudo-labels, the category of an
+annotation.
 """
 
 import logging
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 
 def boxes_in(path: Path, config: BoxesJsonDetect) -> Iterator[ExternalBoxesRow]:
-    """A row for each image of the JSON, in its order.
+    """Yield a row for each image of the JSON, in file order.
 
     Raises:
-        DataError: it is absent, cut short, or lacks a key; two images have one name.
+        DataError: The JSON is absent, truncated or lacks a key, or two images have equal names.
     """
     document = Document(path)
     boxes = _boxes(document, config)

@@ -1,13 +1,12 @@
-"""A flat JSON object of captions of boxes: FineCLIP's coco_captions.json.
+"""External captions of boxes, a flat JSON object: coco_captions.json of FineCLIP.
 
     {"000000000009.jpg_1_187_611_285.jpg": "a table with bowls of food", ...}
 
-A key is the image's name with its own suffix, then x, y, width and height of the box in pixels of the original image, each
-cut to a whole number towards 0. The box is the one that was given: a table of regions has its corners, in hundredths and
-clipped to the image, and width and height of those may be cut to another number. So the boxes as they were given are
-looked up again, by what becomes of them in the table of regions. A source keeps the corners of its own annotations,
-from which x2 - x1 gives a width back to a rounding error; numbers of so many decimals as COCO's and LVIS' (two) are
-exact again after rounding to six.
+A key holds the file name of the image, then x, y, width and height of the box in pixels of the original image, each truncated to an
+integer. The detect table holds clipped and rounded corners, from which a truncated width cannot always be recovered. Therefore
+the original boxes are read again and matched to regions by their clipped and rounded form. Boxes of the source are stored as
+corners, and x2 - x1 equals the width up to rounding error; rounding to six decimals restores numbers with the two decimals of
+COCO and LVIS exactly.
 
 Source: FineCLIP, training/data.py: f"{image_name}_{int(x)}_{int(y)}_{int(w)}_{int(h)}.jpg".
 """
@@ -34,7 +33,7 @@ DECIMALS = 6
 
 
 class OriginalBox(NamedTuple):
-    """A box as it was given, in pixels of the original image."""
+    """A box before clipping and rounding, in pixels of the original image."""
 
     x: float
     y: float
@@ -42,15 +41,15 @@ class OriginalBox(NamedTuple):
     height: float
 
     def whole(self) -> tuple[int, ...]:
-        """What stands of it in a key."""
+        """Return the integers of the box in a key."""
         return tuple(int(number) for number in self)
 
 
 def captions_in(path: Path) -> Iterator[ExternalCaptionsRow]:
-    """A row for each image that a key names, in the order of their first keys.
+    """Yield a row for each image that a key names, in the order of first keys.
 
     Raises:
-        DataError: it is absent, cut short, no flat object of texts, or has no key of this form.
+        DataError: The JSON is absent, truncated or not a flat object of texts, or no key has this form.
     """
     captions = read_json(path)
     if not isinstance(captions, dict):
@@ -65,7 +64,8 @@ def captions_in(path: Path) -> Iterator[ExternalCaptionsRow]:
             others.append(key)
             continue
         image, *box = found.groups()
-        one = ExternalCaption(*map(int, box), caption=to_valid_utf8(caption))
+        x, y, width, height = map(int, box)
+        one = ExternalCaption(x, y, width, height, to_valid_utf8(caption))
         by_image.setdefault(to_valid_utf8(image), []).append(one)
     if others and not by_image:
         raise DataError(f"{path}: no key is of the form IMAGE_X_Y_WIDTH_HEIGHT.jpg; the first is {others[0]!r:.80}.")
@@ -76,16 +76,16 @@ def captions_in(path: Path) -> Iterator[ExternalCaptionsRow]:
 
 
 def look_up_captions(rows: Sequence[DetectRow], detected: Path, *, given: Path) -> Iterator[CaptionRow]:
-    """A row for each image, with the given caption of each region; None where its key is missing.
+    """Yield a row for each image with the caption of each region, or None if the JSON lacks its key.
 
     Args:
-        rows: what detect kept.
-        detected: its manifest.
-        given: manifest of the captions.
+        rows: Kept rows of the detect table.
+        detected: Manifest of that table.
+        given: Manifest of the imported captions.
 
     Raises:
-        DataError: an image could be several of those with captions.
-        ShardError: a table is gone or changed.
+        DataError: The name of a sample matches several images of the JSON.
+        ShardError: A table is absent or changed.
     """
     source = lineage_of(detected)["source"]
     sources = kept_by_key(source, SourceRow)
@@ -100,7 +100,7 @@ def look_up_captions(rows: Sequence[DetectRow], detected: Path, *, given: Path) 
 
 
 def original_boxes(detected: Path, samples: Mapping[str, SourceRow]) -> dict[str, list[OriginalBox]]:
-    """The boxes of each sample that were there before detect clipped and rounded them; none where a detector found them."""
+    """Return the boxes of each sample before clipping and rounding; empty if a detector found them."""
     match read_manifest(detected).config.get("engine"):
         case "boxes_json":
             keys = {key: sample.source_key for key, sample in samples.items()}

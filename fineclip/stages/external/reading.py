@@ -1,7 +1,7 @@
-"""The given verb: a JSON of boxes or captions is read once, and becomes a table with a row for each of its images.
+"""Stage `import-annotations`: read a JSON of boxes or captions once into a table with one row per image.
 
-A shard's job takes the rows of its own images. So a JSON of hundreds of megabytes, which takes ten seconds and some
-gigabytes of memory to read, is read once and not in every shard's job.
+A JSON of several hundred megabytes takes about ten seconds and several gigabytes of memory to parse. Jobs of shards read only
+the rows of their own images from the table.
 """
 
 import logging
@@ -40,10 +40,16 @@ IMPORT_ANNOTATIONS = Stage(
 
 @stage(IMPORT_ANNOTATIONS)
 def import_annotations(manifest: Path, config: ExternalConfig, *, kind: str, name: str) -> None:
-    """Write the table of a JSON, then its manifest; the rows are in the order of the JSON.
+    """Write the table of a JSON in file order, and then its manifest.
+
+    Args:
+        manifest: Path of the manifest to write; the table lies beside it.
+        config: Entry of `detect` or `caption`.
+        kind: `detect` or `caption`, for messages.
+        name: Name of the entry, for messages.
 
     Raises:
-        DataError: the JSON is absent, cut short, of another form, or holds no image.
+        DataError: The JSON is absent, truncated, of another form, or lists no image.
     """
     path = Path(config.path)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Tables of given boxes and captions: a row for each image of the JSON, and those of a shard's samples out of them."""
+"""Tables of external boxes and captions: one row per image of the JSON, and lookup of the rows of a shard."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,10 +46,7 @@ class ExternalCaption(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExternalBoxesRow(Row):
-    """An image of a JSON of boxes by its name, its size as far as that is told, its boxes in the order of the file.
-
-    Boxes are x y width height in pixels, to the last bit as they are given.
-    """
+    """An image of a JSON of boxes: name, stated size if any, and boxes in file order."""
 
     width: int | None
     height: int | None
@@ -58,7 +55,7 @@ class ExternalBoxesRow(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExternalCaptionsRow(Row):
-    """An image of a JSON of captions by its name, and the captions of its boxes in whole pixels."""
+    """An image of a JSON of captions: name, and the captions of its boxes."""
 
     regions: list[ExternalCaption]
 
@@ -67,16 +64,16 @@ R = TypeVar("R", ExternalBoxesRow, ExternalCaptionsRow)
 
 
 def table_identity(config: ExternalConfig) -> dict[str, Any]:
-    """The part of a configuration that decides what is in the table."""
+    """Return the part of the configuration that determines the table: limits apply later, in the job of a shard."""
     return {name: value for name, value in identity(config).items() if name not in LIMITS}
 
 
 def annotations_at(manifest: Path | None, config: ExternalConfig) -> Path:
-    """The manifest, if it is of what the configuration names.
+    """Return the manifest after a check that it was made from what the configuration names.
 
     Raises:
-        ConfigError: there is none, or it is of something else.
-        ShardError: it is gone.
+        ConfigError: No manifest is given, or it was made from something else.
+        ShardError: The manifest does not exist.
     """
     if manifest is None:
         raise ConfigError(
@@ -93,16 +90,16 @@ def annotations_at(manifest: Path | None, config: ExternalConfig) -> Path:
 
 
 def rows_for(manifest: Path, row_type: type[R], source_keys: Mapping[str, str]) -> dict[str, R]:
-    """The rows of some samples by key, without those whose image is not in the table.
+    """Return the rows of samples by key, without samples whose image is not in the table.
 
     Args:
-        manifest: of given.
-        row_type: what its table holds.
-        source_keys: what the source calls each sample, by key.
+        manifest: Manifest of `import-annotations`.
+        row_type: Row type of its table.
+        source_keys: Source key of each sample by key.
 
     Raises:
-        DataError: a sample could be several of the images.
-        ShardError: the table is gone, changed, or holds something else.
+        DataError: A source key matches several images.
+        ShardError: The table is absent, changed, or of another type.
     """
     path = table_of(manifest)
     try:
@@ -119,7 +116,7 @@ def rows_for(manifest: Path, row_type: type[R], source_keys: Mapping[str, str]) 
 
 
 def _rows_at(file: pq.ParquetFile, row_type: type[R], places: Sequence[int]) -> Iterator[tuple[int, R]]:
-    """The rows at ascending places; a batch of the table is held at a time."""
+    """Yield index and row for ascending indices; one batch of the table is in memory at a time."""
     columns, start = [column.name for column in fields(row_type)], 0
     for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
         stop = start + batch.num_rows

@@ -1,13 +1,8 @@
-"""Kind coco: COCO's captions and instances JSON with a folder of images, or LVIS's. All captions of an image are kept.
+"""Source kind coco: captions and instances JSON of COCO or LVIS with a folder of images.
 
-A row for every image that the captions JSON names; without one, that the instances JSON names. LVIS gives an image no
-`file_name`: it is the last two parts of its `coco_url`, folder and file, and the folder may be the one that
-`source.images` names. Reasons to drop one here:
-
-    missing-image    its file is not in the folder
-    no-text          there is a captions JSON, but no caption in it belongs to the image
-
-Boxes are x1 y1 x2 y2 in pixels as the JSON has them, outside the image too; crowds (`iscrowd: 1`) are left out.
+There is a row for every image of the captions JSON or, without one, of the instances JSON. All captions of an image are
+kept. LVIS states no `file_name`; the last two parts of `coco_url`, folder and file, replace it, and the folder may be the one
+that `source.images` names. Boxes are in pixels as stated, also outside the image; crowds (`iscrowd: 1`) are skipped.
 """
 
 import json
@@ -34,10 +29,10 @@ Id = int | str
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Return the content of a JSON file.
 
     Raises:
-        DataError: it cannot be read, or is none.
+        DataError: The file cannot be read or is not JSON.
     """
     try:
         return json.loads(path.read_bytes())
@@ -48,17 +43,17 @@ def read_json(path: Path) -> Any:
 
 
 class Document:
-    """A JSON file of COCO's, read with care: whatever is wrong is said with its file, entry and key."""
+    """A JSON file in the form of COCO's. Errors name the file, the entry and the key."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._sections = read_json(path)
 
     def entries(self, section: str) -> Iterator["Entry"]:
-        """The objects of a list.
+        """Yield the objects of a list.
 
         Raises:
-            DataError: there is no such list, or something else is in it.
+            DataError: There is no such list, or it holds something else than objects.
         """
         found = self._sections.get(section) if isinstance(self._sections, dict) else None
         if not isinstance(found, list):
@@ -66,10 +61,10 @@ class Document:
         yield from self._objects(section, found)
 
     def rows(self) -> Iterator["Entry"]:
-        """The objects of a file that is itself a list.
+        """Yield the objects of a file that is a list.
 
         Raises:
-            DataError: it is none, or something else is in it.
+            DataError: The file is not a list, or it holds something else than objects.
         """
         if not isinstance(self._sections, list):
             raise DataError(
@@ -93,10 +88,10 @@ class Entry:
         self._path, self._section, self._index, self.values = path, section, index, values
 
     def id(self, key: str) -> Id:
-        """A number or a text that other entries refer to.
+        """Return a number or a text that other entries refer to.
 
         Raises:
-            DataError: it is missing or neither.
+            DataError: The value is absent or of another type.
         """
         value = self._required(key)
         if not isinstance(value, int | str):
@@ -104,10 +99,10 @@ class Entry:
         return value
 
     def text(self, key: str) -> str:
-        """A text.
+        """Return a text.
 
         Raises:
-            DataError: it is missing or none.
+            DataError: The value is absent or not a text.
         """
         value = self._required(key)
         if not isinstance(value, str):
@@ -115,22 +110,22 @@ class Entry:
         return value
 
     def image_name(self) -> str:
-        """`file_name`, or the last two parts of `coco_url`: `train2017/000000000009.jpg`.
+        """Return `file_name`, or the last two parts of `coco_url`, such as `train2017/000000000009.jpg`.
 
         Source: CLIPSelf, training/data.py.
 
         Raises:
-            DataError: there is neither, or it is no text.
+            DataError: Both are absent, or the value is not a text.
         """
         if "file_name" in self.values or "coco_url" not in self.values:
             return self.text("file_name")
         return "/".join(self.text("coco_url").split("/")[-2:])
 
     def number(self, key: str) -> float:
-        """A finite number.
+        """Return a finite number.
 
         Raises:
-            DataError: it is missing or none.
+            DataError: The value is absent or not a finite number.
         """
         value = self._required(key)
         if not _is_number(value):
@@ -138,10 +133,10 @@ class Entry:
         return float(value)
 
     def xywh(self, key: str) -> tuple[float, float, float, float]:
-        """COCO's x, y, width, height.
+        """Return x, y, width, height of a box as COCO states it.
 
         Raises:
-            DataError: it is missing or not four finite numbers.
+            DataError: The value is absent or not four finite numbers.
         """
         value = self._required(key)
         if not (isinstance(value, list) and len(value) == 4 and all(_is_number(number) for number in value)):
@@ -154,7 +149,7 @@ class Entry:
         return from_xywh(*self.xywh(key))
 
     def wrong(self, key: str, expected: str) -> DataError:
-        """An error about a value."""
+        """Return an error about a value, with its place and the expected value."""
         place = f"{self._path}: {self._section}[{self._index}]"
         return DataError(
             f"{place}: {key!r} is {self.values.get(key)!r:.60}, expected {expected}. Mend or fetch it again."
@@ -168,10 +163,10 @@ class Entry:
 
 
 def coco_samples(config: CocoSource) -> Samples:
-    """Every sample of a data set in COCO's layout.
+    """Return every sample of a data set in COCO's layout.
 
     Raises:
-        DataError: a JSON is absent, cut short or lacks a key, or names no image of the folder.
+        DataError: A JSON is absent, truncated or lacks a key, or names no image of the folder.
     """
     root = Path(config.root)
     folder = root / config.images
@@ -204,7 +199,7 @@ def _rows(config: CocoSource, folder: Path, sizes: Mapping[str, int]) -> Iterato
 
 
 def _name_in(folder: Path, name: str, sizes: Mapping[str, int]) -> str:
-    """Under which name the folder has an image: `train2017/1.jpg` of a folder `train2017` may be its `1.jpg`."""
+    """Return the name of an image in the folder: `train2017/1.jpg` may be `1.jpg` of a folder `train2017`."""
     inside = PurePosixPath(name)
     if name not in sizes and len(inside.parts) > 1 and inside.parts[0] == folder.name:
         without = inside.relative_to(inside.parts[0]).as_posix()

@@ -1,8 +1,7 @@
-"""Kinds folder and coco: one job reads once what there is, and every shard takes its slice of that.
+"""Index of the source kinds folder and coco: one job reads names, sizes and texts, and each shard takes a slice of the table.
 
-The table has a source row for each sample, in the order of sha256 of seed and source key: not that of the file system,
-and an image more moves no other. Names, sizes and texts are read here, and no pixel. So an image that is replaced by
-another of the same name and size goes unseen: `--force` has a look.
+The rows are ordered by SHA-256 of seed and source key, so the order is independent of the file system and a new image moves no
+other one. No pixels are read: an image that is replaced by another of equal name and size is not noticed without `--force`.
 """
 
 import hashlib
@@ -29,11 +28,15 @@ log = logging.getLogger(__name__)
 
 @stage(INDEX_SOURCE)
 def index_source(manifest: Path, config: SourceConfig) -> None:
-    """Write the table of every sample of a source, then its manifest.
+    """Write the table of all samples of a source, and then its manifest.
+
+    Args:
+        manifest: Path of the manifest to write; the table lies beside it.
+        config: Section `source`, of kind folder or coco.
 
     Raises:
-        ConfigError: a kind of source that is not listed, or an input that is not there.
-        DataError: an input that cannot be used as it is.
+        ConfigError: The kind of source has no index, or an input does not exist.
+        DataError: An input cannot be used.
     """
     match config:
         case FolderSource():
@@ -54,22 +57,22 @@ def index_source(manifest: Path, config: SourceConfig) -> None:
 
 
 def shuffled(samples: Iterable[SourceRow], seed: int) -> list[SourceRow]:
-    """The rows by sha256 of seed and source key; those of one source key stay in order."""
+    """Return the rows ordered by SHA-256 of seed and source key; rows of equal source key keep their order."""
     return sorted(samples, key=lambda row: hashlib.sha256(f"{seed}/{row.source_key}".encode()).digest())
 
 
 class Slice(NamedTuple):
-    """Rows `start` to `stop` of a listing."""
+    """Rows `start` to `stop` of the table, `stop` excluded."""
 
     start: int
     stop: int
 
 
 def slice_of(shard: PlannedShard, *, listed: int, images_per_shard: int) -> Slice:
-    """What a shard takes of `listed` rows: `images_per_shard` of them, the last shard whatever is left.
+    """Return the slice of a shard: `images_per_shard` of `listed` rows; the last shard takes all that remain.
 
-    There are as many shards as image files fill; a listing may be longer (images that are named but missing) or shorter
-    (images that nothing names).
+    The number of shards follows from the number of image files. The table may be longer, by images that are named but missing, or
+    shorter, by images that nothing names.
     """
     start = min(shard.position * images_per_shard, listed)
     is_last = shard.position == shard.of - 1
@@ -77,10 +80,10 @@ def slice_of(shard: PlannedShard, *, listed: int, images_per_shard: int) -> Slic
 
 
 def listed_shard(shard: PlannedShard, manifest: Path, config: FolderSource | CocoSource, *, listing: Path) -> None:
-    """Write the source table of one shard, a slice of the listing, and then its manifest.
+    """Write the source table of one shard, a slice of the index, and then its manifest.
 
     Raises:
-        ShardError: the listing is gone or changed.
+        ShardError: The index is absent or changed.
     """
     rows = slice_of(shard, listed=read_manifest(listing).read, images_per_shard=config.images_per_shard)
     what = {"kind": config.kind, "rows": [rows.start, rows.stop]}

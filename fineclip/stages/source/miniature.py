@@ -1,8 +1,7 @@
-"""Kind miniature: scenes of the embedded world with the flaws of the web, in a tar of img2dataset's layout.
+"""Source kind miniature: drawn scenes with the flaws of web data, in a tar of img2dataset's layout.
 
-key.jpg key.txt key.json, one of each for every item, flawed ones too: an item that is no image is called .jpg all the
-same, as on the web. The json says in `truth` for which reason the pipeline should drop the item (null: for none), so
-that what was found can be compared with what is so; the table does not know it.
+Every item has key.jpg, key.txt and key.json, also one that is not an image. `truth` in the JSON holds the reason for which the
+pipeline should drop the item, or null, so that tests can compare; the table does not contain it.
 """
 
 import hashlib
@@ -47,7 +46,7 @@ def _append(tar: TarAppender, key: str, item: WebItem) -> Piece:
 
 
 def description(item: WebItem) -> dict[str, str | int | None]:
-    """The json of an item: img2dataset's fields, and `truth`."""
+    """Return the JSON of an item: the fields of img2dataset, and `truth`."""
     header = read_header(item.image)
     width, height = (header.width, header.height) if header else (None, None)
     return {

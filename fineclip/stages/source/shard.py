@@ -1,7 +1,6 @@
-"""The source stage: a row for each sample of a shard, where its bytes lie, its texts, and why it cannot be used.
+"""Stage `source`: write one row per sample of a shard with the byte range of its image, its texts, or the reason to drop it.
 
-Bytes are read where they lie; only the miniature world, which lies nowhere, writes its own. Each kind's module lists
-the reasons for which it drops a sample.
+Images stay in the files of the user. Only the miniature source writes its own tar.
 """
 
 from collections.abc import Sequence
@@ -45,17 +44,18 @@ def source_shard_by_name(
 
 
 def source_shard(shard: PlannedShard, manifest: Path, config: SourceConfig, *, listing: Path | None = None) -> None:
-    """Write the table of one shard, then its manifest.
+    """Write the table of one shard, and then its manifest.
 
     Args:
-        shard: which one.
-        manifest: what is written last; its data lies beside it.
-        config: of the source.
-        listing: manifest of the listing, for the kinds folder and coco.
+        shard: The shard.
+        manifest: Path of the manifest to write; the table lies beside it.
+        config: Section `source`.
+        listing: Manifest of `index-source`, for kinds folder and coco.
 
     Raises:
-        ConfigError: the kind needs a listing or tars, and there is none.
-        DataError, ShardError: an input is not there, cut short, or cannot be used as it is.
+        ConfigError: The kind needs an index or tars, and none is given.
+        DataError: An input does not exist or cannot be used.
+        ShardError: A tar or table is absent, truncated or changed.
     """
     match config:
         case MiniatureSource():

@@ -1,15 +1,9 @@
-"""Kind webdataset: tars that are already there, read where they lie: img2dataset's output, cc3m-wds, our own.
+"""Source kind webdataset: tars of img2dataset, cc3m-wds or this package, read in place.
 
-The text of a sample is its .txt as one caption; else `caption` of its json; else `caption` of the parquet beside the tar
-that img2dataset writes. `captions` of the json, a list, adds what is not there yet. A row for every sample of the tar in
-the order of first appearance, then for every row of the parquet that left nothing in the tar. Reasons to drop one here:
-
-    no-image              text without an image
-    no-text               an image without text (a blank text is kept, and left to the filter)
-    bad-json              an image whose only text would be in a json that is none
-    failed-to-download    img2dataset says so
-    failed-to-resize      likewise: bytes came, but no image that it could read
-    download-failed       it gives another status
+The caption of a sample is its .txt as a whole; else `caption` of its JSON; else `caption` of the parquet of img2dataset beside
+the tar. The list `captions` of the JSON adds further ones. Rows are those of the samples in the tar, in the order of their first
+members, and then those of the parquet that have no member in the tar. A blank text counts as a caption here and is judged by
+the filter.
 """
 
 import json
@@ -38,7 +32,7 @@ STATUS_REASONS = {"failed_to_download": "failed-to-download", "failed_to_resize"
 
 @dataclass(frozen=True, slots=True)
 class SampleMetadata:
-    """What a json or a row of the parquet tells of a sample."""
+    """Content of the JSON of a sample, or of its row in the parquet."""
 
     caption: str | None = None
     captions: tuple[str, ...] = ()
@@ -54,11 +48,11 @@ NOTHING = SampleMetadata()
 def webdataset_shard(shard: PlannedShard, manifest: Path) -> None:
     """Write the source table of the tars of a shard, and then its manifest.
 
-    The manifest's inputs are the tars with a hash over the names, places and sizes of their members and over their
-    texts: an image that is replaced by another of the same size in the same place goes unseen (`--force` has a look).
+    The inputs of the manifest are the tars with a hash of names, byte ranges and texts of their members. An image that is replaced by
+    another of equal size at the same offset is not noticed without `--force`.
 
     Raises:
-        ShardError: a tar or the parquet beside it is gone, cut short or not what it should be.
+        ShardError: A tar or the parquet beside it is absent, truncated, or of another form.
     """
     stocks = {Path(tar): index_tar(Path(tar)) for tar in shard.tars}
     inputs = {tar.as_posix(): stock.fingerprint for tar, stock in stocks.items()}
@@ -73,7 +67,7 @@ def webdataset_shard(shard: PlannedShard, manifest: Path) -> None:
 
 
 def rows_of(tar: Path, stock: TarIndex, told: Mapping[str, SampleMetadata]) -> Iterator[SourceRow]:
-    """Rows without keys: the samples of a tar, then what the parquet alone knows of."""
+    """Yield rows without keys: the samples of a tar, then those that only the parquet lists."""
     keys, repeated = set[str](), 0
     for parts in samples_in(stock.members):
         keys.add(parts.key)
@@ -87,10 +81,10 @@ def rows_of(tar: Path, stock: TarIndex, told: Mapping[str, SampleMetadata]) -> I
 
 
 def sidecar(path: Path) -> dict[str, SampleMetadata]:
-    """What img2dataset's parquet tells, by key; nothing where there is none.
+    """Return the rows of img2dataset's parquet by key; empty if there is none.
 
     Raises:
-        ShardError: it is no parquet, or has no column `key`.
+        ShardError: It is not a parquet file, or has no column `key`.
     """
     if not path.is_file():
         return {}
@@ -107,7 +101,7 @@ def sidecar(path: Path) -> dict[str, SampleMetadata]:
 
 
 def read_json(content: bytes | None) -> SampleMetadata:
-    """What a json tells."""
+    """Return the metadata in the JSON of a sample."""
     if content is None:
         return NOTHING
     try:
