@@ -16,6 +16,7 @@ from torch.utils.data import default_collate
 from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 from benchmarks.inputs import SLOTS
+from fineclip.boxes import clip, enlarge
 from fineclip.models.images import MEAN, STD
 from fineclip.types import Sample
 
@@ -47,7 +48,7 @@ class OfficialLoader:
             texts_KL[slot] = self.tokenize([region.caption or ""])[0]
             if not SMALLEST <= box.width * box.height <= LARGEST:
                 continue
-            around = box.enlarged(ENLARGED).clipped(sample.width, sample.height)
+            around = clip(enlarge(box, ENLARGED), sample.width, sample.height)
             crops_K3SS[slot] = self.transform(picture.crop(around))
             x, y = self.size / sample.width, self.size / sample.height
             scaled = torch.tensor([box.x1 * x, box.y1 * y, box.x2 * x, box.y2 * y, 1.0])

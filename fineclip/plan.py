@@ -1,4 +1,4 @@
-"""What the Snakefile asks: which shards, runs and benchmarks are planned, and what identifies each. No torch here."""
+"""Planned shards, runs and benchmarks, and the key of each job, for the Snakefile. Imports no torch."""
 
 import logging
 import os
@@ -18,13 +18,12 @@ from fineclip.config import (
     Run,
     WeightsConfig,
     YoloDetect,
-    canonical,
-    identity,
 )
 from fineclip.errors import ConfigError
 from fineclip.evals.sources import missing
-from fineclip.stages.given.tables import claim as given_claim
-from fineclip.stages.source.files import glance
+from fineclip.identity import identity, planned_key
+from fineclip.stages.declaration import Stage, stages
+from fineclip.stages.source.files import directory_fingerprint
 from fineclip.stages.source.plan import (
     PlannedShard,
     captions_table,
@@ -40,37 +39,44 @@ log = logging.getLogger(__name__)
 
 
 class Plan:
-    """A configuration, looked at together with what lies on disk."""
+    """The configuration together with the inputs on disk.
+
+    Attributes:
+        config: The validated configuration.
+        dataset: Name of the folder under data/ and results/.
+        shards: Planned shards by name, in the order in which scales use them.
+        runs: Planned runs by id, pretrained encoders included.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.dataset = config.dataset.folder
         require_outside(config.source, Path("data") / self.dataset)
         self.shards: dict[str, PlannedShard] = {shard.name: shard for shard in self._prefix_of_all()}
-        self._require_given()
+        self._require_external()
         self.runs: dict[str, Run] = config.runs()
 
     def prefix(self, scale: str) -> list[str]:
-        """Names of the shards that a scale may need, in order."""
+        """Return the names of the shards that a scale may need, in order."""
         return list(self.shards)[: self._needed(scale)]
 
     @cached_property
     def benchmarks(self) -> list[str]:
-        """Planned benchmarks whose data is there.
+        """Planned benchmarks whose data exists.
 
         Raises:
-            ConfigError: the data of one is absent that says `if_missing: error`.
+            ConfigError: The data of a benchmark with `if_missing: error` does not exist.
         """
         return [name for name in self.config.plan.benchmarks if self._is_there(name)]
 
     @cached_property
     def left_out(self) -> list[str]:
-        """Benchmarks whose images no selection takes."""
+        """Benchmarks of `select.leave_out` whose data exists: their images are not trained on."""
         return [name for name in self.config.select.leave_out if self._is_there(name)]
 
     @property
-    def annotations(self) -> list[str]:
-        """Files that a listing of the source reads, beside the images."""
+    def source_annotations(self) -> list[str]:
+        """JSON files or table of captions that `index-source` reads beside the images."""
         match self.config.source:
             case CocoSource(root=root, captions=captions, instances=instances):
                 return [f"{root}/{name}" for name in (captions, instances) if name]
@@ -80,13 +86,13 @@ class Plan:
         return []
 
     @property
-    def glance(self) -> str | None:
-        """What a look at the folder of images shows, for the kinds of source that have a listing."""
+    def source_fingerprint(self) -> str | None:
+        """Fingerprint of names, sizes and times in the folder of images; None for a source without a listing."""
         folder = image_folder(self.config.source)
-        return None if folder is None else glance(folder)
+        return None if folder is None else directory_fingerprint(folder)
 
-    def given(self, kind: str, name: str) -> list[str]:
-        """The JSON of boxes or captions that one entry of `detect` or `caption` reads; nothing where it reads none."""
+    def external_json(self, kind: str, name: str) -> list[str]:
+        """Return the JSON of an entry of `detect` or `caption` with external annotations, or nothing for other engines."""
         entry = self._entry(kind, name)
         return [entry.path] if isinstance(entry, BoxesJsonDetect | CaptionsJsonCaption) else []
 
@@ -97,11 +103,11 @@ class Plan:
 
     @property
     def untrained(self) -> list[str]:
-        """Ids of the encoders as they come."""
+        """Ids of the runs that are pretrained encoders without training."""
         return [name for name, run in self.runs.items() if not run.method]
 
     def weights(self, kind: str, name: str) -> WeightsConfig | None:
-        """The weights of one entry of a catalogue, None where it needs none."""
+        """Return the weights of a catalog entry, or None if it needs none."""
         if kind == "encoders":
             return self.config.encoders[name].weights
         if kind == "tokenizers":
@@ -110,49 +116,50 @@ class Plan:
         return entry.weights if isinstance(entry, YoloDetect | Blip2Caption) else None
 
     def needed_weights(self) -> list[tuple[str, str]]:
-        """(kind, name) of every model that the planned jobs use."""
+        """Return (kind, name) of every model that planned jobs use."""
         models = [("detect", self.config.regions), ("caption", self.config.captions)]
         for encoder in self.config.planned_encoders:
             models += [("encoders", encoder), ("tokenizers", encoder)]
         return [(kind, name) for kind, name in models if self.weights(kind, name)]
 
-    def section(self, stage: str, **names: str) -> str:
-        """What identifies a job's result beside its inputs, as JSON: the keys that differ from defaults, the versions."""
-        return canonical(
-            {"version": version_of(*_MODULES.get(stage, ("stages", stage))), **self._identity(stage, names)}
-        )
+    def key(self, stage: str, **names: str) -> str:
+        """Return the part of a job's key that is known before it runs, as JSON: version and configuration.
 
-    def _identity(self, stage: str, names: Mapping[str, str]) -> dict[str, Any]:
+        Args:
+            stage: Name of a stage, or `index`, `evaluate`, `train`, `pretrained` or `report`.
+            **names: Wildcards of the job.
+        """
         config = self.config
         match stage:
-            case "source" | "list":
-                return identity(config.source)
-            case "filter" | "concepts":
-                return identity(getattr(config, stage))
-            case "select":
-                scale = config.scales[names["scale"]]
-                return identity(config.select) | {"scale": {"images": scale.images, "at_most": scale.at_most}}
-            case "detect":
-                return identity(config.detect[names["regions"]])
-            case "caption":
-                return identity(config.caption[names["captions"]])
-            case "texts":
-                return identity(config.encoders[names["encoder"]])
-            case "given":
-                return given_claim(self._entry(names["kind"], names["model"]))
-            case "weights":
-                weights = self.weights(names["kind"], names["model"])
-                return {} if weights is None else identity(weights)
             case "index":
-                return identity(config.benchmarks[names["benchmark"]])
+                return planned_key(version_of("evals", "sources"), identity(config.benchmarks[names["benchmark"]]))
             case "evaluate":
                 benchmark = config.benchmark(names["benchmark"])
-                return identity(benchmark) | {"benchmark_version": version_of("evals", benchmark.kind)}
-            case "report":
-                return config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"runtime"})
+                version = {"benchmark_version": version_of("evals", benchmark.kind)}
+                return planned_key(version_of("evals", "evaluate"), identity(benchmark) | version)
             case "train" | "pretrained":
-                return self._training(self.runs[names["run"]])
-        return {}
+                return planned_key(version_of("train", "run"), self._training(self.runs[names["run"]]))
+            case "report":
+                values = config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"runtime"})
+                return planned_key(version_of("report", "page"), values)
+        return planned_key(stages()[stage].version, self._stage_config(stages()[stage], names))
+
+    def _stage_config(self, declared: Stage, names: Mapping[str, str]) -> dict[str, Any]:
+        """The values of a stage's section that are part of its key."""
+        match declared.name:
+            case "select":
+                scale = self.config.scales[names["scale"]]
+                return identity(self.config.select) | {"scale": {"images": scale.images, "at_most": scale.at_most}}
+            case "weights":
+                weights = self.weights(names["kind"], names["name"])
+                return {} if weights is None else identity(weights)
+            case _ if not declared.section:
+                return {}
+        found: Any = self.config
+        for part in declared.section.split("."):
+            name = part.format(**names)
+            found = found[name] if isinstance(found, Mapping) else getattr(found, name)
+        return declared.key(found)
 
     def _training(self, run: Run) -> dict[str, Any]:
         encoder = {"encoder": identity(self.config.encoders[run.encoder])}
@@ -167,7 +174,7 @@ class Plan:
         }
 
     def _loader(self, run: Run) -> dict[str, Any]:
-        """What a run has no use for does not train it again."""
+        """Return the keys of `loader` that have an effect on this run."""
         unused = () if self.config.options(run).takes_embedded_texts else ("cached_texts",)
         return {name: value for name, value in identity(self.config.loader).items() if name not in unused}
 
@@ -191,9 +198,9 @@ class Plan:
         catalogue: Mapping[str, Any] = self.config.detect if kind == "detect" else self.config.caption
         return catalogue[name]
 
-    def _require_given(self) -> None:
+    def _require_external(self) -> None:
         for kind, name in (("detect", self.config.regions), ("caption", self.config.captions)):
-            for path in self.given(kind, name):
+            for path in self.external_json(kind, name):
                 if not Path(path).is_file():
                     raise ConfigError(f"{kind}.{name}.path: {path}: no such file. Put it there, or name another.")
 
@@ -208,20 +215,13 @@ class Plan:
 
 
 def run_this_checkout(workflow_folder: str) -> None:
-    """Let jobs run the checkout that `workflow/` stands in, with the Python of this Snakemake.
+    """Let jobs run the code of this checkout with the Python of this Snakemake.
 
-    Under `--sdm conda` it is the Python of the job's environment, which comes first on the path then.
+    Under `--sdm conda` the Python of the job's environment comes first on PATH.
+
+    Args:
+        workflow_folder: The folder `workflow/` of the checkout.
     """
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     root, others = str(Path(workflow_folder).parent), os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join([root, others]) if others else root
-
-
-_MODULES = {
-    "list": ("stages", "source"),
-    "index": ("evals", "sources"),
-    "train": ("train", "run"),
-    "pretrained": ("train", "run"),
-    "evaluate": ("evals", "evaluate"),
-    "report": ("report", "page"),
-}

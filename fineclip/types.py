@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Box(NamedTuple):
-    """A rectangle in pixels of the stored image, `0 <= x1 < x2 <= width`, edges half-open."""
+    """A rectangle with half-open edges, in pixels of the stored image unless stated otherwise. See `fineclip.boxes`."""
 
     x1: float
     y1: float
@@ -24,27 +24,25 @@ class Box(NamedTuple):
 
     @property
     def width(self) -> float:
-        """Pixels; not positive for an empty box."""
+        """Width; not positive for an empty box."""
         return self.x2 - self.x1
 
     @property
     def height(self) -> float:
-        """Pixels; not positive for an empty box."""
+        """Height; not positive for an empty box."""
         return self.y2 - self.y1
 
-    def clipped(self, width: float, height: float) -> Box:
-        """The part inside an image of that size; may be empty."""
-        return Box(max(0.0, self.x1), max(0.0, self.y1), min(float(width), self.x2), min(float(height), self.y2))
 
-    def enlarged(self, factor: float) -> Box:
-        """The same centre, `factor` times as wide and as high; may reach outside the image."""
-        grow_x, grow_y = self.width * (factor - 1) / 2, self.height * (factor - 1) / 2
-        return Box(self.x1 - grow_x, self.y1 - grow_y, self.x2 + grow_x, self.y2 + grow_y)
+class LabeledBox(NamedTuple):
+    """A box of a data set with the name of its class."""
+
+    box: Box
+    label: str
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A box of an image with what is known of it. `label` is a class name, `score` lies in [0, 1]."""
+    """A box of an image with its score in [0, 1], the name of its class, and its caption if it has one."""
 
     box: Box
     score: float
@@ -52,9 +50,16 @@ class Region:
     caption: str | None = None
 
 
+class RegionCaption(NamedTuple):
+    """Output of a captioner for one region: the caption, and the mean log probability of its tokens, None if it has none."""
+
+    caption: str | None
+    logprob: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image as it goes into training: encoded bytes, its captions (one is drawn at each visit), its regions."""
+    """A training sample: encoded image, its captions (training draws one per epoch) and its regions."""
 
     key: str
     image: bytes
@@ -66,16 +71,8 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
-    """A sample that a stage left out; `reason` is a slug from the table in that stage's docstring."""
-
-    key: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Candidate:
-    """One image before the filter: what its header and its caption say, no pixel decoded. Width 0 is unreadable."""
+    """An image before the filter: size from its header, captions, and hash. Width 0 stands for an unreadable header."""
 
     key: str
     width: int

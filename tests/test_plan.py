@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fineclip import plan as module
 from fineclip.config import load, merge
 from fineclip.errors import ConfigError
 from fineclip.plan import Plan, run_this_checkout
+from fineclip.stages.declaration import stages
 from fineclip.versions import version_of
 
 ROOT = Path(__file__).parents[1]
@@ -63,8 +65,8 @@ JOBS: dict[str, tuple[str, dict[str, str]]] = {
     "filter": ("filter", {"shard": "miniature-0000"}),
     "select 500": ("select", {"scale": "500"}),
     "select 2000": ("select", {"scale": "2000"}),
-    "given detect": ("given", {"kind": "detect", "model": "released"}),
-    "given caption": ("given", {"kind": "caption", "model": "released"}),
+    "given detect": ("given", {"kind": "detect", "name": "released"}),
+    "given caption": ("given", {"kind": "caption", "name": "released"}),
     "detect mini": ("detect", {"regions": "yolov9t.mini"}),
     "detect released": ("detect", {"regions": "released"}),
     "caption mini": ("caption", {"captions": "blip2.mini"}),
@@ -74,10 +76,10 @@ JOBS: dict[str, tuple[str, dict[str, str]]] = {
     "card": ("card", {}),
     "concepts": ("concepts", {"scale": "500"}),
     "texts": ("texts", {"encoder": "mini"}),
-    "weights detect": ("weights", {"kind": "detect", "model": "yolov9t.mini"}),
-    "weights caption": ("weights", {"kind": "caption", "model": "blip2.mini"}),
-    "weights encoders": ("weights", {"kind": "encoders", "model": "mini"}),
-    "weights tokenizers": ("weights", {"kind": "tokenizers", "model": "mini"}),
+    "weights detect": ("weights", {"kind": "detect", "name": "yolov9t.mini"}),
+    "weights caption": ("weights", {"kind": "caption", "name": "blip2.mini"}),
+    "weights encoders": ("weights", {"kind": "encoders", "name": "mini"}),
+    "weights tokenizers": ("weights", {"kind": "tokenizers", "name": "mini"}),
     "index boxes": ("index", {"benchmark": "boxes"}),
     "index retrieval": ("index", {"benchmark": "retrieval"}),
     "evaluate boxes": ("evaluate", {"benchmark": "boxes", "run": "pretrained-mini"}),
@@ -90,7 +92,7 @@ JOBS: dict[str, tuple[str, dict[str, str]]] = {
 
 def sections(plan: Plan) -> dict[str, str]:
     """The identity of each job, as its rule passes it on."""
-    return {job: plan.section(stage, **names) for job, (stage, names) in JOBS.items()}
+    return {job: plan.key(stage, **names) for job, (stage, names) in JOBS.items()}
 
 
 def changed_by(*changes: Mapping[str, Any]) -> set[str]:
@@ -173,7 +175,8 @@ def test_resources_are_part_of_no_identity() -> None:
 @pytest.mark.parametrize(
     ("package", "name", "jobs"),
     [
-        ("stages", "source", {"source", "list"}),
+        ("stages", "source", {"source"}),
+        ("stages", "list", {"list"}),
         ("stages", "filter", {"filter"}),
         ("stages", "select", SELECT),
         ("stages", "given", {"given detect", "given caption"}),
@@ -200,6 +203,11 @@ def test_a_version_is_part_of_these_identities_alone(
     monkeypatch: pytest.MonkeyPatch, package: str, name: str, jobs: set[str]
 ) -> None:
     before = sections(plan_of())
+    raised = {
+        stage: replace(declared, version=declared.version + (package == "stages" and stage == name))
+        for stage, declared in stages().items()
+    }
+    monkeypatch.setattr(module, "stages", lambda: raised)
     monkeypatch.setattr(module, "version_of", lambda *of: version_of(*of) + (of == (package, name)))
     after = sections(plan_of())
     assert {job for job in JOBS if before[job] != after[job]} == jobs
@@ -207,16 +215,16 @@ def test_a_version_is_part_of_these_identities_alone(
 
 def test_each_job_has_an_identity_of_its_own_kind() -> None:
     found = {job: json.loads(text) for job, text in sections(plan_of()).items()}
-    assert found["filter"] == {"min_side_px": 96, "version": version_of("stages", "filter")}
+    assert found["filter"] == {"min_side_px": 96, "version": stages()["filter"].version}
     assert found["select 500"] == {
         "leave_out": ["boxes", "retrieval"],
         "scale": {"at_most": False, "images": 500},
-        "version": version_of("stages", "select"),
+        "version": stages()["select"].version,
     }
     assert found["given detect"] == {
         "engine": "boxes_json",
         "path": "boxes.json",
-        "version": version_of("stages", "given"),
+        "version": stages()["given"].version,
     }
     assert found["evaluate boxes"]["benchmark_version"] == version_of("evals", "boxes")
     assert set(found["pretrained pretrained-mini"]) == {"encoder", "version"}
@@ -239,9 +247,9 @@ def test_a_stand_in_for_the_encoder_evaluates_at_its_own_size() -> None:
     sized = {"benchmarks": {"retrieval": {"image_size": 64}}}
     plain, trial = plan_of(sized), plan_of(sized, {"stand_ins": {"encoder": "mini"}})
     key = {"benchmark": "retrieval"}
-    assert json.loads(plain.section("evaluate", **key))["image_size"] == 64
-    assert "image_size" not in json.loads(trial.section("evaluate", **key))
-    assert trial.section("index", **key) == plain.section("index", **key)
+    assert json.loads(plain.key("evaluate", **key))["image_size"] == 64
+    assert "image_size" not in json.loads(trial.key("evaluate", **key))
+    assert trial.key("index", **key) == plain.key("index", **key)
 
 
 # --- shards
@@ -354,9 +362,9 @@ def test_external_annotations_must_be_there_where_they_are_planned(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     plan = plan_of()  # which plans neither of the two
-    assert plan.given("detect", "released") == ["boxes.json"]
-    assert plan.given("caption", "released") == ["captions.json"]
-    assert plan.given("detect", "yolov9t.mini") == plan.given("caption", "template") == []
+    assert plan.external_json("detect", "released") == ["boxes.json"]
+    assert plan.external_json("caption", "released") == ["captions.json"]
+    assert plan.external_json("detect", "yolov9t.mini") == plan.external_json("caption", "template") == []
     for kind, key in (("detect", "regions"), ("caption", "captions")):
         with pytest.raises(ConfigError, match=rf"{kind}\.released\.path: \w+\.json"):
             plan_of({"plan": {key: "released"}})
@@ -366,8 +374,8 @@ def test_external_annotations_must_be_there_where_they_are_planned(
 
 
 def test_files_that_the_index_of_a_source_reads(tmp_path: Path) -> None:
-    assert plan_of().annotations == []
-    assert plan_of().glance is None
+    assert plan_of().source_annotations == []
+    assert plan_of().source_fingerprint is None
     (tmp_path / "train2017").mkdir()
     (tmp_path / "annotations").mkdir()
     (tmp_path / "train2017/1.jpg").touch()
@@ -375,14 +383,14 @@ def test_files_that_the_index_of_a_source_reads(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).touch()
     coco = {"kind": "coco", "root": str(tmp_path)}
-    assert of_source(coco).annotations == [f"{tmp_path}/{name}" for name in names]
-    assert of_source({**coco, "instances": None}).annotations == [f"{tmp_path}/{names[0]}"]
-    assert of_source({**coco, "captions": None}).annotations == [f"{tmp_path}/{names[1]}"]
-    assert of_source(coco).glance is not None
+    assert of_source(coco).source_annotations == [f"{tmp_path}/{name}" for name in names]
+    assert of_source({**coco, "instances": None}).source_annotations == [f"{tmp_path}/{names[0]}"]
+    assert of_source({**coco, "captions": None}).source_annotations == [f"{tmp_path}/{names[1]}"]
+    assert of_source(coco).source_fingerprint is not None
     (tmp_path / "table.csv").write_text("file,caption\n")
     folder = {"kind": "folder", "root": str(tmp_path), "captions": "table.csv"}
-    assert of_source(folder).annotations == [str(tmp_path / "table.csv")]
-    assert of_source({"kind": "folder", "root": str(tmp_path)}).annotations == []
+    assert of_source(folder).source_annotations == [str(tmp_path / "table.csv")]
+    assert of_source({"kind": "folder", "root": str(tmp_path)}).source_annotations == []
 
 
 def of_source(source: Mapping[str, Any]) -> Plan:

@@ -11,7 +11,7 @@ from typing import Any
 from fineclip.cli.options import Verbs, add_compute, add_verb, json_object, section
 from fineclip.config import BenchmarkConfig, Config, load, read_files
 from fineclip.errors import ConfigError
-from fineclip.shards import forget, write_text
+from fineclip.shards import invalidate, write_text
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -96,7 +96,7 @@ def _evaluate_run(options: argparse.Namespace) -> None:
     values = _section_of_json(options.config or ["{}"])
     values.pop("benchmark_version", None)
     if options.force:
-        forget(options.output)
+        invalidate(options.output)
     evaluate_run(
         options.run,
         options.index,

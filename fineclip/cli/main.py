@@ -1,6 +1,6 @@
-"""From the words of a command line to one function call.
+"""Command line: parse the arguments and call the function of the verb.
 
-A user's mistake prints one message and exits with 2; a bug keeps its traceback and exits with 1.
+A mistake of the user prints one message and exits with 2; a bug prints its traceback and exits with 1.
 """
 
 import argparse
@@ -21,8 +21,11 @@ log = logging.getLogger(__name__)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb.
 
+    Args:
+        arguments: Words of the command line; None takes those of the process.
+
     Returns:
-        The exit code: 0 done, 2 a mistake that the message explains.
+        The exit code: 0 for success, 2 for a mistake that the message explains.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = parser().parse_args(words, argparse.Namespace(words=words))
@@ -37,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every verb with its options."""
+    """Return the parser of every verb and its options."""
     top = argparse.ArgumentParser(
         prog="fineclip",
         description="From image-text pairs to a region-level CLIP. Snakemake calls these verbs; each also works by hand.",
@@ -50,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _start_logging(file: Path | None) -> None:
-    """Sentences to the terminal and, all of them, to the log file. Of several processes the others say what goes wrong."""
+    """Log to the terminal and to the log file. Ranks other than 0 log warnings only."""
     rank = rank_of(os.environ)
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if file is not None:

@@ -1,4 +1,4 @@
-"""What the verbs share: their common options, and reading a configuration section."""
+"""Options that verbs share, and reading of a configuration section."""
 
 import argparse
 import json
@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 from fineclip.cli.devices import claim
 from fineclip.config import parse
 from fineclip.errors import ConfigError
-from fineclip.shards import forget
-from fineclip.versions import version_of
+from fineclip.shards import invalidate
 
 Call = Callable[[argparse.Namespace], None]
 Verbs = Any  # argparse keeps the type of its sub-parsers private
@@ -18,7 +17,7 @@ S = TypeVar("S")
 
 
 def add_verb(verbs: Verbs, name: str, call: Call, *, about: str, config: bool = True) -> argparse.ArgumentParser:
-    """A verb with the options that all have."""
+    """Add a verb with the options that all verbs have."""
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about)
     verb.set_defaults(call=call)
     if config:
@@ -34,11 +33,11 @@ def add_verb(verbs: Verbs, name: str, call: Call, *, about: str, config: bool = 
 
 
 def add_job(verbs: Verbs, name: str, call: Call, *, about: str) -> argparse.ArgumentParser:
-    """A verb that ends in a manifest, and does nothing where that is up to date."""
+    """Add a verb that writes a manifest, and does nothing if that is up to date."""
 
     def run(options: argparse.Namespace) -> None:
         if options.force:
-            forget(options.manifest)
+            invalidate(options.manifest)
         call(options)
 
     verb = add_verb(verbs, name, run, about=about)
@@ -50,7 +49,7 @@ def add_job(verbs: Verbs, name: str, call: Call, *, about: str) -> argparse.Argu
 
 
 def add_compute(verb: argparse.ArgumentParser, *, batch_size: int | None = None) -> None:
-    """Options of verbs that run a model. The verb begins when it holds the GPUs that it asks for."""
+    """Add the options of verbs that run a model. The verb starts when it holds the GPUs that it asks for."""
     if batch_size is not None:
         verb.add_argument(
             "--batch-size", type=positive, default=batch_size, metavar="N", help=f"rows at once (default {batch_size})"
@@ -89,7 +88,7 @@ def add_means(verb: argparse.ArgumentParser) -> None:
 
 
 def add_tokenizer(verb: argparse.ArgumentParser) -> None:
-    """The vocabulary of verbs that read texts for an encoder."""
+    """Add the option for the vocabulary of the encoder."""
     verb.add_argument(
         "--tokenizer",
         type=Path,
@@ -100,10 +99,16 @@ def add_tokenizer(verb: argparse.ArgumentParser) -> None:
 
 
 def section(model: type[S] | Any, values: dict[str, Any], *, where: str, version: int | None = None) -> Any:
-    """The configuration section of a verb.
+    """Return the configuration section of a verb.
+
+    Args:
+        model: A section, or a union of some.
+        values: Values from the command line, perhaps with `version`.
+        where: Place of the section in the configuration, for messages.
+        version: Version of the stage; None skips the check.
 
     Raises:
-        ConfigError: a key is wrong, or the plan was made by code of another version.
+        ConfigError: A key is wrong, or the job was planned for another version.
     """
     values = dict(values)
     planned = values.pop("version", version)
@@ -114,18 +119,13 @@ def section(model: type[S] | Any, values: dict[str, Any], *, where: str, version
     return parse(model, values, where=where)
 
 
-def stage_version(stage: str) -> int:
-    """VERSION of a stage."""
-    return version_of("stages", stage)
-
-
 def one(paths: list[Path]) -> Path | None:
-    """The path of an option that may be left empty."""
+    """Return the path of an optional option, or None."""
     return paths[0] if paths else None
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """A JSON object from the command line."""
+    """Parse a JSON object."""
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -136,7 +136,7 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def devices(text: str) -> tuple[int, ...] | str:
-    """Numbers with commas between them, or auto."""
+    """Parse numbers separated by commas, or auto."""
     if text == "auto":
         return text
     numbers = text.split(",")
@@ -146,14 +146,14 @@ def devices(text: str) -> tuple[int, ...] | str:
 
 
 def not_negative(text: str) -> int:
-    """A whole number."""
+    """Parse an integer of at least 0."""
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
     return int(text)
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1."""
+    """Parse an integer of at least 1."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)

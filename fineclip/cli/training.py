@@ -15,7 +15,9 @@ def add_verbs(verbs: Verbs) -> None:
     """train, pretrained, index."""
     verb = add_job(verbs, "train", _train, about="train one run; takes up where it was stopped")
     verb.add_argument("--select", type=Path, required=True, help="manifest of `select`: which samples")
-    verb.add_argument("--packed", type=Path, nargs="+", required=True, help="manifests of `pack`: where they lie")
+    verb.add_argument(
+        "--pack", dest="packed", type=Path, nargs="+", required=True, help="manifests of `pack`: where they lie"
+    )
     verb.add_argument(
         "--weights", type=Path, nargs=1, required=True, help="manifest of `weights`: what training starts from"
     )

@@ -3,7 +3,7 @@
 `load` validates the values before the first job. This package does not import torch.
 """
 
-from fineclip.config.base import Section, canonical, identity, parse
+from fineclip.config.base import Section, parse
 from fineclip.config.data import (
     AnnotationsDetect,
     Blip2Caption,
@@ -93,8 +93,6 @@ __all__ = [
     "WebDatasetSource",
     "WeightsConfig",
     "YoloDetect",
-    "canonical",
-    "identity",
     "load",
     "merge",
     "parse",

@@ -1,11 +1,6 @@
-"""Base class of configuration sections, validation messages, and the part of a section that enters a cache key.
-
-The identity of a section holds the keys that differ from their defaults. A new key with a default therefore changes no
-cache key, and neither does a key that is set to its default.
-"""
+"""Base class of configuration sections, and validation messages."""
 
 import difflib
-import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, get_args
 
@@ -62,16 +57,6 @@ def key(default: Any = ..., *, unit: str | None = None, origin: str, about: str,
     """
     extra: dict[str, JsonValue] = {"unit": unit, "origin": origin}
     return Field(default, description=about, json_schema_extra=extra, **limits)
-
-
-def identity(section: BaseModel) -> dict[str, Any]:
-    """Return the keys of a section that enter a cache key: those without default or with another value, as JSON values."""
-    return section.model_dump(mode="json", exclude_defaults=True, by_alias=True)
-
-
-def canonical(value: Any) -> str:
-    """Return a JSON value as text in a unique form: sorted keys, no spaces."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def parse(model: Any, values: Any, *, where: str) -> Any:

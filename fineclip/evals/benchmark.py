@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fineclip.config import BenchmarkConfig, canonical
+from fineclip.config import BenchmarkConfig
 from fineclip.errors import ShardError
 from fineclip.evals.sources import CLASSES_SUFFIX, BenchmarkClass, index_identity
+from fineclip.identity import canonical
 from fineclip.shards import BenchmarkRow, kept_rows, read_manifest, sha256_of
 from fineclip.types import Score
 

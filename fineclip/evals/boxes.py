@@ -40,7 +40,7 @@ def evaluate_boxes(embedder: "Embedder", index: Index, config: BoxesBenchmark) -
     prompt_ND = embedder.texts([prompt for texts in prompts for prompt in texts])
     class_KD = class_embedding(prompt_ND.reshape(len(prompts), -1, prompt_ND.shape[-1]))
     region_RD = embedder.regions(index.images, size=size)
-    label_R = np.array([box["label"] for image in index.images for box in image.boxes])
+    label_R = np.array([box.label for image in index.images for box in image.boxes])
     is_thing_K = np.array([one.is_thing for one in index.classes])
     scores = list(box_scores(region_RD, class_KD, label_R, is_thing_K, candidates=config.candidates))
     protocol = {

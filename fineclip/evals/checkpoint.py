@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from fineclip.config import BenchmarkConfig, EncoderConfig, identity
+from fineclip.config import BenchmarkConfig, EncoderConfig
 from fineclip.errors import ConfigError, DataError
 from fineclip.evals.benchmark import read_index
 from fineclip.evals.embedding import Embedder
 from fineclip.evals.evaluate import BENCHMARKS, VERSION, evaluated
 from fineclip.evals.sources import index_benchmark, missing
+from fineclip.identity import identity
 from fineclip.models.batches import chosen_device
 from fineclip.models.checkpoint import FoundEncoder
 from fineclip.models.shipped import FOLDER, PREFIX

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from fineclip.boxes import fractions
 from fineclip.errors import ConfigError, DataError, ShardError
 from fineclip.models.checkpoint import (
     ARCHITECTURE,
@@ -155,11 +156,7 @@ def _exactly() -> Iterator[None]:
 
 def _fractions(rows: Sequence[BenchmarkRow]) -> tuple[Tensor, Tensor]:
     """Boxes (R, 4) as fractions of their image, and which of the images each is of (R,)."""
-    boxes = [
-        (box["x1"] / row.width, box["y1"] / row.height, box["x2"] / row.width, box["y2"] / row.height)
-        for row in rows
-        for box in row.boxes
-    ]
+    boxes = [fractions(one.box, row.width, row.height) for row in rows for one in row.boxes]
     owners = [index for index, row in enumerate(rows) for _ in row.boxes]
     return torch.tensor(boxes, dtype=torch.float32).view(-1, 4), torch.tensor(owners, dtype=torch.int64)
 

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fineclip.config import BenchmarkConfig, canonical, identity
+from fineclip.config import BenchmarkConfig
 from fineclip.evals import boxes, retrieval
 from fineclip.evals.benchmark import Index, Outcome, read_index
+from fineclip.identity import canonical, identity
 from fineclip.shards import hashes_of, write_text
 from fineclip.shards.atomic import sweep
-from fineclip.shards.manifest import hidden_copy
+from fineclip.shards.manifest import cached_manifest
 
 if TYPE_CHECKING:
     from fineclip.evals.embedding import Embedder
@@ -90,7 +91,7 @@ def evaluate_run(
 
     embedder = published_embedder(run, batch_size=batch_size, device=device, threads=threads)
     text = text_of(claim | evaluated(embedder, images, config, name=name))
-    write_text(hidden_copy(output), text)
+    write_text(cached_manifest(output), text)
     write_text(output, text)
 
 
@@ -112,7 +113,7 @@ def text_of(record: Mapping[str, Any]) -> str:
 def _is_done(output: Path, claim: Mapping[str, Any]) -> bool:
     """Whether the copy of the scores says that they are of the same; they are put back then."""
     try:
-        text = hidden_copy(output).read_text(encoding="utf-8")
+        text = cached_manifest(output).read_text(encoding="utf-8")
         found = json.loads(text)
     except (OSError, ValueError):
         return False

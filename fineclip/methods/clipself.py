@@ -36,6 +36,7 @@ from typing import NamedTuple, cast
 import numpy as np
 from torch import Tensor
 
+from fineclip.boxes import enlarge
 from fineclip.config import ClipSelfConfig
 from fineclip.methods.base import Method, Passes, given
 from fineclip.methods.chunks import encoded_in_chunks
@@ -80,7 +81,7 @@ class PrepareClipSelf:
         """
         resize = RESIZES[self.options.resize]
         boxes, enlarged = self._boxes(sample, rng)
-        pixels = self.inputs.pixels(sample.image, resize, boxes=[box.enlarged(enlarged) for box in boxes])
+        pixels = self.inputs.pixels(sample.image, resize, boxes=[enlarge(box, enlarged) for box in boxes])
         return Item(
             sample.key,
             pixels.image,

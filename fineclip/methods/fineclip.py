@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from fineclip.boxes import enlarge
 from fineclip.config import FineCLIPConfig
 from fineclip.errors import ConfigError
 from fineclip.methods.base import Method, Passes, given
@@ -78,7 +79,7 @@ class PrepareFineCLIP:
         caption = draw_caption(sample.captions, rng)
         regions = draw_regions(sample, rng, at_most=self.max_regions)
         texts = inputs.texts(sample.key, [caption, *(region.caption or "" for region in regions)])
-        boxes = [region.box.enlarged(options.crop_scale) for region in regions] if options.weights.distill else None
+        boxes = [enlarge(region.box, options.crop_scale) for region in regions] if options.weights.distill else None
         pixels = inputs.pixels(sample.image, resize, boxes=boxes, crop_size=options.relaxed.crop_size)
         return Item(
             sample.key,

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fineclip import boxes
+from fineclip.boxes import clip
 from fineclip.config import LoaderConfig
 from fineclip.methods.texts import CachedTexts
 from fineclip.models.cuts import Cuts, Square
@@ -136,7 +138,7 @@ def draw_regions(
     found = [
         Region(box, region.score, region.label, region.caption)
         for region in sample.regions
-        if is_usable(region) and (box := region.box.clipped(sample.width, sample.height)).width > 0 and box.height > 0
+        if is_usable(region) and (box := clip(region.box, sample.width, sample.height)).width > 0 and box.height > 0
     ]
     return draw_subset(found, rng, at_most=at_most)
 
@@ -171,7 +173,7 @@ def stack_boxes(boxes: Sequence[Fractions]) -> Tensor:
 
 def fractions(box: Box, sample: Sample) -> Fractions:
     """The box in fractions of the image: the same after the image is squashed to any shape."""
-    return box.x1 / sample.width, box.y1 / sample.height, box.x2 / sample.width, box.y2 / sample.height
+    return boxes.fractions(box, sample.width, sample.height)
 
 
 def fractions_of_square(box: Box, sample: Sample) -> Fractions:
@@ -181,7 +183,7 @@ def fractions_of_square(box: Box, sample: Sample) -> Fractions:
     whole pixels.
     """
     longer = max(sample.width, sample.height)
-    return box.x1 / longer, box.y1 / longer, box.x2 / longer, box.y2 / longer
+    return boxes.fractions(box, longer, longer)
 
 
 class Resize(NamedTuple):

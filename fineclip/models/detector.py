@@ -29,6 +29,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fineclip.boxes import Letterbox, clip_and_round
 from fineclip.config import YoloDetect
 from fineclip.errors import CheckpointError, ConfigError
 from fineclip.models.batches import chosen_device, full_batches, rows_at_once
@@ -47,23 +48,6 @@ class Detector(Protocol):
 
     def find(self, images: Sequence[Image.Image]) -> list[tuple[Region, ...]]:
         """Regions of each RGB image, best first, boxes in its pixels."""
-
-
-class Letterbox(NamedTuple):
-    """Where an image lies in its square: pixels of the square that a pixel of the image takes, and its corner."""
-
-    scale_x: float
-    scale_y: float
-    left: int
-    top: int
-
-    def to_image(self, box: Sequence[float]) -> Box:
-        """A box of the square in pixels of the image; may reach outside."""
-        x1, y1, x2, y2 = box
-        left, top = self.left, self.top
-        return Box(
-            (x1 - left) / self.scale_x, (y1 - top) / self.scale_y, (x2 - left) / self.scale_x, (y2 - top) / self.scale_y
-        )
 
 
 def letterboxed(image: Image.Image, side: int) -> tuple[Image.Image, Letterbox]:
@@ -147,7 +131,7 @@ def regions_of(
     for box, score, label in zip(
         found.boxes_N4.tolist(), found.scores_N.tolist(), found.classes_N.tolist(), strict=True
     ):
-        clipped = Box(*(round(edge, 2) for edge in place.to_image(box).clipped(*size)))
+        clipped = clip_and_round(place.to_image(Box(*box)), *size)
         side = min(clipped.width, clipped.height)
         if side > 0 and side >= config.min_side_px:
             regions.append(Region(clipped, round(score, 4), names[label]))

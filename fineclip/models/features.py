@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fineclip.boxes import clip
 from fineclip.errors import ConfigError, DataError
 from fineclip.models.batches import batches, chosen_device
 from fineclip.models.checkpoint import find_encoder
@@ -149,7 +150,7 @@ def fractions(boxes: Sequence[Sequence[float]] | np.ndarray | Tensor, *, width: 
         raise DataError(f"boxes: have the shape {rows_R4.shape}; expected (R, 4): a row x1, y1, x2, y2 for each box")
     fractions_R4 = []
     for index, row in enumerate(rows_R4.tolist()):
-        box = Box(*row).clipped(width, height)
+        box = clip(Box(*row), width, height)
         if not (np.isfinite(row).all() and box.width > 0 and box.height > 0):
             raise DataError(
                 f"boxes: row {index}, {row}, has no area inside the picture of {width} x {height} pixels; expected x1, y1, x2, y2"

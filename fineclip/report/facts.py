@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fineclip.config import Config, WeightsConfig, identity
+from fineclip.config import Config, WeightsConfig
+from fineclip.identity import identity
 from fineclip.report.wording import KIND_NAMES, listed, method_name, plural
 
 UNTOLD = {"weights", "tokenizer", "kind", "engine", "layout", "source"}  # told in other words

@@ -3,7 +3,6 @@
 Counted from the manifests of the planned shards; one that is not there is left out of the counts and named.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from fineclip.config import Config, MiniatureSource
 from fineclip.errors import ConfigError
 from fineclip.report.reading import Ledger, Place, Problem, last_lines, sound_manifest
 from fineclip.shards import Manifest
+from fineclip.stages.funnel import stage_counts
 from fineclip.stages.source.plan import images_per_shard, shards_needed
 from fineclip.stages.source.plan import planned_shards as list_shards
 
@@ -141,16 +141,14 @@ def _count(name: str, folder: Path, shards: Sequence[str], *, place: Place, ledg
         ledger.note(absence([path for path in paths if path not in there], of=len(paths), place=place))
     read = [ledger.attempt(place.shown(path), sound_manifest, path) for path in there]
     found = [manifest for manifest in read if manifest]
-    dropped: Counter[str] = Counter()
-    for manifest in found:
-        dropped.update(manifest.dropped)
+    counts = stage_counts(name, found)
     return Stage(
         name=name,
-        read=sum(manifest.read for manifest in found),
-        kept=sum(manifest.kept for manifest in found),
-        dropped=dict(dropped.most_common()),
-        regions=sum(manifest.regions for manifest in found),
-        uncaptioned=sum(sum(manifest.uncaptioned.values()) for manifest in found),
+        read=counts.read,
+        kept=counts.kept,
+        dropped=counts.dropped,
+        regions=counts.regions,
+        uncaptioned=sum(counts.uncaptioned.values()),
         found=len(found),
         planned=len(shards),
     )

@@ -14,7 +14,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from fineclip.config import Config, identity
+from fineclip.config import Config
+from fineclip.identity import identity
 from fineclip.report import wording
 from fineclip.report.charts import Figure, cases, loss_figures, method_css, scale_figures
 from fineclip.report.costs import StageCost, collect_costs

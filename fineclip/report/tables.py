@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from fineclip.config import Config, canonical
+from fineclip.config import Config
+from fineclip.identity import canonical
 from fineclip.report.reading import Result
 from fineclip.report.runs import RunRecord
 

@@ -1,10 +1,11 @@
 """Files between the stages: manifests, tables, packed shards; whole or not at all, the same for the same content."""
 
 from fineclip.shards.atomic import atomic, sha256_of, write_bytes, write_text
-from fineclip.shards.manifest import Job, Manifest, forget, hashes_of, input_manifest, read_manifest
+from fineclip.shards.manifest import Job, Manifest, hashes_of, input_manifest, invalidate, read_manifest
 from fineclip.shards.packed import EXTENSIONS, Piece, TarAppender, add_sample, members, read_description, read_sample
 from fineclip.shards.pieces import PieceReader
 from fineclip.shards.tables import (
+    BenchmarkBox,
     BenchmarkRow,
     CaptionRow,
     ConceptRow,
@@ -15,6 +16,8 @@ from fineclip.shards.tables import (
     SelectRow,
     SourceRow,
     TableWriter,
+    decode_rows,
+    encode_row,
     kept_rows,
     read_rows,
     table_of,
@@ -24,6 +27,7 @@ from fineclip.shards.texts import TextsFile, write_texts
 
 __all__ = [
     "EXTENSIONS",
+    "BenchmarkBox",
     "BenchmarkRow",
     "CaptionRow",
     "ConceptRow",
@@ -42,9 +46,11 @@ __all__ = [
     "TextsFile",
     "add_sample",
     "atomic",
-    "forget",
+    "decode_rows",
+    "encode_row",
     "hashes_of",
     "input_manifest",
+    "invalidate",
     "kept_rows",
     "members",
     "read_description",

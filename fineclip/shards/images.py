@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from fineclip.boxes import clip
 from fineclip.errors import DataError
 from fineclip.shards.packed import EXTENSIONS
 from fineclip.types import Box
@@ -91,7 +92,7 @@ def edges(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
     Source: the authors clip the box of a region to the image and hand it to `Image.crop`, which rounds each coordinate
     half to even. Deviation: a box that rounds to nothing gives one pixel (there: an error).
     """
-    x1, y1, x2, y2 = map(round, box.clipped(width, height))
+    x1, y1, x2, y2 = map(round, clip(box, width, height))
     x1, y1 = min(x1, width - 1), min(y1, height - 1)
     return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
 

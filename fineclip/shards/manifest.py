@@ -1,13 +1,12 @@
-"""Manifests: the small files that alone join the rules, written last and the same for the same content.
+"""Manifests: the only files that rules exchange, written last and equal for equal content.
 
     {stage, version, config, inputs: {manifest: sha256}, outputs: {file: sha256}, read, kept, dropped: {reason: n}, regions}
 
-A manifest of captions says too, where there are such regions, `uncaptioned: {reason: n}`: how many of its regions have no
-caption.
+A manifest of captions also has `uncaptioned: {reason: n}` if some regions have no caption.
 
-Paths of inputs are as they were given, from the working directory; names of outputs are beside the manifest. Nothing in
-it varies from one making to the next. A copy under a hidden name lies beside the data, because Snakemake deletes
-declared outputs before a job: by it a verb knows that its work is done already.
+Paths of inputs are relative to the working directory, names of outputs to the folder of the manifest. Nothing in a manifest varies
+between runs. A copy under a hidden name lies beside it, because Snakemake deletes declared outputs before a job; the
+copy tells a verb that its output is up to date.
 """
 
 import json
@@ -19,8 +18,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fineclip.config import canonical, identity
 from fineclip.errors import ShardError
+from fineclip.identity import JobKey, canonical, identity
 from fineclip.shards.atomic import sha256_of, sweep, write_text
 
 log = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ BEGINNING = b'{\n "config":'  # of every manifest: keys are sorted
 
 @dataclass(frozen=True)
 class Manifest:
-    """What one job made of what. `read == kept + sum(dropped.values())`."""
+    """Stage, key, outputs and counts of one job. `read == kept + sum(dropped.values())`."""
 
     stage: str
     version: int
@@ -44,7 +43,7 @@ class Manifest:
     uncaptioned: Mapping[str, int] = field(default_factory=dict)
 
     def text(self) -> str:
-        """JSON, one spelling for one content."""
+        """Return the JSON; equal manifests give equal text."""
         values = asdict(self)
         if not self.uncaptioned:
             del values["uncaptioned"]
@@ -52,10 +51,10 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest in a file.
+    """Return the manifest in a file.
 
     Raises:
-        ShardError: it is absent or not a manifest.
+        ShardError: The file is absent or not a manifest.
     """
     try:
         return Manifest(**json.loads(path.read_text(encoding="utf-8")))
@@ -66,10 +65,10 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def input_manifest(manifest_path: Path, stage: str) -> Path:
-    """The manifest of `stage` among the inputs of a manifest: how a job finds the tables further up.
+    """Return the manifest of `stage` among the inputs of a manifest.
 
     Raises:
-        ShardError: there is none.
+        ShardError: There is none.
     """
     manifest = read_manifest(manifest_path)
     for path in map(Path, manifest.inputs):
@@ -79,16 +78,21 @@ def input_manifest(manifest_path: Path, stage: str) -> Path:
 
 
 def _looks_like_one(path: Path) -> bool:
-    """By its first bytes: an input may also be a JSON of somebody else's, and a very large one."""
+    """Return whether the file begins as a manifest does; an input may also be a large JSON of another kind."""
     with path.open("rb") as file:
         return file.read(len(BEGINNING)) == BEGINNING
 
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of work that ends in a manifest.
+    """A job that ends in a manifest.
 
-    `inputs` are manifests (hashed here), or a map of names to hashes for what is no manifest.
+    Attributes:
+        manifest: Path of the manifest; outputs lie beside it.
+        stage: Name of the stage.
+        version: Version of the stage.
+        config: Section of the configuration; only values that differ from defaults are recorded.
+        inputs: Manifests, which are hashed here, or hashes by name for other inputs.
     """
 
     manifest: Path
@@ -97,21 +101,20 @@ class Job:
     config: BaseModel | Mapping[str, Any]
     inputs: Sequence[Path] | Mapping[str, str]
 
-    def is_done(self) -> bool:
-        """Whether the data that lies there is what this job would make; its manifest is put back then.
+    def is_up_to_date(self) -> bool:
+        """Return whether the outputs on disk are those of this job; if so, restore the manifest.
 
-        It is if the copy of the manifest says the same stage, version, configuration and inputs, and every output is
-        there with its hash. `forget` makes it work all the same.
+        They are if the copy of the manifest has the same key and every output has its hash. `invalidate` makes the job run anyway.
         """
         sweep(self.manifest.parent, self.manifest.stem)
-        copy = hidden_copy(self.manifest)
+        copy = cached_manifest(self.manifest)
         if not copy.is_file():
             return False
         try:
             found = read_manifest(copy)
         except ShardError:
             return False
-        if self._claim() != (found.stage, found.version, canonical(found.config), dict(found.inputs)):
+        if self.key != JobKey(found.stage, found.version, canonical(found.config), dict(found.inputs)):
             return False
         for name, digest in found.outputs.items():
             path = self.manifest.parent / name
@@ -132,14 +135,18 @@ class Job:
         regions: int = 0,
         uncaptioned: Mapping[str, int] | None = None,
     ) -> Manifest:
-        """Write the copy, then the manifest. The outputs must lie whole under their names already."""
-        stage, version, _, inputs = self._claim()
+        """Write the copy of the manifest, then the manifest. The outputs must be complete under their final names.
+
+        Raises:
+            AssertionError: `read` is not `kept` plus the dropped rows.
+        """
+        stage, version, _, inputs = self.key
         hashes = {path.relative_to(self.manifest.parent).as_posix(): sha256_of(path) for path in outputs}
         dropped, uncaptioned = _counted(dropped), _counted(uncaptioned)
         if read != kept + sum(dropped.values()):
             raise AssertionError(f"{self.manifest}: {read} read are not {kept} kept and {dropped} dropped")
         made = Manifest(stage, version, self._config(), inputs, hashes, read, kept, dropped, regions, uncaptioned)
-        write_text(hidden_copy(self.manifest), made.text())
+        write_text(cached_manifest(self.manifest), made.text())
         write_text(self.manifest, made.text())
         log.info("%s: %d read, %d kept%s", self.manifest, read, kept, "".join(f", {n} {r}" for r, n in dropped.items()))
         return made
@@ -147,21 +154,23 @@ class Job:
     def _config(self) -> Mapping[str, Any]:
         return identity(self.config) if isinstance(self.config, BaseModel) else self.config
 
-    def _claim(self) -> tuple[str, int, str, dict[str, str]]:
+    @property
+    def key(self) -> JobKey:
+        """Key of the job, from the current hashes of its inputs."""
         inputs = self.inputs if isinstance(self.inputs, Mapping) else hashes_of(self.inputs)
-        return self.stage, self.version, canonical(self._config()), dict(inputs)
+        return JobKey(self.stage, self.version, canonical(self._config()), dict(inputs))
 
 
 def _counted(reasons: Mapping[str, int] | None) -> dict[str, int]:
-    """In one order, without those that nothing counts for."""
+    """Return the counts that are not 0, sorted by reason."""
     return {reason: count for reason, count in sorted((reasons or {}).items()) if count}
 
 
 def hashes_of(manifests: Sequence[Path]) -> dict[str, str]:
-    """Each path with the sha256 of its bytes, as `Job.inputs` wants them.
+    """Return the SHA-256 of each file by its path.
 
     Raises:
-        ShardError: one is absent.
+        ShardError: A file does not exist.
     """
     for path in manifests:
         if not path.is_file():
@@ -169,11 +178,11 @@ def hashes_of(manifests: Sequence[Path]) -> dict[str, str]:
     return {path.as_posix(): sha256_of(path) for path in manifests}
 
 
-def forget(manifest: Path) -> None:
-    """Make the next job for this manifest work even where nothing has changed."""
-    hidden_copy(manifest).unlink(missing_ok=True)
+def invalidate(manifest: Path) -> None:
+    """Delete the copy of a manifest, so that the next job for it runs."""
+    cached_manifest(manifest).unlink(missing_ok=True)
 
 
-def hidden_copy(manifest: Path) -> Path:
-    """Where the undeclared copy of a manifest lies."""
+def cached_manifest(manifest: Path) -> Path:
+    """Return the path of the hidden copy of a manifest."""
     return manifest.with_name(f".{manifest.name}")

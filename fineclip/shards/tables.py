@@ -1,11 +1,17 @@
-"""The parquet tables between the stages: a typed row for each sample that came in, kept or dropped with its reason."""
+"""Parquet tables between the stages: one typed row per input sample, kept, or dropped with a reason.
 
+The columns of a table follow from the fields of its row type, and `encode_row` and `decode_rows` are the only functions that
+convert between the two. Nested types become structs; a `Box` in one becomes the columns x1, y1, x2, y2.
+"""
+
+import types
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,49 +19,39 @@ import pyarrow.parquet as pq
 from fineclip.errors import ShardError
 from fineclip.shards.atomic import atomic, sha256_of
 from fineclip.shards.manifest import Job, read_manifest
+from fineclip.types import Box, LabeledBox, Region, RegionCaption
 
-BOX_FIELDS = [("x1", pa.float64()), ("y1", pa.float64()), ("x2", pa.float64()), ("y2", pa.float64())]
-ANNOTATIONS = pa.list_(pa.struct([*BOX_FIELDS, ("label", pa.string())]))
-REGIONS = pa.list_(pa.struct([*BOX_FIELDS, ("score", pa.float64()), ("label", pa.string())]))
-REGION_CAPTIONS = pa.list_(pa.struct([("caption", pa.string()), ("logprob", pa.float64())]))
-BENCHMARK_BOXES = pa.list_(pa.struct([*BOX_FIELDS, ("label", pa.int32())]))
-TEXTS = pa.list_(pa.string())
+
+class Columns(tuple[str, ...]):
+    """Annotation of a nested type: the fields that the table holds."""
+
+
+Int32 = Annotated[int, pa.int32()]
+DetectedRegion = Annotated[Region, Columns(("box", "score", "label"))]
+
+
+class BenchmarkBox(NamedTuple):
+    """A box of a benchmark image. `label` is an index into the list of classes beside the table."""
+
+    box: Box
+    label: Int32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What every table says of a sample: it was kept, or dropped for a reason."""
-
-    SCHEMA: ClassVar[list[tuple[str, pa.DataType]]] = []
+    """Columns of every table: the key of the sample, and whether it was kept or for which reason it was dropped."""
 
     key: str
     kept: bool
     reason: str | None = None
 
-    @classmethod
-    def schema(cls) -> pa.Schema:
-        """Columns in order."""
-        common = [("key", pa.string()), ("kept", pa.bool_()), ("reason", pa.string())]
-        return pa.schema([*common, *cls.SCHEMA])
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRow(Row):
-    """A sample as it came. Its bytes are `size` bytes of `file` from `offset`, `file` seen from the working directory.
+    """A sample of the source. Its image is `size` bytes of `file` from `offset`; `file` is relative to the working directory.
 
-    `annotations` are the data set's own boxes, None where it has none for any image.
+    `annotations` are the boxes of the data set, None where it has none for any image.
     """
-
-    SCHEMA: ClassVar = [
-        ("source_key", pa.string()),
-        ("file", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("captions", TEXTS),
-        ("url", pa.string()),
-        ("error", pa.string()),
-        ("annotations", ANNOTATIONS),
-    ]
 
     source_key: str
     file: str | None = None
@@ -64,138 +60,206 @@ class SourceRow(Row):
     captions: list[str]
     url: str | None = None
     error: str | None = None
-    annotations: list[dict[str, Any]] | None = None
+    annotations: list[LabeledBox] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilterRow(Row):
-    """What the header says; width and height are 0 and `format` None where it could not be read."""
+    """Header of an image: width and height are 0 and `format` is None where it could not be read."""
 
-    SCHEMA: ClassVar = [
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("format", pa.string()),
-        ("sha256", pa.string()),
-    ]
-
-    width: int
-    height: int
+    width: Int32
+    height: Int32
     format: str | None
     sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectRow(Row):
-    """A sample that a scale looked at, in the order of the scale."""
-
-    SCHEMA: ClassVar = [("shard", pa.string())]
+    """A sample that was considered for a scale, in the order of the scale, and the name of its shard."""
 
     shard: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectRow(Row):
-    """Regions of an image, best first: x1 y1 x2 y2 in pixels of the stored image, score, label."""
+    """Regions of an image, best first, without captions. Width and height are those of the stored image."""
 
-    SCHEMA: ClassVar = [("width", pa.int32()), ("height", pa.int32()), ("regions", REGIONS)]
-
-    width: int
-    height: int
-    regions: list[dict[str, Any]]
+    width: Int32
+    height: Int32
+    regions: list[DetectedRegion]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionRow(Row):
-    """Captions of an image's regions, in the order of the detect table. `logprob` is the mean of a token, or None.
+    """Captions of the regions of an image, in the order of the detect table.
 
-    A caption is empty where the captioner says nothing, None where nobody was asked: given captions lack that region.
+    A caption is empty where the captioner returned nothing, and None where external captions lack the region.
     """
 
-    SCHEMA: ClassVar = [("regions", REGION_CAPTIONS)]
-
-    regions: list[dict[str, Any]]
+    regions: list[RegionCaption]
 
     @property
     def uncaptioned(self) -> list[str]:
-        """Why there is no caption, for each region without one: `missing-key` or `empty`."""
-        captions = (region["caption"] for region in self.regions)
+        """The reason, `missing-key` or `empty`, for each region without a caption."""
+        captions = (region.caption for region in self.regions)
         return ["missing-key" if caption is None else "empty" for caption in captions if not caption]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackRow(Row):
-    """Where a packed sample lies in the tar beside the index: bytes of its image and of its json."""
-
-    SCHEMA: ClassVar = [
-        ("image_offset", pa.int64()),
-        ("image_size", pa.int64()),
-        ("json_offset", pa.int64()),
-        ("json_size", pa.int64()),
-        ("regions", pa.int32()),
-    ]
+    """Byte ranges of a packed sample, its image and its JSON, in the tar beside the table; `regions` is their number."""
 
     image_offset: int = 0
     image_size: int = 0
     json_offset: int = 0
     json_size: int = 0
-    regions: int = 0
+    regions: Int32 = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkRow(Row):
-    """An image of a benchmark: where its bytes lie, their hash, its captions or its boxes.
-
-    A box's `label` counts in the list of classes beside the table.
-    """
-
-    SCHEMA: ClassVar = [
-        ("file", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("sha256", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("captions", TEXTS),
-        ("boxes", BENCHMARK_BOXES),
-    ]
+    """An image of a benchmark: the byte range of its file, the hash of those bytes, and its captions or boxes."""
 
     file: str
     offset: int
     size: int
     sha256: str
-    width: int
-    height: int
+    width: Int32
+    height: Int32
     captions: list[str]
-    boxes: list[dict[str, Any]]
+    boxes: list[BenchmarkBox]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConceptRow(Row):
-    """A name that regions or captions of a scale give; `key` is the name, `count` how many of them do."""
-
-    SCHEMA: ClassVar = [("count", pa.int64())]
+    """A name of regions or captions of a scale. `key` is the name and `count` the number of its regions or captions."""
 
     count: int
 
 
 R = TypeVar("R", bound=Row)
 
+_SCALARS = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+
+
+def schema_of(row_type: type) -> pa.Schema:
+    """Return the columns of a table of rows, in the order of the fields."""
+    return pa.schema(_columns(row_type))
+
+
+def _columns(record: Any) -> list[tuple[str, pa.DataType]]:
+    columns: list[tuple[str, pa.DataType]] = []
+    for name, annotation in _fields(record):
+        if annotation is Box:
+            columns += [(edge, pa.float64()) for edge in Box._fields]
+        else:
+            columns.append((name, _arrow_type(annotation)))
+    return columns
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    annotation = _without_none(annotation)
+    if get_origin(annotation) is Annotated and isinstance(get_args(annotation)[1], pa.DataType):
+        return get_args(annotation)[1]
+    if get_origin(annotation) is list:
+        return pa.list_(_arrow_type(get_args(annotation)[0]))
+    return _SCALARS.get(annotation) or pa.struct(_columns(annotation))
+
+
+def _without_none(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next(one for one in get_args(annotation) if one is not types.NoneType)
+    return annotation
+
+
+@cache
+def _fields(record: Any) -> list[tuple[str, Any]]:
+    """Names and annotations of the fields that a table holds of a row or of a nested type."""
+    chosen = get_args(record)[1] if get_origin(record) is Annotated else None
+    hints = get_type_hints(get_args(record)[0] if chosen else record, include_extras=True)
+    return [(name, hint) for name, hint in hints.items() if chosen is None or name in chosen]
+
+
+@cache
+def _nested(row_type: Any) -> dict[str, Any]:
+    """The nested type of each column that is a list of structs."""
+    found = {name: _without_none(annotation) for name, annotation in _fields(row_type)}
+    elements = {name: get_args(one)[0] for name, one in found.items() if get_origin(one) is list}
+    return {name: element for name, element in elements.items() if element not in _SCALARS}
+
+
+def encode_row(row: Row) -> dict[str, Any]:
+    """Return the values of a row by column."""
+    nested = _nested(type(row))
+    values = {name: getattr(row, name) for name, _ in _fields(type(row))}
+    for name, record in nested.items():
+        if values[name] is not None:
+            values[name] = [_struct(one, record) for one in values[name]]
+    return values
+
+
+def _struct(value: Any, record: Any) -> dict[str, Any]:
+    struct: dict[str, Any] = {}
+    for name, annotation in _fields(record):
+        if annotation is Box:
+            struct |= getattr(value, name)._asdict()
+        else:
+            struct[name] = getattr(value, name)
+    return struct
+
+
+def _decode(values: dict[str, Any], row_type: type[R]) -> R:
+    """Return the row of values by column; `values` is changed."""
+    for name, record in _nested(row_type).items():
+        if values.get(name) is not None:
+            values[name] = [_value(one, record) for one in values[name]]
+    return row_type(**values)
+
+
+def _value(struct: dict[str, Any], record: Any) -> Any:
+    make: Callable[..., Any] = get_args(record)[0] if get_origin(record) is Annotated else record
+    arguments = {
+        name: Box(*(struct[edge] for edge in Box._fields)) if annotation is Box else struct[name]
+        for name, annotation in _fields(record)
+    }
+    return make(**arguments)
+
+
+def decode_rows(table: pa.Table | pa.RecordBatch, row_type: type[R]) -> Iterator[R]:
+    """Yield the rows of a table in memory whose columns are those of `row_type`."""
+    return (_decode(values, row_type) for values in table.to_pylist())
+
 
 class TableWriter(Generic[R]):
-    """Collects the rows of one job, then writes the table and, last, the manifest. On an error nothing is written.
+    """Collect the rows of one job, then write the table and, last, the manifest. After an error nothing is written.
 
-    Counts are taken from the rows; `regions` of a kept row counts for the manifest where the row has such a field.
+    The counts of the manifest are those of the rows; `regions` counts the regions of kept rows that have such a field.
+
+    Args:
+        job: The job; its table lies beside its manifest.
+        row_type: Type of every row.
+        also: Other outputs, complete when the block ends.
+        reasons: Reasons that a row may have; None allows any.
     """
 
-    def __init__(self, job: Job, row_type: type[R], *, also: tuple[Path, ...] = ()) -> None:
-        self.job, self.row_type, self.also = job, row_type, also
+    def __init__(
+        self, job: Job, row_type: type[R], *, also: tuple[Path, ...] = (), reasons: Collection[str] | None = None
+    ) -> None:
+        self.job, self.row_type, self.also, self.reasons = job, row_type, also, reasons
         self.rows: list[R] = []
 
     def write(self, row: R) -> None:
-        """One row more. A dropped row must have a reason, a kept one none."""
+        """Append a row. A dropped row must have a reason, and a kept one none."""
         if row.kept == (row.reason is not None):
             raise AssertionError(f"{row.key}: kept={row.kept} with reason {row.reason!r}")
+        if self.reasons is not None and row.reason is not None and row.reason not in self.reasons:
+            raise AssertionError(f"{row.key}: stage {self.job.stage} declares no reason {row.reason!r}")
         self.rows.append(row)
+
+    def write_all(self, rows: Iterable[R]) -> None:
+        """Append rows in order."""
+        for row in rows:
+            self.write(row)
 
     def __enter__(self) -> Self:
         return self
@@ -223,17 +287,17 @@ def _regions_of(row: Row) -> int:
 
 
 def write_table(path: Path, rows: list[R], row_type: type[R]) -> None:
-    """Parquet, whole or not at all, the same bytes for the same rows."""
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=row_type.schema())
+    """Write a Parquet table atomically. Equal rows give equal bytes."""
+    table = pa.Table.from_pylist([encode_row(row) for row in rows], schema=schema_of(row_type))
     with atomic(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
 def table_of(manifest: Path) -> Path:
-    """The table that a manifest vouches for.
+    """Return the path of the table of a manifest, after a check of its hash.
 
     Raises:
-        ShardError: it is gone, or not the one that the manifest names.
+        ShardError: The table is absent, or is not the one that the manifest names.
     """
     path = manifest.with_suffix(".parquet")
     expected = read_manifest(manifest).outputs.get(path.name)
@@ -245,10 +309,10 @@ def table_of(manifest: Path) -> Path:
 
 
 def read_rows(manifest: Path, row_type: type[R]) -> Iterator[R]:
-    """Every row of a manifest's table, in order.
+    """Yield every row of the table of a manifest, in order.
 
     Raises:
-        ShardError: the table is gone, changed, or has other columns.
+        ShardError: The table is absent, changed, or lacks a column of `row_type`.
     """
     path = table_of(manifest)
     names = [column.name for column in fields(row_type)]
@@ -259,10 +323,9 @@ def read_rows(manifest: Path, row_type: type[R]) -> Iterator[R]:
             f"{path}: is no {row_type.__name__} table ({error}). Delete {manifest} and run again."
         ) from None
     for batch in table.to_batches(max_chunksize=1024):
-        for values in batch.to_pylist():
-            yield row_type(**values)
+        yield from decode_rows(batch, row_type)
 
 
 def kept_rows(manifest: Path, row_type: type[R]) -> Iterator[R]:
-    """The rows that go on to the next stage."""
+    """Yield the kept rows of the table of a manifest, in order."""
     return (row for row in read_rows(manifest, row_type) if row.kept)

@@ -1,10 +1,10 @@
-"""Write a caption for every region of one shard: by a captioner that looks at its crop, from its label, or from a JSON.
+"""Stage `caption`: write a caption for every region of one shard, by a captioner, from a template, or from a JSON.
 
-No sample is dropped. A region may stay without a caption, and then has no partner in a regional contrast; the manifest
-counts such regions as `uncaptioned`, for one of the reasons
+No sample is dropped. A region without a caption takes no part in the regional contrastive loss. The manifest counts such
+regions as `uncaptioned`, by reason:
 
-    empty          the captioner says nothing of it, or it has no label for the template
-    missing-key    the JSON of captions has no key of it
+    empty          the captioner returned an empty text, or the region has no label for the template
+    missing-key    the JSON of captions has no key for the region
 """
 
 import logging
@@ -19,40 +19,39 @@ from tqdm import tqdm
 from fineclip.config import Blip2Caption, CaptionConfig, CaptionsJsonCaption, TemplateCaption
 from fineclip.errors import ConfigError, ShardError
 from fineclip.models.batches import batches
-from fineclip.models.captioner import Captioner, RegionCaption, TemplateCaptioner, region_view
-from fineclip.shards import CaptionRow, DetectRow, Job, PieceReader, SourceRow, TableWriter, kept_rows
+from fineclip.models.captioner import Captioner, TemplateCaptioner, region_view
+from fineclip.shards import CaptionRow, DetectRow, PieceReader, SourceRow, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
-from fineclip.stages.given.captions import looked_up
-from fineclip.stages.given.tables import given_at
-from fineclip.stages.upstream import chain, content_of, kept_by_key, row_of
+from fineclip.stages.declaration import Input, Stage, stage
+from fineclip.stages.external.captions import look_up_captions
+from fineclip.stages.external.tables import ExternalCaptionsRow, annotations_at
+from fineclip.stages.upstream import content_of, kept_by_key, lineage_of, row_of
 from fineclip.stages.weights import weights_at
-from fineclip.types import Box
+from fineclip.types import RegionCaption
 
 log = logging.getLogger(__name__)
-
-VERSION = 2  # of the rows this file writes: a change of it makes them again
 
 T = TypeVar("T")
 
 
-def described(regions: Iterable[T], captioner: Captioner[T], *, batch_size: int) -> Iterator[RegionCaption]:
-    """A caption for each region, in order; regions of several images fill a batch, and are taken when it needs them."""
+def caption_regions(regions: Iterable[T], captioner: Captioner[T], *, batch_size: int) -> Iterator[RegionCaption]:
+    """Yield a caption for each region, in order. Batches are filled across images."""
     return (caption for batch in batches(regions, batch_size) for caption in captioner.describe(batch))
 
 
 def captioned_rows(rows: Iterable[DetectRow], captions: Iterator[RegionCaption]) -> Iterator[CaptionRow]:
-    """A row for each image, from the captions of all regions of all images, in order."""
+    """Yield a row for each image; `captions` are those of all regions of all images, in order."""
     for row in rows:
-        yield CaptionRow(key=row.key, kept=True, regions=[next(captions)._asdict() for _ in row.regions])
+        yield CaptionRow(key=row.key, kept=True, regions=[next(captions) for _ in row.regions])
 
 
 def crops(rows: Iterable[DetectRow], detected: Path, config: Blip2Caption) -> Iterator[Image.Image]:
-    """What the captioner sees of each region, in order; one image is held at a time.
+    """Yield the crop of each region, in order. One image is in memory at a time.
 
     Raises:
-        ShardError: an image is gone, or not the one that it was when its regions were found.
+        ShardError: An image is absent, or differs from the one in which its regions were found.
     """
-    source = chain(detected)["source"]
+    source = lineage_of(detected)["source"]
     sources = kept_by_key(source, SourceRow)
     with PieceReader() as reader:
         for row in rows:
@@ -61,7 +60,7 @@ def crops(rows: Iterable[DetectRow], detected: Path, config: Blip2Caption) -> It
             place = row_of(row.key, sources, source)
             image = _same_image(row, place, reader)
             for region in row.regions:
-                yield region_view(image, Box(*(region[edge] for edge in Box._fields)), config)
+                yield region_view(image, region.box, config)
 
 
 def _same_image(row: DetectRow, place: SourceRow, reader: PieceReader) -> Image.Image:
@@ -79,45 +78,68 @@ def _same_image(row: DetectRow, place: SourceRow, reader: PieceReader) -> Image.
     )
 
 
+CAPTION = Stage(
+    name="caption",
+    version=2,
+    help="caption the regions of a shard",
+    config=CaptionConfig,
+    section="caption.{captions}",
+    inputs={
+        "detected": Input(stage="detect", reads=(DetectRow, SourceRow), help="manifest of `detect`"),
+        "weights": Input(stage="weights", help="manifest of `weights`, for engine blip2", required=False),
+        "annotations": Input(
+            stage="given",
+            reads=(ExternalCaptionsRow,),
+            option="annotations",
+            help="manifest of `import-annotations`, for engine captions_json",
+            required=False,
+        ),
+    },
+    row=CaptionRow,
+    batch_size=128,
+)
+
+
+@stage(CAPTION)
 def caption_shard(
     detected: Path,
     manifest: Path,
     config: CaptionConfig,
     *,
     weights: Path | None = None,
-    given: Path | None = None,
+    annotations: Path | None = None,
     batch_size: int,
     device: str,
 ) -> None:
-    """Write the table of one shard, a row for each image that detect kept, and then its `manifest`.
+    """Write the table of one shard, one row per image that `detect` kept, and then its manifest.
 
     Args:
-        detected: manifest of detect.
-        manifest: what is written last; its table lies beside it.
-        config: engine and how it is asked.
-        weights: manifest of the captioner's weights, for engine blip2.
-        given: manifest of the captions that a JSON gives, for engine captions_json.
-        batch_size: regions that the captioner sees at once.
+        detected: Manifest of `detect`.
+        manifest: Path of the manifest to write; the table lies beside it.
+        config: Engine and its settings.
+        weights: Manifest of the weights of the captioner, for engine blip2.
+        annotations: Manifest of `import-annotations`, for engine captions_json.
+        batch_size: Regions per batch of the captioner.
         device: auto, cpu, cuda or mps.
 
     Raises:
-        ConfigError: the engine is not installed, or lacks an input.
-        CheckpointError: the weights cannot be used.
-        DataError: a sample could be several images of the JSON.
-        ShardError: a table or an image is gone or changed. Nothing is written then.
+        ConfigError: The engine is not installed, or lacks an input.
+        CheckpointError: The weights cannot be loaded.
+        DataError: The name of a sample matches several images of the JSON.
+        ShardError: A table or an image is absent or changed. Nothing is written then.
     """
     match config:
         case Blip2Caption():
             inputs = [detected, _needed(weights)]
         case CaptionsJsonCaption():
-            inputs = [detected, given_at(given, config)]
+            inputs = [detected, annotations_at(annotations, config)]
         case TemplateCaption():
             inputs = [detected]
-    job = Job(manifest, stage="caption", version=VERSION, config=config, inputs=inputs)
-    if job.is_done():
+    job = CAPTION.job(manifest, config, inputs)
+    if job.is_up_to_date():
         return
     rows = list(kept_rows(detected, DetectRow))
-    with TableWriter(job, CaptionRow) as table:
+    with CAPTION.table(job) as table:
         for row in _captioned(rows, config, inputs, batch_size=batch_size, device=device):
             table.write(row)
     _log_counts(table.rows)
@@ -130,13 +152,13 @@ def _captioned(
     count = sum(len(row.regions) for row in rows)
     match config:
         case CaptionsJsonCaption():
-            return looked_up(rows, inputs[0], given=inputs[1])
+            return look_up_captions(rows, inputs[0], given=inputs[1])
         case TemplateCaption():
-            labels = (region["label"] for row in rows for region in row.regions)
-            captions = described(labels, TemplateCaptioner(config), batch_size=batch_size)
+            labels = (region.label for row in rows for region in row.regions)
+            captions = caption_regions(labels, TemplateCaptioner(config), batch_size=batch_size)
         case Blip2Caption() if count:
             captioner = _captioner(config, inputs[1], batch_size=batch_size, device=device)
-            captions = described(crops(rows, inputs[0], config), captioner, batch_size=batch_size)
+            captions = caption_regions(crops(rows, inputs[0], config), captioner, batch_size=batch_size)
     return captioned_rows(rows, iter(tqdm(captions, desc="caption", total=count, unit="region", disable=None)))
 
 

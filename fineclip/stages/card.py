@@ -1,94 +1,74 @@
-"""The data card of a packed data set: what it holds, what fell out on the way and why, who made its regions.
+"""Stage `card`: describe a packed data set by its contents, the counts of every stage and the models that made it.
 
-    card.md      for people, beside the shards
-    card.json    manifest: first row read, last sample kept, and every reason between as `stage/reason`
+    card.md      the description in Markdown, beside the shards
+    card.json    manifest: first row read, last sample kept, and every drop reason as `stage/reason`
 
-Counts are those of the manifests from `source` to `pack`, summed over the shards, and they must add up: what a stage
-read is what the stage before it kept, and every manifest was made from the one above it that lies there now.
+Counts are those of the manifests from `source` to `pack`, summed over the shards. They are checked: a stage reads the rows
+that the stage before it kept, and every manifest was made from the current manifest of the stage before it.
 """
 
 import json
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from fineclip.config import canonical
+from fineclip.config import PackConfig
 from fineclip.errors import ShardError
-from fineclip.shards import Job, Manifest, read_manifest, sha256_of, table_of, write_text
-from fineclip.stages.upstream import ORDER, chain
-
-VERSION = 2  # of the card: a change of it makes it again
-
-
-@dataclass(frozen=True)
-class FunnelRow:
-    """One stage, summed over shards. `read == kept + sum(dropped.values())`; `regions` are those of kept samples.
-
-    `uncaptioned` says how many of them the stage left without a caption, by reason.
-    """
-
-    stage: str
-    read: int
-    kept: int
-    dropped: Mapping[str, int]
-    regions: int
-    uncaptioned: Mapping[str, int] = field(default_factory=dict)
+from fineclip.identity import canonical
+from fineclip.shards import Manifest, PackRow, read_manifest, sha256_of, table_of, write_text
+from fineclip.stages.declaration import Input, Stage, lineage, stage
+from fineclip.stages.funnel import StageCounts, stage_counts
+from fineclip.stages.upstream import lineage_of
 
 
 @dataclass(frozen=True)
-class Maker:
-    """What made a part of the data: a stage's configuration, and the hashes of its weights by where they lay."""
+class StageProvenance:
+    """Configuration of a stage, and the hashes of its weights by their paths."""
 
     stage: str
     config: Mapping[str, Any]
     weights: Mapping[str, str]
 
 
-def funnel(packed: Sequence[Path]) -> list[FunnelRow]:
-    """The counts of every stage from `source` to `pack`, in order, summed over the shards of some pack manifests.
+def funnel(packed: Sequence[Path]) -> list[StageCounts]:
+    """Return the counts of every stage from `source` to `pack`, in order, summed over the shards.
+
+    Args:
+        packed: Manifests of `pack`.
 
     Raises:
-        ShardError: a manifest on the way is absent, was made from another than lies there, or counts do not add up.
+        ShardError: A manifest is absent or was made from another one than the current one, or counts do not add up.
     """
     return summed(checked_chain(path) for path in packed)
 
 
-def summed(chains: Iterable[Mapping[str, Manifest]]) -> list[FunnelRow]:
-    """One row a stage, in order, from the manifests of each shard."""
+def summed(chains: Iterable[Mapping[str, Manifest]]) -> list[StageCounts]:
+    """Return the counts of each stage, in order; `chains` holds the manifests of each shard by stage."""
     shards = list(chains)
-    rows = []
-    for stage in ORDER:
-        manifests = [shard[stage] for shard in shards]
-        dropped, uncaptioned = Counter[str](), Counter[str]()
-        for manifest in manifests:
-            dropped.update(manifest.dropped)
-            uncaptioned.update(manifest.uncaptioned)
-        read, kept, regions = (sum(getattr(one, what) for one in manifests) for what in ("read", "kept", "regions"))
-        rows.append(FunnelRow(stage, read, kept, dict(dropped.most_common()), regions, dict(uncaptioned)))
-    return rows
+    return [stage_counts(name, [shard[name] for shard in shards]) for name in lineage("pack")]
 
 
 def checked_chain(packed: Path) -> dict[str, Manifest]:
-    """The manifests that one shard went through, by stage, from `source` to `pack`.
+    """Return the manifests of one shard by stage, from `source` to `pack`.
 
     Raises:
-        ShardError: one is absent, was made from another than lies there, or its counts do not add up.
+        ShardError: A manifest is absent or was made from another one than the current one, or counts do not add up.
     """
-    paths = chain(packed)
-    if list(paths) != list(ORDER):
+    paths = lineage_of(packed)
+    if list(paths) != list(lineage("pack")):
         raise ShardError(f"{packed}: is a manifest of {list(paths)[-1]}; expected one of pack")
-    manifests = {stage: read_manifest(path) for stage, path in paths.items()}
-    for above, stage in pairwise(ORDER):
-        _require_same(manifests[stage], paths[stage], paths[above])
-        _require_count(paths[stage], "read", manifests[stage].read, f"{paths[above]} kept", manifests[above].kept)
-    for stage, one in manifests.items():
-        _require_count(paths[stage], "read", one.read, "kept and dropped", one.kept + sum(one.dropped.values()))
+    manifests = {name: read_manifest(path) for name, path in paths.items()}
+    for above, name in pairwise(paths):
+        _require_same(manifests[name], paths[name], paths[above])
+        _require_count(paths[name], "read", manifests[name].read, f"{paths[above]} kept", manifests[above].kept)
+    for name, one in manifests.items():
+        _require_count(paths[name], "read", one.read, "kept and dropped", one.kept + sum(one.dropped.values()))
     _require_count(
         paths["caption"], "regions", manifests["caption"].regions, str(paths["detect"]), manifests["detect"].regions
     )
@@ -105,26 +85,26 @@ def _require_count(path: Path, what: str, count: int, other: str, expected: int)
         raise ShardError(f"{path}: {what} {count}, but {other} {expected}. Delete it and run again.")
 
 
-def makers(chains: Sequence[Mapping[str, Manifest]]) -> Iterator[Maker]:
-    """Configuration and weights of the stages after `source`, which must be the same in every shard.
+def provenance(chains: Sequence[Mapping[str, Manifest]]) -> Iterator[StageProvenance]:
+    """Yield configuration and weights of the stages after `source`, which must be equal in all shards.
 
     Raises:
-        ShardError: two shards were made differently.
+        ShardError: Two shards differ in configuration, version or weights.
     """
-    for stage in ORDER[1:]:
-        manifests = [shard[stage] for shard in chains]
+    for name in lineage("pack")[1:]:
+        manifests = [shard[name] for shard in chains]
         ways = {canonical([one.version, one.config, _weights(one)]) for one in manifests}
         if len(ways) > 1:
             raise ShardError(
-                f"the shards do not belong together: stage {stage} made some of them as {' and some as '.join(sorted(ways))}."
+                f"the shards do not belong together: stage {name} made some of them as {' and some as '.join(sorted(ways))}."
                 " Run snakemake, which makes again what is of an older configuration."
             )
         for one in manifests[:1]:
-            yield Maker(stage, one.config, _weights(one))
+            yield StageProvenance(name, one.config, _weights(one))
 
 
 def _weights(manifest: Manifest) -> dict[str, str]:
-    """Hashes of the weights among a manifest's inputs."""
+    """Return the hashes of the weights among the inputs of a manifest."""
     found: dict[str, str] = {}
     for path in map(Path, manifest.inputs):
         if path.is_file() and (above := read_manifest(path)).stage == "weights":
@@ -132,31 +112,42 @@ def _weights(manifest: Manifest) -> dict[str, str]:
     return found
 
 
-def write_card(packed: Sequence[Path], manifest: Path) -> None:
-    """Write the card of a data set beside its shards, and then its `manifest`.
+CARD = Stage(
+    name="card",
+    version=2,
+    help="describe a packed data set, with counts from the first row to the last",
+    config=PackConfig,
+    inputs={"packed": Input(stage="pack", reads=(PackRow,), help="manifests of `pack`", many=True)},
+)
+
+
+@stage(CARD)
+def write_card(packed: Sequence[Path], manifest: Path, config: PackConfig) -> None:
+    """Write the card of a data set beside its shards, and then its manifest.
 
     Args:
-        packed: manifests of pack, one a shard.
-        manifest: what is written last.
+        packed: Manifests of `pack`, one per shard.
+        manifest: Path of the manifest to write.
+        config: Section without keys.
 
     Raises:
-        ShardError: see `funnel`; also two shards that were made differently.
+        ShardError: See `funnel` and `provenance`.
     """
-    job = Job(manifest, stage="card", version=VERSION, config={}, inputs=packed)
-    if job.is_done():
+    job = CARD.job(manifest, config, packed)
+    if job.is_up_to_date():
         return
     chains = [checked_chain(path) for path in packed]
     rows = summed(chains)
     card = manifest.with_suffix(".md")
     contents = Contents.of(packed)
-    write_text(card, render(title_of(packed), contents, rows, list(makers(chains))))
+    write_text(card, render(title_of(packed), contents, rows, list(provenance(chains))))
     dropped = {f"{row.stage}/{reason}": count for row in rows for reason, count in row.dropped.items()}
     job.finish([card], read=rows[0].read, kept=rows[-1].kept, dropped=dropped, regions=rows[-1].regions)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What the shards hold: numbers of images by how many regions they have, and the size of the tars."""
+    """Contents of the shards: number of images by number of regions, number of shards, size of all tars, name of the first tar."""
 
     images_by_regions: Mapping[int, int]
     shards: int
@@ -165,7 +156,7 @@ class Contents:
 
     @classmethod
     def of(cls, packed: Sequence[Path]) -> "Contents":
-        """Counted from the indices of the shards."""
+        """Count the contents from the indices of the shards."""
         counts = Counter[int]()
         for path in packed:
             counts.update(pq.read_table(table_of(path), columns=["regions"])["regions"].to_pylist())
@@ -175,23 +166,23 @@ class Contents:
 
     @property
     def images(self) -> int:
-        """Samples."""
+        """Number of samples."""
         return sum(self.images_by_regions.values())
 
     @property
     def regions(self) -> int:
-        """Regions of all samples."""
+        """Number of regions of all samples."""
         return sum(regions * images for regions, images in self.images_by_regions.items())
 
 
 def title_of(packed: Sequence[Path]) -> str:
-    """The data set, its regions and captions, from where its shards lie: `data/<dataset>/pack/<regions>.<captions>`."""
+    """Return names of data set, regions and captions from the path `data/<dataset>/pack/<regions>.<captions>` of the shards."""
     folders = {path.parent for path in packed}
     return ", ".join(sorted(f"{folder.parent.parent.name} {folder.name}".strip() for folder in folders))
 
 
-def render(title: str, contents: Contents, rows: Sequence[FunnelRow], made_by: Sequence[Maker]) -> str:
-    """The card, in Markdown."""
+def render(title: str, contents: Contents, rows: Sequence[StageCounts], made_by: Sequence[StageProvenance]) -> str:
+    """Return the card in Markdown."""
     without = Counter[str]()
     for row in rows:
         without.update(row.uncaptioned)
@@ -217,7 +208,7 @@ def render(title: str, contents: Contents, rows: Sequence[FunnelRow], made_by: S
     return "\n\n".join(parts) + "\n"
 
 
-def _table(rows: Sequence[FunnelRow]) -> str:
+def _table(rows: Sequence[StageCounts]) -> str:
     lines = ["| stage | read | kept | dropped | regions |", "|---|---:|---:|---|---:|"]
     lines += [
         f"| {row.stage} | {row.read:,} | {row.kept:,} | {_reasons(row.dropped)} | {row.regions:,} |" for row in rows
@@ -229,7 +220,7 @@ def _reasons(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "none"
 
 
-def _paragraph(maker: Maker) -> str:
+def _paragraph(maker: StageProvenance) -> str:
     weights = maker.config.get("weights", {})
     lines = [f"**{maker.stage}** {maker.config.get('engine', '')}".strip()]
     lines += [

@@ -1,22 +1,17 @@
-"""The concepts of a scale: names of what its images show, for methods that tell regions apart by them.
+"""Stage `concepts`: list the names of objects in a scale, for methods that classify regions by name.
 
-    labels      the labels of the regions that were found in the selected samples
-    captions    the nouns of the selected samples' captions, each counted once a caption
+    labels      labels of the regions in the selected samples
+    captions    nouns in the captions of the selected samples, counted once per caption
 
-Every name that was met has a row with its count, most frequent first, equal ones by name. Left out are
+Every name has a row with its count, the most frequent first and equal counts by name. Dropped names have a reason.
 
-    empty       a region has no label
-    vague       the noun is among `leave_out`
-    rare        fewer regions or captions than `min_count` name it
-    surplus     it is behind the first `max_concepts`
+Nouns are found by the Hanover Tagger (HanTa), a hidden Markov model whose English model is part of its package, and are
+reduced to the singular. Captions are those that pass the filter, in lower case, so proper names are tagged as common nouns or
+not at all. The tagger reads about 1,000 captions per second.
 
-Nouns are found by the Hanover Tagger (HanTa), a hidden Markov model that brings its English model along, so that nothing is
-fetched, and are taken in the singular. Captions are those that pass the filter, in lower case: names of people and places
-then count as the nouns they look like, or not at all. It reads a thousand captions a second.
-
-Source: Zhong et al. 2022, RegionCLIP: concepts parsed from captions, those met less than 100 times left out. Its lists (4,764 of
-COCO's captions, 6,790 of CC3M's) are released and the script that made them is not, so that ours are others. `rare` is theirs,
-`vague`, single nouns and their singular are ours.
+Source: Zhong et al. 2022, RegionCLIP: concepts parsed from captions, without those found fewer than 100 times. Its lists (4,764
+concepts of COCO, 6,790 of CC3M) are released without the script that made them, so these lists differ. Deviations: the
+reason `vague`, single nouns, and the singular.
 """
 
 import logging
@@ -32,19 +27,18 @@ from fineclip.errors import ConfigError, DataError, ShardError
 from fineclip.shards import (
     ConceptRow,
     DetectRow,
-    Job,
+    FilterRow,
+    SelectRow,
     SourceRow,
-    TableWriter,
     input_manifest,
     kept_rows,
     read_manifest,
 )
+from fineclip.stages.declaration import Input, Stage, stage
 from fineclip.stages.filter import good_captions
 from fineclip.stages.upstream import kept_by_key, keys_by_shard, manifests_of, row_of
 
 log = logging.getLogger(__name__)
-
-VERSION = 1  # of the rows this file writes: a change of it makes them again
 
 WORDS = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|[.,;:!?]")  # punctuation tells the tagger where phrases end
 NOUNS = ("NN0", "NN1", "NN2")  # of either number, singular, plural; proper names are NP0
@@ -53,7 +47,7 @@ Nouns = Callable[[str], Collection[str]]
 
 
 def pool(counts: Mapping[str, int], config: ConceptsConfig) -> list[ConceptRow]:
-    """A row for every name: most frequent first, equal ones by name."""
+    """Return a row for every name, the most frequent first and equal counts by name."""
     rows: list[ConceptRow] = []
     kept = 0
     for name, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
@@ -72,7 +66,7 @@ def _fault(name: str, count: int, config: ConceptsConfig) -> str | None:
 
 
 def noun_finder() -> Nouns:
-    """A function that gives the nouns of an English caption, in the singular.
+    """Return a function from an English caption to its nouns in the singular.
 
     Raises:
         ConfigError: HanTa is not installed.
@@ -92,25 +86,52 @@ def noun_finder() -> Nouns:
     return nouns
 
 
+CONCEPTS = Stage(
+    name="concepts",
+    version=1,
+    help="name what the regions of a scale show",
+    config=ConceptsConfig,
+    section="concepts",
+    inputs={
+        "select": Input(stage="select", reads=(SelectRow, FilterRow, SourceRow), help="manifest of `select`"),
+        "detected": Input(
+            stage="detect",
+            reads=(DetectRow,),
+            help="manifests of `detect`, for concepts from labels",
+            required=False,
+            many=True,
+        ),
+    },
+    row=ConceptRow,
+    reasons={
+        "empty": "a region has no label",
+        "vague": "the noun is among leave_out",
+        "rare": "fewer than min_count regions or captions name it",
+        "surplus": "it comes after the first max_concepts",
+    },
+)
+
+
+@stage(CONCEPTS)
 def concepts_of_scale(select: Path, manifest: Path, config: ConceptsConfig, *, detected: Sequence[Path] = ()) -> None:
-    """Write the table of a scale's concepts, a row for each name, and then its `manifest`.
+    """Write the table of concepts of a scale, one row per name, and then its manifest.
 
     Args:
-        select: manifest of the selection.
-        manifest: what is written last; its table lies beside it.
-        config: where names come from, and which are left out.
-        detected: manifests of detect, for labels; those that the selection does not use are not looked at.
+        select: Manifest of `select`.
+        manifest: Path of the manifest to write; the table lies beside it.
+        config: Origin of the names, and limits.
+        detected: Manifests of `detect`, for labels; those of shards without selected samples are not read.
 
     Raises:
         ConfigError: HanTa is needed and not installed.
-        DataError: no concept is left; says how many names there were.
-        ShardError: a manifest that is needed is not given, or a table is gone or changed. Nothing is written then.
+        DataError: No concept is left; states the number of names.
+        ShardError: A required manifest is not given, or a table is absent or changed. Nothing is written then.
     """
     keys = keys_by_shard(select)
     has_labels = config.from_ == "labels"
     tables = manifests_of(keys, detected, stage="detect", select=select) if has_labels else _filters(select, keys)
-    job = Job(manifest, stage="concepts", version=VERSION, config=config, inputs=[select, *tables.values()])
-    if job.is_done():
+    job = CONCEPTS.job(manifest, config, [select, *tables.values()])
+    if job.is_up_to_date():
         return
     names = _labels(keys, tables) if has_labels else _nouns(keys, tables, noun_finder())
     counts = Counter(tqdm(names, desc=f"concepts {manifest.stem}", unit="name", disable=None))
@@ -121,7 +142,7 @@ def concepts_of_scale(select: Path, manifest: Path, config: ConceptsConfig, *, d
             f"concepts of {select}: none of {len(rows)} names is left; they are named {counts.total()} times by {config.from_}."
             f" Lower concepts.min_count ({config.least}), or take others: concepts.from."
         )
-    with TableWriter(job, ConceptRow) as table:
+    with CONCEPTS.table(job) as table:
         for row in rows:
             table.write(row)
     what = "regions show" if has_labels else "nouns in captions name"
@@ -129,10 +150,10 @@ def concepts_of_scale(select: Path, manifest: Path, config: ConceptsConfig, *, d
 
 
 def read_concepts(manifest: Path) -> tuple[str, ...]:
-    """The names, most frequent first: a concept's number is its place here.
+    """Return the concepts, the most frequent first. The number of a concept is its index.
 
     Raises:
-        ShardError: the table is gone or changed, or the manifest is of another stage.
+        ShardError: The table is absent or changed, or the manifest is of another stage.
     """
     if (stage := read_manifest(manifest).stage) != "concepts":
         raise ShardError(f"{manifest}: is a manifest of {stage}; expected one of concepts")
@@ -140,7 +161,7 @@ def read_concepts(manifest: Path) -> tuple[str, ...]:
 
 
 def _filters(select: Path, shards: Iterable[str]) -> dict[str, Path]:
-    """The manifests of filter that the selection was drawn from, of the shards that it took samples of."""
+    """Return the manifests of `filter` that the selection was made from, for the given shards."""
     given = {Path(name).stem: Path(name) for name in read_manifest(select).inputs}
     return {name: given[name] for name in shards}
 
@@ -150,7 +171,7 @@ def _labels(keys: Mapping[str, Collection[str]], tables: Mapping[str, Path]) -> 
         selected = set(keys[shard])
         for row in kept_rows(manifest, DetectRow):
             if row.key in selected:
-                yield from (region["label"] or "" for region in row.regions)
+                yield from (region.label or "" for region in row.regions)
 
 
 def _nouns(keys: Mapping[str, Collection[str]], tables: Mapping[str, Path], nouns: Nouns) -> Iterator[str]:

@@ -1,14 +1,7 @@
-"""Find regions in the kept images of one shard: by a detector, or boxes that the data set brought along or a JSON gives.
+"""Stage `detect`: find regions in the kept images of one shard, by a detector or from boxes of the data set or of a JSON.
 
-The first stage that decodes. It drops
-
-    undecodable      the header was fine, but the pixels cannot be read
-    size-mismatch    the pixels are of another size than the header said
-    not-listed       the JSON of boxes does not list the image
-    other-size       it lists the image with another size, so that its boxes are in other pixels
-
-An image in which nothing is found is kept, without regions: it trains what looks at whole images. Boxes are given in
-pixels of the stored image, in hundredths, clipped to it.
+This is the first stage that decodes images. An image without regions is kept and trains the terms of whole images. Boxes
+are in pixels of the stored image, clipped to it and rounded to hundredths.
 """
 
 import logging
@@ -17,34 +10,32 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from tqdm import tqdm
 
+from fineclip.boxes import clip_and_round, from_xywh, rejection_reason
 from fineclip.config import AnnotationsDetect, BoxesJsonDetect, DetectConfig, YoloDetect
 from fineclip.errors import ConfigError, DataError
 from fineclip.models.batches import batches
-from fineclip.shards import DetectRow, FilterRow, Job, PieceReader, SourceRow, TableWriter, input_manifest, kept_rows
+from fineclip.shards import DetectRow, FilterRow, PieceReader, SourceRow, input_manifest, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
-from fineclip.stages.boxes import fault, stored
-from fineclip.stages.given.captions import GivenBox
-from fineclip.stages.given.tables import GivenBoxesRow, given_at, rows_for
+from fineclip.stages.declaration import Input, Stage, stage
+from fineclip.stages.external.tables import ExternalBoxesRow, annotations_at, rows_for
 from fineclip.stages.upstream import content_of, kept_by_key, row_of
 from fineclip.stages.weights import weights_at
-from fineclip.types import Box, Region
+from fineclip.types import LabeledBox, Region
 
 if TYPE_CHECKING:
     from fineclip.models.detector import Detector
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the rows this file writes: a change of it makes them again
-
 
 @dataclass(frozen=True)
-class Picture:
-    """A decoded sample: `image` in RGB, or the `reason` why there is none. Width and height are the header's."""
+class DecodedSample:
+    """A sample with its image in RGB, or the reason why it has none. Width and height are those of the header."""
 
     source: SourceRow
     width: int
@@ -53,64 +44,69 @@ class Picture:
     reason: str | None = None
 
 
-def pictures(samples: Iterable[tuple[FilterRow, SourceRow]], reader: PieceReader) -> Iterator[Picture]:
-    """Each sample's pixels, decoded when they are asked for.
+def decode_samples(samples: Iterable[tuple[FilterRow, SourceRow]], reader: PieceReader) -> Iterator[DecodedSample]:
+    """Decode each sample lazily.
+
+    Args:
+        samples: Filter row and source row of each sample.
+        reader: Reader of the files that the source rows name.
+
+    Yields:
+        The samples in order; one that cannot be decoded has a reason and no image.
 
     Raises:
-        ShardError: a file is gone or cut.
+        ShardError: A file is absent or truncated.
     """
     for header, source in samples:
         try:
             image = decode(content_of(source, reader))
         except UndecodableImage as error:
             log.info("sample %s is dropped: %s", source.key, error)
-            yield Picture(source, header.width, header.height, reason="undecodable")
+            yield DecodedSample(source, header.width, header.height, reason="undecodable")
             continue
         same = image.size == (header.width, header.height)
         reason = None if same else "size-mismatch"
-        yield Picture(source, header.width, header.height, image if same else None, reason)
+        yield DecodedSample(source, header.width, header.height, image if same else None, reason)
 
 
 def annotated_regions(
-    annotations: Sequence[dict[str, Any]], *, width: int, height: int, config: AnnotationsDetect
+    annotations: Sequence[LabeledBox], *, width: int, height: int, config: AnnotationsDetect
 ) -> tuple[list[Region], Counter[str]]:
-    """The boxes of an image, largest first, and how many were left out for which reason.
+    """Return the regions of an image from boxes of its data set, largest first, and counts of rejected boxes by reason.
 
     Args:
-        annotations: x1, y1, x2, y2 in pixels, and label.
-        width: of the image.
-        height: of the image.
-        config: limits of side and number.
+        annotations: Boxes in pixels.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+        config: Limits of side length and number.
 
     Raises:
-        DataError: an edge is no finite number.
+        DataError: An edge is not finite.
     """
     regions, left_out = [], Counter[str]()
     for one in annotations:
-        box = Box(*(one[edge] for edge in Box._fields))
-        if not all(map(math.isfinite, box)):
-            raise DataError(f"a box of {one['label']!r} has edges {tuple(box)}; expected finite numbers")
-        box = stored(box, width=width, height=height)
-        if why := fault(box, min_side_px=config.min_side_px):
+        if not all(map(math.isfinite, one.box)):
+            raise DataError(f"a box of {one.label!r} has edges {tuple(one.box)}; expected finite numbers")
+        box = clip_and_round(one.box, width, height)
+        if why := rejection_reason(box, min_side_px=config.min_side_px):
             left_out[why] += 1
         else:
-            regions.append(Region(box, 1.0, one["label"]))
+            regions.append(Region(box, 1.0, one.label))
     regions.sort(key=lambda region: (-region.box.width * region.box.height, region.box, region.label))
     return _first(regions, config.max_regions, left_out), left_out
 
 
-def given_regions(
-    boxes: GivenBoxesRow, *, width: int, height: int, config: BoxesJsonDetect
+def external_regions(
+    boxes: ExternalBoxesRow, *, width: int, height: int, config: BoxesJsonDetect
 ) -> tuple[list[Region], Counter[str]]:
-    """The boxes that a JSON gives of an image, in its order, and how many were left out for which reason."""
+    """Return the regions of an image from a JSON, in file order, and counts of rejected boxes by reason."""
     regions, left_out = [], Counter[str]()
     for one in boxes.regions:
-        given = GivenBox(*(one[name] for name in GivenBox._fields))
-        box = stored(given.corners(), width=width, height=height)
-        if why := fault(box, min_side_px=config.min_side_px, max_side_px=config.max_side_px):
+        box = clip_and_round(from_xywh(*one[:4]), width, height)
+        if why := rejection_reason(box, min_side_px=config.min_side_px, max_side_px=config.max_side_px):
             left_out[why] += 1
         else:
-            regions.append(Region(box, one["score"], one["label"]))
+            regions.append(Region(box, one.score, one.label))
     return _first(regions, config.max_regions, left_out), left_out
 
 
@@ -120,52 +116,52 @@ def _first(regions: list[Region], most: int | None, left_out: Counter[str]) -> l
     return regions[:most]
 
 
-def annotated_rows(shown: Iterable[Picture], config: AnnotationsDetect) -> Iterator[DetectRow]:
-    """A row for each picture, with the data set's own boxes.
+def annotated_rows(shown: Iterable[DecodedSample], config: AnnotationsDetect) -> Iterator[DetectRow]:
+    """Yield a row for each sample with the boxes of its data set.
 
     Raises:
-        ConfigError: the source has no boxes.
-        DataError: a box makes no sense.
+        ConfigError: The source has no boxes.
+        DataError: A box has an edge that is not finite.
     """
     left_out = Counter[str]()
-    for picture in shown:
-        if picture.source.annotations is None:
+    for sample in shown:
+        if sample.source.annotations is None:
             raise ConfigError(
-                f"sample {picture.source.key}: its source has no boxes of its own, and detect engine annotations takes"
+                f"sample {sample.source.key}: its source has no boxes of its own, and detect engine annotations takes"
                 " nothing else. Use an entry of engine yolo, or for kind coco set source.instances."
             )
         try:
             regions, without = annotated_regions(
-                picture.source.annotations, width=picture.width, height=picture.height, config=config
+                sample.source.annotations, width=sample.width, height=sample.height, config=config
             )
         except DataError as error:
-            raise DataError(f"sample {picture.source.key} ({picture.source.source_key}): {error}") from None
+            raise DataError(f"sample {sample.source.key} ({sample.source.source_key}): {error}") from None
         left_out.update(without)
-        yield _row(picture, regions)
+        yield _row(sample, regions)
     _log_left_out(left_out)
 
 
-def given_rows(
-    shown: Iterable[Picture], boxes: Mapping[str, GivenBoxesRow], config: BoxesJsonDetect
+def external_rows(
+    shown: Iterable[DecodedSample], boxes: Mapping[str, ExternalBoxesRow], config: BoxesJsonDetect
 ) -> Iterator[DetectRow]:
-    """A row for each picture, with the boxes that a JSON gives of it, by key."""
+    """Yield a row for each sample with the boxes of a JSON; `boxes` maps keys of samples to rows of the imported table."""
     left_out = Counter[str]()
-    for picture in shown:
-        of_image = boxes.get(picture.source.key)
-        reason = picture.reason or _unlike(picture, of_image)
+    for sample in shown:
+        of_image = boxes.get(sample.source.key)
+        reason = sample.reason or _unlike(sample, of_image)
         if reason or of_image is None:
-            yield _row(replace(picture, reason=reason), ())
+            yield _row(replace(sample, reason=reason), ())
             continue
-        regions, without = given_regions(of_image, width=picture.width, height=picture.height, config=config)
+        regions, without = external_regions(of_image, width=sample.width, height=sample.height, config=config)
         left_out.update(without)
-        yield _row(picture, regions)
+        yield _row(sample, regions)
     _log_left_out(left_out)
 
 
-def _unlike(picture: Picture, boxes: GivenBoxesRow | None) -> str | None:
+def _unlike(sample: DecodedSample, boxes: ExternalBoxesRow | None) -> str | None:
     if boxes is None:
         return "not-listed"
-    sides = ((boxes.width, picture.width), (boxes.height, picture.height))
+    sides = ((boxes.width, sample.width), (boxes.height, sample.height))
     return "other-size" if any(told not in (None, found) for told, found in sides) else None
 
 
@@ -174,62 +170,91 @@ def _log_left_out(left_out: Mapping[str, int]) -> None:
         log.info("%d boxes left out: %s", count, what)
 
 
-def detected_rows(shown: Iterable[Picture], detector: "Detector", *, batch_size: int) -> Iterator[DetectRow]:
-    """A row for each picture, with what a detector finds in it; no more than a batch of pictures is held at once."""
+def detected_rows(shown: Iterable[DecodedSample], detector: "Detector", *, batch_size: int) -> Iterator[DetectRow]:
+    """Yield a row for each sample with the regions that a detector finds. At most one batch of images is in memory."""
     for batch in batches(shown, batch_size):
-        found = iter(detector.find([picture.image for picture in batch if picture.image is not None]))
-        for picture in batch:
-            yield _row(picture, () if picture.image is None else next(found))
+        found = iter(detector.find([sample.image for sample in batch if sample.image is not None]))
+        for sample in batch:
+            yield _row(sample, () if sample.image is None else next(found))
 
 
+DETECT = Stage(
+    name="detect",
+    version=1,
+    help="find regions in the kept images of a shard",
+    config=DetectConfig,
+    section="detect.{regions}",
+    inputs={
+        "kept": Input(stage="filter", reads=(FilterRow, SourceRow), help="manifest of `filter`"),
+        "weights": Input(stage="weights", help="manifest of `weights`, for engine yolo", required=False),
+        "annotations": Input(
+            stage="given",
+            reads=(ExternalBoxesRow,),
+            option="annotations",
+            help="manifest of `import-annotations`, for engine boxes_json",
+            required=False,
+        ),
+    },
+    row=DetectRow,
+    reasons={
+        "undecodable": "the header was read, but the pixels cannot be decoded",
+        "size-mismatch": "the pixels have another size than the header states",
+        "not-listed": "the JSON of boxes does not list the image",
+        "other-size": "the JSON of boxes lists the image with another size",
+    },
+    batch_size=16,
+)
+
+
+@stage(DETECT)
 def detect_shard(
     kept: Path,
     manifest: Path,
     config: DetectConfig,
     *,
     weights: Path | None = None,
-    given: Path | None = None,
+    annotations: Path | None = None,
     batch_size: int,
     device: str,
 ) -> None:
-    """Write the table of one shard, a row for each image that the filter kept, and then its `manifest`.
+    """Write the table of one shard, one row per image that the filter kept, and then its manifest.
 
     Args:
-        kept: manifest of the filter.
-        manifest: what is written last; its table lies beside it.
-        config: engine and limits.
-        weights: manifest of the detector's weights, for engine yolo.
-        given: manifest of the boxes that a JSON gives, for engine boxes_json.
-        batch_size: images that the detector sees at once.
+        kept: Manifest of `filter`.
+        manifest: Path of the manifest to write; the table lies beside it.
+        config: Engine and its limits.
+        weights: Manifest of the weights of the detector, for engine yolo.
+        annotations: Manifest of `import-annotations`, for engine boxes_json.
+        batch_size: Images per batch of the detector.
         device: auto, cpu, cuda or mps.
 
     Raises:
-        ConfigError: the engine cannot work with this source, is not installed, or lacks an input.
-        CheckpointError: the weights cannot be trusted or used.
-        DataError: a box of the data set makes no sense, or a sample could be several images of the JSON.
-        ShardError: a table or a file of images is gone or changed. Nothing is written then.
+        ConfigError: The engine does not support this source, is not installed, or lacks an input.
+        CheckpointError: The weights cannot be verified or loaded.
+        DataError: A box is invalid, or the name of a sample matches several images of the JSON.
+        ShardError: A table or an image file is absent or changed. Nothing is written then.
     """
     match config:
         case YoloDetect():
             inputs = [kept, _needed(weights)]
         case BoxesJsonDetect():
-            inputs = [kept, given_at(given, config)]
+            inputs = [kept, annotations_at(annotations, config)]
         case AnnotationsDetect():
             inputs = [kept]
-    job = Job(manifest, stage="detect", version=VERSION, config=config, inputs=inputs)
-    if job.is_done():
+    job = DETECT.job(manifest, config, inputs)
+    if job.is_up_to_date():
         return
     samples = _samples(kept)
-    with PieceReader() as reader, TableWriter(job, DetectRow) as table:
+    with PieceReader() as reader, DETECT.table(job) as table:
         bar = tqdm(samples, desc=f"detect {manifest.stem}", unit="image", disable=None)  # shown on a terminal
-        shown = pictures(bar, reader)
+        shown = decode_samples(bar, reader)
         rows: Iterable[DetectRow] = ()
         match config:
             case AnnotationsDetect():
                 rows = annotated_rows(shown, config)
             case BoxesJsonDetect():
                 source_keys = {source.key: source.source_key for _, source in samples}
-                rows = given_rows(shown, rows_for(inputs[1], GivenBoxesRow, source_keys), config)
+                rows = external_rows(shown, rows_for(inputs[1], ExternalBoxesRow, source_keys), config)
             case YoloDetect() if samples:
                 detector = _detector(config, inputs[1], batch_size=batch_size, device=device)
                 rows = detected_rows(shown, detector, batch_size=batch_size)
@@ -258,21 +283,18 @@ def _detector(config: YoloDetect, weights: Path, *, batch_size: int, device: str
 
 
 def _samples(kept: Path) -> list[tuple[FilterRow, SourceRow]]:
-    """What the filter kept, each with where its bytes lie."""
+    """Return the kept filter rows, each with its source row."""
     source = input_manifest(kept, "source")
     sources = kept_by_key(source, SourceRow)
     return [(row, row_of(row.key, sources, source)) for row in kept_rows(kept, FilterRow)]
 
 
-def _row(picture: Picture, regions: Sequence[Region]) -> DetectRow:
+def _row(sample: DecodedSample, regions: Sequence[Region]) -> DetectRow:
     return DetectRow(
-        key=picture.source.key,
-        kept=picture.reason is None,
-        reason=picture.reason,
-        width=picture.width,
-        height=picture.height,
-        regions=[
-            {**region.box._asdict(), "score": region.score, "label": region.label}
-            for region in (() if picture.reason else regions)
-        ],
+        key=sample.source.key,
+        kept=sample.reason is None,
+        reason=sample.reason,
+        width=sample.width,
+        height=sample.height,
+        regions=[] if sample.reason else list(regions),
     )

@@ -1,6 +1,6 @@
-"""Files from the network: from the Hugging Face hub by its own client, from an address by a careful one.
+"""Downloads from the Hugging Face hub, by its client, and from http addresses, with checks.
 
-Whatever goes wrong is a `NotFetchedError` whose text says why; what was fetched is there whole or not at all.
+Every failure is a `NotFetchedError` that states the reason. A download is complete or absent.
 """
 
 import glob
@@ -37,23 +37,23 @@ _GATEWAYS = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b
 
 
 class NotFetchedError(Exception):
-    """Why nothing came."""
+    """A download failed."""
 
 
 def from_address(url: str, target: Path, *, most_bytes: int, allow_private: bool = False) -> None:
-    """Write what an http or https address answers to `target`.
+    """Write the content of an http or https address to `target`.
 
-    The address that a name resolves to is the one that is checked and the one that is connected to, after redirects too.
-    Proxies of the environment are not used: behind one nothing could be checked.
+    The IP address that is checked is the one that is connected to, after redirects too. Proxies of the environment are not used,
+    because they would hide the address.
 
     Args:
-        url: of a file.
-        target: replaced when the last byte is there.
-        most_bytes: what is larger is not taken.
-        allow_private: also from this machine and its own network.
+        url: Address of a file.
+        target: Path that is replaced after the last byte.
+        most_bytes: Greatest size in bytes.
+        allow_private: Allow addresses of this machine and its network.
 
     Raises:
-        NotFetchedError: refused, not reached, not found, too large, too slow or cut short.
+        NotFetchedError: The address is refused, unreachable, absent, too large, too slow, or the transfer is truncated.
     """
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise NotFetchedError(f"{url} is no http or https address")
@@ -69,12 +69,18 @@ def from_address(url: str, target: Path, *, most_bytes: int, allow_private: bool
 
 
 def from_hub(repository: str, revision: str, target: Path, *, file: str | None) -> None:
-    """Bring a file of a hub repository, or what is `needed` of it where `file` is None; `target` is that file or a folder.
+    """Fetch one file of a hub repository, or its `needed` files if `file` is None.
 
-    What came before an interruption is kept beside `target` and taken up again.
+    An interrupted download is kept beside `target` and resumed.
+
+    Args:
+        repository: Name of the repository.
+        revision: Commit hash.
+        target: The file, or the folder of the files.
+        file: Name of the file in the repository.
 
     Raises:
-        NotFetchedError: the client is not installed, or says why not; or a file is not there.
+        NotFetchedError: The client is not installed or reports an error, or a file does not exist.
     """
     try:
         from huggingface_hub import HfApi, hf_hub_download, snapshot_download
@@ -104,10 +110,10 @@ def from_hub(repository: str, revision: str, target: Path, *, file: str | None) 
 
 
 def needed(names: Collection[str]) -> set[str]:
-    """What of a repository PyTorch needs: no weights of other frameworks, and none twice.
+    """Return the files of a repository that PyTorch needs: no weights of other frameworks, and none in two formats.
 
     Many repositories hold the same weights as safetensors and as pickles (`model-00001-of-00002.safetensors`,
-    `pytorch_model-00001-of-00003.bin`, with an index of each), and again for TensorFlow, JAX, ONNX, OpenVINO and others.
+    `pytorch_model-00001-of-00003.bin`, each with an index), and again for TensorFlow, JAX, ONNX or OpenVINO.
     """
     safe = {_model_of(name) for name in names if PurePosixPath(name).suffix == ".safetensors"}
     return {
@@ -122,7 +128,7 @@ def _is_pickle(name: str) -> bool:
 
 
 def _model_of(name: str) -> str:
-    """What a file of weights is a part of: its path without part number, format and the word pytorch."""
+    """Return the path of a weight file without part number, format and the word pytorch: equal for files of one model."""
     path = PurePosixPath(name.removesuffix(".index.json"))
     return (path.parent / re.sub(r"pytorch_|-\d+-of-\d+$", "", path.stem)).as_posix()
 
@@ -139,7 +145,7 @@ def _move(partial_folder: Path, target: Path, *, file: str | None) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error and of those it came from: the hub's client wraps what really happened."""
+    """Return the first line of an error and of its causes; the client of the hub wraps the actual error."""
     said: dict[str, None] = {}
     cause: BaseException | None = error
     while cause is not None:
@@ -183,7 +189,7 @@ def _opener(allow_private: bool) -> urllib.request.OpenerDirector:
 
 
 def _connect(address: tuple[str, int], timeout: float, *_: Any, allow_private: bool) -> socket.socket:
-    """A connection to an address that was looked at; the name is resolved once."""
+    """Return a connection to an address that passed the check; the name is resolved once."""
     host, port = address
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     if not allow_private:
@@ -209,7 +215,7 @@ def _refuse_private(host: str, addresses: Sequence[str]) -> None:
 
 
 def is_public(text: str) -> bool:
-    """Whether an IP address is one of the public internet: not private, loopback, link-local, reserved or multicast."""
+    """Return whether an IP address is public: not private, loopback, link-local, reserved or multicast."""
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
@@ -239,7 +245,7 @@ class _Https(urllib.request.HTTPSHandler):
 
 
 def _connection(kind: Any, connect: Any, host: str, **options: Any) -> Any:
-    """An http.client connection whose socket `connect` makes; certificates are checked as ever."""
+    """Return an http.client connection whose socket is made by `connect`; certificates are checked as usual."""
     connection = kind(host, **options)
     connection._create_connection = connect
     return connection

@@ -1,19 +1,9 @@
-"""Keep or drop every image of one source shard, each with a reason.
+"""Stage `filter`: keep or drop each image of a shard by its header, captions and hash. No pixels are decoded.
 
-The rules run in the order of `RULES`; the first that objects gives the reason. In that order:
-
-    unreadable             no decoder we trust can read the header, or it promises more pixels than we decode
-    too-small              the shorter side is under `min_side_px`
-    too-elongated          the longer side is over `max_aspect` times the shorter
-    caption-empty          no text but blanks
-    caption-short          fewer than `min_words` words; words are what blanks separate
-    caption-long           more than `max_words` words
-    caption-boilerplate    the text as a whole matches one of `boilerplate`
-    duplicate              these very bytes were kept before in this shard (`select` leaves out those of earlier shards)
-
-An image with several captions is dropped only if none of them is good, for what is wrong with the first; `pack` takes
-those that are, by the same `good_captions`. Under `min_words: 0` an image without any text but blanks is kept, without
-captions. Sizes come from the first bytes of the file, so no pixel is decoded here.
+The rules run in the order of `RULES`; the first that rejects an image gives the reason. An image with several captions
+is dropped only if every caption is rejected, for the reason of the first one; `pack` keeps the captions that pass.
+With `min_words: 0` an image whose captions are all blank is kept without captions. Duplicates are found within a shard;
+`select` finds those in earlier shards.
 """
 
 import hashlib
@@ -23,53 +13,52 @@ from functools import cache
 from pathlib import Path
 
 from fineclip.config import FilterConfig
-from fineclip.shards import FilterRow, Job, PieceReader, SourceRow, TableWriter, kept_rows
+from fineclip.shards import FilterRow, PieceReader, SourceRow, kept_rows
 from fineclip.shards.images import Header, read_header
+from fineclip.stages.declaration import Input, Stage, stage
 from fineclip.types import Candidate
-
-VERSION = 2  # of the rows this file writes: a change of it makes them again
 
 Rule = Callable[[Candidate, FilterConfig], str | None]
 
 
 def unreadable(image: Candidate, _: FilterConfig) -> str | None:
-    """No header."""
+    """Return the reason if the header could not be read."""
     return "unreadable" if image.width == 0 else None
 
 
 def too_small(image: Candidate, config: FilterConfig) -> str | None:
-    """The shorter side."""
+    """Return the reason if the shorter side is less than `min_side_px`."""
     return "too-small" if min(image.width, image.height) < config.min_side_px else None
 
 
 def too_elongated(image: Candidate, config: FilterConfig) -> str | None:
-    """Either way."""
+    """Return the reason if the longer side is more than `max_aspect` times the shorter."""
     shorter, longer = sorted((image.width, image.height))
     return "too-elongated" if longer > config.max_aspect * shorter else None
 
 
 def without_good_caption(image: Candidate, config: FilterConfig) -> str | None:
-    """What is wrong with the first caption, where none is good."""
-    if good_captions(image.captions, config) or may_be_silent(image.captions, config):
+    """Return the reason of the first caption if every caption is rejected."""
+    if good_captions(image.captions, config) or allows_empty_caption(image.captions, config):
         return None
-    return caption_fault(image.captions[0], config) if image.captions else "caption-empty"
+    return caption_rejection_reason(image.captions[0], config) if image.captions else "caption-empty"
 
 
 RULES: tuple[Rule, ...] = (unreadable, too_small, too_elongated, without_good_caption)
 
 
 def good_captions(captions: Sequence[str], config: FilterConfig) -> list[str]:
-    """Those of an image's captions that may be trained on, in order."""
-    return [caption for caption in captions if caption_fault(caption, config) is None]
+    """Return the captions that pass the filter, in order."""
+    return [caption for caption in captions if caption_rejection_reason(caption, config) is None]
 
 
-def may_be_silent(captions: Sequence[str], config: FilterConfig) -> bool:
-    """Whether an image with these captions, which say nothing at all, is kept all the same."""
+def allows_empty_caption(captions: Sequence[str], config: FilterConfig) -> bool:
+    """Return whether an image with only blank captions, or none, is kept: `min_words` is 0."""
     return config.min_words == 0 and not any(caption.strip() for caption in captions)
 
 
-def caption_fault(caption: str, config: FilterConfig) -> str | None:
-    """The reason to leave a caption out, None for a good one."""
+def caption_rejection_reason(caption: str, config: FilterConfig) -> str | None:
+    """Return the reason to reject a caption, or None for one that passes."""
     words = caption.split()
     if not words:
         return "caption-empty"
@@ -86,8 +75,8 @@ def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
     return tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns)
 
 
-def judge(images: Iterable[Candidate], config: FilterConfig) -> Iterator[str | None]:
-    """For each image of a shard, in order, the reason to drop it; None for those that are kept."""
+def apply_rules(images: Iterable[Candidate], config: FilterConfig) -> Iterator[str | None]:
+    """Yield the reason to drop each image of a shard, in order, or None for one that is kept."""
     kept: set[str] = set()
     for image in images:
         reason = next((slug for rule in RULES if (slug := rule(image, config))), None)
@@ -98,24 +87,46 @@ def judge(images: Iterable[Candidate], config: FilterConfig) -> Iterator[str | N
         yield reason
 
 
+FILTER = Stage(
+    name="filter",
+    version=2,
+    help="keep or drop each image of a shard by its header, captions and hash",
+    config=FilterConfig,
+    section="filter",
+    inputs={"source": Input(stage="source", reads=(SourceRow,), help="manifest of `source`")},
+    row=FilterRow,
+    reasons={
+        "unreadable": "no supported decoder reads the header, or it states more pixels than are decoded",
+        "too-small": "the shorter side is less than min_side_px",
+        "too-elongated": "the longer side is more than max_aspect times the shorter",
+        "caption-empty": "the caption is empty or blank",
+        "caption-short": "the caption has fewer than min_words words",
+        "caption-long": "the caption has more than max_words words",
+        "caption-boilerplate": "the whole caption matches a pattern of boilerplate",
+        "duplicate": "the same bytes were kept earlier in this shard",
+    },
+)
+
+
+@stage(FILTER)
 def filter_shard(source: Path, manifest: Path, config: FilterConfig) -> None:
-    """Write the table of one shard, a row for each image, and then its `manifest`.
+    """Write the table of one shard, one row per image, and then its manifest.
 
     Args:
-        source: manifest of the source shard.
-        manifest: what is written last; its table lies beside it.
-        config: the rules' limits.
+        source: Manifest of the source shard.
+        manifest: Path of the manifest to write; the table lies beside it.
+        config: Limits of the rules.
 
     Raises:
-        ShardError: a file that `source` names is gone, cut short or not the one it was. Nothing is written then.
+        ShardError: A file that `source` names is absent, truncated or changed. Nothing is written then.
     """
-    job = Job(manifest, stage="filter", version=VERSION, config=config, inputs=[source])
-    if job.is_done():
+    job = FILTER.job(manifest, config, [source])
+    if job.is_up_to_date():
         return
     with PieceReader() as reader:
-        looked_at = [_look_at(row, reader) for row in kept_rows(source, SourceRow)]
-    reasons = judge((image for image, _ in looked_at), config)
-    with TableWriter(job, FilterRow) as table:
+        looked_at = [_inspect(row, reader) for row in kept_rows(source, SourceRow)]
+    reasons = apply_rules((image for image, _ in looked_at), config)
+    with FILTER.table(job) as table:
         for (image, header), reason in zip(looked_at, reasons, strict=True):
             row = FilterRow(
                 key=image.key,
@@ -129,7 +140,7 @@ def filter_shard(source: Path, manifest: Path, config: FilterConfig) -> None:
             table.write(row)
 
 
-def _look_at(row: SourceRow, reader: PieceReader) -> tuple[Candidate, Header | None]:
+def _inspect(row: SourceRow, reader: PieceReader) -> tuple[Candidate, Header | None]:
     content = reader.read(row.file or "", row.offset, row.size)
     header = read_header(content)
     width, height = (header.width, header.height) if header else (0, 0)

@@ -1,18 +1,17 @@
-"""Write the training shard: what the stages before found out, beside the bytes that came in, in one WebDataset tar.
+"""Stage `pack`: write the training shard, a WebDataset tar of images with their captions and regions.
 
-    key.jpg    the image as it came, byte for byte (.png, .webp, ... where it is one)
+    key.jpg    the image as it came, byte for byte (.png, .webp, ... for other formats)
     key.txt    its first caption
-    key.json   its captions that pass the filter, its size, its url, its regions with box, score, label and caption
+    key.json   captions that pass the filter, width, height, url, and regions with box, score, label and caption
 
-No sample is dropped, and no region: one without a caption has `"caption": null`. It has no partner in a regional
-contrast, but its box can be drawn towards its crop all the same. The index beside the tar says where the
-bytes of each sample lie.
+No sample and no region is dropped. A region without a caption has `"caption": null`; it is used by distillation and not by
+the regional contrastive loss. The index beside the tar holds the byte range of each sample.
 """
 
 import logging
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fineclip.config import FilterConfig, PackConfig, parse
@@ -21,29 +20,26 @@ from fineclip.shards import (
     CaptionRow,
     DetectRow,
     FilterRow,
-    Job,
     PackRow,
     PieceReader,
     SourceRow,
-    TableWriter,
     TarAppender,
     add_sample,
     atomic,
     kept_rows,
     read_manifest,
 )
-from fineclip.stages.filter import good_captions, may_be_silent
-from fineclip.stages.upstream import chain, content_of, kept_by_key, row_of
-from fineclip.types import Box, Region, Sample
+from fineclip.stages.declaration import Input, Stage, stage
+from fineclip.stages.filter import allows_empty_caption, good_captions
+from fineclip.stages.upstream import content_of, kept_by_key, lineage_of, row_of
+from fineclip.types import Region, Sample
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of the bytes this file writes: a change of it makes them again
-
 
 @dataclass(frozen=True)
-class Joined:
-    """What the tables of one shard say of a sample."""
+class JoinedRow:
+    """Rows of one sample in the tables of `source`, `filter`, `detect` and `caption`."""
 
     source: SourceRow
     header: FilterRow
@@ -51,17 +47,20 @@ class Joined:
     captioned: CaptionRow
 
 
-def joined_rows(manifests: dict[str, Path]) -> Iterator[Joined]:
-    """The samples of a shard that every stage kept, in order.
+def joined_rows(manifests: dict[str, Path]) -> Iterator[JoinedRow]:
+    """Yield the samples that every stage kept, in order.
+
+    Args:
+        manifests: Manifest of each stage of the shard.
 
     Raises:
-        ShardError: the tables do not belong together.
+        ShardError: The tables are not of the same samples.
     """
     sources = kept_by_key(manifests["source"], SourceRow)
     headers = kept_by_key(manifests["filter"], FilterRow)
     detected = kept_by_key(manifests["detect"], DetectRow)
     for row in kept_rows(manifests["caption"], CaptionRow):
-        yield Joined(
+        yield JoinedRow(
             row_of(row.key, sources, manifests["source"]),
             row_of(row.key, headers, manifests["filter"]),
             row_of(row.key, detected, manifests["detect"]),
@@ -69,40 +68,53 @@ def joined_rows(manifests: dict[str, Path]) -> Iterator[Joined]:
         )
 
 
-def regions_of(row: Joined) -> list[Region]:
-    """Boxes with their captions; None where there are no words.
+def regions_of(row: JoinedRow) -> list[Region]:
+    """Return the regions of a sample with their captions; an empty caption becomes None.
 
     Raises:
-        ShardError: there are not as many captions as regions.
+        ShardError: The numbers of captions and regions differ.
     """
     boxes, captions = row.detected.regions, row.captioned.regions
     if len(boxes) != len(captions):
         raise ShardError(f"sample {row.source.key} has {len(boxes)} regions but {len(captions)} captions")
-    return [
-        Region(Box(*(box[edge] for edge in Box._fields)), box["score"], box["label"], caption["caption"] or None)
-        for box, caption in zip(boxes, captions, strict=True)
-    ]
+    return [replace(region, caption=caption.caption or None) for region, caption in zip(boxes, captions, strict=True)]
 
 
+PACK = Stage(
+    name="pack",
+    version=2,
+    help="write the training shard: images, captions and regions in one WebDataset tar",
+    config=PackConfig,
+    inputs={
+        "captioned": Input(
+            stage="caption", reads=(CaptionRow, DetectRow, FilterRow, SourceRow), help="manifest of `caption`"
+        )
+    },
+    row=PackRow,
+)
+
+
+@stage(PACK)
 def pack_shard(captioned: Path, manifest: Path, config: PackConfig) -> None:
-    """Write tar and index of one shard, a sample for each image that was captioned, and then its `manifest`.
+    """Write tar and index of one shard, one sample per captioned image, and then its manifest.
 
     Args:
-        captioned: manifest of caption.
-        manifest: what is written last; tar and index lie beside it.
-        config: nothing to choose.
+        captioned: Manifest of `caption`.
+        manifest: Path of the manifest to write; tar and index lie beside it.
+        config: Section without keys.
 
     Raises:
-        ShardError: a table or an image is gone or changed, or the tables do not belong together. Nothing is written then.
+        ShardError: A table or an image is absent or changed, or the tables are not of the same samples. Nothing is written
+            then.
     """
-    job = Job(manifest, stage="pack", version=VERSION, config=config, inputs=[captioned])
-    if job.is_done():
+    job = PACK.job(manifest, config, [captioned])
+    if job.is_up_to_date():
         return
-    manifests = chain(captioned)
+    manifests = lineage_of(captioned)
     limits = parse(FilterConfig, dict(read_manifest(manifests["filter"]).config), where=str(manifests["filter"]))
     path, silent = manifest.with_suffix(".tar"), 0
     with (
-        TableWriter(job, PackRow, also=(path,)) as index,
+        PACK.table(job, also=(path,)) as index,
         atomic(path) as temporary,
         closing(TarAppender(temporary)) as tar,
         PieceReader() as reader,
@@ -119,9 +131,9 @@ def pack_shard(captioned: Path, manifest: Path, config: PackConfig) -> None:
     )
 
 
-def _sample(row: Joined, limits: FilterConfig, manifests: dict[str, Path], *, reader: PieceReader) -> Sample:
+def _sample(row: JoinedRow, limits: FilterConfig, manifests: dict[str, Path], *, reader: PieceReader) -> Sample:
     captions = good_captions(row.source.captions, limits)
-    if not captions and not may_be_silent(row.source.captions, limits):
+    if not captions and not allows_empty_caption(row.source.captions, limits):
         raise ShardError(
             f"{manifests['filter'].with_suffix('.parquet')}: keeps sample {row.source.key}, none of whose captions passes"
             f" the filter. Delete {manifests['filter']} and run again."

@@ -1,10 +1,8 @@
-"""Draw a scale: the first kept samples of the prefix of shards, from the filter tables alone.
+"""Stage `select`: select the first samples of a scale from the filter tables of its shards.
 
-    benchmark    the image is, byte for byte, one of a benchmark that `leave_out` names
-    repeated     these very bytes were taken before
-
-Shards are read in their order and only as far as the scale needs. So a smaller scale is the beginning of a larger one,
-and more shards behind the last that was needed change nothing: the manifest names those that were needed alone.
+Images that are in a benchmark of `leave_out` or were selected earlier are dropped; both are found by the hash of their
+bytes. Shards are read in order, and only until the scale is complete. A smaller scale is therefore a prefix of a larger
+one, and the manifest names only the shards that were read, so additional shards change nothing.
 """
 
 import logging
@@ -13,44 +11,48 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fineclip.config import ScaleConfig, SelectConfig
+from fineclip.config import SelectConfig
+from fineclip.config.base import key
+from fineclip.config.plan import ScaleConfig
 from fineclip.errors import ConfigError, DataError
 from fineclip.shards import (
     BenchmarkRow,
     FilterRow,
-    Job,
     SelectRow,
-    TableWriter,
     kept_rows,
     read_manifest,
     read_rows,
 )
+from fineclip.stages.declaration import Input, Stage, stage
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the rows this file writes: a change of it makes them again
-
 
 @dataclass(frozen=True)
-class Drawn:
-    """What was looked at, in order, and how many of the shards that took."""
+class Selection:
+    """Rows that were considered, in order, and the number of shards that were read."""
 
     rows: list[SelectRow]
     shards: int
 
     @property
     def kept(self) -> int:
-        """Samples of the scale."""
+        """Number of selected samples."""
         return sum(row.kept for row in self.rows)
 
 
-def draw(shards: Iterable[tuple[str, Iterable[FilterRow]]], *, wanted: int | None, left_out: set[bytes]) -> Drawn:
-    """The first `wanted` samples (None: all) that are neither repeated nor among `left_out`.
+def select_samples(
+    shards: Iterable[tuple[str, Iterable[FilterRow]]], *, wanted: int | None, left_out: set[bytes]
+) -> Selection:
+    """Select the first samples that are neither repeated nor excluded.
 
     Args:
-        shards: name and kept rows of each, in order; read no further than it takes.
-        wanted: how many.
-        left_out: sha256 of images that must not be taken.
+        shards: Name and kept rows of each shard, in order; they are read lazily.
+        wanted: Number of samples; None selects all.
+        left_out: SHA-256 digests of images that must not be selected.
+
+    Returns:
+        The selection, with a row for each sample that was considered.
     """
     rows: list[SelectRow] = []
     taken: set[bytes] = set()
@@ -64,60 +66,90 @@ def draw(shards: Iterable[tuple[str, Iterable[FilterRow]]], *, wanted: int | Non
             if reason is None:
                 taken.add(digest)
             if len(taken) == wanted:
-                return Drawn(rows, read)
-    return Drawn(rows, read)
+                return Selection(rows, read)
+    return Selection(rows, read)
 
 
+class ScaledSelectConfig(SelectConfig):
+    """Section `select` with the scale that is selection."""
+
+    scale: ScaleConfig = key(ScaleConfig(), origin="workflow plan", about="entry of `scales`")
+
+
+SELECT = Stage(
+    name="select",
+    version=1,
+    help="select the samples of a scale from filter tables",
+    config=ScaledSelectConfig,
+    section="select",
+    inputs={
+        "filters": Input(
+            stage="filter", reads=(FilterRow,), help="manifests of `filter`, in the order of the shards", many=True
+        ),
+        "benchmarks": Input(
+            stage="index",
+            reads=(BenchmarkRow,),
+            help="manifests of `index` whose images are left out",
+            required=False,
+            many=True,
+        ),
+    },
+    row=SelectRow,
+    reasons={
+        "benchmark": "the same bytes are an image of a benchmark that select.leave_out names",
+        "repeated": "the same bytes were selected earlier",
+    },
+    options={"scale": {"required": True, "help": "name of the scale"}},
+)
+
+
+@stage(SELECT)
 def select_scale(
     filters: Sequence[Path],
     manifest: Path,
-    config: SelectConfig,
-    scale: ScaleConfig,
+    config: ScaledSelectConfig,
     *,
-    name: str,
+    scale: str,
     benchmarks: Sequence[Path] = (),
 ) -> None:
-    """Write the table of one scale, a row for each sample that was looked at, and then its `manifest`.
+    """Write the table of one scale, one row per considered sample, and then its manifest.
 
-    `at_most` decides whether there is a scale, not what is in it, and is no part of its identity; nor are margin and
-    share_kept.
+    The keys `at_most`, `margin` and `share_kept` decide whether the scale is complete and not which samples it holds, so they
+    are not part of the manifest.
 
     Args:
-        filters: manifests of filter, in the order of the shards, whose names they bear.
-        manifest: what is written last; its table lies beside it.
-        config: what is left out.
-        scale: how many samples, and whether fewer will do.
-        name: of the scale, for messages.
-        benchmarks: manifests of index whose images are left out.
+        filters: Manifests of `filter` in the order of the shards; their file names are the names of the shards.
+        manifest: Path of the manifest to write; the table lies beside it.
+        config: Excluded benchmarks, and the number of samples of the scale.
+        scale: Name of the scale, for messages.
+        benchmarks: Manifests of `index` whose images are excluded.
 
     Raises:
-        ConfigError: there are not as many samples as the scale asks for; says how many, and which keys to change.
-        DataError: there is none at all.
-        ShardError: a table is gone or changed.
+        ConfigError: There are fewer samples than the scale asks for; states the number and the keys to change.
+        DataError: No sample is left.
+        ShardError: A table is absent or changed.
     """
     left_out = {bytes.fromhex(row.sha256) for path in benchmarks for row in read_rows(path, BenchmarkRow)}
     shards = ((path.stem, kept_rows(path, FilterRow)) for path in filters)
-    drawn = draw(shards, wanted=scale.images, left_out=left_out)
-    _require_enough(drawn, scale, name=name, filters=filters)
-    what = {"images": scale.images, "leave_out": list(config.leave_out)}
-    job = Job(manifest, stage="select", version=VERSION, config=what, inputs=[*filters[: drawn.shards], *benchmarks])
-    if job.is_done():
+    selection = select_samples(shards, wanted=config.scale.images, left_out=left_out)
+    _require_enough(selection, config.scale, name=scale, filters=filters)
+    what = {"images": config.scale.images, "leave_out": list(config.leave_out)}
+    job = SELECT.job(manifest, what, [*filters[: selection.shards], *benchmarks])
+    if job.is_up_to_date():
         return
-    with TableWriter(job, SelectRow) as table:
-        for row in drawn.rows:
+    with SELECT.table(job) as table:
+        for row in selection.rows:
             table.write(row)
 
 
-def _require_enough(drawn: Drawn, scale: ScaleConfig, *, name: str, filters: Sequence[Path]) -> None:
-    if scale.images is not None and drawn.kept >= scale.images:
+def _require_enough(selection: Selection, scale: ScaleConfig, *, name: str, filters: Sequence[Path]) -> None:
+    if scale.images is not None and selection.kept >= scale.images:
         return
     came_in = sum(read_manifest(path).read for path in filters)
-    dropped = Counter(row.reason for row in drawn.rows if row.reason is not None)
+    dropped = Counter(row.reason for row in selection.rows if row.reason is not None)
     left_out = "".join(f", {count} {reason}" for reason, count in sorted(dropped.items()))
-    found = (
-        f"{len(filters)} shards of {came_in} samples leave {drawn.kept} ({len(drawn.rows)} past the filter{left_out})"
-    )
-    if not drawn.kept:
+    found = f"{len(filters)} shards of {came_in} samples leave {selection.kept} ({len(selection.rows)} past the filter{left_out})"
+    if not selection.kept:
         raise DataError(
             f"scales.{name}: nothing is left to train on: {found}. {filters[0]} says why samples were dropped."
         )
@@ -126,7 +158,7 @@ def _require_enough(drawn: Drawn, scale: ScaleConfig, *, name: str, filters: Seq
     if scale.at_most:
         log.info("scale %s is short of its %d images, and may be: %s", name, scale.images, found)
         return
-    share = drawn.kept / came_in
+    share = selection.kept / came_in
     raise ConfigError(
         f"scales.{name}.images: {scale.images} are asked for, but {found}, a share of {share:.2g}."
         f" If the source has more shards, plan more of them: raise plan.margin, or lower plan.share_kept (to {share:.2g} or less);"

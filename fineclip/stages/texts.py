@@ -1,13 +1,13 @@
-"""Embed every text of a shard once, with an encoder whose text tower stays as it is, for trainings that only look them up.
+"""Stage `texts`: embed every text of a shard once with a frozen text tower, for runs that do not train it.
 
-    <shard>.safetensors    an embedding for each different caption, of images and of regions: float32, not normalised
+    <shard>.safetensors    one embedding per distinct caption of images and regions: float32, not normalized
     <shard>.json           manifest
 
-An embedding belongs to a text tower, of which the hash of parameters is kept, and to a text. A training that trains its text
-tower has no use for any. No sample is dropped; one without captions has the empty text, which is what training draws for it.
+The file records the hash of the parameters of the text tower. A sample without captions has the empty text, which training
+uses for it. No sample is dropped.
 
-What is looked up equals what a training computes up to rounding: there a text has other neighbours in its batch, and
-under `train.precision` bf16 or fp16 its embedding is rounded, which these are not. A million texts of 512 numbers are 2 GB.
+Embeddings equal those computed in training up to rounding: the composition of batches differs, and `train.precision` bf16 or
+fp16 rounds embeddings that are float32 here. One million texts of width 512 take 2 GB.
 
 Legend: T texts, D embedding width.
 """
@@ -20,7 +20,6 @@ from pathlib import Path
 from fineclip.config import EncoderConfig
 from fineclip.errors import ShardError
 from fineclip.shards import (
-    Job,
     PackRow,
     PieceReader,
     TextsFile,
@@ -30,20 +29,40 @@ from fineclip.shards import (
     sha256_of,
     write_texts,
 )
+from fineclip.stages.declaration import Input, Stage, stage
 from fineclip.stages.weights import vocabulary_at, weights_at
 from fineclip.types import Sample
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the embeddings that this file writes: a change of it makes them again
-
 
 def texts_of(sample: Sample) -> Iterator[str]:
-    """Every text that a training may draw of a sample."""
+    """Yield every text of a sample that training may use."""
     yield from sample.captions or ("",)
     yield from (region.caption for region in sample.regions if region.caption)
 
 
+TEXTS = Stage(
+    name="texts",
+    version=1,
+    help="embed the captions of a shard once, for runs that do not train the text tower",
+    config=EncoderConfig,
+    section="encoders.{encoder}",
+    inputs={
+        "packed": Input(stage="pack", reads=(PackRow,), help="manifest of `pack`"),
+        "weights": Input(stage="weights", help="manifest of `weights` of the encoder"),
+        "tokenizer": Input(
+            stage="weights",
+            option="tokenizer",
+            help="manifest of `weights` of the tokenizer, if it has its own",
+            required=False,
+        ),
+    },
+    batch_size=64,
+)
+
+
+@stage(TEXTS)
 def texts_shard(
     packed: Path,
     weights: Path,
@@ -54,25 +73,25 @@ def texts_shard(
     batch_size: int,
     device: str,
 ) -> None:
-    """Write the embeddings of one shard's texts, and then its `manifest`.
+    """Write the embeddings of the texts of one shard, and then its manifest.
 
     Args:
-        packed: manifest of pack.
-        weights: manifest of the encoder's weights.
-        manifest: what is written last; the embeddings lie beside it.
-        config: the encoder.
-        tokenizer: manifest of the tokenizer's vocabulary, None where the encoder takes the usual one.
-        batch_size: texts that the encoder sees at once.
+        packed: Manifest of `pack`.
+        weights: Manifest of the weights of the encoder.
+        manifest: Path of the manifest to write; the embeddings lie beside it.
+        config: The encoder.
+        tokenizer: Manifest of the vocabulary; None for the default vocabulary of the model.
+        batch_size: Texts per batch.
         device: auto, cpu, cuda or mps.
 
     Raises:
-        CheckpointError: the weights cannot be used.
-        ConfigError: the encoder cannot be used, or vocabulary and tokenizer do not belong together.
-        ShardError: an index or tar is gone or changed. Nothing is written then.
+        CheckpointError: The weights cannot be loaded.
+        ConfigError: The encoder cannot be built, or `tokenizer` does not match the configuration.
+        ShardError: An index or tar is absent or changed. Nothing is written then.
     """
     inputs = [packed, weights, *([tokenizer] if tokenizer else [])]
-    job = Job(manifest, stage="texts", version=VERSION, config=config, inputs=inputs)
-    if job.is_done():
+    job = TEXTS.job(manifest, config, inputs)
+    if job.is_up_to_date():
         return
     rows = list(kept_rows(packed, PackRow))
     with PieceReader() as reader:
@@ -109,16 +128,16 @@ def _embed(
 def text_files(
     given: Mapping[str, Path], *, packed: Mapping[str, Path], text_tower: str, tokenizer: Path | None = None
 ) -> dict[str, Path]:
-    """The file of embeddings of each shard.
+    """Return the file of embeddings of each shard after checks.
 
     Args:
-        given: manifests of this stage, by shard.
-        packed: manifests of pack of the same shards.
-        text_tower: hash of the tower that would embed the texts otherwise.
-        tokenizer: manifest of its vocabulary.
+        given: Manifests of this stage by shard.
+        packed: Manifests of `pack` by shard.
+        text_tower: Hash of the text tower of the run.
+        tokenizer: Manifest of the vocabulary of the run.
 
     Raises:
-        ShardError: a manifest is of another stage, text tower, vocabulary or packed shard; a file is gone or damaged.
+        ShardError: A manifest is of another stage, text tower, vocabulary or packed shard; a file is absent or damaged.
     """
     for shard, manifest in given.items():
         made = read_manifest(manifest)

@@ -1,4 +1,4 @@
-"""The way up from a manifest to the tables that it was made from, stage by stage; from a selection to its shards."""
+"""Lookup of the tables that a manifest was made from, stage by stage, and of the shards of a selection."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -6,30 +6,29 @@ from typing import TypeVar
 
 from fineclip.errors import ShardError
 from fineclip.shards import PieceReader, Row, SelectRow, SourceRow, input_manifest, kept_rows, read_manifest
-
-ORDER = ("source", "filter", "detect", "caption", "pack")
+from fineclip.stages.declaration import lineage
 
 R = TypeVar("R", bound=Row)
 
 
-def chain(manifest: Path) -> dict[str, Path]:
-    """The manifest of every stage from `source` to the one given, in that order.
+def lineage_of(manifest: Path) -> dict[str, Path]:
+    """Return the manifest of every stage of a shard from `source` to the given one, in order.
 
     Raises:
-        ShardError: one is absent, or the one given is of no stage that a shard passes through.
+        ShardError: A manifest is absent, or `manifest` is not of a stage that makes shards.
     """
-    stage = read_manifest(manifest).stage
-    if stage not in ORDER:
-        raise ShardError(f"{manifest}: is a manifest of {stage}; expected one of {', '.join(ORDER)}")
+    stage, shard_stages = read_manifest(manifest).stage, lineage("pack")
+    if stage not in shard_stages:
+        raise ShardError(f"{manifest}: is a manifest of {stage}; expected one of {', '.join(shard_stages)}")
     found = {stage: manifest}
-    for name in reversed(ORDER[: ORDER.index(stage)]):
+    for name in reversed(lineage(stage)[:-1]):
         manifest = input_manifest(manifest, name)
         found[name] = manifest
     return dict(reversed(found.items()))
 
 
 def keys_by_shard(select: Path) -> dict[str, list[str]]:
-    """Selected keys of each shard, shards and keys in the order of the selection."""
+    """Return the selected keys of each shard; shards and keys are in the order of the selection."""
     keys: dict[str, list[str]] = {}
     for row in kept_rows(select, SelectRow):
         keys.setdefault(row.shard, []).append(row.key)
@@ -37,10 +36,16 @@ def keys_by_shard(select: Path) -> dict[str, list[str]]:
 
 
 def manifests_of(shards: Iterable[str], given: Sequence[Path], *, stage: str, select: Path) -> dict[str, Path]:
-    """The manifest of `stage` of each shard that a selection uses, in their order; others are not looked at.
+    """Return the manifest of `stage` for each shard of a selection, in order.
+
+    Args:
+        shards: Names of the shards.
+        given: Manifests to choose from; their file names are names of shards.
+        stage: Name of the stage, for messages.
+        select: Manifest of the selection, for messages.
 
     Raises:
-        ShardError: one is not among those given.
+        ShardError: A shard has no manifest among `given`.
     """
     by_name, wanted = {path.stem: path for path in given}, list(shards)
     absent = [name for name in wanted if name not in by_name]
@@ -53,15 +58,15 @@ def manifests_of(shards: Iterable[str], given: Sequence[Path], *, stage: str, se
 
 
 def kept_by_key(manifest: Path, row_type: type[R]) -> dict[str, R]:
-    """The kept rows of a table by key, in order."""
+    """Return the kept rows of a table by key, in order."""
     return {row.key: row for row in kept_rows(manifest, row_type)}
 
 
 def row_of(key: str, rows: dict[str, R], manifest: Path) -> R:
-    """The row of a sample in a table further up.
+    """Return the row of a sample in a table of an earlier stage.
 
     Raises:
-        ShardError: there is none: the tables do not belong together.
+        ShardError: The table has no such row.
     """
     if key not in rows:
         raise ShardError(
@@ -72,9 +77,9 @@ def row_of(key: str, rows: dict[str, R], manifest: Path) -> R:
 
 
 def content_of(row: SourceRow, reader: PieceReader) -> bytes:
-    """The encoded image of a sample.
+    """Return the encoded image of a sample.
 
     Raises:
-        ShardError: its file is gone or cut.
+        ShardError: Its file is absent or truncated.
     """
     return reader.read(row.file or "", row.offset, row.size)

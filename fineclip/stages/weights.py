@@ -1,13 +1,12 @@
-"""Bring the weights of a model once, on a machine that has a network; jobs then run without one.
+"""Stage `weights`: fetch the weights of a model once, on a machine with a network. All other jobs run offline.
 
-They are looked for at `path`, then in the package, then where an earlier fetch has put them, and are fetched only where
-none has them:
+Weights are searched at `path`, in the package, and where an earlier job put them; only then they are fetched.
 
-    data/weights/<kind>/<name>.json        manifest: where they lie, and their hash
-    data/weights/<kind>/<name>/            what was fetched
-    data/weights/<kind>/.<name>.sha256     the hash of the first fetch, enforced from then on; Snakemake knows nothing of it
+    data/weights/<kind>/<name>.json        manifest: path and hash of the weights
+    data/weights/<kind>/<name>/            fetched files
+    data/weights/<kind>/.<name>.sha256     hash of the first fetch, which later fetches must equal; unknown to Snakemake
 
-A folder's hash is the sha256 of its sorted lines `sha256  relative/name`, hidden files left out.
+The hash of a folder is the SHA-256 of its sorted lines `sha256  relative/name`, without hidden files.
 """
 
 import hashlib
@@ -24,28 +23,46 @@ from fineclip.errors import CheckpointError, ConfigError
 from fineclip.models.shipped import PREFIX, shipped
 from fineclip.shards import Manifest, read_manifest, sha256_of, write_text
 from fineclip.shards.atomic import sweep
+from fineclip.stages.declaration import Stage, stage
 from fineclip.stages.download import NotFetchedError, from_address, from_hub
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the manifest that this file writes
 SPARE = 1.2  # a download may be so many times as large as the configuration says
 MOST_BYTES = 20_000_000_000  # where it does not say
 
 
+WEIGHTS = Stage(
+    name="weights",
+    version=1,
+    help="fetch the weights of one model and record their hash",
+    config=WeightsConfig,
+    section="{kind}.{name}.weights",
+    options={
+        "kind": {
+            "required": True,
+            "choices": ("detect", "caption", "encoders", "tokenizers"),
+            "help": "catalog of the entry",
+        },
+        "name": {"required": True, "help": "name of the entry in the catalog"},
+    },
+)
+
+
+@stage(WEIGHTS)
 def fetch_weights(kind: str, name: str, manifest: Path, config: WeightsConfig, *, allow_private: bool = False) -> None:
-    """Find or fetch the weights of one entry of a catalogue, check their hash, write `manifest`.
+    """Find or fetch the weights of one catalog entry, check their hash and write the manifest.
 
     Args:
         kind: `detect`, `caption`, `encoders` or `tokenizers`.
-        name: of the entry.
+        name: Name of the entry.
         manifest: `data/weights/<kind>/<name>.json`.
-        config: where they come from.
-        allow_private: let addresses of this machine's own network be fetched from.
+        config: Origin of the weights.
+        allow_private: Allow addresses of the local network.
 
     Raises:
-        CheckpointError: they are nowhere and cannot be fetched, with all that is needed to do it by hand; or they are not
-            what the configuration, or the first fetch, says.
+        CheckpointError: The weights cannot be found or fetched; the message says how to fetch them by hand. Or their hash
+            differs from that of the configuration or of the first fetch.
     """
     path = locate(config, manifest)
     if path is None:
@@ -63,15 +80,15 @@ def fetch_weights(kind: str, name: str, manifest: Path, config: WeightsConfig, *
     if config.shipped is None:
         record.write(path, digest)
     written = f"{PREFIX}{config.shipped}" if path == _shipped(config) else path.as_posix()
-    write_text(manifest, Manifest("weights", VERSION, _origin(config), {}, {written: digest}).text())
+    write_text(manifest, Manifest(WEIGHTS.name, WEIGHTS.version, _origin(config), {}, {written: digest}).text())
     log.info("%s.%s: %s, sha256 %s", kind, name, written, digest)
 
 
 def locate(config: WeightsConfig, manifest: Path) -> Path | None:
-    """Where the weights lie already: at `path`, in the package, or where an earlier fetch put them; None if nowhere.
+    """Return the path of weights that are present, or None.
 
     Raises:
-        ConfigError: the package ships no model of that name.
+        ConfigError: The package has no model of that name.
     """
     if config.path is not None and Path(config.path).exists():
         return Path(config.path)
@@ -82,11 +99,11 @@ def locate(config: WeightsConfig, manifest: Path) -> Path | None:
 
 
 def weights_at(manifest: Path, config: WeightsConfig) -> Path:
-    """The file or folder that a manifest of weights vouches for: what a job that uses them opens.
+    """Return the file or folder of a manifest of weights, after a check of its hash.
 
     Raises:
-        CheckpointError: it is gone, or not what the manifest or the configuration says.
-        ShardError: there is no such manifest.
+        CheckpointError: It is absent, or its hash differs from that of the manifest or of the configuration.
+        ShardError: There is no such manifest.
     """
     found = read_manifest(manifest)
     if found.stage != "weights" or len(found.outputs) != 1:
@@ -100,7 +117,7 @@ def weights_at(manifest: Path, config: WeightsConfig) -> Path:
         raise CheckpointError(
             f"{path}: the configuration wants sha256 {config.sha256}, {manifest} has {digest}. {again}."
         )
-    if not _Record(manifest, config).vouches(path, digest) and (now := hash_of(path)) != digest:
+    if not _Record(manifest, config).matches(path, digest) and (now := hash_of(path)) != digest:
         raise CheckpointError(
             f"{path}: has sha256 {now}, but {manifest} says {digest}. Bring the old one back, or: {again}."
         )
@@ -108,11 +125,11 @@ def weights_at(manifest: Path, config: WeightsConfig) -> Path:
 
 
 def vocabulary_at(tokenizer: Path | None, config: EncoderConfig) -> Path | None:
-    """The vocabulary file of an encoder that has its own, by its manifest; None where it takes the usual one.
+    """Return the vocabulary file of an encoder with its own vocabulary, or None for the default one.
 
     Raises:
-        ConfigError: the configuration names one, and its manifest is not given; or the other way round.
-        CheckpointError: it is gone, or not what the manifest or the configuration says.
+        ConfigError: Exactly one of `tokenizer` and the configuration key is given.
+        CheckpointError: The file is absent, or its hash differs.
     """
     if (tokenizer is None) != (config.tokenizer is None):
         raise ConfigError(
@@ -122,10 +139,10 @@ def vocabulary_at(tokenizer: Path | None, config: EncoderConfig) -> Path | None:
 
 
 def hash_of(path: Path) -> str:
-    """Of a file's bytes, or of a folder's lines as the module says.
+    """Return the SHA-256 of a file, or of the lines of a folder as the module describes.
 
     Raises:
-        CheckpointError: a folder without files.
+        CheckpointError: The folder has no files.
     """
     if path.is_file():
         return sha256_of(path)
@@ -136,7 +153,7 @@ def hash_of(path: Path) -> str:
 
 
 class _Record:
-    """The hash of the first fetch, with sizes and times by which a later job sees that nothing was touched."""
+    """Hash of the first fetch, with file sizes and times that tell a later job that nothing changed."""
 
     def __init__(self, manifest: Path, config: WeightsConfig) -> None:
         self.path = manifest.with_name(f".{manifest.stem}.sha256")
@@ -145,15 +162,15 @@ class _Record:
 
     @property
     def digest(self) -> str | None:
-        """None where nothing was fetched from there."""
+        """The hash; None if nothing was fetched from this origin."""
         return self._content.get("sha256")
 
-    def vouches(self, path: Path, digest: str) -> bool:
-        """Whether `path` had that hash when it was looked at, and has the same sizes and times since."""
+    def matches(self, path: Path, digest: str) -> bool:
+        """Return whether `path` had this hash when it was recorded and has had equal sizes and times since."""
         return digest == self.digest and self._content.get("stamps") == _stamps(path)
 
     def write(self, path: Path, digest: str) -> None:
-        """Remember."""
+        """Write the record."""
         content = {"origin": self._origin, "sha256": digest, "stamps": _stamps(path)}
         write_text(self.path, json.dumps(content, sort_keys=True, indent=1) + "\n")
 
@@ -174,7 +191,7 @@ def _stamps(path: Path) -> dict[str, list[int]]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Every file of a folder that is not hidden, by its path inside."""
+    """Return every file of a folder that is not hidden, by its relative path."""
     found = {file.relative_to(folder): file for file in folder.rglob("*") if file.is_file()}
     return {name.as_posix(): file for name, file in found.items() if not any(part[0] == "." for part in name.parts)}
 
@@ -191,7 +208,7 @@ def _fetch(config: WeightsConfig, place: Path, *, allow_private: bool) -> None:
 
 
 def _place(config: WeightsConfig, manifest: Path) -> Path:
-    """Where a fetch puts them: a file in a folder of the model's name, or the folder."""
+    """Return the path that a fetch writes to: a folder named after the model, or a file in it."""
     folder = manifest.with_suffix("")
     if config.hub_file is not None:
         return folder / PurePosixPath(config.hub_file).name
@@ -205,7 +222,7 @@ def _shipped(config: WeightsConfig) -> Path | None:
 
 
 def _origin(config: WeightsConfig) -> dict[str, str]:
-    """What identifies the weights: where they come from in the first place."""
+    """Return the keys that identify the origin of the weights."""
     keys = ("shipped", "hub", "hub_file", "revision", "url")
     origin = {name: str(value) for name in keys if (value := getattr(config, name)) is not None}
     return origin or {"path": str(config.path)}

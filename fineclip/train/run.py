@@ -21,13 +21,9 @@ from pathlib import Path
 import torch
 import yaml
 
-from fineclip.config import (
-    RuntimeConfig,
-    Section,
-    canonical,
-    identity,
-)
+from fineclip.config import RuntimeConfig, Section
 from fineclip.errors import ConfigError
+from fineclip.identity import canonical, identity
 from fineclip.methods import METHODS
 from fineclip.methods.items import Inputs
 from fineclip.methods.texts import CachedTexts
@@ -94,7 +90,7 @@ def train_run(
     job = _job(manifest, config, [select, *manifests.values(), weights, *optional, *embedded.values()])
     with joined(runtime.device) as processes, ExitStack() as stack:
         state = StateFolder(manifest.parent / "state", _state_identity(job), kept=runtime.keep_checkpoints)
-        if processes.first_does(job.is_done):
+        if processes.first_does(job.is_up_to_date):
             processes.first_does(state.clear)  # a process killed at the very end leaves it behind
             return
         processes.first_does(lambda: stack.enter_context(state.locked()))
@@ -121,7 +117,7 @@ def publish_pretrained(
 ) -> None:
     """An encoder as it comes, as a run to compare with: the same files, no method, no steps."""
     job = _job(manifest, config, [weights, *([tokenizer] if tokenizer else [])])
-    if job.is_done():
+    if job.is_up_to_date():
         return
     encoder = load_encoder(config.encoder, weights_at(weights, config.encoder.weights))
     _finish(job, encoder, config, vocabulary_at(tokenizer, config.encoder))

@@ -239,7 +239,7 @@ def test_a_verb_takes_its_gpus_before_it_begins(
 ) -> None:
     seen = []
     monkeypatch.setattr(
-        "fineclip.stages.detect.detect_shard", lambda *_, **__: seen.append(os.environ.get(devices.VISIBLE))
+        "fineclip.cli.data.function_of", lambda _: lambda **__: seen.append(os.environ.get(devices.VISIBLE))
     )
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv(devices.VISIBLE, "4,5,6")
@@ -247,12 +247,12 @@ def test_a_verb_takes_its_gpus_before_it_begins(
         monkeypatch.delenv(devices.VISIBLE)
     config = {"engine": "boxes_json", "path": "boxes.json"}
     means = ["--gpus", "2", "--devices", "5,6,7", "--device", device]
-    done = fineclip(tmp_path, "detect", "--kept", "kept.json", "--manifest", "out.json", *means, config=config)
+    done = fineclip(tmp_path, "detect", "--filter", "kept.json", "--manifest", "out.json", *means, config=config)
     assert (done.code, seen) == (0, [expected])
 
 
 @pytest.mark.parametrize(("option", "value"), [("--gpus", "-1"), ("--devices", "0;1"), ("--devices", "")])
 def test_a_wrong_option_is_refused(tmp_path: Path, option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        fineclip(tmp_path, "detect", "--kept", "a", "--manifest", "b", f"{option}={value}")
+        fineclip(tmp_path, "detect", "--filter", "a", "--manifest", "b", f"{option}={value}")
     assert ended.value.code == 2

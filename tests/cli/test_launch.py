@@ -228,7 +228,7 @@ class Job:
             | {"log_every_steps": 1, "checkpoint_every_steps": 10, "max_regions": 2, **train},
         }
         self.words = [
-            *("--select", "data/select.json", "--packed", "data/pack/a.json", "data/pack/b.json"),
+            *("--select", "data/select.json", "--pack", "data/pack/a.json", "data/pack/b.json"),
             *("--weights", str(WEIGHTS), "--manifest", str(self.manifest), "--config", json.dumps(config)),
             *("--runtime", '{"device":"cpu","tensorboard":false}', "--threads", "2", "--log", str(self.log)),
         ]

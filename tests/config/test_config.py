@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from fineclip.config import FineCLIPConfig, YoloDetect, identity, load, merge, parse, read_files
+from fineclip.config import FineCLIPConfig, YoloDetect, load, merge, parse, read_files
 from fineclip.errors import ConfigError
+from fineclip.identity import identity
 
 ROOT = Path(__file__).parents[2]
 

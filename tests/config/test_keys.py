@@ -8,9 +8,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from fineclip.config import ConceptsConfig, Config, canonical, identity, parse
+from fineclip.config import ConceptsConfig, Config, parse
 from fineclip.config.base import sections_of
 from fineclip.errors import ConfigError
+from fineclip.identity import canonical, identity
 
 TABLE: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "keys.yaml").read_text())
 SECTIONS = {model.__name__: model for model in sections_of(Config) if model is not Config}

@@ -132,14 +132,14 @@ def planned(values: dict[str, Any]) -> dict[tuple[str, ...], str]:
     }
     jobs |= {("select", scale): {"scale": scale} for scale in config.plan.scales}
     jobs |= {("texts", encoder): {"encoder": encoder} for encoder in config.planned_encoders}
-    jobs |= {("weights", *pair): {"kind": pair[0], "model": pair[1]} for pair in plan.needed_weights()}
+    jobs |= {("weights", *pair): {"kind": pair[0], "name": pair[1]} for pair in plan.needed_weights()}
     jobs |= {("train" if run.method else "pretrained", name): {"run": name} for name, run in plan.runs.items()}
     for benchmark in plan.benchmarks:
         jobs |= {
             ("index", benchmark): {"benchmark": benchmark},
             ("evaluate", benchmark): {"benchmark": benchmark},
         }
-    return {job: plan.section(job[0], **names) for job, names in jobs.items()} | {("report",): plan.section("report")}
+    return {job: plan.key(job[0], **names) for job, names in jobs.items()} | {("report",): plan.key("report")}
 
 
 def changed_stages(values: dict[str, Any], *path: str, **chosen: Any) -> set[str]:

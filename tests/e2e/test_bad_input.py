@@ -8,7 +8,7 @@ import pytest
 
 from fineclip.shards import DetectRow, FilterRow, read_manifest, read_rows
 from tests.helpers.dag import edit_config, small_world, snakemake
-from tests.helpers.given import write_json
+from tests.helpers.external import write_json
 from tests.helpers.images import HTML, encoded, write_tar
 from tests.helpers.verbs import done, message_of, process, refused, written
 
@@ -40,19 +40,19 @@ def coco(folder: Path, *, boxes: list[list[float]] | None = None, images: int = 
 
 def to_detect(folder: Path, *, place: str = "0/1") -> str:
     """From listing to detect by hand; what detect said."""
-    done(folder, "list", "--manifest", "data/listing.json", config=COCO)
-    slices = ("--shard", "s", "--place", place, "--listing", "data/listing.json")
+    done(folder, "index-source", "--manifest", "data/listing.json", config=COCO)
+    slices = ("--shard", "s", "--shard-index", place, "--listing", "data/listing.json")
     done(folder, "source", *slices, "--manifest", "data/source/s.json", config=COCO)
     done(folder, "filter", "--source", "data/source/s.json", "--manifest", "data/filter/s.json", config=ANY)
-    return done(folder, "detect", "--kept", "data/filter/s.json", "--manifest", "data/detect/s.json", config=OWN)
+    return done(folder, "detect", "--filter", "data/filter/s.json", "--manifest", "data/detect/s.json", config=OWN)
 
 
 def to_card(folder: Path) -> None:
     """From detect to the data card by hand."""
     template = {"engine": "template"}
-    done(folder, "caption", "--detected", "data/detect/s.json", "--manifest", "data/caption/s.json", config=template)
-    done(folder, "pack", "--captioned", "data/caption/s.json", "--manifest", "data/pack/s.json")
-    done(folder, "card", "--packed", "data/pack/s.json", "--manifest", "data/pack/card.json")
+    done(folder, "caption", "--detect", "data/detect/s.json", "--manifest", "data/caption/s.json", config=template)
+    done(folder, "pack", "--caption", "data/caption/s.json", "--manifest", "data/pack/s.json")
+    done(folder, "card", "--pack", "data/pack/s.json", "--manifest", "data/pack/card.json")
 
 
 # --- a wrong configuration key
@@ -62,11 +62,11 @@ def to_card(folder: Path) -> None:
     ("verb", "arguments", "config", "message"),
     [
         ("filter", ("--source", "x.json"), {"min_sid_px": 3}, "filter: min_sid_px: unknown key, did you mean min_side_px?"),
-        ("detect", ("--kept", "x.json"), OWN | {"max_region": 3}, "detect: max_region: unknown key, did you mean max_regions?"),
-        ("detect", ("--kept", "x.json"), {"engine": "yollo"}, "detect: input tag 'yollo'"),
-        ("caption", ("--detected", "x.json"), {"engine": "captions_json"}, "caption: path: this key is required"),
-        ("list", (), {"kind": "coco"}, "source: root: this key is required and has no default"),
-        ("list", (), COCO | {"captions": None, "instances": None}, "source: captions and instances are both null"),
+        ("detect", ("--filter", "x.json"), OWN | {"max_region": 3}, "detect: max_region: unknown key, did you mean max_regions?"),
+        ("detect", ("--filter", "x.json"), {"engine": "yollo"}, "detect: input tag 'yollo'"),
+        ("caption", ("--detect", "x.json"), {"engine": "captions_json"}, "caption: path: this key is required"),
+        ("index-source", (), {"kind": "coco"}, "source: root: this key is required and has no default"),
+        ("index-source", (), COCO | {"captions": None, "instances": None}, "source: captions and instances are both null"),
     ],
 )  # fmt: skip
 def test_a_wrong_key(
@@ -90,10 +90,10 @@ def test_a_section_that_is_no_json(tmp_path: Path) -> None:
     ("verb", "option"),
     [
         ("filter", "--source"),
-        ("detect", "--kept"),
-        ("caption", "--detected"),
-        ("pack", "--captioned"),
-        ("card", "--packed"),
+        ("detect", "--filter"),
+        ("caption", "--detect"),
+        ("pack", "--caption"),
+        ("card", "--pack"),
     ],
 )
 def test_a_missing_manifest(tmp_path: Path, verb: str, option: str) -> None:
@@ -106,12 +106,14 @@ def test_a_missing_manifest(tmp_path: Path, verb: str, option: str) -> None:
 def test_a_missing_json_or_tar(tmp_path: Path) -> None:
     coco(tmp_path)
     (tmp_path / "in/annotations/instances_train2017.json").unlink()
-    said = refused(tmp_path, "list", "--manifest", "out/listing.json", config=COCO)
+    said = refused(tmp_path, "index-source", "--manifest", "out/listing.json", config=COCO)
     assert said.startswith("in/annotations/instances_train2017.json: no such file.")
     tar = ("--shard", "s", "--tars", "in/gone.tar", "--manifest", "out/s.json")
     assert refused(tmp_path, "source", *tar, config=TARS).startswith("in/gone.tar: cannot be read: No such file")
     boxes = {"engine": "boxes_json", "path": "in/boxes.json"}
-    said = refused(tmp_path, "given", "--kind", "detect", "--name", "x", "--manifest", "out/x.json", config=boxes)
+    said = refused(
+        tmp_path, "import-annotations", "--kind", "detect", "--name", "x", "--manifest", "out/x.json", config=boxes
+    )
     assert said == "in/boxes.json: no such file. Put it there, or name another."
     assert not (tmp_path / "out").exists()
 
@@ -141,14 +143,14 @@ def test_images_that_are_gone_since(tmp_path: Path) -> None:
         ("categories", "name", "has no 'name', only id."),
     ],
 )
-@pytest.mark.parametrize("verb", ["list", "given"])
+@pytest.mark.parametrize("verb", ["index-source", "import-annotations"])
 def test_a_key_that_is_missing_in_a_json(tmp_path: Path, verb: str, section: str, key: str, message: str) -> None:
     instances = coco(tmp_path, boxes=[[1, 2, 3, 4]])
     del instances[section][0][key]
     write_json(tmp_path / "in/annotations/instances_train2017.json", instances)
     config = COCO | {"captions": None}
     arguments = ["--manifest", "out/x.json"]
-    if verb == "given":
+    if verb == "import-annotations":
         config = {"engine": "boxes_json", "path": "in/annotations/instances_train2017.json"}
         arguments += ["--kind", "detect", "--name", "x"]
     said = refused(tmp_path, verb, *arguments, config=config)
@@ -160,7 +162,7 @@ def test_a_key_that_is_missing_in_a_json(tmp_path: Path, verb: str, section: str
 def test_a_json_that_is_another(tmp_path: Path, content: str) -> None:
     coco(tmp_path)
     write_json(tmp_path / "in/annotations/captions_train2017.json", content)
-    said = refused(tmp_path, "list", "--manifest", "out/listing.json", config=COCO)
+    said = refused(tmp_path, "index-source", "--manifest", "out/listing.json", config=COCO)
     assert said.startswith("in/annotations/captions_train2017.json: ")
     assert not (tmp_path / "out").exists()
 
@@ -191,7 +193,7 @@ def test_a_box_outside_its_image(tmp_path: Path) -> None:
     said = to_detect(tmp_path)
     assert "8 boxes left out: outside the image or empty" in said
     rows = list(read_rows(tmp_path / "data/detect/s.json", DetectRow))
-    assert [[tuple(one[edge] for edge in ("x1", "y1", "x2", "y2")) for one in row.regions] for row in rows] == [
+    assert [[tuple(one.box) for one in row.regions] for row in rows] == [
         [(15, 5, 20, 10)],
         [(15, 5, 20, 10)],
     ]
@@ -200,7 +202,7 @@ def test_a_box_outside_its_image(tmp_path: Path) -> None:
 def test_a_box_that_is_no_box(tmp_path: Path) -> None:
     for bad in ([1, 2, 3], [1, 2, 3, "4"], [1, 2, 3, float("nan")], [1, 2, 3, True]):
         coco(tmp_path, boxes=[bad])
-        said = refused(tmp_path, "list", "--manifest", "out/listing.json", config=COCO)
+        said = refused(tmp_path, "index-source", "--manifest", "out/listing.json", config=COCO)
         assert "instances_train2017.json: annotations[0]: 'bbox' is" in said and "expected four numbers" in said
     assert not (tmp_path / "out").exists()
 
@@ -245,7 +247,7 @@ def test_no_region_and_no_row_come_through_to_the_card(
 def test_a_prefix_that_is_too_short_for_its_scale(tmp_path: Path) -> None:
     coco(tmp_path)
     to_detect(tmp_path)
-    arguments = ("--scale", "10", "--filters", "data/filter/s.json", "--manifest", "out/10.json")
+    arguments = ("--scale", "10", "--filter", "data/filter/s.json", "--manifest", "out/10.json")
     said = refused(tmp_path, "select", *arguments, config={"scale": {"images": 10}})
     assert said.startswith("scales.10.images: 10 are asked for, but 1 shards of 2 samples leave 2")
     for key in ("plan.margin", "plan.share_kept", "scales.10.images", "scales.10.at_most"):

@@ -35,7 +35,7 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
     assert planned(tmp_path, "source") == {}
 
     put(root, 4, "a new picture")
-    assert planned(tmp_path, "source") == {"list_samples": 1, "source_shard": 1}
+    assert planned(tmp_path, "source") == {"index_source": 1, "source_shard": 1}
     run_all(tmp_path, "source")
     assert read_manifest(tmp_path / LISTING).read == 5
     assert planned(tmp_path, "source") == {}

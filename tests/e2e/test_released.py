@@ -10,7 +10,7 @@ import yaml
 
 from fineclip.shards import DetectRow, PackRow, PieceReader, kept_rows, read_manifest, read_sample
 from tests.helpers.dag import ROOT, planned, run_all, snakemake
-from tests.helpers.given import key_of, write_json
+from tests.helpers.external import key_of, write_json
 
 COCO = Path(os.environ.get("FINECLIP_COCO", ROOT.parent / "shared/data/coco"))
 PRESETS = ROOT / "workflow/presets"
@@ -110,7 +110,7 @@ def test_lvis_from_json_to_a_training_that_needs_no_text(tmp_path: Path) -> None
     packed = read_manifest(data / "pack/annotations.template/coco-0000.json")
     assert packed.read == packed.kept == 80
     labels = {
-        one["label"] for row in kept_rows(data / "detect/annotations/coco-0000.json", DetectRow) for one in row.regions
+        one.label for row in kept_rows(data / "detect/annotations/coco-0000.json", DetectRow) for one in row.regions
     }
     assert any("_" in label for label in labels)
     with PieceReader() as reader:

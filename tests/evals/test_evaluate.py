@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch.nn.functional import normalize
 
+from fineclip.boxes import fractions
 from fineclip.config import BenchmarkConfig, EncoderConfig, parse
 from fineclip.errors import ConfigError, DataError, ShardError
 from fineclip.evals import embedding
@@ -23,7 +24,7 @@ from fineclip.models.checkpoint import WEIGHTS, publish, published_tokenizer
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.images import decode, normalise, squash
 from fineclip.models.shipped import shipped
-from fineclip.shards import Job, forget
+from fineclip.shards import Job, invalidate
 from tests.helpers.encoders import tiny_encoder
 
 IMAGES = 12
@@ -137,12 +138,10 @@ def test_scores_are_those_of_the_encoder_itself(shared: World) -> None:
             content = Path(row.file).read_bytes()[row.offset : row.offset + row.size]
             image = normalise(squash(decode(content), 96))[None]
             for box in row.boxes:
-                sides = torch.tensor(
-                    [[box["x1"] / row.width, box["y1"] / row.height, box["x2"] / row.width, box["y2"] / row.height]]
-                )
+                sides = torch.tensor([list(fractions(box.box, row.width, row.height))])
                 region = encoder.encode_regions(image, sides, torch.tensor([0])).double()
                 order = (region @ classes.T)[0].argsort(descending=True)
-                hits.setdefault(box["label"], []).append(box["label"] in order[:5].tolist())
+                hits.setdefault(box.label, []).append(box.label in order[:5].tolist())
     expected = 100 * np.mean([np.mean(found) for found in hits.values()])
     scores = {score["metric"]: score["value"] for score in shared.evaluate("boxes")["scores"]}
     assert scores["all/top5"] == pytest.approx(expected, abs=1e-5)
@@ -190,7 +189,7 @@ def test_what_lies_there_is_not_made_again(world: World, monkeypatch: pytest.Mon
     world.evaluate("retrieval", batch_size=3)
     assert world.output("retrieval").read_text() == text
     assert len(loaded) == 1
-    forget(world.output("retrieval"))
+    invalidate(world.output("retrieval"))
     world.evaluate("retrieval")
     assert world.output("retrieval").read_text() == text
     assert len(loaded) == 2

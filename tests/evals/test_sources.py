@@ -56,9 +56,9 @@ def test_scenes_with_their_boxes(manifest: Path) -> None:
     assert (rows[2].height, rows[2].width) == scene.pixels.shape[:2]
     assert rows[2].captions == []
     parts = [*scene.things, *scene.stuff]
-    assert [tuple(box[side] for side in ("x1", "y1", "x2", "y2")) for box in rows[2].boxes] == [p.box for p in parts]
+    assert [box.box for box in rows[2].boxes] == [p.box for p in parts]
     classes = json.loads(manifest.with_suffix(".classes.json").read_text())
-    assert [classes[box["label"]]["name"] for box in rows[2].boxes] == [part.label for part in parts]
+    assert [classes[box.label]["name"] for box in rows[2].boxes] == [part.label for part in parts]
     assert [one["is_thing"] for one in classes] == [True] * len(THINGS) + [False] * len(STUFF)
     found = read_manifest(manifest)
     assert found.regions == sum(len(row.boxes) for row in rows)
@@ -103,7 +103,7 @@ def test_things_have_their_own_box_and_stuff_that_of_its_mask(coco: Path, manife
     edit(coco / PANOPTIC, shift)
     index_benchmark(manifest, section("boxes", "coco_panoptic", coco, min_side_px=0))
     scene = draw_scene(SEED, FIRST)
-    boxes = [tuple(box.values()) for box in next(read_rows(manifest, BenchmarkRow)).boxes]
+    boxes = [(*one.box, one.label) for one in next(read_rows(manifest, BenchmarkRow)).boxes]
     things = [(1.0, 2.0, 31.0, 42.0, CLASSES.index(thing.label)) for thing in scene.things]
     assert boxes == things + [(*map(float, one.box), CLASSES.index(one.label)) for one in scene.stuff]
 
@@ -122,7 +122,7 @@ def test_boxes_outside_the_limits_are_left_out(coco: Path, manifest: Path) -> No
     edit(coco / PANOPTIC, resize)
     index_benchmark(manifest, section("boxes", "coco_panoptic", coco, max_side_px=32))
     rows = list(read_rows(manifest, BenchmarkRow))
-    assert [(box["x1"], box["x2"] - box["x1"], box["y2"] - box["y1"]) for box in rows[0].boxes] == [
+    assert [(one.box.x1, one.box.width, one.box.height) for one in rows[0].boxes] == [
         (5, 8, 8),  # 64: just as much as is asked for; 63 is less
         (5, 32, 32),
         (0, 16, 4),  # what is inside the image
@@ -289,6 +289,6 @@ def test_photographs(manifest: Path) -> None:
     numbers = sorted({one["id"] for one in json.loads((REAL / PANOPTIC).read_text())["categories"]})
     for row in rows:
         for box in row.boxes:
-            if not classes[box["label"]]["is_thing"]:  # COCO's own box of stuff is tight around its mask too
-                x, y, width, height = segments[int(Path(row.file).stem), numbers[box["label"]]]
-                assert (box["x1"], box["y1"], box["x2"], box["y2"]) == (x, y, x + width, y + height)
+            if not classes[box.label]["is_thing"]:  # COCO's own box of stuff is tight around its mask too
+                x, y, width, height = segments[int(Path(row.file).stem), numbers[box.label]]
+                assert box.box == (x, y, x + width, y + height)

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fineclip.boxes import clip, enlarge
 from fineclip.methods.clipself import grids
 from fineclip.methods.items import RESIZES, grid_boxes, stack_boxes
 from fineclip.models.images import crop, normalise
@@ -57,9 +58,9 @@ def test_boxes_and_crops_of_proposals(index: int) -> None:
         box = Box(x, y, x + width, y + height)
         found = torch.tensor([*LETTERBOX.fractions(box, sample), 1.0])
         torch.testing.assert_close(found, stored["box_rows"][row], atol=1e-6, rtol=0)
-        enlarged = box.enlarged(1.5)
+        enlarged = enlarge(box, 1.5)
         theirs = stored["crop_rect_float"][row].tolist()
-        assert enlarged.clipped(image.width, image.height) == pytest.approx(theirs, abs=1e-6)
+        assert clip(enlarged, image.width, image.height) == pytest.approx(theirs, abs=1e-6)
         x1, y1, x2, y2 = stored["crop_rect_int"][row].tolist()
         cut = crop(image, enlarged)
         assert cut.tobytes() == image.crop((x1, y1, x2, y2)).tobytes()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fineclip.boxes import clip, enlarge
 from fineclip.config import FineCLIPConfig, LoaderConfig
 from fineclip.methods.fineclip import FineCLIP
 from fineclip.methods.items import Inputs
@@ -77,9 +78,9 @@ def test_rectangles_of_enlarged_boxes(index: int) -> None:
     image = Image.fromarray(stored["image"].numpy())
     for row in valid_rows(stored):
         x, y, width, height = stored["boxes_xywh"][row].tolist()
-        box = Box(x, y, x + width, y + height).enlarged(ENLARGED)
+        box = enlarge(Box(x, y, x + width, y + height), ENLARGED)
         theirs = stored["crop_rect_float"][row].tolist()
-        assert box.clipped(image.width, image.height) == pytest.approx(theirs, abs=1e-6)
+        assert clip(box, image.width, image.height) == pytest.approx(theirs, abs=1e-6)
         x1, y1, x2, y2 = stored["crop_rect_int"][row].tolist()
         assert np.array_equal(np.asarray(crop(image, box)), stored["image"][y1:y2, x1:x2])
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from fineclip.config import FilterConfig
 from fineclip.shards import Job, SourceRow, TableWriter
 from fineclip.stages.filter import filter_shard
+from fineclip.types import Box, LabeledBox
 
 ANY = FilterConfig(min_side_px=1, max_aspect=1000, min_words=1)
 
@@ -18,13 +18,13 @@ class Item:
 
     image: bytes
     captions: list[str] = field(default_factory=lambda: ["a thing"])
-    annotations: list[dict[str, Any]] | None = None
+    annotations: list[LabeledBox] | None = None
     url: str | None = None
     source_key: str | None = None
 
 
-def box(x1: float, y1: float, x2: float, y2: float, label: str = "cat") -> dict[str, Any]:
-    return {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "label": label}
+def box(x1: float, y1: float, x2: float, y2: float, label: str = "cat") -> LabeledBox:
+    return LabeledBox(Box(x1, y1, x2, y2), label)
 
 
 def write_source(folder: Path, items: Sequence[Item], *, name: str = "s") -> Path:

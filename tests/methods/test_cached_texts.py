@@ -97,16 +97,20 @@ def test_loss_and_gradients_are_the_same(selection: Selection, cached: CachedTex
     options = parse(METHODS[name].section, METHODS_WITH_TEXTS[name], where="test")
     assert options.takes_embedded_texts
     plain = batch_of(selection, name, options, INPUTS)
-    looked_up = batch_of(selection, name, options, replace(INPUTS, embedded=cached))
+    look_up_captions = batch_of(selection, name, options, replace(INPUTS, embedded=cached))
     assert plain.texts is not None and not plain.texts.is_floating_point()
-    assert looked_up.texts is not None and looked_up.texts.dtype == torch.float32 and looked_up.keys == plain.keys
+    assert (
+        look_up_captions.texts is not None
+        and look_up_captions.texts.dtype == torch.float32
+        and look_up_captions.keys == plain.keys
+    )
     for dtype, limit in ((torch.float32, 1e-5), (torch.float64, 1e-11)):
         found, expected = (
             outcome_of(
                 METHODS[name].build(tiny_encoder(dtype=dtype), options, INPUTS),
                 batch if dtype == torch.float32 else in_double(batch, tiny_encoder(), plain),
             )
-            for batch in (looked_up, plain)
+            for batch in (look_up_captions, plain)
         )
         assert found[0] == pytest.approx(expected[0], rel=limit)
         assert relative_difference(found, expected) < limit

@@ -15,9 +15,9 @@ from fineclip.errors import CheckpointError
 from fineclip.miniature import weights_path
 from fineclip.miniature.scenes import draw_scene, region_caption
 from fineclip.miniature.seeds import VALIDATION
-from fineclip.models.captioner import RegionCaption, TemplateCaptioner, region_view
+from fineclip.models.captioner import TemplateCaptioner, region_view
 from fineclip.models.captioner.blip2 import Blip2Captioner, mean_logprob, without_prompt
-from fineclip.types import Box
+from fineclip.types import Box, RegionCaption
 
 SHIPPED = weights_path("captioner")
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fineclip.boxes import Letterbox
 from fineclip.config import WeightsConfig, YoloDetect
 from fineclip.errors import CheckpointError, ConfigError
 from fineclip.miniature import weights_path
@@ -19,7 +20,6 @@ from fineclip.models import detector as module
 from fineclip.models.batches import batches, full_batches
 from fineclip.models.detector import (
     Found,
-    Letterbox,
     UltralyticsDetector,
     candidates,
     letterboxed,
@@ -61,7 +61,7 @@ def test_a_box_comes_back_from_the_square(size: tuple[int, int]) -> None:
     assert (pixels[~is_red] == 114).all()
     rows, columns = is_red.any(axis=1).nonzero()[0], is_red.any(axis=0).nonzero()[0]
     inside = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-    assert place.to_image(inside) == pytest.approx((0, 0, *size), abs=1e-9)
+    assert place.to_image(Box(*inside)) == pytest.approx((0, 0, *size), abs=1e-9)
     assert max(inside[2] - inside[0], inside[3] - inside[1]) == 128
 
 

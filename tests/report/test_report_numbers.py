@@ -589,7 +589,7 @@ def test_the_page_after_a_failed_job_is_made_by_the_verb_as_the_workflow_calls_i
     log.write_text("the third line from the end is not this one\n" + "step 9: out of memory\n")
     (folder_of(bare, "pack") / f"{SHARDS[0]}.json").unlink()
     output = f"results/{bare.name}/report/index.html"
-    config = json.loads(Plan(bare.config).section("report"))
+    config = json.loads(Plan(bare.config).key("report"))
     assert fineclip(bare.root, "report", "--output", output, config=config).code == 0
     page = Page((bare.root / output).read_text(encoding="utf-8"))
     assert "2 things missing or failed" in page.text

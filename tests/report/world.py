@@ -23,7 +23,7 @@ from fineclip.shards import (
     sha256_of,
 )
 from fineclip.shards.images import read_header
-from fineclip.types import Box, Region, Sample
+from fineclip.types import Box, Region, RegionCaption, Sample
 
 SEED = 20_000
 SHARDS = ["miniature-0000", "miniature-0001"]
@@ -188,7 +188,7 @@ def write_regions(
                     reason="undecodable" if broken else None,
                     width=header.width,
                     height=header.height,
-                    regions=[r.box._asdict() | {"score": r.score, "label": r.label} for r in regions],
+                    regions=list(regions),
                 )
             )
             if not broken:
@@ -198,9 +198,7 @@ def write_regions(
     with TableWriter(Job(captioned, "caption", 1, {}, made_from(world, detected)), CaptionRow) as table:
         for sample in kept:
             table.write(
-                CaptionRow(
-                    key=sample.key, kept=True, regions=[{"caption": r.caption, "logprob": None} for r in sample.regions]
-                )
+                CaptionRow(key=sample.key, kept=True, regions=[RegionCaption(r.caption, None) for r in sample.regions])
             )
     tar = TarAppender(packed.with_suffix(".tar"))
     with TableWriter(

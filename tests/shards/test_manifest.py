@@ -17,15 +17,16 @@ from fineclip.shards import (
     FilterRow,
     Job,
     TableWriter,
-    forget,
     input_manifest,
+    invalidate,
     kept_rows,
     read_manifest,
     read_rows,
     sha256_of,
 )
 from fineclip.shards.atomic import atomic, sweep
-from fineclip.shards.manifest import hidden_copy
+from fineclip.shards.manifest import cached_manifest
+from fineclip.types import RegionCaption
 
 KILLED_WRITER = """
 import pathlib, sys, time
@@ -90,10 +91,10 @@ def test_done_work_is_known_by_its_copy_and_its_hashes(tmp_path: Path) -> None:
     job = make(tmp_path, row("a"))
     before = job.manifest.read_bytes()
     job.manifest.unlink()  # as Snakemake does before a job
-    assert job.is_done() and job.manifest.read_bytes() == before
+    assert job.is_up_to_date() and job.manifest.read_bytes() == before
 
     (tmp_path / "shard.parquet").write_bytes(b"damaged")
-    assert not job.is_done()
+    assert not job.is_up_to_date()
 
 
 @pytest.mark.parametrize("change", ["config", "version", "input", "forgotten"])
@@ -104,8 +105,8 @@ def test_other_work_is_not_done(tmp_path: Path, change: str) -> None:
     if change == "input":
         (tmp_path / "source.json").write_text('{"stage": "source", "version": 2}')
     if change == "forgotten":
-        forget(job.manifest)
-    assert not other.is_done()
+        invalidate(job.manifest)
+    assert not other.is_up_to_date()
 
 
 def test_nothing_is_left_where_the_work_fails(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_orphans_of_killed_writers_are_swept(tmp_path: Path) -> None:
     while psutil.Process(killed.pid).status() != psutil.STATUS_ZOMBIE:  # as where nobody waits for it
         time.sleep(0.02)
     assert [path.name.split(".")[1:3] for path in orphans] == [["shard", "tar"]]
-    Job(tmp_path / "shard.json", "pack", 1, {}, []).is_done()
+    Job(tmp_path / "shard.json", "pack", 1, {}, []).is_up_to_date()
     killed.wait()
     assert list(tmp_path.iterdir()) == []
 
@@ -189,7 +190,7 @@ def test_regions_without_captions_are_counted_where_there_are_any(tmp_path: Path
     captions: list[list[str | None]] = [["a cat", None], ["", None], []]
     with TableWriter(Job(tmp_path / "c.json", "caption", 1, {}, []), CaptionRow) as table:
         for key, of_image in enumerate(captions):
-            regions = [{"caption": caption, "logprob": None} for caption in of_image]
+            regions = [RegionCaption(caption, None) for caption in of_image]
             table.write(CaptionRow(key=str(key), kept=True, regions=regions))
     made = read_manifest(tmp_path / "c.json")
     assert (made.regions, made.uncaptioned) == (4, {"empty": 1, "missing-key": 2})
@@ -209,4 +210,4 @@ def test_a_row_is_kept_or_has_a_reason(tmp_path: Path) -> None:
     job = Job(tmp_path / "shard.json", "filter", 1, FilterConfig(), [])
     with pytest.raises(AssertionError), TableWriter(job, FilterRow) as table:
         table.write(FilterRow(key="a", kept=False, width=1, height=1, format=None, sha256=""))
-    assert not hidden_copy(job.manifest).exists()
+    assert not cached_manifest(job.manifest).exists()

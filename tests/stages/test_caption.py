@@ -11,12 +11,12 @@ from fineclip.errors import ConfigError, ShardError
 from fineclip.miniature.flaws import jpeg
 from fineclip.miniature.scenes import draw_scene, region_caption
 from fineclip.miniature.seeds import VALIDATION
-from fineclip.models.captioner import RegionCaption
 from fineclip.shards import CaptionRow, read_manifest, read_rows, sha256_of
 from fineclip.stages import caption as module
 from fineclip.stages.caption import caption_shard
 from fineclip.stages.detect import detect_shard
 from fineclip.stages.weights import fetch_weights
+from fineclip.types import RegionCaption
 from tests.helpers.images import encoded
 from tests.helpers.stages import Item, box, write_filtered
 
@@ -44,7 +44,7 @@ def run(source: Path, folder: Path, config: TemplateCaption | Blip2Caption, *, b
 
 
 def said(rows: Sequence[CaptionRow]) -> list[list[str]]:
-    return [[region["caption"] for region in row.regions] for row in rows]
+    return [[region.caption for region in row.regions] for row in rows]
 
 
 def test_the_template_needs_no_image(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_the_template_needs_no_image(tmp_path: Path) -> None:
     (tmp_path / "source/s.bin").unlink()
     rows = run(source, tmp_path, TEMPLATE)
     assert said(rows) == [["a photo of a dog", "a photo of a cat"], []]
-    assert rows[0].regions[0]["logprob"] is None
+    assert rows[0].regions[0].logprob is None
     made = read_manifest(tmp_path / "caption/s.json")
     assert (made.read, made.kept, made.regions) == (2, 2, 2)
 

@@ -11,8 +11,9 @@ from fineclip.config import AnnotationsDetect, FilterConfig, PackConfig, Templat
 from fineclip.errors import ShardError
 from fineclip.shards import read_manifest, sha256_of, write_text
 from fineclip.stages.caption import caption_shard
-from fineclip.stages.card import Contents, FunnelRow, Maker, funnel, render, write_card
+from fineclip.stages.card import Contents, StageProvenance, funnel, render, write_card
 from fineclip.stages.detect import detect_shard
+from fineclip.stages.funnel import StageCounts
 from fineclip.stages.pack import pack_shard
 from tests.helpers.images import encoded
 from tests.helpers.stages import Item, box, write_filtered
@@ -52,17 +53,17 @@ def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_the_funnel_sums_over_shards(packed: list[Path]) -> None:
     assert funnel(packed) == [
-        FunnelRow("source", 7, 7, {}, 0),
-        FunnelRow("filter", 7, 5, {"unreadable": 1, "duplicate": 1}, 0),
-        FunnelRow("detect", 5, 4, {"undecodable": 1}, 4),
-        FunnelRow("caption", 4, 4, {}, 4),
-        FunnelRow("pack", 4, 4, {}, 4),
+        StageCounts("source", 7, 7, {}, 0),
+        StageCounts("filter", 7, 5, {"unreadable": 1, "duplicate": 1}, 0),
+        StageCounts("detect", 5, 4, {"undecodable": 1}, 4),
+        StageCounts("caption", 4, 4, {}, 4),
+        StageCounts("pack", 4, 4, {}, 4),
     ]
 
 
 def test_the_card_and_its_manifest(packed: list[Path]) -> None:
     manifest = packed[0].with_name("card.json")
-    write_card(packed, manifest)
+    write_card(packed, manifest, PackConfig())
     text = manifest.with_suffix(".md").read_text()
     assert text.startswith("# Data card: mine own.words\n")
     assert "4 images with 4 captioned regions (1.00 an image; 1 images have none, the richest has 2)" in text
@@ -80,7 +81,7 @@ def test_the_example_of_the_card_runs(
     packed: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = packed[0].with_name("card.json")
-    write_card(packed[1:], manifest)
+    write_card(packed[1:], manifest, PackConfig())
     [code] = re.findall(r"```python\n(.*?)```", manifest.with_suffix(".md").read_text(), flags=re.DOTALL)
     assert len(code.splitlines()) == 5
     monkeypatch.chdir(manifest.parent)
@@ -92,14 +93,14 @@ def test_the_example_of_the_card_runs(
 
 def test_weights_and_their_licence_are_named() -> None:
     config = {"engine": "yolo", "iou": 0.6, "weights": {"shipped": "detector.pt", "licence": "AGPL-3.0"}}
-    made_by = [Maker("filter", {}, {}), Maker("detect", config, {"shipped:detector.pt": "ab12"})]
+    made_by = [StageProvenance("filter", {}, {}), StageProvenance("detect", config, {"shipped:detector.pt": "ab12"})]
     text = render("mine", Contents({}, 0, 0, ""), [], made_by)
     assert "**filter**: the defaults" in text
     assert "**detect** yolo\n  * iou: 0.6\n  * weights: shipped:detector.pt, sha256 ab12, licence AGPL-3.0" in text
 
 
 def test_regions_without_captions_are_told() -> None:
-    rows = [FunnelRow("caption", 2, 2, {}, 5, {"missing-key": 2, "empty": 1})]
+    rows = [StageCounts("caption", 2, 2, {}, 5, {"missing-key": 2, "empty": 1})]
     text = render("mine", Contents({2: 1, 3: 1}, 1, 10, "s.tar"), rows, [])
     assert "2 images with 5 regions (" in text
     assert "bytes together. 3 of the regions have no caption (2 missing-key, 1 empty).\n" in text
@@ -107,9 +108,9 @@ def test_regions_without_captions_are_told() -> None:
 
 def test_a_card_that_is_there_is_left_alone(packed: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = packed[0].with_name("card.json")
-    write_card(packed, manifest)
+    write_card(packed, manifest, PackConfig())
     monkeypatch.setattr("fineclip.stages.card.checked_chain", lambda _: pytest.fail("the card was made again"))
-    write_card(packed, manifest)
+    write_card(packed, manifest, PackConfig())
 
 
 def changed(path: Path, **changes: object) -> None:
@@ -146,4 +147,4 @@ def test_shards_made_differently_are_refused(packed: list[Path]) -> None:
     other = pack("s2", SHARDS["s0"], template="the {label}")
     assert funnel([*packed, other])[0].read == 10
     with pytest.raises(ShardError, match="stage caption made some of them as .*the .label."):
-        write_card([*packed, other], packed[0].with_name("card.json"))
+        write_card([*packed, other], packed[0].with_name("card.json"), PackConfig())

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from fineclip.config import AnnotationsDetect, ConceptsConfig, FilterConfig, ScaleConfig, SelectConfig, parse
+from fineclip.config import AnnotationsDetect, ConceptsConfig, FilterConfig, ScaleConfig, parse
 from fineclip.errors import ConfigError, DataError, ShardError
 from fineclip.shards import ConceptRow, kept_rows, read_manifest, read_rows, sha256_of
 from fineclip.stages import concepts as stage
 from fineclip.stages.concepts import concepts_of_scale, noun_finder, pool, read_concepts
 from fineclip.stages.detect import detect_shard
-from fineclip.stages.select import select_scale
+from fineclip.stages.select import ScaledSelectConfig, select_scale
 from tests.helpers.images import encoded
 from tests.helpers.stages import Item, box, write_filtered
 
@@ -51,7 +51,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[P
         filters.append(kept)
         detected.append(manifest)
     select = data / "select/4.json"
-    select_scale(filters, select, SelectConfig(), ScaleConfig(images=4), name="4")
+    select_scale(filters, select, ScaledSelectConfig(scale=ScaleConfig(images=4)), scale="4")
     return select, detected
 
 

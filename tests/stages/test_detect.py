@@ -37,7 +37,7 @@ def run(kept: Path, folder: Path, config: AnnotationsDetect | YoloDetect, **chan
 
 
 def edges(row: DetectRow) -> list[tuple[float, ...]]:
-    return [(one["x1"], one["y1"], one["x2"], one["y2"]) for one in row.regions]
+    return [tuple(one.box) for one in row.regions]
 
 
 def test_own_boxes_are_clipped_limited_and_largest_first() -> None:
@@ -183,7 +183,7 @@ def test_the_same_table_whatever_the_batch_size(tmp_path: Path) -> None:
         assert header is not None
         assert (row.width, row.height) == (header.width, header.height)
         assert all(0 <= x1 < x2 <= row.width and 0 <= y1 < y2 <= row.height for x1, y1, x2, y2 in edges(row))
-        assert [one["score"] for one in row.regions] == sorted((one["score"] for one in row.regions), reverse=True)
+        assert [one.score for one in row.regions] == sorted((one.score for one in row.regions), reverse=True)
 
 
 def test_work_that_is_done_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from fineclip.config import FilterConfig
 from fineclip.errors import ShardError
 from fineclip.shards import FilterRow, Job, SourceRow, TableWriter, kept_rows, read_manifest, read_rows
-from fineclip.stages.filter import caption_fault, filter_shard, good_captions, judge
+from fineclip.stages.filter import apply_rules, caption_rejection_reason, filter_shard, good_captions
 from fineclip.types import Candidate
 from tests.helpers.images import HTML, bomb, encoded
 
@@ -46,7 +46,7 @@ def candidate(
     ],
 )
 def test_reasons(image: Candidate, reason: str | None) -> None:
-    assert list(judge([image], CONFIG)) == [reason]
+    assert list(apply_rules([image], CONFIG)) == [reason]
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,13 @@ def test_reasons(image: Candidate, reason: str | None) -> None:
 )
 def test_without_a_least_number_of_words_silent_images_stay(captions: tuple[str, ...], reason: str | None) -> None:
     limits = CONFIG.model_copy(update={"min_words": 0})
-    assert list(judge([candidate(captions=captions)], limits)) == [reason]
+    assert list(apply_rules([candidate(captions=captions)], limits)) == [reason]
     assert "" not in good_captions(captions, limits)
 
 
 def test_a_duplicate_is_one_of_an_image_that_was_kept() -> None:
     images = [candidate(captions=("one",)), candidate(), candidate(), candidate(sha256="b"), candidate(sha256="b")]
-    assert list(judge(images, CONFIG)) == ["caption-short", None, "duplicate", None, "duplicate"]
+    assert list(apply_rules(images, CONFIG)) == ["caption-short", None, "duplicate", None, "duplicate"]
 
 
 def test_good_captions_are_those_without_fault() -> None:
@@ -75,8 +75,10 @@ def test_good_captions_are_those_without_fault() -> None:
 
 
 def test_without_patterns_nothing_is_boilerplate() -> None:
-    assert caption_fault("click here", CONFIG.model_copy(update={"boilerplate": ()})) is None
-    assert caption_fault("a cat", CONFIG.model_copy(update={"boilerplate": (r"(?i)a (.)at", "x")})) is not None
+    assert caption_rejection_reason("click here", CONFIG.model_copy(update={"boilerplate": ()})) is None
+    assert (
+        caption_rejection_reason("a cat", CONFIG.model_copy(update={"boilerplate": (r"(?i)a (.)at", "x")})) is not None
+    )
 
 
 def source_of(folder: Path, contents: list[bytes], captions: tuple[str, ...] = (GOOD,)) -> Path:

@@ -24,7 +24,7 @@ from fineclip.shards import (
 from fineclip.stages.caption import caption_shard
 from fineclip.stages.detect import detect_shard
 from fineclip.stages.pack import pack_shard
-from fineclip.types import Box, Region, Sample
+from fineclip.types import Box, Region, RegionCaption, Sample
 from tests.helpers.images import encoded
 from tests.helpers.stages import Item, box, write_filtered
 
@@ -87,7 +87,7 @@ def rewritten(manifest: Path, regions: Sequence[list[str]], *, keys: Sequence[st
     made = read_manifest(manifest)
     with TableWriter(Job(manifest, "caption", made.version, made.config, made.inputs), CaptionRow) as table:
         for key, captions in zip(keys, regions, strict=True):
-            described = [{"caption": caption, "logprob": None} for caption in captions]
+            described = [RegionCaption(caption, None) for caption in captions]
             table.write(CaptionRow(key=key, kept=True, regions=described))
     return manifest
 

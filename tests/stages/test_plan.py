@@ -8,7 +8,7 @@ import pytest
 
 from fineclip.config import CocoSource, FolderSource, MiniatureSource, ScaleConfig, WebDatasetSource
 from fineclip.errors import ConfigError
-from fineclip.stages.source.files import glance
+from fineclip.stages.source.files import directory_fingerprint
 from fineclip.stages.source.plan import image_folder, images_per_shard, planned_shards, require_outside, shards_needed
 from tests.helpers.images import encoded, write_tar
 
@@ -53,21 +53,21 @@ def test_a_glance_sees_what_comes_goes_and_changes(tmp_path: Path, monkeypatch: 
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/a.jpg").write_bytes(encoded())
     (tmp_path / "a.txt").write_text("one cat")
-    first = glance(tmp_path)
+    first = directory_fingerprint(tmp_path)
     (tmp_path / "notes.csv").write_text("not looked at")
     (tmp_path / ".b.jpg").write_bytes(encoded())
-    assert glance(tmp_path) == first
+    assert directory_fingerprint(tmp_path) == first
     (tmp_path / "sub/b.jpg").write_bytes(encoded())
-    assert glance(tmp_path) != first
+    assert directory_fingerprint(tmp_path) != first
     (tmp_path / "sub/b.jpg").unlink()
-    assert glance(tmp_path) == first
+    assert directory_fingerprint(tmp_path) == first
     os.utime(tmp_path / "a.txt", ns=(1, 1))  # as if written to, at the same length
-    changed = glance(tmp_path)
+    changed = directory_fingerprint(tmp_path)
     assert changed != first
     monkeypatch.setattr("fineclip.stages.source.files.MOST_ASKED", 1)
-    many = glance(tmp_path)
+    many = directory_fingerprint(tmp_path)
     os.utime(tmp_path / "a.txt", ns=(2, 2))
-    assert glance(tmp_path) == many != changed
+    assert directory_fingerprint(tmp_path) == many != changed
 
 
 def test_the_folder_that_is_looked_at(tmp_path: Path) -> None:

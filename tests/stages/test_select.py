@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fineclip.config import ScaleConfig, SelectConfig
+from fineclip.config import ScaleConfig
 from fineclip.errors import ConfigError, DataError, ShardError
 from fineclip.shards import (
     BenchmarkRow,
@@ -18,7 +18,7 @@ from fineclip.shards import (
     read_rows,
     sha256_of,
 )
-from fineclip.stages.select import select_scale
+from fineclip.stages.select import ScaledSelectConfig, select_scale
 
 
 def digest(name: str) -> str:
@@ -66,10 +66,9 @@ def select(
     select_scale(
         filters,
         manifest,
-        SelectConfig(leave_out=("b",) if leaks else ()),
-        ScaleConfig(images=images, at_most=at_most),
+        ScaledSelectConfig(leave_out=("b",) if leaks else (), scale=ScaleConfig(images=images, at_most=at_most)),
         benchmarks=[benchmark(folder, leaks)] if leaks else [],
-        name=name,
+        scale=name,
     )
     return manifest
 

@@ -11,7 +11,7 @@ from fineclip.config import CocoSource, FilterConfig, parse
 from fineclip.errors import ConfigError, DataError
 from fineclip.shards import SourceRow, kept_rows, read_manifest, read_rows
 from fineclip.stages.filter import filter_shard
-from fineclip.stages.source.listing import list_samples
+from fineclip.stages.source.listing import index_source
 from fineclip.stages.source.plan import planned_shards
 from fineclip.stages.source.shard import source_shard
 from tests.helpers.images import encoded
@@ -64,7 +64,7 @@ def write(root: Path, captions: Values | str, instances: Values | str) -> CocoSo
 
 def listed(config: CocoSource) -> dict[str, SourceRow]:
     manifest = Path(config.root).parent / "listing.json"
-    list_samples(manifest, config)
+    index_source(manifest, config)
     return {row.source_key: row for row in read_rows(manifest, SourceRow)}
 
 
@@ -86,8 +86,8 @@ def test_boxes_are_corners_and_crowds_are_left_out(tmp_path: Path) -> None:
     config = write(tmp_path / "in", captions_json(), instances_json())
     rows = listed(config)
     assert rows["1.jpg"].annotations == [
-        {"x1": 1.0, "y1": 2.5, "x2": 31.0, "y2": 6.5, "label": "cat"},
-        {"x1": -1.0, "y1": 0.0, "x2": 1.0, "y2": 3.0, "label": "dog"},
+        ((1.0, 2.5, 31.0, 6.5), "cat"),
+        ((-1.0, 0.0, 1.0, 3.0), "dog"),
     ]
     assert rows["2.jpg"].annotations == []
     assert listed(config.model_copy(update={"instances": None}))["1.jpg"].annotations is None
@@ -118,7 +118,7 @@ def test_lvis_names_images_by_their_url_and_has_no_captions(tmp_path: Path, imag
     }
     one = rows[f"{before}1.jpg"]
     assert one.file == (tmp_path / "in/train2017/1.jpg").as_posix()
-    assert one.annotations == [{"x1": 1.5, "y1": 2.0, "x2": 4.5, "y2": 6.0, "label": "alarm_clock"}]
+    assert one.annotations == [((1.5, 2.0, 4.5, 6.0), "alarm_clock")]
     assert one.url == "http://images.cocodataset.org/train2017/1.jpg"
     assert rows[f"{before}2.jpg"].annotations == []
 
@@ -144,7 +144,7 @@ def test_boxes_of_lvis_with_captions_of_coco(tmp_path: Path) -> None:
     row = listed(config)["1.jpg"]
     assert row.captions[0] == "one cat"
     assert row.annotations is not None
-    assert [one["label"] for one in row.annotations] == ["alarm_clock"]
+    assert [one.label for one in row.annotations] == ["alarm_clock"]
 
 
 def test_an_image_without_a_name_is_said(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_something_must_name_the_images(tmp_path: Path) -> None:
 
 def test_images_without_captions_pass_a_filter_that_asks_for_no_word(tmp_path: Path) -> None:
     config = lvis(tmp_path / "in")
-    list_samples(tmp_path / "listing.json", config)
+    index_source(tmp_path / "listing.json", config)
     [shard] = planned_shards(config)
     source_shard(shard, tmp_path / "source.json", config, listing=tmp_path / "listing.json")
     dropped = {}
@@ -251,7 +251,7 @@ def test_a_json_that_is_gone_is_said(tmp_path: Path) -> None:
 def test_photographs_through_listing_source_and_filter(tmp_path: Path) -> None:
     config = CocoSource(kind="coco", root=str(REAL), images_per_shard=50)
     listing = tmp_path / "listing.json"
-    list_samples(listing, config)
+    index_source(listing, config)
     rows: dict[str, SourceRow] = {}
     for shard in planned_shards(config):
         source, filtered = tmp_path / f"source/{shard.name}.json", tmp_path / f"filter/{shard.name}.json"

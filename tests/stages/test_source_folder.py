@@ -11,7 +11,7 @@ from fineclip.config import FilterConfig, FolderSource, MiniatureSource
 from fineclip.errors import ConfigError, DataError
 from fineclip.shards import FilterRow, PieceReader, SourceRow, kept_rows, read_manifest, read_rows, sha256_of
 from fineclip.stages.filter import filter_shard
-from fineclip.stages.source.listing import Slice, list_samples, slice_of
+from fineclip.stages.source.listing import Slice, index_source, slice_of
 from fineclip.stages.source.plan import PlannedShard, planned_shards
 from fineclip.stages.source.shard import source_shard
 from tests.helpers.images import HTML, encoded
@@ -28,7 +28,7 @@ def put(root: Path, files: dict[str, bytes | str]) -> Path:
 def listed(root: Path, **more: object) -> dict[str, SourceRow]:
     """Rows of the listing by source key."""
     manifest = root.parent / "listing.json"
-    list_samples(manifest, FolderSource(kind="folder", root=str(root), **more))
+    index_source(manifest, FolderSource(kind="folder", root=str(root), **more))
     return {row.source_key: row for row in read_rows(manifest, SourceRow)}
 
 
@@ -214,6 +214,6 @@ def test_the_listing_is_made_again_when_a_text_changes(tmp_path: Path) -> None:
 
 def test_what_is_asked_wrongly_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="miniature has no listing"):
-        list_samples(tmp_path / "l.json", MiniatureSource(kind="miniature"))
+        index_source(tmp_path / "l.json", MiniatureSource(kind="miniature"))
     with pytest.raises(ConfigError, match="needs the listing"):
         source_shard(PlannedShard("s", 0, 1), tmp_path / "s.json", FolderSource(kind="folder", root=str(tmp_path)))

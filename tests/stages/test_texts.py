@@ -14,7 +14,7 @@ from fineclip.models.checkpoint import load_encoder
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.texts import text_tower_hash
 from fineclip.models.tokenizer import load_tokenizer
-from fineclip.shards import TextsFile, forget, read_manifest, sha256_of
+from fineclip.shards import TextsFile, invalidate, read_manifest, sha256_of
 from fineclip.stages.texts import text_files, texts_of, texts_shard
 from fineclip.stages.weights import fetch_weights
 from fineclip.types import Box, Region, Sample
@@ -98,7 +98,7 @@ def test_what_is_done_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> None
 def test_another_batch_size_gives_the_same_bytes() -> None:
     embedded()
     before = MANIFEST.with_suffix(".safetensors").read_bytes()
-    forget(MANIFEST)
+    invalidate(MANIFEST)
     embedded(batch_size=5)
     assert MANIFEST.with_suffix(".safetensors").read_bytes() == before
 

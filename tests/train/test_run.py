@@ -13,11 +13,12 @@ import torch.distributed as dist
 import yaml
 from safetensors.torch import save_file
 
-from fineclip.config import LoaderConfig, RuntimeConfig, Section, WeightsConfig, identity, parse
+from fineclip.config import LoaderConfig, RuntimeConfig, Section, WeightsConfig, parse
 from fineclip.errors import ConfigError, TrainingError
+from fineclip.identity import identity
 from fineclip.methods import FineCLIP
 from fineclip.models.checkpoint import load_published
-from fineclip.shards import ConceptRow, Job, TableWriter, forget, read_manifest
+from fineclip.shards import ConceptRow, Job, TableWriter, invalidate, read_manifest
 from fineclip.stages.weights import fetch_weights
 from fineclip.train.claims import PretrainedConfig, RunConfig
 from fineclip.train.distributed import Processes
@@ -142,7 +143,7 @@ def test_a_killed_run_goes_on_to_the_same_files(place: Path, monkeypatch: pytest
 def test_a_forced_run_makes_the_same_again(place: Path) -> None:
     folder = run(config_of(method="clip"))
     content = files_of(folder)
-    forget(folder / "train.json")
+    invalidate(folder / "train.json")
     assert files_of(run(config_of(method="clip"))) == content
 
 

@@ -15,9 +15,10 @@ from fineclip.evals.embedding import published_embedder
 from fineclip.evals.evaluate import evaluate_run
 from fineclip.evals.retrieval import evaluate_retrieval
 from fineclip.evals.sources import CLASSES_SUFFIX, BenchmarkClass, index_benchmark
-from fineclip.shards import BenchmarkRow
+from fineclip.shards import BenchmarkBox, BenchmarkRow
 from fineclip.train.claims import PretrainedConfig
 from fineclip.train.run import publish_pretrained
+from fineclip.types import Box
 from tests.helpers.coco import write_coco
 from tests.versions.inputs import picture, rounded, table
 from tests.versions.registry import case
@@ -74,7 +75,7 @@ def rows_of(boxes: int, captions: int) -> list[BenchmarkRow]:
             key=str(image), kept=True, file="x", offset=0, size=1, sha256="", width=9, height=9,
             captions=[f"text {image} {index}" for index in range(captions and 1 + image % captions)],
             boxes=[
-                {"x1": 0, "y1": 0, "x2": 5, "y2": 5, "label": (image * index + image) % len(CLASSES)}
+                BenchmarkBox(Box(0, 0, 5, 5), (image * index + image) % len(CLASSES))
                 for index in range(boxes and 1 + image % boxes)
             ],
         )

@@ -29,8 +29,8 @@ from fineclip.shards import CaptionRow, DetectRow, PackRow, TextsFile, read_mani
 from fineclip.stages.caption import caption_shard
 from fineclip.stages.card import write_card
 from fineclip.stages.detect import detect_shard
-from fineclip.stages.given.reading import read_given
-from fineclip.stages.given.tables import GivenBoxesRow, GivenCaptionsRow
+from fineclip.stages.external.reading import import_annotations
+from fineclip.stages.external.tables import ExternalBoxesRow, ExternalCaptionsRow
 from fineclip.stages.pack import pack_shard
 from fineclip.stages.texts import texts_shard
 from fineclip.stages.weights import fetch_weights
@@ -71,7 +71,7 @@ def given() -> tuple[BoxesJsonDetect, CaptionsJsonCaption]:
         CaptionsJsonCaption(engine="captions_json", path="captions_in.json"),
     )
     for config in configs:
-        read_given(given_of(config), config)
+        import_annotations(given_of(config), config, kind="detect", name="given")
     return configs
 
 
@@ -82,7 +82,10 @@ def given_of(config: BoxesJsonDetect | CaptionsJsonCaption) -> Path:
 @case("stages.given")
 def tables_of_both_jsons() -> dict[str, Any]:
     boxes, captions = given()
-    return {"boxes": table(given_of(boxes), GivenBoxesRow), "captions": table(given_of(captions), GivenCaptionsRow)}
+    return {
+        "boxes": table(given_of(boxes), ExternalBoxesRow),
+        "captions": table(given_of(captions), ExternalCaptionsRow),
+    }
 
 
 @case("stages.detect", after=("stages.filter", "stages.weights", "stages.given"), relative=0, loose={"yolo": 1})
@@ -117,7 +120,7 @@ def detected(kept: Path, config: DetectConfig) -> dict[str, Any]:
         fetch_weights("detect", "mini", weights, config.weights)
     manifest = Path(f"detect/{config.engine}/s.json")
     boxes = given_of(config) if isinstance(config, BoxesJsonDetect) else None
-    detect_shard(kept, manifest, config, weights=weights, given=boxes, batch_size=2, device="cpu")
+    detect_shard(kept, manifest, config, weights=weights, annotations=boxes, batch_size=2, device="cpu")
     return table(manifest, DetectRow)
 
 
@@ -146,7 +149,7 @@ def captioned(source: Path, config: CaptionConfig) -> dict[str, Any]:
         fetch_weights("caption", "mini", weights, config.weights)
     manifest = Path(f"caption/{config.engine}.json")
     said = given_of(config) if isinstance(config, CaptionsJsonCaption) else None
-    caption_shard(source, manifest, config, weights=weights, given=said, batch_size=4, device="cpu")
+    caption_shard(source, manifest, config, weights=weights, annotations=said, batch_size=4, device="cpu")
     found = table(manifest, CaptionRow)
     for row in found["rows"]:
         for region in row["regions"]:
@@ -204,7 +207,7 @@ def shards_and_their_bytes() -> dict[str, Any]:
 def text_and_counts() -> dict[str, Any]:
     manifests = [packed(name, items) for name, items in SHARDS.items()]
     card = manifests[0].with_name("card.json")
-    write_card(manifests, card)
+    write_card(manifests, card, PackConfig())
     made = read_manifest(card)
     counts = {"read": made.read, "kept": made.kept, "dropped": dict(made.dropped), "regions": made.regions}
     return {"card": card.with_suffix(".md").read_text(encoding="utf-8").splitlines(), "manifest": counts}

@@ -17,7 +17,6 @@ from fineclip.config import (
     FolderSource,
     MiniatureSource,
     ScaleConfig,
-    SelectConfig,
     SourceConfig,
     WebDatasetSource,
 )
@@ -25,8 +24,8 @@ from fineclip.shards import BenchmarkRow, ConceptRow, FilterRow, Job, SelectRow,
 from fineclip.stages.concepts import concepts_of_scale
 from fineclip.stages.detect import detect_shard
 from fineclip.stages.filter import filter_shard
-from fineclip.stages.select import select_scale
-from fineclip.stages.source.listing import list_samples
+from fineclip.stages.select import ScaledSelectConfig, select_scale
+from fineclip.stages.source.listing import index_source
 from fineclip.stages.source.plan import planned_shards
 from fineclip.stages.source.shard import source_shard
 from tests.helpers.images import HTML, encoded, write_tar
@@ -95,7 +94,7 @@ def _coco() -> dict[str, Any]:
 def _listed(config: FolderSource | CocoSource) -> dict[str, Any]:
     """The listing, and the shards that are slices of it."""
     listing = Path("out/list.json")
-    list_samples(listing, config)
+    index_source(listing, config)
     return {"listing": table(listing, SourceRow)} | _shards(config, listing)
 
 
@@ -167,8 +166,10 @@ def a_scale() -> dict[str, Any]:
             )
         )
     few, every = ScaleConfig(images=5), ScaleConfig(images=None)
-    select_scale([p, q], Path("few.json"), SelectConfig(leave_out=("b",)), few, name="few", benchmarks=[leaks])
-    select_scale([q, p], Path("all.json"), SelectConfig(), every, name="all")
+    select_scale(
+        [p, q], Path("few.json"), ScaledSelectConfig(leave_out=("b",), scale=few), scale="few", benchmarks=[leaks]
+    )
+    select_scale([q, p], Path("all.json"), ScaledSelectConfig(scale=every), scale="all")
     return {name: table(Path(f"{name}.json"), SelectRow) for name in ("few", "all")}
 
 
@@ -185,7 +186,7 @@ def from_labels_and_from_nouns() -> dict[str, Any]:
         for number, (text, of_image) in enumerate(zip(texts, labels, strict=True))
     ]
     kept, scale, found = write_filtered(Path(), items), Path("scale.json"), Path("detect/s.json")
-    select_scale([kept], scale, SelectConfig(), ScaleConfig(images=None), name="all")
+    select_scale([kept], scale, ScaledSelectConfig(scale=ScaleConfig(images=None)), scale="all")
     own = AnnotationsDetect(engine="annotations", min_side_px=1)
     detect_shard(kept, found, own, batch_size=1, device="cpu")
     few = ConceptsConfig.model_validate({"from": "labels", "max_concepts": 2})

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fineclip.shards import Row, read_manifest, read_rows
+from fineclip.shards import Row, encode_row, read_manifest, read_rows
 
 OTHERS = ("stage", "version", "inputs", "outputs")  # of a manifest, beside counts and configuration
 
@@ -70,4 +70,4 @@ def table(manifest: Path, row_type: type[Row], *, without: Sequence[str] = ()) -
 
 def values_of(row: Row, *, without: Sequence[str] = ()) -> dict[str, Any]:
     """The fields of a row that are not None."""
-    return {name: value for name, value in asdict(row).items() if value is not None and name not in without}
+    return {name: value for name, value in encode_row(row).items() if value is not None and name not in without}

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 import fineclip
+from fineclip.stages.declaration import function_of, stages
 from fineclip.versions import version_of
 
 HERE = Path(__file__).parent
@@ -96,8 +97,11 @@ def cases() -> Mapping[str, Case]:
 
 
 def versions() -> dict[str, int]:
-    """The VERSION of each module of the package that states one, by its name behind `fineclip.`; read, not imported."""
-    found = {}
+    """Return the version of each stage, and of each module of the package that states a VERSION, by its name.
+
+    The listing of a source is part of the case of `stages.source`.
+    """
+    found = {f"stages.{name}": declared.version for name, declared in stages().items() if name != "list"}
     for path in sorted(PACKAGE.rglob("*.py")):
         if re.search(r"^VERSION\b", path.read_text(encoding="utf-8"), flags=re.MULTILINE):
             place = (path.parent if path.name == "__init__.py" else path.with_suffix("")).relative_to(PACKAGE)
@@ -107,6 +111,9 @@ def versions() -> dict[str, int]:
 
 def file_of(module: str) -> str:
     """Where a module is written, for messages."""
+    family, _, name = module.partition(".")
+    if family == "stages" and name in stages():
+        return f"{function_of(name).__module__.replace('.', '/')}.py"
     path = PACKAGE.joinpath(*module.split("."))
     return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).relative_to(PACKAGE.parent).as_posix()
 

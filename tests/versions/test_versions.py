@@ -63,7 +63,7 @@ def test_a_module_without_a_case_wants_one() -> None:
 
 def test_versions_are_found_without_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"stages.source", "stages.filter", "methods.clip", "evals.boxes", "train.run", "report.page"} <= NOW.keys()
-    assert registry.file_of("stages.source") == "fineclip/stages/source/__init__.py"
+    assert registry.file_of("stages.source") == "fineclip/stages/source/shard.py"
     monkeypatch.setattr(registry, "PACKAGE", tmp_path)
     (tmp_path / "stages").mkdir()
     (tmp_path / "stages/new.py").write_text("VERSION = compute()\n")

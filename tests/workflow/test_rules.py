@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.dag import edit_config, planned, small_world, snakemake
-from tests.helpers.given import boxes_json, captions_json
+from tests.helpers.external import boxes_json, captions_json
 from tests.helpers.workflow import Command, commands, pretend_finished
 
 Copy = Callable[[], Path]
@@ -77,7 +77,7 @@ def test_a_recorded_workflow_has_nothing_to_do(recorded: Path) -> None:
         (
             {"source": {"seed": 7}},
             {
-                "list_samples": 1,
+                "index_source": 1,
                 "source_shard": 2,
                 "filter_shard": 2,
                 "select_scale": 2,
@@ -118,13 +118,13 @@ def test_an_edit_plans_these_jobs(copy: Path, change: dict[str, Any], rules: dic
 
 def test_a_new_file_among_the_images_lists_them_again(copy: Path) -> None:
     shutil.copyfile(next((copy / "input/train2017").iterdir()), copy / "input/train2017/9.jpg")
-    assert planned(copy)["list_samples"] == 1
+    assert planned(copy)["index_source"] == 1
 
 
 def test_a_changed_json_of_the_source_lists_it_again(copy: Path) -> None:
     with (copy / "input/annotations/captions_train2017.json").open("a") as file:
         file.write(" ")
-    assert planned(copy)["list_samples"] == 1
+    assert planned(copy)["index_source"] == 1
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_changed_manifest_plans_the_jobs_that_read_it(copy: Path, changed: str
 def test_every_job_is_planned_once(jobs: list[Command]) -> None:
     assert Counter(job.rule for job in jobs) == {
         "fetch_weights": 2,
-        "list_samples": 1,
+        "index_source": 1,
         "source_shard": 2,
         "filter_shard": 2,
         "index_benchmark": 2,
@@ -177,16 +177,21 @@ def test_each_job_of_a_shard_reads_the_manifest_before_it(jobs: list[Command]) -
         steps = [
             ("source_shard", "listing", "data/small/listing.json", f"data/small/source/{shard}.json"),
             ("filter_shard", "source", f"data/small/source/{shard}.json", f"data/small/filter/{shard}.json"),
-            ("detect_shard", "kept", f"data/small/filter/{shard}.json", f"data/small/detect/annotations/{shard}.json"),
+            (
+                "detect_shard",
+                "filter",
+                f"data/small/filter/{shard}.json",
+                f"data/small/detect/annotations/{shard}.json",
+            ),
             (
                 "caption_shard",
-                "detected",
+                "detect",
                 f"data/small/detect/annotations/{shard}.json",
                 f"data/small/caption/annotations.template/{shard}.json",
             ),
             (
                 "pack_shard",
-                "captioned",
+                "caption",
                 f"data/small/caption/annotations.template/{shard}.json",
                 f"{PACK}/{shard}.json",
             ),
@@ -194,7 +199,7 @@ def test_each_job_of_a_shard_reads_the_manifest_before_it(jobs: list[Command]) -
         for rule, option, read, written in steps:
             assert of_rule(jobs, rule, manifest=written).options[f"--{option}"] == [read]
         source = of_rule(jobs, "source_shard", shard=shard)
-        assert source.options["--place"] == [f"{number}/3"]
+        assert source.options["--shard-index"] == [f"{number}/3"]
         assert source.options["--tars"] == []
 
 
@@ -203,8 +208,8 @@ def test_a_scale_is_drawn_from_its_prefix_without_the_images_of_left_out_benchma
     for scale, shards in (("10", 1), ("20", 2)):
         job = of_rule(jobs, "select_scale", scale=scale)
         assert job.options["--manifest"] == [f"data/small/select/{scale}.json"]
-        assert job.options["--filters"] == filters[:shards]
-        assert job.options["--benchmarks"] == ["data/small/index/boxes.json", "data/small/index/retrieval.json"]
+        assert job.options["--filter"] == filters[:shards]
+        assert job.options["--index"] == ["data/small/index/boxes.json", "data/small/index/retrieval.json"]
 
 
 def test_benchmarks_that_are_evaluated_and_those_left_out_of_training_differ(fresh: Path, tmp_path: Path) -> None:
@@ -212,7 +217,7 @@ def test_benchmarks_that_are_evaluated_and_those_left_out_of_training_differ(fre
     shutil.copytree(fresh, folder)
     edit_config(folder, {"plan": {"benchmarks": ["boxes"]}, "select": {"leave_out": ["retrieval"]}})
     jobs = commands(folder)
-    left_out = [job.options["--benchmarks"] for job in jobs if job.rule == "select_scale"]
+    left_out = [job.options["--index"] for job in jobs if job.rule == "select_scale"]
     assert left_out == [["data/small/index/retrieval.json"]] * 2
     evaluated = [job.options["--benchmark"] for job in jobs if job.rule == "evaluate_run"]
     assert evaluated == [["boxes"]] * 5
@@ -224,7 +229,7 @@ def test_a_run_trains_on_the_shards_and_samples_of_its_scale(jobs: list[Command]
         scale = run.split("-")[2]
         job = of_rule(jobs, "train_run", manifest=f"results/small/{run}/train.json")
         assert job.options["--select"] == [f"data/small/select/{scale}.json"]
-        assert job.options["--packed"] == packed[: 1 if scale == "10" else 2]
+        assert job.options["--pack"] == packed[: 1 if scale == "10" else 2]
         assert job.options["--weights"] == ["data/weights/encoders/mini.json"]
         assert job.options["--tokenizer"] == ["data/weights/tokenizers/mini.json"]
         assert job.options["--concepts"] == job.options["--texts"] == []
@@ -244,7 +249,7 @@ def test_every_run_is_evaluated_on_every_planned_benchmark(jobs: list[Command]) 
 
 
 def test_the_card_reads_every_packed_shard(jobs: list[Command]) -> None:
-    assert of_rule(jobs, "data_card").options["--packed"] == [f"{PACK}/coco-000{number}.json" for number in (0, 1)]
+    assert of_rule(jobs, "data_card").options["--pack"] == [f"{PACK}/coco-000{number}.json" for number in (0, 1)]
 
 
 def test_weights_are_fetched_of_the_models_in_use(jobs: list[Command]) -> None:
@@ -257,7 +262,7 @@ def test_weights_are_fetched_of_the_models_in_use(jobs: list[Command]) -> None:
 def test_each_job_passes_on_its_section(jobs: list[Command]) -> None:
     sections = {job.rule: json.loads(job.options["--config"][0]) for job in jobs}
     assert sections["filter_shard"]["min_side_px"] == 64
-    assert sections["list_samples"]["kind"] == sections["source_shard"]["kind"] == "coco"
+    assert sections["index_source"]["kind"] == sections["source_shard"]["kind"] == "coco"
     assert sections["detect_shard"]["engine"] == "annotations"
     assert sections["caption_shard"]["engine"] == "template"
     assert sections["select_scale"]["scale"]["images"] in (10, 20)
@@ -305,14 +310,14 @@ def test_weights_concepts_and_embedded_texts_reach_the_jobs_that_need_them(fresh
     for job in jobs:
         if job.rule == "detect_shard":
             assert job.options["--weights"] == ["data/weights/detect/yolo.json"]
-            assert job.options["--given"] == []
+            assert job.options["--annotations"] == []
         if job.rule == "caption_shard":
             assert job.options["--weights"] == ["data/weights/caption/blip2.json"]
-            assert job.options["--given"] == []
+            assert job.options["--annotations"] == []
     texts = [f"data/small/texts/mini/yolo.blip2/coco-000{number}.json" for number in (0, 1)]
-    looked_up: dict[str, list[str]] = {"clip": [], "fineclip": texts, "regionclip": []}
+    look_up_captions: dict[str, list[str]] = {"clip": [], "fineclip": texts, "regionclip": []}
     for scale, shards in (("10", 1), ("20", 2)):
-        for method, manifests in looked_up.items():
+        for method, manifests in look_up_captions.items():
             job = of_rule(jobs, "train_run", manifest=f"results/small/{method}-mini-{scale}-s0/train.json")
             assert job.options["--texts"] == manifests[:shards]
             named = [f"data/small/concepts/yolo/{scale}.json"] if method == "regionclip" else []
@@ -320,14 +325,14 @@ def test_weights_concepts_and_embedded_texts_reach_the_jobs_that_need_them(fresh
         detected = [f"data/small/detect/yolo/coco-000{number}.json" for number in (0, 1)]
         job = of_rule(jobs, "concepts_scale", manifest=f"data/small/concepts/yolo/{scale}.json")
         assert job.options["--select"] == [f"data/small/select/{scale}.json"]
-        assert job.options["--detected"] == detected[:shards]
+        assert job.options["--detect"] == detected[:shards]
     job = of_rule(jobs, "texts_shard", manifest=texts[1])
-    assert job.options["--packed"] == ["data/small/pack/yolo.blip2/coco-0001.json"]
+    assert job.options["--pack"] == ["data/small/pack/yolo.blip2/coco-0001.json"]
     assert job.options["--weights"] == ["data/weights/encoders/mini.json"]
     assert job.options["--tokenizer"] == ["data/weights/tokenizers/mini.json"]
     edit_config(folder, {"concepts": {"from": "captions"}, "plan": {"methods": ["clip"]}})
     concepts = [job for job in commands(folder, "concepts") if job.rule == "concepts_scale"]
-    assert [job.options["--detected"] for job in concepts] == [[], []]
+    assert [job.options["--detect"] for job in concepts] == [[], []]
 
 
 def test_released_boxes_and_captions_are_read_once_and_reach_every_shard(fresh: Path, tmp_path: Path) -> None:
@@ -347,14 +352,14 @@ def test_released_boxes_and_captions_are_read_once_and_reach_every_shard(fresh: 
     read = [
         (job.options["--kind"], job.options["--name"], job.options["--manifest"])
         for job in jobs
-        if job.rule == "read_given"
+        if job.rule == "import_annotations"
     ]
     assert sorted(read) == [
         (["caption"], ["ours"], ["data/small/given/caption/ours.json"]),
         (["detect"], ["released"], ["data/small/given/detect/released.json"]),
     ]
     for rule, manifest in (("detect_shard", "detect/released"), ("caption_shard", "caption/ours")):
-        given = [job.options["--given"] for job in jobs if job.rule == rule]
+        given = [job.options["--annotations"] for job in jobs if job.rule == rule]
         assert given == [[f"data/small/given/{manifest}.json"]] * 2
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 from fineclip import config as settings
+from fineclip import identity
 from fineclip.errors import FineclipError
 from fineclip.plan import Plan, run_this_checkout
 
@@ -32,7 +33,7 @@ def checked_plan():
 
 PLAN = checked_plan()
 RUNTIME = PLAN.config.runtime
-MEANS = settings.canonical(settings.identity(RUNTIME))
+RUNTIME_JSON = identity.canonical(identity.identity(RUNTIME))
 DEVICES = (
     RUNTIME.devices
     if RUNTIME.devices == "auto"
@@ -54,13 +55,13 @@ wildcard_constraints:
     encoder=one_of(PLAN.config.encoders),
     benchmark=one_of(PLAN.config.benchmarks),
     kind="detect|caption|encoders|tokenizers",
-    model="[a-z0-9.]+",
+    name="[a-z0-9.]+",
     run=one_of(PLAN.runs),
 
 
-def section(stage):
-    """A function of wildcards: what identifies the job beside its inputs, as JSON."""
-    return lambda wildcards: PLAN.section(stage, **dict(wildcards.items()))
+def job_key(stage):
+    """Return a function of wildcards: version and configuration of the job, as JSON."""
+    return lambda wildcards: PLAN.key(stage, **dict(wildcards.items()))
 
 
 def planned(pattern, **more):
@@ -139,29 +140,29 @@ def detected_of(wildcards):
     )
 
 
-def annotations_of(wildcards):
-    """Files that the listing reads: COCO's JSON, or the table of captions of a folder."""
-    return PLAN.annotations
+def source_annotations(wildcards):
+    """Return the JSON files or the table of captions that index_source reads beside the images."""
+    return PLAN.source_annotations
 
 
-def glance_of(wildcards):
-    """What a look at the folder of images shows: pictures that come, go or change plan the listing again."""
-    return PLAN.glance
+def source_fingerprint(wildcards):
+    """Return the fingerprint of the image folder: a new, removed or changed image plans index_source again."""
+    return PLAN.source_fingerprint
 
 
-def json_of(wildcards):
-    """The JSON of boxes or captions that somebody released."""
-    return PLAN.given(wildcards.kind, wildcards.model)
+def annotation_json(wildcards):
+    """Return the released JSON of boxes or captions of an entry."""
+    return PLAN.external_json(wildcards.kind, wildcards.name)
 
 
-def given_of(kind):
-    """A function of wildcards: the manifest of the given boxes or captions, nothing where none are."""
+def annotations_of(kind):
+    """Return a function of wildcards: the manifest of the imported boxes or captions, or nothing."""
 
     def manifests(wildcards):
         name = wildcards["regions" if kind == "detect" else "captions"]
         return (
             [f"data/{wildcards.dataset}/given/{kind}/{name}.json"]
-            if PLAN.given(kind, name)
+            if PLAN.external_json(kind, name)
             else []
         )
 
@@ -179,8 +180,8 @@ def tars_of(wildcards):
     return list(PLAN.shards[wildcards.shard].tars)
 
 
-def place_of(wildcards):
-    """Where a shard stands among all of its source: POSITION/OF. Ready-made tars stand for themselves."""
+def shard_index_of(wildcards):
+    """Return I/N for shard I of the N shards of its source; 0/1 for a shard of tar files."""
     shard = PLAN.shards[wildcards.shard]
     return "0/1" if shard.tars else f"{shard.position}/{shard.of}"
 
@@ -196,6 +197,6 @@ def partial_report():
         "--output",
         page,
         "--config",
-        PLAN.section("report"),
+        PLAN.key("report"),
     ]
     subprocess.run(command, check=False)

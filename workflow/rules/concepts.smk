@@ -23,12 +23,12 @@ rule concepts_scale:
     conda:
         "../../envs/core.yaml"
     params:
-        config=section("concepts"),
+        config=job_key("concepts"),
     shell:
         r"""
         exec python -m fineclip concepts \
             --select {input.select:q} \
-            --detected {input.detected:q} \
+            --detect {input.detected:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
             --log {log:q}

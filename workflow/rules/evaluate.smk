@@ -28,7 +28,7 @@ rule evaluate_run:
         devices=DEVICES,
         gpu=0,
     params:
-        config=section("evaluate"),
+        config=job_key("evaluate"),
     shell:
         r"""
         exec python -m fineclip evaluate \

@@ -2,7 +2,7 @@
 Images become captioned regions and training shards, shard by shard.
 
 Needs     data/{dataset}/filter/{shard}.json                     what was kept of a shard, and where its images lie
-Makes     data/{dataset}/given/{kind}/{model}.json               engines boxes_json and captions_json: what a JSON gives, by image
+Makes     data/{dataset}/given/{kind}/{name}.json               engines boxes_json and captions_json: what a JSON gives, by image
           data/{dataset}/detect/{regions}/{shard}.json           boxes of the kept images
           data/{dataset}/caption/{regions}.{captions}/{shard}.json    a caption for every box
           data/{dataset}/pack/{regions}.{captions}/{shard}.json  the training shard: a tar and its index
@@ -14,27 +14,27 @@ A manifest (.json) names its table with its hash and is the only thing that rule
 """
 
 
-rule read_given:
-    """Read once the JSON of {wildcards.kind}.{wildcards.model}"""
+rule import_annotations:
+    """Read once the JSON of {wildcards.kind}.{wildcards.name}"""
     input:
-        json_of,
+        annotation_json,
     output:
-        manifest="data/{dataset}/given/{kind}/{model}.json",
+        manifest="data/{dataset}/given/{kind}/{name}.json",
     log:
-        "logs/{dataset}/given/{kind}/{model}.log",
+        "logs/{dataset}/given/{kind}/{name}.log",
     benchmark:
-        "logs/{dataset}/given/{kind}/{model}.tsv"
+        "logs/{dataset}/given/{kind}/{name}.tsv"
     wildcard_constraints:
         kind="detect|caption",
     conda:
         "../../envs/core.yaml"
     params:
-        config=section("given"),
+        config=job_key("given"),
     shell:
         r"""
-        exec python -m fineclip given \
+        exec python -m fineclip import-annotations \
             --kind {wildcards.kind:q} \
-            --name {wildcards.model:q} \
+            --name {wildcards.name:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
             --log {log:q}
@@ -46,7 +46,7 @@ rule detect_shard:
     input:
         kept="data/{dataset}/filter/{shard}.json",
         weights=weights_of("detect"),
-        given=given_of("detect"),
+        annotations=annotations_of("detect"),
     output:
         manifest="data/{dataset}/detect/{regions}/{shard}.json",
     log:
@@ -61,13 +61,13 @@ rule detect_shard:
         devices=DEVICES,
         gpu=0,
     params:
-        config=section("detect"),
+        config=job_key("detect"),
     shell:
         r"""
         exec python -m fineclip detect \
-            --kept {input.kept:q} \
+            --filter {input.kept:q} \
             --weights {input.weights:q} \
-            --given {input.given:q} \
+            --annotations {input.annotations:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
             --batch-size {resources.batch_size} \
@@ -84,7 +84,7 @@ rule caption_shard:
     input:
         detected="data/{dataset}/detect/{regions}/{shard}.json",
         weights=weights_of("caption"),
-        given=given_of("caption"),
+        annotations=annotations_of("caption"),
     output:
         manifest="data/{dataset}/caption/{regions}.{captions}/{shard}.json",
     log:
@@ -99,13 +99,13 @@ rule caption_shard:
         devices=DEVICES,
         gpu=0,
     params:
-        config=section("caption"),
+        config=job_key("caption"),
     shell:
         r"""
         exec python -m fineclip caption \
-            --detected {input.detected:q} \
+            --detect {input.detected:q} \
             --weights {input.weights:q} \
-            --given {input.given:q} \
+            --annotations {input.annotations:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
             --batch-size {resources.batch_size} \
@@ -130,11 +130,11 @@ rule pack_shard:
     conda:
         "../../envs/core.yaml"
     params:
-        config=section("pack"),
+        config=job_key("pack"),
     shell:
         r"""
         exec python -m fineclip pack \
-            --captioned {input.captioned:q} \
+            --caption {input.captioned:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
             --log {log:q}
@@ -152,11 +152,11 @@ rule data_card:
     conda:
         "../../envs/core.yaml"
     params:
-        config=section("card"),
+        config=job_key("card"),
     shell:
         r"""
         exec python -m fineclip card \
-            --packed {input.packed:q} \
+            --pack {input.packed:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
             --log {log:q}

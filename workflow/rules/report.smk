@@ -25,7 +25,7 @@ rule report:
     conda:
         "../../envs/core.yaml"
     params:
-        config=section("report"),
+        config=job_key("report"),
     shell:
         r"""
         exec python -m fineclip report \

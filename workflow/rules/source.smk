@@ -2,7 +2,7 @@
 Samples as they come, what is kept of them, and the scales drawn from it.
 
 Needs     source.root, where the kind of source has one; nothing writes to it
-Makes     data/weights/{kind}/{model}.json           each model once, with its hash
+Makes     data/weights/{kind}/{name}.json           each model once, with its hash
           data/{dataset}/listing.json                kinds folder and coco: what there is, in the order that the seed fixes
           data/{dataset}/source/{shard}.json         a row for each sample, and where its bytes lie
           data/{dataset}/filter/{shard}.json         what is kept, and why the rest is not
@@ -20,30 +20,30 @@ localrules:
 
 
 rule fetch_weights:
-    """Bring the weights of {wildcards.kind}.{wildcards.model}, once, on a machine that has a network"""
+    """Bring the weights of {wildcards.kind}.{wildcards.name}, once, on a machine that has a network"""
     output:
-        manifest="data/weights/{kind}/{model}.json",
+        manifest="data/weights/{kind}/{name}.json",
     log:
-        "logs/weights/{kind}/{model}.log",
+        "logs/weights/{kind}/{name}.log",
     conda:
         "../../envs/core.yaml"
     params:
-        config=section("weights"),
+        config=job_key("weights"),
     shell:
         r"""
         exec python -m fineclip weights \
             --kind {wildcards.kind:q} \
-            --name {wildcards.model:q} \
+            --name {wildcards.name:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
             --log {log:q}
         """
 
 
-rule list_samples:
+rule index_source:
     """Read once what the source of {wildcards.dataset} holds"""
     input:
-        annotations_of,
+        source_annotations,
     output:
         manifest="data/{dataset}/listing.json",
     log:
@@ -53,11 +53,11 @@ rule list_samples:
     conda:
         "../../envs/core.yaml"
     params:
-        config=section("list"),
-        glance=glance_of,
+        config=job_key("list"),
+        fingerprint=source_fingerprint,
     shell:
         r"""
-        exec python -m fineclip list \
+        exec python -m fineclip index-source \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
             --log {log:q}
@@ -78,13 +78,13 @@ rule source_shard:
     conda:
         "../../envs/core.yaml"
     params:
-        config=section("source"),
-        place=place_of,
+        config=job_key("source"),
+        shard_index=shard_index_of,
     shell:
         r"""
         exec python -m fineclip source \
             --shard {wildcards.shard:q} \
-            --place {params.place:q} \
+            --shard-index {params.shard_index:q} \
             --listing {input.listing:q} \
             --tars {input.tars:q} \
             --manifest {output.manifest:q} \
@@ -106,7 +106,7 @@ rule filter_shard:
     conda:
         "../../envs/core.yaml"
     params:
-        config=section("filter"),
+        config=job_key("filter"),
     shell:
         r"""
         exec python -m fineclip filter \
@@ -128,7 +128,7 @@ rule index_benchmark:
     conda:
         "../../envs/core.yaml"
     params:
-        config=section("index"),
+        config=job_key("index"),
     shell:
         r"""
         exec python -m fineclip index \
@@ -154,13 +154,13 @@ rule select_scale:
     conda:
         "../../envs/core.yaml"
     params:
-        config=section("select"),
+        config=job_key("select"),
     shell:
         r"""
         exec python -m fineclip select \
             --scale {wildcards.scale:q} \
-            --filters {input.filters:q} \
-            --benchmarks {input.benchmarks:q} \
+            --filter {input.filters:q} \
+            --index {input.benchmarks:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
             --log {log:q}
@@ -169,7 +169,7 @@ rule select_scale:
 
 rule weights:
     input:
-        [f"data/weights/{kind}/{model}.json" for kind, model in PLAN.needed_weights()],
+        [f"data/weights/{kind}/{name}.json" for kind, name in PLAN.needed_weights()],
 
 
 rule source:

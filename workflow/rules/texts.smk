@@ -29,11 +29,11 @@ rule texts_shard:
         devices=DEVICES,
         gpu=0,
     params:
-        config=section("texts"),
+        config=job_key("texts"),
     shell:
         r"""
         exec python -m fineclip texts \
-            --packed {input.packed:q} \
+            --pack {input.packed:q} \
             --weights {input.weights:q} \
             --tokenizer {input.tokenizer:q} \
             --manifest {output.manifest:q} \

@@ -33,22 +33,22 @@ rule train_run:
         "../../envs/train.yaml"
     resources:
         gpu=0,
-        means=MEANS,
+        runtime_json=RUNTIME_JSON,
         launcher="",
     params:
-        config=section("train"),
+        config=job_key("train"),
     shell:
         r"""
         exec {resources.launcher} python -m fineclip train \
             --select {input.select:q} \
-            --packed {input.packed:q} \
+            --pack {input.packed:q} \
             --weights {input.weights:q} \
             --tokenizer {input.tokenizer:q} \
             --concepts {input.concepts:q} \
             --texts {input.texts:q} \
             --manifest {output.manifest:q} \
             --config {params.config:q} \
-            --runtime {resources.means:q} \
+            --runtime {resources.runtime_json:q} \
             --gpus {resources.gpu} \
             --threads {threads} \
             --log {log:q}
@@ -71,7 +71,7 @@ rule pretrained_run:
     conda:
         "../../envs/train.yaml"
     params:
-        config=section("pretrained"),
+        config=job_key("pretrained"),
     shell:
         r"""
         exec python -m fineclip pretrained \

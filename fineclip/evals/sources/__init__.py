@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fineclip.boxes import clip
 from fineclip.config import (
     BenchmarkConfig,
     BoxesBenchmark,
@@ -32,8 +33,8 @@ from fineclip.errors import DataError
 from fineclip.evals.sources.coco import captions_contents, coco_inputs, panoptic_contents
 from fineclip.evals.sources.lists import list_contents, list_inputs, listed_images
 from fineclip.evals.sources.miniature import miniature_contents
-from fineclip.evals.sources.picture import BenchmarkClass, Contents, LabelledBox, Picture
-from fineclip.shards import BenchmarkRow, Job, write_table, write_text
+from fineclip.evals.sources.picture import BenchmarkClass, Contents, Picture
+from fineclip.shards import BenchmarkBox, BenchmarkRow, Job, write_table, write_text
 
 VERSION = 1  # of the index that is written here: a change of it makes every index again
 CLASSES_SUFFIX = ".classes.json"
@@ -74,7 +75,7 @@ def index_benchmark(manifest: Path, config: BenchmarkConfig) -> None:
     name = manifest.stem.replace(".", "-")  # a dot would end the key of a member in a tar
     inputs, read_contents = _data(config, manifest.with_suffix(".tar"), name)
     job = Job(manifest, stage="index", version=VERSION, config=index_identity(config), inputs=inputs)
-    if job.is_done():
+    if job.is_up_to_date():
         return
     contents = read_contents()
     rows = [_row(f"{name}-{index:06d}", picture, config) for index, picture in enumerate(contents.pictures)]
@@ -118,7 +119,7 @@ def _write(
 
 
 def _row(key: str, picture: Picture, config: BenchmarkConfig) -> BenchmarkRow:
-    boxes: list[LabelledBox] = []
+    boxes: list[BenchmarkBox] = []
     if isinstance(config, BoxesBenchmark):
         boxes = list(_of_size(picture, config))
         captions, reason = [], None if boxes else "no-box"
@@ -135,22 +136,22 @@ def _row(key: str, picture: Picture, config: BenchmarkConfig) -> BenchmarkRow:
         width=picture.width,
         height=picture.height,
         captions=captions,
-        boxes=[{**one.box._asdict(), "label": one.label} for one in boxes],
+        boxes=boxes,
     )
 
 
-def _of_size(picture: Picture, config: BoxesBenchmark) -> Iterator[LabelledBox]:
+def _of_size(picture: Picture, config: BoxesBenchmark) -> Iterator[BenchmarkBox]:
     """The boxes of an area between the two limits, clipped to the image.
 
     Source: CLIPSelf, training/data.py: width times height between 8 squared and 1024 squared. Deviation: there is no
     limit of 100 boxes for an image.
     """
     for one in picture.boxes:
-        box = one.box.clipped(picture.width, picture.height)
+        box = clip(one.box, picture.width, picture.height)
         if box.width <= 0 or box.height <= 0:
             continue
         if config.min_side_px**2 <= box.width * box.height <= config.max_side_px**2:
-            yield LabelledBox(box, one.label)
+            yield BenchmarkBox(box, one.label)
 
 
 __all__ = ["CLASSES_SUFFIX", "VERSION", "BenchmarkClass", "index_benchmark", "index_identity", "missing"]

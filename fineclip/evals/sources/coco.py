@@ -18,13 +18,13 @@ from PIL import Image
 
 from fineclip.config import CocoCaptions, CocoPanoptic
 from fineclip.errors import DataError
-from fineclip.evals.sources.picture import BenchmarkClass, Contents, LabelledBox, Picture, picture_of
-from fineclip.shards import sha256_of
+from fineclip.evals.sources.picture import BenchmarkClass, Contents, Picture, picture_of
+from fineclip.shards import BenchmarkBox, sha256_of
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.source.coco import Document, Entry, Id
 from fineclip.stages.source.files import files_below
 from fineclip.stages.source.samples import fingerprint
-from fineclip.stages.source.texts import captions_of, storable
+from fineclip.stages.source.texts import captions_of, to_valid_utf8
 from fineclip.types import Box
 
 log = logging.getLogger(__name__)
@@ -118,30 +118,30 @@ class _Categories:
 def _class_of(entry: Entry) -> BenchmarkClass:
     if entry.values.get("isthing") not in (0, 1):
         raise entry.wrong("isthing", "0 or 1, as in COCO's panoptic files")
-    return BenchmarkClass(storable(entry.text("name")), is_thing=bool(entry.values["isthing"]))
+    return BenchmarkClass(to_valid_utf8(entry.text("name")), is_thing=bool(entry.values["isthing"]))
 
 
 def _boxes(
     annotation: Entry, document: Path, masks: Path, categories: _Categories, picture: Picture
-) -> list[LabelledBox]:
+) -> list[BenchmarkBox]:
     """The segments of one image. Its mask is opened where there is stuff among them."""
     mask = masks / annotation.text("file_name")
     segments = annotation.values.get("segments_info")
     if not isinstance(segments, list) or not all(isinstance(values, dict) for values in segments):
         raise annotation.wrong("segments_info", "a list of objects")
-    boxes: list[LabelledBox] = []
+    boxes: list[BenchmarkBox] = []
     ids_HW: np.ndarray | None = None
     for index, values in enumerate(segments):
         segment = Entry(document, f"annotations of {mask.name}: segments_info", index, values)
         label = categories.position[_known(segment, "category_id", categories.position, "categories")]
         if categories.classes[label].is_thing:
-            boxes.append(LabelledBox(Box(*segment.box("bbox")), label))
+            boxes.append(BenchmarkBox(segment.box("bbox"), label))
             continue
         ids_HW = _read_mask(mask, picture) if ids_HW is None else ids_HW
         is_inside_HW = ids_HW == segment.id("id")
         if not is_inside_HW.any():
             raise segment.wrong("id", f"the id of a pixel of {mask}")
-        boxes.append(LabelledBox(tight_box(is_inside_HW), label))
+        boxes.append(BenchmarkBox(tight_box(is_inside_HW), label))
     return boxes
 
 
@@ -191,4 +191,4 @@ def _image_paths(images: Mapping[Id, Entry], folder: Path) -> Iterator[tuple[Id,
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    return {name: entry.stat().st_size for name, entry in files_below(folder) if storable(name) == name}
+    return {name: entry.stat().st_size for name, entry in files_below(folder) if to_valid_utf8(name) == name}

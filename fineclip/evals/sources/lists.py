@@ -18,7 +18,7 @@ from fineclip.evals.sources.picture import Contents, Picture, picture_of
 from fineclip.shards import sha256_of
 from fineclip.stages.source.coco import Document, Entry
 from fineclip.stages.source.samples import fingerprint
-from fineclip.stages.source.texts import captions_of, storable
+from fineclip.stages.source.texts import captions_of, to_valid_utf8
 
 
 class Listed(NamedTuple):
@@ -103,7 +103,7 @@ def _sentences(entry: Entry) -> list[str]:
 def _place(entry: Entry, key: str, name: PurePosixPath, folder: Path) -> Path:
     """Where an image lies, which is inside the folder."""
     text = name.as_posix()
-    if name.is_absolute() or ".." in name.parts or storable(text) != text or not (folder / name).is_file():
+    if name.is_absolute() or ".." in name.parts or to_valid_utf8(text) != text or not (folder / name).is_file():
         raise entry.wrong(key, f"an image in {folder}, where {text!r:.100} is not")
     return folder / name
 

@@ -5,9 +5,9 @@ from contextlib import closing
 from pathlib import Path
 
 from fineclip.config import MiniatureTest
-from fineclip.evals.sources.picture import BenchmarkClass, Contents, LabelledBox, Picture
+from fineclip.evals.sources.picture import BenchmarkClass, Contents, Picture
 from fineclip.miniature.scenes import CLASSES, THINGS, Scene, Stuff, Thing, draw_scene, jpeg
-from fineclip.shards import TarAppender, atomic
+from fineclip.shards import BenchmarkBox, TarAppender, atomic
 from fineclip.types import Box
 
 
@@ -36,6 +36,6 @@ def _pictures(source: MiniatureTest, tar: Path, name: str) -> Iterator[Picture]:
             yield Picture(tar, piece.offset, content, width, height, [scene.clean], _boxes(scene))
 
 
-def _boxes(scene: Scene) -> list[LabelledBox]:
+def _boxes(scene: Scene) -> list[BenchmarkBox]:
     parts: list[Thing | Stuff] = [*scene.things, *scene.stuff]
-    return [LabelledBox(Box(*map(float, part.box)), CLASSES.index(part.label)) for part in parts]
+    return [BenchmarkBox(Box(*map(float, part.box)), CLASSES.index(part.label)) for part in parts]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fineclip.errors import DataError
+from fineclip.shards import BenchmarkBox
 from fineclip.shards.images import read_header
-from fineclip.types import Box
 
 
 class BenchmarkClass(NamedTuple):
@@ -15,13 +15,6 @@ class BenchmarkClass(NamedTuple):
 
     name: str
     is_thing: bool
-
-
-class LabelledBox(NamedTuple):
-    """A box, and its class as an index into the list of classes."""
-
-    box: Box
-    label: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +27,7 @@ class Picture:
     width: int
     height: int
     captions: list[str]
-    boxes: list[LabelledBox]
+    boxes: list[BenchmarkBox]
 
 
 class Contents(NamedTuple):

@@ -4,22 +4,16 @@ Nothing here imports torch.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from PIL import Image
 
+from fineclip.boxes import enlarge
 from fineclip.config import Blip2Caption, TemplateCaption
 from fineclip.shards.images import crop
-from fineclip.types import Box
+from fineclip.types import Box, RegionCaption
 
 T_contra = TypeVar("T_contra", contravariant=True)
-
-
-class RegionCaption(NamedTuple):
-    """Words on one region. `logprob` is the mean of a token, None where no model wrote them; the caption may be empty."""
-
-    caption: str
-    logprob: float | None
 
 
 class Captioner(Protocol[T_contra]):
@@ -34,7 +28,7 @@ def region_view(image: Image.Image, box: Box, config: Blip2Caption) -> Image.Ima
     if config.square:
         grow_x, grow_y = (max(box.width, box.height) - side for side in (box.width, box.height))
         box = Box(box.x1 - grow_x / 2, box.y1 - grow_y / 2, box.x2 + grow_x / 2, box.y2 + grow_y / 2)
-    return crop(image, box.enlarged(config.context))
+    return crop(image, enlarge(box, config.context))
 
 
 class TemplateCaptioner:

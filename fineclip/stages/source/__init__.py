@@ -1,8 +1,62 @@
-"""Where samples come from: one table per shard, a row for each sample, failed ones too.
+"""Source: one table per shard with a row for each sample, failed ones too.
 
-plan.py         which shards there are, known before the first job
-listing.py      kinds folder and coco: read once what there is
-shard.py        the stage itself, by kind of source
+plan.py       shards, known before the first job
+listing.py    kinds folder and coco: one table of all samples, of which every shard takes a slice
+shard.py      the stage itself, by kind of source
 """
 
-VERSION = 1  # of the listing and of the rows of every kind: a change of it makes them again
+from fineclip.config import SourceConfig
+from fineclip.shards import SourceRow
+from fineclip.stages.declaration import Input, Stage
+
+LISTED = {
+    "no-text": "no caption belongs to the image, though the source has captions",
+    "missing-image": "the image is named, but its file is not in the folder",
+    "bad-name": "the file name is not Unicode, so no table can hold it",
+}
+
+INDEX_SOURCE = Stage(
+    name="list",
+    verb="index-source",
+    version=1,
+    help="read names, sizes and texts of a folder or a COCO data set into one table",
+    config=SourceConfig,
+    section="source",
+    row=SourceRow,
+    reasons=LISTED,
+)
+
+SOURCE = Stage(
+    name="source",
+    version=1,
+    help="write the table of one shard: a row for each sample, with the byte range of its image",
+    config=SourceConfig,
+    section="source",
+    inputs={
+        "listing": Input(
+            stage="list",
+            reads=(SourceRow,),
+            option="listing",
+            help="manifest of `index-source` (kinds folder and coco)",
+            required=False,
+        )
+    },
+    row=SourceRow,
+    reasons=LISTED
+    | {
+        "no-image": "text without an image",
+        "bad-json": "the only text of the image would be in a JSON member that cannot be read",
+        "failed-to-download": "img2dataset states this status",
+        "failed-to-resize": "img2dataset states this status: it could not read the bytes as an image",
+        "download-failed": "img2dataset states another status",
+    },
+    options={
+        "shard": {"required": True, "help": "name of the shard"},
+        "shard_index": {
+            "default": "0/1",
+            "metavar": "I/N",
+            "help": "it is shard I of N, counted from 0 (kinds miniature, folder and coco)",
+        },
+        "tars": {"nargs": "*", "default": [], "help": "tar files of the shard (kind webdataset)"},
+    },
+)

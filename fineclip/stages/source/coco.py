@@ -1,13 +1,8 @@
-"""Kind coco: COCO's captions and instances JSON with a folder of images, or LVIS's. All captions of an image are kept.
+"""Source kind coco: captions and instances JSON of COCO or LVIS with a folder of images.
 
-A row for every image that the captions JSON names; without one, that the instances JSON names. LVIS gives an image no
-`file_name`: it is the last two parts of its `coco_url`, folder and file, and the folder may be the one that
-`source.images` names. Reasons to drop one here:
-
-    missing-image    its file is not in the folder
-    no-text          there is a captions JSON, but no caption in it belongs to the image
-
-Boxes are x1 y1 x2 y2 in pixels as the JSON has them, outside the image too; crowds (`iscrowd: 1`) are left out.
+There is a row for every image of the captions JSON or, without one, of the instances JSON. All captions of an image are
+kept. LVIS states no `file_name`; the last two parts of `coco_url`, folder and file, replace it, and the folder may be the one
+that `source.images` names. Boxes are in pixels as stated, also outside the image; crowds (`iscrowd: 1`) are skipped.
 """
 
 import json
@@ -19,24 +14,25 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fineclip.boxes import from_xywh
 from fineclip.config import CocoSource
 from fineclip.errors import DataError
 from fineclip.shards import SourceRow, sha256_of
 from fineclip.stages.source.files import files_below, is_image
 from fineclip.stages.source.samples import Samples, fingerprint
-from fineclip.stages.source.texts import captions_of, storable
+from fineclip.stages.source.texts import captions_of, to_valid_utf8
+from fineclip.types import Box, LabeledBox
 
 log = logging.getLogger(__name__)
 
 Id = int | str
-Annotation = dict[str, Any]
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Return the content of a JSON file.
 
     Raises:
-        DataError: it cannot be read, or is none.
+        DataError: The file cannot be read or is not JSON.
     """
     try:
         return json.loads(path.read_bytes())
@@ -47,17 +43,17 @@ def read_json(path: Path) -> Any:
 
 
 class Document:
-    """A JSON file of COCO's, read with care: whatever is wrong is said with its file, entry and key."""
+    """A JSON file in the form of COCO's. Errors name the file, the entry and the key."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._sections = read_json(path)
 
     def entries(self, section: str) -> Iterator["Entry"]:
-        """The objects of a list.
+        """Yield the objects of a list.
 
         Raises:
-            DataError: there is no such list, or something else is in it.
+            DataError: There is no such list, or it holds something else than objects.
         """
         found = self._sections.get(section) if isinstance(self._sections, dict) else None
         if not isinstance(found, list):
@@ -65,10 +61,10 @@ class Document:
         yield from self._objects(section, found)
 
     def rows(self) -> Iterator["Entry"]:
-        """The objects of a file that is itself a list.
+        """Yield the objects of a file that is a list.
 
         Raises:
-            DataError: it is none, or something else is in it.
+            DataError: The file is not a list, or it holds something else than objects.
         """
         if not isinstance(self._sections, list):
             raise DataError(
@@ -92,10 +88,10 @@ class Entry:
         self._path, self._section, self._index, self.values = path, section, index, values
 
     def id(self, key: str) -> Id:
-        """A number or a text that other entries refer to.
+        """Return a number or a text that other entries refer to.
 
         Raises:
-            DataError: it is missing or neither.
+            DataError: The value is absent or of another type.
         """
         value = self._required(key)
         if not isinstance(value, int | str):
@@ -103,10 +99,10 @@ class Entry:
         return value
 
     def text(self, key: str) -> str:
-        """A text.
+        """Return a text.
 
         Raises:
-            DataError: it is missing or none.
+            DataError: The value is absent or not a text.
         """
         value = self._required(key)
         if not isinstance(value, str):
@@ -114,22 +110,22 @@ class Entry:
         return value
 
     def image_name(self) -> str:
-        """`file_name`, or the last two parts of `coco_url`: `train2017/000000000009.jpg`.
+        """Return `file_name`, or the last two parts of `coco_url`, such as `train2017/000000000009.jpg`.
 
         Source: CLIPSelf, training/data.py.
 
         Raises:
-            DataError: there is neither, or it is no text.
+            DataError: Both are absent, or the value is not a text.
         """
         if "file_name" in self.values or "coco_url" not in self.values:
             return self.text("file_name")
         return "/".join(self.text("coco_url").split("/")[-2:])
 
     def number(self, key: str) -> float:
-        """A finite number.
+        """Return a finite number.
 
         Raises:
-            DataError: it is missing or none.
+            DataError: The value is absent or not a finite number.
         """
         value = self._required(key)
         if not _is_number(value):
@@ -137,10 +133,10 @@ class Entry:
         return float(value)
 
     def xywh(self, key: str) -> tuple[float, float, float, float]:
-        """COCO's x, y, width, height.
+        """Return x, y, width, height of a box as COCO states it.
 
         Raises:
-            DataError: it is missing or not four finite numbers.
+            DataError: The value is absent or not four finite numbers.
         """
         value = self._required(key)
         if not (isinstance(value, list) and len(value) == 4 and all(_is_number(number) for number in value)):
@@ -148,13 +144,12 @@ class Entry:
         x, y, width, height = map(float, value)
         return x, y, width, height
 
-    def box(self, key: str) -> tuple[float, float, float, float]:
-        """The same as x1, y1, x2, y2."""
-        x, y, width, height = self.xywh(key)
-        return x, y, x + width, y + height
+    def box(self, key: str) -> Box:
+        """Return the box of COCO's x, y, width, height."""
+        return from_xywh(*self.xywh(key))
 
     def wrong(self, key: str, expected: str) -> DataError:
-        """An error about a value."""
+        """Return an error about a value, with its place and the expected value."""
         place = f"{self._path}: {self._section}[{self._index}]"
         return DataError(
             f"{place}: {key!r} is {self.values.get(key)!r:.60}, expected {expected}. Mend or fetch it again."
@@ -168,15 +163,15 @@ class Entry:
 
 
 def coco_samples(config: CocoSource) -> Samples:
-    """Every sample of a data set in COCO's layout.
+    """Return every sample of a data set in COCO's layout.
 
     Raises:
-        DataError: a JSON is absent, cut short or lacks a key, or names no image of the folder.
+        DataError: A JSON is absent, truncated or lacks a key, or names no image of the folder.
     """
     root = Path(config.root)
     folder = root / config.images
     found = sorted((name, entry.stat().st_size) for name, entry in files_below(folder) if is_image(name))
-    sizes = {name: size for name, size in found if storable(name) == name}
+    sizes = {name: size for name, size in found if to_valid_utf8(name) == name}
     jsons = [root / name for name in (config.captions, config.instances) if name is not None]
     for path in jsons:
         if not path.is_file():
@@ -204,7 +199,7 @@ def _rows(config: CocoSource, folder: Path, sizes: Mapping[str, int]) -> Iterato
 
 
 def _name_in(folder: Path, name: str, sizes: Mapping[str, int]) -> str:
-    """Under which name the folder has an image: `train2017/1.jpg` of a folder `train2017` may be its `1.jpg`."""
+    """Return the name of an image in the folder: `train2017/1.jpg` may be `1.jpg` of a folder `train2017`."""
     inside = PurePosixPath(name)
     if name not in sizes and len(inside.parts) > 1 and inside.parts[0] == folder.name:
         without = inside.relative_to(inside.parts[0]).as_posix()
@@ -232,11 +227,11 @@ def _row(entry: Entry, folder: Path, name: str, sizes: Mapping[str, int], *, tex
         key="",
         kept=reason is None,
         reason=reason,
-        source_key=storable(name),
+        source_key=to_valid_utf8(name),
         file=(folder / name).as_posix() if name in sizes else None,
         size=sizes.get(name, 0),
         captions=captions,
-        url=storable(url) if isinstance(url, str) else None,
+        url=to_valid_utf8(url) if isinstance(url, str) else None,
     )
 
 
@@ -259,9 +254,9 @@ def _captions(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id,
     return captions
 
 
-def _boxes(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id, list[Annotation]]:
-    names = {entry.id("id"): storable(entry.text("name")) for entry in document.entries("categories")}
-    boxes: defaultdict[Id, list[Annotation]] = defaultdict(list)
+def _boxes(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id, list[LabeledBox]]:
+    names = {entry.id("id"): to_valid_utf8(entry.text("name")) for entry in document.entries("categories")}
+    boxes: defaultdict[Id, list[LabeledBox]] = defaultdict(list)
     crowds = 0
     for entry in document.entries("annotations"):
         if entry.values.get("iscrowd"):
@@ -270,8 +265,7 @@ def _boxes(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id, li
         category = entry.id("category_id")
         if category not in names:
             raise entry.wrong("category_id", "the id of one of 'categories'")
-        x1, y1, x2, y2 = entry.box("bbox")
-        boxes[entry.id("image_id")].append({"x1": x1, "y1": y1, "x2": x2, "y2": y2, "label": names[category]})
+        boxes[entry.id("image_id")].append(LabeledBox(entry.box("bbox"), names[category]))
     strays = len(boxes.keys() - images.keys())
     log.info("%s: %d crowds left out, and the boxes of %d images that are no samples", document.path, crowds, strays)
     return boxes

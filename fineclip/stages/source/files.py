@@ -1,4 +1,4 @@
-"""What lies in a folder of images: names and sizes, never contents. No heavy imports: the Snakefile comes by here."""
+"""Names and sizes of the files in a folder of images. Imports nothing heavy: the Snakefile uses it."""
 
 import hashlib
 import logging
@@ -15,18 +15,18 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".
 
 
 def is_image(name: str) -> bool:
-    """By the end of its name."""
+    """Return whether a file name has the suffix of an image format."""
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def files_below(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Every file with its path under `root`, in no order.
+    """Yield every file below `root` with its relative path, in no particular order.
 
-    Hidden names are passed over. `root` and files may be links; linked folders inside are not entered, because they may
-    lead round in a circle or out of `root`.
+    Hidden names are skipped. `root` and files may be links; linked folders are not entered, because they may form a cycle or
+    leave `root`.
 
     Raises:
-        DataError: a folder cannot be read.
+        DataError: A folder cannot be read.
     """
     waiting = [("", root)]
     while waiting:
@@ -47,13 +47,13 @@ def files_below(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                 log.warning("%s is a link to a folder and is not entered: make it a folder or part of root", entry.path)
 
 
-def glance(root: Path) -> str:
-    """A hash that is another when an image or a text below a folder came, went or was written to; no content is read.
+def directory_fingerprint(root: Path) -> str:
+    """Return a hash that changes if an image or text file is added, removed or modified. No content is read.
 
-    Of more than `MOST_ASKED` files the names alone count: one that was written to then goes unseen.
+    Above `MOST_ASKED` files only names count, and a modified file is not noticed.
 
     Raises:
-        DataError: a folder cannot be read.
+        DataError: A folder cannot be read.
     """
     found = sorted(files_below(root), key=lambda one: one[0])
     seen = [(name, entry) for name, entry in found if is_image(name) or name.lower().endswith(".txt")]
@@ -67,5 +67,5 @@ def glance(root: Path) -> str:
 
 
 def count_images(root: Path) -> int:
-    """Image files below a folder."""
+    """Return the number of image files below a folder."""
     return sum(is_image(name) for name, _ in files_below(root))

@@ -1,10 +1,7 @@
-"""Kind folder: your own images, with captions in NAME.txt beside NAME.jpg (a caption a line) or in one table.
+"""Source kind folder: images with captions in NAME.txt beside NAME.jpg, one per line, or in one table.
 
-A row for every image, and for every image that the table names and that is not there. Reasons to drop one here:
-
-    no-text          no NAME.txt, or no row of the table (a blank text is kept, and left to the filter)
-    missing-image    the table names it, but it is not under root
-    bad-name         its name is not Unicode, so that no table could name it
+There is a row for every image, and for every image that the table names and that does not exist. A blank text counts as a
+caption here and is judged by the filter.
 """
 
 import csv
@@ -22,7 +19,7 @@ from fineclip.shards import SourceRow, sha256_of
 from fineclip.stages.source.files import files_below, is_image
 from fineclip.stages.source.plan import captions_table
 from fineclip.stages.source.samples import Samples, fingerprint
-from fineclip.stages.source.texts import captions_of, decoded, storable
+from fineclip.stages.source.texts import captions_of, decoded, to_valid_utf8
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +27,11 @@ COLUMNS = ("image", "caption")
 
 
 def folder_samples(config: FolderSource) -> Samples:
-    """Every sample of a folder.
+    """Return every sample of a folder.
 
     Raises:
-        ConfigError: the table of captions is not there.
-        DataError: it cannot be read, lacks a column, or names no image under root.
+        ConfigError: The table of captions does not exist.
+        DataError: The table cannot be read, lacks a column, or names no image under root.
     """
     root = Path(config.root)
     files = dict(sorted((name, entry.stat().st_size) for name, entry in files_below(root)))
@@ -56,7 +53,7 @@ def folder_samples(config: FolderSource) -> Samples:
 
 
 def texts_beside(images: Mapping[str, int], texts: Mapping[str, list[str]]) -> dict[str, str]:
-    """The name of the text file of each image that has one: the same folder, the same name up to the last dot."""
+    """Return the text file of each image that has one: in the same folder, with the same name up to the last dot."""
     by_stem = {_stem(name): name for name in texts}
     beside = {name: by_stem[_stem(name)] for name in images if _stem(name) in by_stem}
     alone = len(set(texts) - set(beside.values()))
@@ -66,10 +63,10 @@ def texts_beside(images: Mapping[str, int], texts: Mapping[str, list[str]]) -> d
 
 
 def captions_by_image(table: Path) -> dict[str, list[str]]:
-    """Captions of each image of a .csv or .parquet with columns `image` and `caption`; an image may have several rows.
+    """Return the captions of each image of a .csv or .parquet with columns `image` and `caption`; several rows per image are allowed.
 
     Raises:
-        DataError: it cannot be read, or lacks one of the columns.
+        DataError: The table cannot be read, or lacks one of the columns.
     """
     captions: dict[str, list[str]] = defaultdict(list)
     for image, texts in _csv_rows(table) if table.suffix.lower() == ".csv" else _parquet_rows(table):
@@ -118,7 +115,7 @@ def _rows(root: Path, images: Mapping[str, int], texts: Mapping[str, list[str]])
             key="",
             kept=reason is None,
             reason=reason,
-            source_key=storable(name),
+            source_key=to_valid_utf8(name),
             file=None if reason in ("missing-image", "bad-name") else (root / name).as_posix(),
             size=images.get(name, 0),
             captions=captions,
@@ -128,7 +125,7 @@ def _rows(root: Path, images: Mapping[str, int], texts: Mapping[str, list[str]])
 def _reason(name: str, images: Mapping[str, int], captions: list[str]) -> str | None:
     if name not in images:
         return "missing-image"
-    if storable(name) != name:
+    if to_valid_utf8(name) != name:
         return "bad-name"
     return None if captions else "no-text"
 

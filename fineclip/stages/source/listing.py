@@ -1,8 +1,7 @@
-"""Kinds folder and coco: one job reads once what there is, and every shard takes its slice of that.
+"""Index of the source kinds folder and coco: one job reads names, sizes and texts, and each shard takes a slice of the table.
 
-The table has a source row for each sample, in the order of sha256 of seed and source key: not that of the file system,
-and an image more moves no other. Names, sizes and texts are read here, and no pixel. So an image that is replaced by
-another of the same name and size goes unseen: `--force` has a look.
+The rows are ordered by SHA-256 of seed and source key, so the order is independent of the file system and a new image moves no
+other one. No pixels are read: an image that is replaced by another of equal name and size is not noticed without `--force`.
 """
 
 import hashlib
@@ -14,10 +13,12 @@ from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
-from fineclip.config import CocoSource, FolderSource, SourceConfig, identity
+from fineclip.config import CocoSource, FolderSource, SourceConfig
 from fineclip.errors import ConfigError
-from fineclip.shards import Job, SourceRow, TableWriter, read_manifest, table_of
-from fineclip.stages.source import VERSION
+from fineclip.identity import identity
+from fineclip.shards import SourceRow, decode_rows, read_manifest, table_of
+from fineclip.stages.declaration import stage
+from fineclip.stages.source import INDEX_SOURCE, SOURCE
 from fineclip.stages.source.coco import coco_samples
 from fineclip.stages.source.folder import folder_samples
 from fineclip.stages.source.plan import PlannedShard
@@ -25,12 +26,17 @@ from fineclip.stages.source.plan import PlannedShard
 log = logging.getLogger(__name__)
 
 
-def list_samples(manifest: Path, config: SourceConfig) -> None:
-    """Write the table of every sample of a source, then its manifest.
+@stage(INDEX_SOURCE)
+def index_source(manifest: Path, config: SourceConfig) -> None:
+    """Write the table of all samples of a source, and then its manifest.
+
+    Args:
+        manifest: Path of the manifest to write; the table lies beside it.
+        config: Section `source`, of kind folder or coco.
 
     Raises:
-        ConfigError: a kind of source that is not listed, or an input that is not there.
-        DataError: an input that cannot be used as it is.
+        ConfigError: The kind of source has no index, or an input does not exist.
+        DataError: An input cannot be used.
     """
     match config:
         case FolderSource():
@@ -42,31 +48,31 @@ def list_samples(manifest: Path, config: SourceConfig) -> None:
                 f"source.kind: {config.kind} has no listing; folder and coco have. Make its shards at once."
             )
     what = {key: value for key, value in identity(config).items() if key != "images_per_shard"}
-    job = Job(manifest, stage="list", version=VERSION, config=what, inputs=inputs)
-    if job.is_done():
+    job = INDEX_SOURCE.job(manifest, what, inputs)
+    if job.is_up_to_date():
         return
-    with TableWriter(job, SourceRow) as table:
+    with INDEX_SOURCE.table(job) as table:
         for index, row in enumerate(shuffled(samples, config.seed)):
             table.write(replace(row, key=f"list-{index:07d}"))
 
 
 def shuffled(samples: Iterable[SourceRow], seed: int) -> list[SourceRow]:
-    """The rows by sha256 of seed and source key; those of one source key stay in order."""
+    """Return the rows ordered by SHA-256 of seed and source key; rows of equal source key keep their order."""
     return sorted(samples, key=lambda row: hashlib.sha256(f"{seed}/{row.source_key}".encode()).digest())
 
 
 class Slice(NamedTuple):
-    """Rows `start` to `stop` of a listing."""
+    """Rows `start` to `stop` of the table, `stop` excluded."""
 
     start: int
     stop: int
 
 
 def slice_of(shard: PlannedShard, *, listed: int, images_per_shard: int) -> Slice:
-    """What a shard takes of `listed` rows: `images_per_shard` of them, the last shard whatever is left.
+    """Return the slice of a shard: `images_per_shard` of `listed` rows; the last shard takes all that remain.
 
-    There are as many shards as image files fill; a listing may be longer (images that are named but missing) or shorter
-    (images that nothing names).
+    The number of shards follows from the number of image files. The table may be longer, by images that are named but missing, or
+    shorter, by images that nothing names.
     """
     start = min(shard.position * images_per_shard, listed)
     is_last = shard.position == shard.of - 1
@@ -74,17 +80,17 @@ def slice_of(shard: PlannedShard, *, listed: int, images_per_shard: int) -> Slic
 
 
 def listed_shard(shard: PlannedShard, manifest: Path, config: FolderSource | CocoSource, *, listing: Path) -> None:
-    """Write the source table of one shard, a slice of the listing, and then its manifest.
+    """Write the source table of one shard, a slice of the index, and then its manifest.
 
     Raises:
-        ShardError: the listing is gone or changed.
+        ShardError: The index is absent or changed.
     """
     rows = slice_of(shard, listed=read_manifest(listing).read, images_per_shard=config.images_per_shard)
     what = {"kind": config.kind, "rows": [rows.start, rows.stop]}
-    job = Job(manifest, stage="source", version=VERSION, config=what, inputs=[listing])
-    if job.is_done():
+    job = SOURCE.job(manifest, what, [listing])
+    if job.is_up_to_date():
         return
     part = pq.read_table(table_of(listing)).slice(rows.start, rows.stop - rows.start)
-    with TableWriter(job, SourceRow) as table:
-        for index, values in enumerate(part.to_pylist()):
-            table.write(SourceRow(**values | {"key": f"{shard.name}-{index:06d}"}))
+    with SOURCE.table(job) as table:
+        for index, row in enumerate(decode_rows(part, SourceRow)):
+            table.write(replace(row, key=f"{shard.name}-{index:06d}"))

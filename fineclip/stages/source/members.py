@@ -1,9 +1,8 @@
-"""The members of a tar of samples: which belong together, and what each is.
+"""Members of a tar of samples: grouping by sample, and the kind of each member.
 
-A member's name without its last suffix is the key of its sample, folders included: `a/b.c.jpg` and `a/b.c.txt` are the
-sample `a/b.c` (WebDataset's rule, up to the first dot, would lose keys that hold dots). Members of a sample need not be
-neighbours and may stand in any order. Under a key that is there several times the first image goes with the first text,
-the second with the second, and so on.
+The key of a sample is the name of its members without the last suffix, folders included: `a/b.c.jpg` and `a/b.c.txt` are the
+sample `a/b.c`. (WebDataset cuts at the first dot, which loses keys with dots.) Members of a sample may stand in any order and
+apart from each other. If a key occurs several times, its first image goes with its first text, and so on.
 """
 
 import hashlib
@@ -17,7 +16,7 @@ from typing import Literal, NamedTuple
 from fineclip.errors import ShardError
 from fineclip.shards import Piece, PieceReader, members
 from fineclip.stages.source.files import IMAGE_SUFFIXES
-from fineclip.stages.source.texts import storable
+from fineclip.stages.source.texts import to_valid_utf8
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\
 
 
 class Member(NamedTuple):
-    """A member that says something: its sample's key, what it is, where its bytes lie; `content` of texts and jsons."""
+    """A member of a sample: key of the sample, kind, and byte range; `content` of texts and JSON."""
 
     key: str
     kind: Kind
@@ -38,7 +37,7 @@ class Member(NamedTuple):
 
 @dataclass(slots=True)
 class Parts:
-    """What a tar holds of one sample. `repeats` counts the samples before it under the same key."""
+    """The members of one sample. `repeats` counts earlier samples of the same key."""
 
     key: str
     repeats: int
@@ -47,25 +46,25 @@ class Parts:
     json: bytes | None = None
 
 
-class Stock(NamedTuple):
-    """The members of a tar, in order, and the sha256 over their names, places, sizes and texts; no image is read."""
+class TarIndex(NamedTuple):
+    """The members of a tar, in order, and the SHA-256 of their names, byte ranges and texts. Images are not read."""
 
     members: list[Member]
     fingerprint: str
 
 
-def take_stock(tar: Path) -> Stock:
-    """Read headers and texts of a tar. No name in it is ever used as the name of a file.
+def index_tar(tar: Path) -> TarIndex:
+    """Read headers and texts of a tar. No member name is used as the name of a file.
 
     Raises:
-        ShardError: it is gone, compressed, no tar, or cut short.
+        ShardError: The file is absent, compressed, not a tar, or truncated.
     """
     _require_plain(tar)
     digest, found, passed_over = hashlib.sha256(), list[Member](), 0
     headers = list(members(tar))
     with PieceReader() as reader:
         for header in headers:
-            name, place = storable(header.name), Piece(header.offset_data, header.size)
+            name, place = to_valid_utf8(header.name), Piece(header.offset_data, header.size)
             digest.update(f"{name}\0{place.offset}\0{place.size}\n".encode())
             split = split_name(name)
             if split is None:
@@ -77,11 +76,11 @@ def take_stock(tar: Path) -> Stock:
             found.append(Member(key, kind, place, content))
     if passed_over:
         log.info("%s: %d members are neither image, .txt nor .json and are passed over", tar, passed_over)
-    return Stock(found, digest.hexdigest())
+    return TarIndex(found, digest.hexdigest())
 
 
 def split_name(name: str) -> tuple[str, Kind] | None:
-    """Key and kind of a member; None for a hidden one and for one of another kind."""
+    """Return key and kind of a member, or None for a hidden member or one of another kind."""
     stem, dot, suffix = name.removeprefix("./").rpartition(".")
     kind = KINDS.get(dot + suffix.lower())
     basename = stem.rpartition("/")[2]
@@ -89,7 +88,7 @@ def split_name(name: str) -> tuple[str, Kind] | None:
 
 
 def samples_in(found: Sequence[Member]) -> Iterator[Parts]:
-    """The samples of a tar in the order of their first members."""
+    """Yield the samples of a tar in the order of their first members."""
     samples: dict[tuple[str, int], Parts] = {}
     seen: Counter[tuple[str, Kind]] = Counter()
     for member in found:

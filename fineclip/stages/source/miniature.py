@@ -1,8 +1,7 @@
-"""Kind miniature: scenes of the embedded world with the flaws of the web, in a tar of img2dataset's layout.
+"""Source kind miniature: drawn scenes with the flaws of web data, in a tar of img2dataset's layout.
 
-key.jpg key.txt key.json, one of each for every item, flawed ones too: an item that is no image is called .jpg all the
-same, as on the web. The json says in `truth` for which reason the pipeline should drop the item (null: for none), so
-that what was found can be compared with what is so; the table does not know it.
+Every item has key.jpg, key.txt and key.json, also one that is not an image. `truth` in the JSON holds the reason for which the
+pipeline should drop the item, or null, so that tests can compare; the table does not contain it.
 """
 
 import hashlib
@@ -12,9 +11,9 @@ from pathlib import Path
 
 from fineclip.config import MiniatureSource
 from fineclip.miniature.web import WebItem, web_items
-from fineclip.shards import Job, Piece, SourceRow, TableWriter, TarAppender, atomic
+from fineclip.shards import Piece, SourceRow, TarAppender, atomic
 from fineclip.shards.images import read_header
-from fineclip.stages.source import VERSION
+from fineclip.stages.source import SOURCE
 from fineclip.stages.source.plan import PlannedShard
 
 
@@ -23,13 +22,13 @@ def miniature_shard(shard: PlannedShard, manifest: Path, config: MiniatureSource
     start = shard.position * config.images_per_shard
     count = min(config.images_per_shard, config.images - start)
     what = {"kind": config.kind, "seed": config.seed, "images_per_shard": config.images_per_shard}
-    job = Job(manifest, stage="source", version=VERSION, config=what | {"items": [start, start + count]}, inputs={})
-    if job.is_done():
+    job = SOURCE.job(manifest, what | {"items": [start, start + count]}, {})
+    if job.is_up_to_date():
         return
     path = manifest.with_suffix(".tar")
     items = web_items(config.seed, start, count, items_per_shard=config.images_per_shard)
     with (
-        TableWriter(job, SourceRow, also=(path,)) as table,
+        SOURCE.table(job, also=(path,)) as table,
         atomic(path) as temporary,
         closing(TarAppender(temporary)) as tar,
     ):
@@ -47,7 +46,7 @@ def _append(tar: TarAppender, key: str, item: WebItem) -> Piece:
 
 
 def description(item: WebItem) -> dict[str, str | int | None]:
-    """The json of an item: img2dataset's fields, and `truth`."""
+    """Return the JSON of an item: the fields of img2dataset, and `truth`."""
     header = read_header(item.image)
     width, height = (header.width, header.height) if header else (None, None)
     return {

@@ -1,10 +1,10 @@
-"""Which shards there are, in an order that the seed fixes. Known before the first job, from names alone.
+"""Shards of a source in the order of a seed, known before the first job from names alone.
 
-    miniature      shards in order: every scene is drawn by chance already
-    folder, coco   the number of image files fixes the number of shards; the listing shuffles what goes into them
-    webdataset     tars in the order of their names, so many a shard, and the shards by sha256 of seed and name
+    miniature      in order, because every scene is random
+    folder, coco   the number of image files determines the number of shards; the index shuffles the samples
+    webdataset     tars sorted by name and grouped into shards; shards sorted by SHA-256 of seed and name
 
-So a prefix of the list is a uniform sample. No heavy imports: the Snakefile asks this whenever it is read.
+A prefix of the list is therefore a uniform sample. Imports nothing heavy: the Snakefile uses it.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ COMPRESSED = frozenset({".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4"})
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """A shard before it is made: shard `position` of `of`; `tars` are what it is made of, where they are there already."""
+    """A shard before it is made: number `position` of `of`; `tars` are its files for kind webdataset."""
 
     name: str
     position: int
@@ -31,10 +31,10 @@ class PlannedShard:
 
 
 def planned_shards(config: SourceConfig) -> list[PlannedShard]:
-    """Every shard of a source, in the order that scales take them.
+    """Return every shard of a source, in the order in which scales use them.
 
     Raises:
-        ConfigError: the input is not there, or there is too little or too much of it; the message says what to put where.
+        ConfigError: The input does not exist, or is incomplete or ambiguous; the message says what to provide.
     """
     match config:
         case MiniatureSource():
@@ -48,7 +48,7 @@ def planned_shards(config: SourceConfig) -> list[PlannedShard]:
 
 
 def image_folder(config: SourceConfig) -> Path | None:
-    """The folder that a listing of this source reads; None for the kinds that have no listing."""
+    """Return the folder of images of a source with an index, or None for other kinds."""
     match config:
         case FolderSource():
             return Path(config.root)
@@ -58,7 +58,7 @@ def image_folder(config: SourceConfig) -> Path | None:
 
 
 def images_per_shard(config: SourceConfig) -> int:
-    """Samples that a shard is expected to hold."""
+    """Return the expected number of samples per shard."""
     if isinstance(config, WebDatasetSource):
         return config.samples_per_tar * config.tars_per_shard
     return config.images_per_shard
@@ -67,17 +67,17 @@ def images_per_shard(config: SourceConfig) -> int:
 def shards_needed(
     scale: ScaleConfig, *, share_kept: float, margin: float, images_per_shard: int, available: int
 ) -> int:
-    """How many shards of the prefix a scale may need: at least one, at most what is there.
+    """Return the number of shards of the prefix that a scale may need, from 1 to `available`.
 
     Args:
-        scale: how many samples are wanted.
-        share_kept: expected share of samples that survives filter and select, over 0.
-        margin: spare shards, as a share.
-        images_per_shard: expected samples of a shard, before the filter.
-        available: shards that there are.
+        scale: Number of samples of the scale.
+        share_kept: Expected fraction of samples that pass filter and select, greater than 0.
+        margin: Extra shards as a fraction.
+        images_per_shard: Expected samples per shard before the filter.
+        available: Number of shards of the source.
 
     Raises:
-        ConfigError: nothing is expected to survive.
+        ConfigError: `share_kept` is 0.
     """
     if scale.images is None:
         return available
@@ -88,10 +88,10 @@ def shards_needed(
 
 
 def require_outside(config: SourceConfig, output: Path) -> None:
-    """Inputs are never written to, so an output folder must not lie inside one, nor the other way round.
+    """Check that the output folder is not inside the input folder or around it, because inputs are never written to.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: One is inside the other.
     """
     if isinstance(config, MiniatureSource):
         return
@@ -123,10 +123,10 @@ def _folder_of(config: FolderSource) -> Path:
 
 
 def captions_table(config: FolderSource) -> Path | None:
-    """The table of captions, under `root` or from the working directory; None where captions lie beside the images.
+    """Return the table of captions, relative to `root` or to the working directory, or None if captions are text files.
 
     Raises:
-        ConfigError: it is named but not there, or neither .csv nor .parquet.
+        ConfigError: It does not exist, or is neither .csv nor .parquet.
     """
     if config.captions is None:
         return None
@@ -203,7 +203,7 @@ def _shards_of_tars(tars: list[Path], config: WebDatasetSource) -> list[PlannedS
 
 
 def _shard_name(tar: Path) -> str:
-    """The stem; what a key must not hold (dots above all) becomes a hyphen."""
+    """Return the stem of a tar; characters that a key must not hold, such as dots, become hyphens."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", tar.stem).strip("-")
     if not name:
         raise ConfigError(f"source.root: {tar} cannot name a shard: its name has no letter or digit. Rename it.")

@@ -1,15 +1,9 @@
-"""Kind webdataset: tars that are already there, read where they lie: img2dataset's output, cc3m-wds, our own.
+"""Source kind webdataset: tars of img2dataset, cc3m-wds or this package, read in place.
 
-The text of a sample is its .txt as one caption; else `caption` of its json; else `caption` of the parquet beside the tar
-that img2dataset writes. `captions` of the json, a list, adds what is not there yet. A row for every sample of the tar in
-the order of first appearance, then for every row of the parquet that left nothing in the tar. Reasons to drop one here:
-
-    no-image              text without an image
-    no-text               an image without text (a blank text is kept, and left to the filter)
-    bad-json              an image whose only text would be in a json that is none
-    failed-to-download    img2dataset says so
-    failed-to-resize      likewise: bytes came, but no image that it could read
-    download-failed       it gives another status
+The caption of a sample is its .txt as a whole; else `caption` of its JSON; else `caption` of the parquet of img2dataset beside
+the tar. The list `captions` of the JSON adds further ones. Rows are those of the samples in the tar, in the order of their first
+members, and then those of the parquet that have no member in the tar. A blank text counts as a caption here and is judged by
+the filter.
 """
 
 import json
@@ -23,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fineclip.errors import ShardError
-from fineclip.shards import Job, SourceRow, TableWriter, sha256_of
-from fineclip.stages.source import VERSION
-from fineclip.stages.source.members import Parts, Stock, samples_in, take_stock
+from fineclip.shards import SourceRow, sha256_of
+from fineclip.stages.source import SOURCE
+from fineclip.stages.source.members import Parts, TarIndex, index_tar, samples_in
 from fineclip.stages.source.plan import PlannedShard
-from fineclip.stages.source.texts import captions_of, decoded, storable
+from fineclip.stages.source.texts import captions_of, decoded, to_valid_utf8
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +31,8 @@ STATUS_REASONS = {"failed_to_download": "failed-to-download", "failed_to_resize"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What a json or a row of the parquet tells of a sample."""
+class SampleMetadata:
+    """Content of the JSON of a sample, or of its row in the parquet."""
 
     caption: str | None = None
     captions: tuple[str, ...] = ()
@@ -48,32 +42,32 @@ class Told:
     is_broken: bool = False
 
 
-NOTHING = Told()
+NOTHING = SampleMetadata()
 
 
 def webdataset_shard(shard: PlannedShard, manifest: Path) -> None:
     """Write the source table of the tars of a shard, and then its manifest.
 
-    The manifest's inputs are the tars with a hash over the names, places and sizes of their members and over their
-    texts: an image that is replaced by another of the same size in the same place goes unseen (`--force` has a look).
+    The inputs of the manifest are the tars with a hash of names, byte ranges and texts of their members. An image that is replaced by
+    another of equal size at the same offset is not noticed without `--force`.
 
     Raises:
-        ShardError: a tar or the parquet beside it is gone, cut short or not what it should be.
+        ShardError: A tar or the parquet beside it is absent, truncated, or of another form.
     """
-    stocks = {Path(tar): take_stock(Path(tar)) for tar in shard.tars}
+    stocks = {Path(tar): index_tar(Path(tar)) for tar in shard.tars}
     inputs = {tar.as_posix(): stock.fingerprint for tar, stock in stocks.items()}
     inputs |= {path.as_posix(): sha256_of(path) for tar in stocks if (path := tar.with_suffix(".parquet")).is_file()}
-    job = Job(manifest, stage="source", version=VERSION, config={"kind": "webdataset"}, inputs=inputs)
-    if job.is_done():
+    job = SOURCE.job(manifest, {"kind": "webdataset"}, inputs)
+    if job.is_up_to_date():
         return
     rows = (row for tar, stock in stocks.items() for row in rows_of(tar, stock, sidecar(tar.with_suffix(".parquet"))))
-    with TableWriter(job, SourceRow) as table:
+    with SOURCE.table(job) as table:
         for index, row in enumerate(rows):
             table.write(replace(row, key=f"{shard.name}-{index:06d}"))
 
 
-def rows_of(tar: Path, stock: Stock, told: Mapping[str, Told]) -> Iterator[SourceRow]:
-    """Rows without keys: the samples of a tar, then what the parquet alone knows of."""
+def rows_of(tar: Path, stock: TarIndex, told: Mapping[str, SampleMetadata]) -> Iterator[SourceRow]:
+    """Yield rows without keys: the samples of a tar, then those that only the parquet lists."""
     keys, repeated = set[str](), 0
     for parts in samples_in(stock.members):
         keys.add(parts.key)
@@ -86,11 +80,11 @@ def rows_of(tar: Path, stock: Stock, told: Mapping[str, Told]) -> Iterator[Sourc
             yield _row(Parts(key, 0), tar, of_key)
 
 
-def sidecar(path: Path) -> dict[str, Told]:
-    """What img2dataset's parquet tells, by key; nothing where there is none.
+def sidecar(path: Path) -> dict[str, SampleMetadata]:
+    """Return the rows of img2dataset's parquet by key; empty if there is none.
 
     Raises:
-        ShardError: it is no parquet, or has no column `key`.
+        ShardError: It is not a parquet file, or has no column `key`.
     """
     if not path.is_file():
         return {}
@@ -103,23 +97,23 @@ def sidecar(path: Path) -> dict[str, Told]:
         rows = pq.read_table(path, columns=[name for name in SIDECAR_COLUMNS if name in names]).to_pylist()
     except pa.ArrowException as error:
         raise ShardError(f"{path}: is no parquet, or cut short ({error}). Fetch it again or move it away.") from None
-    return {storable(str(row["key"])): _told(row) for row in rows}
+    return {to_valid_utf8(str(row["key"])): _told(row) for row in rows}
 
 
-def read_json(content: bytes | None) -> Told:
-    """What a json tells."""
+def read_json(content: bytes | None) -> SampleMetadata:
+    """Return the metadata in the JSON of a sample."""
     if content is None:
         return NOTHING
     try:
         values = json.loads(content)
     except (ValueError, RecursionError):
-        return Told(is_broken=True)
-    return _told(values) if isinstance(values, dict) else Told(is_broken=True)
+        return SampleMetadata(is_broken=True)
+    return _told(values) if isinstance(values, dict) else SampleMetadata(is_broken=True)
 
 
-def _told(values: Mapping[str, Any]) -> Told:
+def _told(values: Mapping[str, Any]) -> SampleMetadata:
     several = values.get("captions")
-    return Told(
+    return SampleMetadata(
         caption=_text(values.get("caption")),
         captions=tuple(text for text in several if isinstance(text, str)) if isinstance(several, list) else (),
         url=_text(values.get("url")),
@@ -129,10 +123,10 @@ def _told(values: Mapping[str, Any]) -> Told:
 
 
 def _text(value: Any) -> str | None:
-    return storable(value) if isinstance(value, str) else None
+    return to_valid_utf8(value) if isinstance(value, str) else None
 
 
-def _row(parts: Parts, tar: Path, of_key: Told) -> SourceRow:
+def _row(parts: Parts, tar: Path, of_key: SampleMetadata) -> SourceRow:
     in_json = read_json(parts.json)
     captions = _captions(parts, in_json, of_key)
     reason = _reason(parts, in_json, of_key, has_text=bool(captions))
@@ -151,7 +145,7 @@ def _row(parts: Parts, tar: Path, of_key: Told) -> SourceRow:
     )
 
 
-def _captions(parts: Parts, in_json: Told, of_key: Told) -> list[str]:
+def _captions(parts: Parts, in_json: SampleMetadata, of_key: SampleMetadata) -> list[str]:
     own = decoded(parts.text) if parts.text is not None else in_json.caption
     if own is None and not in_json.captions:
         own = of_key.caption
@@ -159,7 +153,7 @@ def _captions(parts: Parts, in_json: Told, of_key: Told) -> list[str]:
     return captions_of([*captions, *(text for text in captions_of(in_json.captions) if text not in captions)])
 
 
-def _reason(parts: Parts, in_json: Told, of_key: Told, *, has_text: bool) -> str | None:
+def _reason(parts: Parts, in_json: SampleMetadata, of_key: SampleMetadata, *, has_text: bool) -> str | None:
     if parts.image is None:
         failed = of_key.status not in (None, SUCCESS)
         return STATUS_REASONS.get(of_key.status or "", "download-failed") if failed else "no-image"

@@ -1,37 +1,36 @@
-"""A JSON in the form of COCO's instances, image by image: FineCLIP's coco_proposals.json, CLIPSelf's coco_pseudo_4764.json.
+"""External boxes in the form of COCO's instances: coco_proposals.json of FineCLIP, coco_pseudo_4764.json of CLIPSelf.
 
-Every image that it lists is a row, also one without boxes; every box counts, crowds too.
+Every listed image is a row, also without boxes. Every box counts, crowds included.
 
-Source: FineCLIP and CLIPSelf, training/data.py, which look at nothing of an annotation but its image, its box and, for
-pseudo-labels, its category.
+Source: FineCLIP and CLIPSelf, training/data.py, which use only the image, the box and, for pseudo-labels, the category of an
+annotation.
 """
 
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from fineclip.config import BoxesJsonDetect
 from fineclip.errors import DataError
-from fineclip.stages.given.tables import GivenBoxesRow
+from fineclip.stages.external.tables import ExternalBox, ExternalBoxesRow
 from fineclip.stages.source.coco import Document, Entry, Id
-from fineclip.stages.source.texts import storable
+from fineclip.stages.source.texts import to_valid_utf8
 
 log = logging.getLogger(__name__)
 
 
-def boxes_in(path: Path, config: BoxesJsonDetect) -> Iterator[GivenBoxesRow]:
-    """A row for each image of the JSON, in its order.
+def boxes_in(path: Path, config: BoxesJsonDetect) -> Iterator[ExternalBoxesRow]:
+    """Yield a row for each image of the JSON, in file order.
 
     Raises:
-        DataError: it is absent, cut short, or lacks a key; two images have one name.
+        DataError: The JSON is absent, truncated or lacks a key, or two images have equal names.
     """
     document = Document(path)
     boxes = _boxes(document, config)
     ids, names = set[Id](), set[str]()
     for image in document.entries("images"):
-        number, name = image.id("id"), storable(image.image_name())
+        number, name = image.id("id"), to_valid_utf8(image.image_name())
         if number in ids:
             raise image.wrong("id", "one of its own, but another image has it too")
         if name in names:
@@ -41,32 +40,24 @@ def boxes_in(path: Path, config: BoxesJsonDetect) -> Iterator[GivenBoxesRow]:
         ids.add(number)
         names.add(name)
         width, height = (_side(image, side) for side in ("width", "height"))
-        yield GivenBoxesRow(key=name, kept=True, width=width, height=height, regions=boxes.get(number, []))
+        yield ExternalBoxesRow(key=name, kept=True, width=width, height=height, regions=boxes.get(number, []))
     if strays := len(boxes.keys() - ids):
         log.warning("%s: %d images have boxes but no entry in 'images': left out", path, strays)
 
 
-def _boxes(document: Document, config: BoxesJsonDetect) -> Mapping[Id, list[dict[str, Any]]]:
+def _boxes(document: Document, config: BoxesJsonDetect) -> Mapping[Id, list[ExternalBox]]:
     categories = _categories(document) if config.labels else None
-    boxes: defaultdict[Id, list[dict[str, Any]]] = defaultdict(list)
+    boxes: defaultdict[Id, list[ExternalBox]] = defaultdict(list)
     for entry in document.entries("annotations"):
-        x, y, width, height = entry.xywh("bbox")
-        boxes[entry.id("image_id")].append(
-            {
-                "x": x,
-                "y": y,
-                "width": width,
-                "height": height,
-                "score": _score(entry, config),
-                "label": "" if categories is None else _label(entry, categories),
-            }
-        )
+        label = "" if categories is None else _label(entry, categories)
+        box = ExternalBox(*entry.xywh("bbox"), score=_score(entry, config), label=label)
+        boxes[entry.id("image_id")].append(box)
     return boxes
 
 
 def _categories(document: Document) -> dict[Id, str]:
     try:
-        return {entry.id("id"): storable(entry.text("name")) for entry in document.entries("categories")}
+        return {entry.id("id"): to_valid_utf8(entry.text("name")) for entry in document.entries("categories")}
     except DataError as error:
         raise DataError(f"{error} Where categories say nothing, set labels: false.") from None
 

@@ -1,8 +1,8 @@
-"""Which image of a JSON a sample is, by their file names.
+"""Lookup of samples among the images of a JSON by file name.
 
-A data set may call an image `train2017/000000000009.jpg`, a folder `000000000009.jpg`, a tar `000000000009`. So the end of
-a name that is an image's does not count, and of two names of which one has more folders the shorter must be the end of
-the longer: `b/9.jpg` is `a/b/9.jpg`, and is not `a/9.jpg`.
+A data set may name an image `train2017/000000000009.jpg`, a folder `000000000009.jpg` and a tar `000000000009`. The suffix of an
+image format is ignored, and of two names the one with fewer folders must be the end of the other: `b/9.jpg` matches
+`a/b/9.jpg` and not `a/9.jpg`.
 """
 
 from collections import defaultdict
@@ -15,7 +15,7 @@ Parts = tuple[str, ...]
 
 
 class ImageNames:
-    """The names of the images of a JSON, in order, to look samples up in."""
+    """Names of the images of a JSON, in order, for lookup of samples."""
 
     def __init__(self, names: Sequence[str], *, where: str) -> None:
         self._names, self._where = names, where
@@ -25,11 +25,11 @@ class ImageNames:
             if parts := parts_of(name):
                 self._by_last[parts[-1]].append((parts, place))
 
-    def place_of(self, sample: str) -> int | None:
-        """Where the image stands that a sample of this source key is; None if it is none of them.
+    def find(self, sample: str) -> int | None:
+        """Return the index of the image that a source key names, or None.
 
         Raises:
-            DataError: it could as well be one as another.
+            DataError: The key matches several images equally well.
         """
         if sample in self._exact:
             return self._exact[sample]
@@ -49,7 +49,7 @@ class ImageNames:
 
 
 def parts_of(name: str) -> Parts:
-    """Folders and name, without an image's suffix."""
+    """Return folders and file name without the suffix of an image format."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if parts and is_image(parts[-1]):
         parts[-1] = parts[-1].rpartition(".")[0]
@@ -57,6 +57,6 @@ def parts_of(name: str) -> Parts:
 
 
 def _agreement(one: Parts, other: Parts) -> int:
-    """How many parts both have, if the shorter is the end of the longer; else 0."""
+    """Return the number of shared parts if the shorter name is the end of the longer one, else 0."""
     shared = min(len(one), len(other))
     return shared if one[-shared:] == other[-shared:] else 0

@@ -13,13 +13,14 @@ from fineclip.errors import ConfigError, DataError, ShardError
 from fineclip.shards import CaptionRow, DetectRow, read_manifest, read_rows, sha256_of
 from fineclip.stages.caption import caption_shard
 from fineclip.stages.detect import detect_shard
-from fineclip.stages.given import reading
-from fineclip.stages.given.captions import GivenBox, captions_in
-from fineclip.stages.given.names import ImageNames
-from fineclip.stages.given.tables import GivenBoxesRow, rows_for
-from tests.helpers.given import boxes_config, boxes_json, captions_config, captions_json, given, key_of, write_json
+from fineclip.stages.external import reading
+from fineclip.stages.external.captions import OriginalBox, captions_in
+from fineclip.stages.external.names import ImageNames
+from fineclip.stages.external.tables import ExternalBoxesRow, rows_for
+from tests.helpers.external import boxes_config, boxes_json, captions_config, captions_json, given, key_of, write_json
 from tests.helpers.images import encoded
 from tests.helpers.stages import Item, write_filtered
+from tests.helpers.stages import box as box_of
 
 SIZE = (640, 480)
 IMAGE = encoded(*SIZE)
@@ -31,7 +32,7 @@ def detected(folder: Path, config: BoxesJsonDetect, names: Sequence[str] = (NAME
     items = [Item(encoded(*SIZE, colour=number), source_key=name) for number, name in enumerate(names)]
     manifest = folder / "detect/s.json"
     kept = write_filtered(folder, items)
-    detect_shard(kept, manifest, config, given=given(folder, config), batch_size=1, device="cpu")
+    detect_shard(kept, manifest, config, annotations=given(folder, config), batch_size=1, device="cpu")
     return list(read_rows(manifest, DetectRow))
 
 
@@ -40,12 +41,12 @@ def captioned(folder: Path, captions: Mapping[str, str]) -> list[list[str | None
     config = captions_config(captions_json(folder, captions))
     manifest = folder / "caption/s.json"
     found = folder / "detect/s.json"
-    caption_shard(found, manifest, config, given=given(folder, config), batch_size=1, device="cpu")
-    return [[region["caption"] for region in row.regions] for row in read_rows(manifest, CaptionRow)]
+    caption_shard(found, manifest, config, annotations=given(folder, config), batch_size=1, device="cpu")
+    return [[region.caption for region in row.regions] for row in read_rows(manifest, CaptionRow)]
 
 
 def edges(row: DetectRow) -> list[tuple[float, ...]]:
-    return [(one["x1"], one["y1"], one["x2"], one["y2"]) for one in row.regions]
+    return [tuple(one.box) for one in row.regions]
 
 
 # --- which image a sample is
@@ -70,13 +71,13 @@ def edges(row: DetectRow) -> list[tuple[float, ...]]:
     ],
 )
 def test_a_sample_is_the_image_of_its_name(names: list[str], sample: str, place: int | None) -> None:
-    assert ImageNames(names, where="x.json").place_of(sample) == place
+    assert ImageNames(names, where="x.json").find(sample) == place
 
 
 @pytest.mark.parametrize(("names", "sample"), [(["a/9.jpg", "b/9.jpg"], "9.jpg"), (["9.jpg", "9.png"], "9")])
 def test_a_sample_that_could_be_two_images_is_refused(names: list[str], sample: str) -> None:
     with pytest.raises(DataError, match=f"x.json: the sample {sample} could be {names[0]} as well as {names[1]}"):
-        ImageNames(names, where="x.json").place_of(sample)
+        ImageNames(names, where="x.json").find(sample)
 
 
 # --- boxes
@@ -98,13 +99,13 @@ def test_boxes_stand_in_the_order_of_the_file_and_keep_their_category(tmp_path: 
         },
     )
     [row, none] = detected(tmp_path, boxes_config(path, min_side_px=3), [NAME, "none.jpg"])
-    assert [(one["label"], one["score"]) for one in row.regions] == [("zebra crossing", 0.25), ("cat", 1.0)]
+    assert [(one.label, one.score) for one in row.regions] == [("zebra crossing", 0.25), ("cat", 1.0)]
     assert edges(row) == [(10, 20, 15.5, 26), (0, 0, 300, 200)]
     assert none.kept and none.regions == []
     [row, _] = detected(tmp_path / "few", boxes_config(path, max_regions=1, score=None), [NAME, "none.jpg"])
-    assert [(one["label"], one["score"]) for one in row.regions] == [("zebra crossing", 1.0)]
+    assert [(one.label, one.score) for one in row.regions] == [("zebra crossing", 1.0)]
     [row, _] = detected(tmp_path / "all", boxes_config(path, max_regions=None, max_side_px=250), [NAME, "none.jpg"])
-    assert [one["x1"] for one in row.regions] == [10, 1]
+    assert [one.box.x1 for one in row.regions] == [10, 1]
 
 
 def test_categories_that_say_nothing(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_categories_that_say_nothing(tmp_path: Path) -> None:
     }
     path = write_json(tmp_path / "proposals.json", values)
     [row] = detected(tmp_path, boxes_config(path, labels=False))
-    assert [one["label"] for one in row.regions] == [""]
+    assert [one.label for one in row.regions] == [""]
     with pytest.raises(DataError, match="has no list 'categories'.*set labels: false"):
         given(tmp_path, boxes_config(path))
 
@@ -134,7 +135,7 @@ def test_an_image_that_is_not_listed_or_of_another_size_is_dropped_and_counted(t
 def test_what_cannot_be_decoded_keeps_its_reason(tmp_path: Path) -> None:
     config = boxes_config(boxes_json(tmp_path, {NAME: [[1, 2, 3, 4]]}))
     kept = write_filtered(tmp_path, [Item(IMAGE[:-40], source_key=NAME)])
-    detect_shard(kept, tmp_path / "d.json", config, given=given(tmp_path, config), batch_size=1, device="cpu")
+    detect_shard(kept, tmp_path / "d.json", config, annotations=given(tmp_path, config), batch_size=1, device="cpu")
     assert [row.reason for row in read_rows(tmp_path / "d.json", DetectRow)] == ["undecodable"]
 
 
@@ -217,8 +218,8 @@ AWKWARD: list[list[float]] = [
 
 
 def test_a_key_is_the_box_cut_to_whole_pixels() -> None:
-    assert GivenBox(*AWKWARD[0]).whole() == (1, 187, 611, 285)
-    assert GivenBox(*AWKWARD[7]).whole() == (-1, 0, 50, 9)
+    assert OriginalBox(*AWKWARD[0]).whole() == (1, 187, 611, 285)
+    assert OriginalBox(*AWKWARD[7]).whole() == (-1, 0, 50, 9)
     assert key_of(NAME, AWKWARD[0]) == "000000000009.jpg_1_187_611_285.jpg"
 
 
@@ -257,7 +258,7 @@ WHOLE: list[list[float]] = [  # of a whole width or height, which x + width - x 
 def test_a_source_that_keeps_corners_gives_the_same_keys(tmp_path: Path, box: list[float]) -> None:
     x, y, w, h = box
     assert box not in WHOLE or (int(x + w - x), int(y + h - y)) != (int(w), int(h))
-    corners = {"x1": x, "y1": y, "x2": x + w, "y2": y + h, "label": "cat"}
+    corners = box_of(x, y, x + w, y + h)
     own = AnnotationsDetect(engine="annotations", min_side_px=0)
     kept = write_filtered(tmp_path, [Item(IMAGE, annotations=[corners], source_key=NAME)])
     detect_shard(kept, tmp_path / "detect/s.json", own, batch_size=1, device="cpu")
@@ -313,7 +314,7 @@ def test_what_is_wrong_in_a_json_of_captions_is_said(tmp_path: Path, content: st
 def test_a_key_of_absurd_numbers_is_of_another_form(tmp_path: Path) -> None:
     path = captions_json(tmp_path, {"a.jpg_1_2_3_99999999999999999999.jpg": "x", "a.jpg_1_2_3_4.jpg": "y"})
     [row] = captions_in(path)
-    assert row.regions == [{"x": 1, "y": 2, "width": 3, "height": 4, "caption": "y"}]
+    assert row.regions == [(1, 2, 3, 4, "y")]
 
 
 # --- read once
@@ -334,24 +335,24 @@ def test_the_json_is_read_once_and_the_table_is_the_same_again(tmp_path: Path, m
 def test_the_rows_of_a_shard_are_found_wherever_they_stand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
 ) -> None:
-    monkeypatch.setattr("fineclip.stages.given.tables.ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr("fineclip.stages.external.tables.ROWS_AT_ONCE", rows_at_once)
     config = boxes_config(boxes_json(tmp_path, {f"{number}.jpg": [[number, 0, 3, 3]] for number in range(10)}))
     keys = {"s-0": "9.jpg", "s-1": "0.jpg", "s-2": "gone.jpg", "s-3": "4", "s-4": "4.jpg"}
-    rows = rows_for(given(tmp_path, config), GivenBoxesRow, keys)
-    assert {key: row.regions[0]["x"] for key, row in rows.items()} == {"s-0": 9, "s-1": 0, "s-3": 4, "s-4": 4}
+    rows = rows_for(given(tmp_path, config), ExternalBoxesRow, keys)
+    assert {key: row.regions[0].x for key, row in rows.items()} == {"s-0": 9, "s-1": 0, "s-3": 4, "s-4": 4}
 
 
 def test_the_manifest_of_something_else_is_refused(tmp_path: Path) -> None:
     config = boxes_config(boxes_json(tmp_path, {NAME: []}))
     kept = write_filtered(tmp_path, [Item(IMAGE, source_key=NAME)])
     arguments: dict[str, Any] = {"batch_size": 1, "device": "cpu"}
-    with pytest.raises(ConfigError, match="engine boxes_json needs the table of .*boxes.json.*--given FILE"):
+    with pytest.raises(ConfigError, match="engine boxes_json needs the table of .*boxes.json.*--annotations FILE"):
         detect_shard(kept, tmp_path / "d.json", config, **arguments)
     with pytest.raises(ConfigError, match="s.json: is of filter .*expected given"):
-        detect_shard(kept, tmp_path / "d.json", config, given=kept, **arguments)
+        detect_shard(kept, tmp_path / "d.json", config, annotations=kept, **arguments)
     other = given(tmp_path, config.model_copy(update={"labels": False}))
     with pytest.raises(ConfigError, match="boxes_json.json: is of given .*'labels': False"):
-        detect_shard(kept, tmp_path / "d.json", config, given=other, **arguments)
+        detect_shard(kept, tmp_path / "d.json", config, annotations=other, **arguments)
     assert not (tmp_path / "d.json").exists()
 
 
@@ -359,4 +360,4 @@ def test_a_damaged_table_is_refused(tmp_path: Path) -> None:
     manifest = given(tmp_path, boxes_config(boxes_json(tmp_path, {NAME: [[1, 2, 3, 4]]})))
     manifest.with_suffix(".parquet").write_bytes(b"PAR1")
     with pytest.raises(ShardError, match="is not the table that boxes_json.json names"):
-        rows_for(manifest, GivenBoxesRow, {"s": NAME})
+        rows_for(manifest, ExternalBoxesRow, {"s": NAME})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fineclip.config import BoxesJsonDetect, CaptionsJsonCaption
-from fineclip.stages.given.reading import read_given
+from fineclip.stages.external.reading import import_annotations
 
 Xywh = Sequence[float]
 
@@ -51,5 +51,6 @@ def captions_config(path: Path) -> CaptionsJsonCaption:
 def given(folder: Path, config: BoxesJsonDetect | CaptionsJsonCaption) -> Path:
     """The manifest of what the JSON gives."""
     manifest = folder / f"given/{config.engine}.json"
-    read_given(manifest, config)
+    kind = "detect" if isinstance(config, BoxesJsonDetect) else "caption"
+    import_annotations(manifest, config, kind=kind, name="released")
     return manifest

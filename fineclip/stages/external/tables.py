@@ -1,0 +1,126 @@
+"""Tables of external boxes and captions: one row per image of the JSON, and lookup of the rows of a shard."""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fineclip.config import BoxesJsonDetect, CaptionsJsonCaption
+from fineclip.errors import ConfigError, ShardError
+from fineclip.identity import identity
+from fineclip.shards import Row, decode_rows, read_manifest, table_of
+from fineclip.stages.external.names import ImageNames
+
+ROWS_AT_ONCE = 4096
+LIMITS = ("max_regions", "min_side_px", "max_side_px")  # what a shard's job makes of the table is no part of the table
+
+Int32 = Annotated[int, pa.int32()]
+
+ExternalConfig = BoxesJsonDetect | CaptionsJsonCaption
+
+
+class ExternalBox(NamedTuple):
+    """A box of the JSON as written: corner and size in pixels, to the last bit."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    score: float
+    label: str
+
+
+class ExternalCaption(NamedTuple):
+    """A caption of the JSON and the corner and size of its box in whole pixels."""
+
+    x: Int32
+    y: Int32
+    width: Int32
+    height: Int32
+    caption: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExternalBoxesRow(Row):
+    """An image of a JSON of boxes: name, stated size if any, and boxes in file order."""
+
+    width: int | None
+    height: int | None
+    regions: list[ExternalBox]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExternalCaptionsRow(Row):
+    """An image of a JSON of captions: name, and the captions of its boxes."""
+
+    regions: list[ExternalCaption]
+
+
+R = TypeVar("R", ExternalBoxesRow, ExternalCaptionsRow)
+
+
+def table_identity(config: ExternalConfig) -> dict[str, Any]:
+    """Return the part of the configuration that determines the table: limits apply later, in the job of a shard."""
+    return {name: value for name, value in identity(config).items() if name not in LIMITS}
+
+
+def annotations_at(manifest: Path | None, config: ExternalConfig) -> Path:
+    """Return the manifest after a check that it was made from what the configuration names.
+
+    Raises:
+        ConfigError: No manifest is given, or it was made from something else.
+        ShardError: The manifest does not exist.
+    """
+    if manifest is None:
+        raise ConfigError(
+            f"engine {config.engine} needs the table of {config.path}. Make it with `fineclip import-annotations` and name its"
+            " manifest: --annotations FILE"
+        )
+    made = read_manifest(manifest)
+    if made.stage != "given" or made.config != table_identity(config):
+        raise ConfigError(
+            f"{manifest}: is of {made.stage} {dict(made.config)}, expected given {table_identity(config)}. Make it again with"
+            " `fineclip import-annotations` and the same configuration."
+        )
+    return manifest
+
+
+def rows_for(manifest: Path, row_type: type[R], source_keys: Mapping[str, str]) -> dict[str, R]:
+    """Return the rows of samples by key, without samples whose image is not in the table.
+
+    Args:
+        manifest: Manifest of `import-annotations`.
+        row_type: Row type of its table.
+        source_keys: Source key of each sample by key.
+
+    Raises:
+        DataError: A source key matches several images.
+        ShardError: The table is absent, changed, or of another type.
+    """
+    path = table_of(manifest)
+    try:
+        with pq.ParquetFile(path) as file:
+            names = ImageNames(file.read(columns=["key"])["key"].to_pylist(), where=str(manifest))
+            found = {key: names.find(source_key) for key, source_key in source_keys.items()}
+            places = {key: place for key, place in found.items() if place is not None}
+            rows = dict(_rows_at(file, row_type, sorted(set(places.values()))))
+    except (pa.ArrowException, KeyError) as error:
+        raise ShardError(
+            f"{path}: is no {row_type.__name__} table ({error}). Delete {manifest} and run again."
+        ) from None
+    return {key: rows[place] for key, place in places.items()}
+
+
+def _rows_at(file: pq.ParquetFile, row_type: type[R], places: Sequence[int]) -> Iterator[tuple[int, R]]:
+    """Yield index and row for ascending indices; one batch of the table is in memory at a time."""
+    columns, start = [column.name for column in fields(row_type)], 0
+    for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
+        stop = start + batch.num_rows
+        inside = places[bisect_left(places, start) : bisect_left(places, stop)]
+        wanted = batch.take(pa.array([place - start for place in inside], pa.int64()))
+        yield from zip(inside, decode_rows(wanted, row_type), strict=True)
+        start = stop
