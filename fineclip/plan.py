@@ -208,7 +208,7 @@ class Plan:
         benchmark = self.config.benchmarks[name]
         absent = missing(benchmark)
         if absent and benchmark.if_missing == "error":
-            raise ConfigError(f"benchmarks.{name}: {absent} Bring it, or set benchmarks.{name}.if_missing: skip.")
+            raise ConfigError(f"benchmarks.{name}: {absent} Provide it, or set benchmarks.{name}.if_missing: skip.")
         if absent:
             log.warning("benchmark %s is left out: %s", name, absent)
         return not absent

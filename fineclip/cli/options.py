@@ -26,9 +26,9 @@ def add_verb(verbs: Verbs, name: str, call: Call, *, about: str, config: bool = 
             type=json_object,
             default={},
             metavar="JSON",
-            help="the section of the configuration: keys that differ from the defaults",
+            help="section of the configuration: keys that differ from the defaults",
         )
-    verb.add_argument("--log", type=Path, metavar="FILE", help="write the log here too")
+    verb.add_argument("--log", type=Path, metavar="FILE", help="also write the log to this file")
     return verb
 
 
@@ -42,9 +42,13 @@ def add_job(verbs: Verbs, name: str, call: Call, *, about: str) -> argparse.Argu
 
     verb = add_verb(verbs, name, run, about=about)
     verb.add_argument(
-        "--manifest", type=Path, required=True, metavar="FILE", help="what is made; its data lies beside it"
+        "--manifest",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="path of the manifest to write; its data lies beside it",
     )
-    verb.add_argument("--force", action="store_true", help="work even where nothing has changed")
+    verb.add_argument("--force", action="store_true", help="run even if nothing has changed")
     return verb
 
 
@@ -64,7 +68,7 @@ def add_compute(verb: argparse.ArgumentParser, *, batch_size: int | None = None)
         metavar="N,N",
         help="GPUs that --gpus may take, by number (default auto: all of this machine)",
     )
-    add_means(verb)
+    add_resources(verb)
     call: Call = verb.get_default("call")
 
     def run(options: argparse.Namespace) -> None:
@@ -75,14 +79,14 @@ def add_compute(verb: argparse.ArgumentParser, *, batch_size: int | None = None)
     verb.set_defaults(call=run)
 
 
-def add_means(verb: argparse.ArgumentParser) -> None:
-    """GPUs and threads, which a job of the workflow is given."""
+def add_resources(verb: argparse.ArgumentParser) -> None:
+    """Add the options for GPUs and threads."""
     verb.add_argument(
         "--gpus",
         type=not_negative,
         default=0,
         metavar="N",
-        help="take so many, waiting until they are free, and share none (default 0: use what is visible)",
+        help="number of GPUs to reserve, waiting until they are free (default 0: use the visible ones)",
     )
     verb.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads (default 1)")
 
@@ -129,9 +133,9 @@ def json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no JSON: {error}") from None
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no JSON object")
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is not a JSON object")
     return value
 
 
@@ -148,12 +152,12 @@ def devices(text: str) -> tuple[int, ...] | str:
 def not_negative(text: str) -> int:
     """Parse an integer of at least 0."""
     if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 0")
     return int(text)
 
 
 def positive(text: str) -> int:
     """Parse an integer of at least 1."""
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
     return int(text)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fineclip.cli.devices import claim
 from fineclip.cli.launch import die_with_launcher, is_launched, launch, nodes_of, threads_of_each
-from fineclip.cli.options import Verbs, add_job, add_means, add_tokenizer, json_object, one, positive, section
+from fineclip.cli.options import Verbs, add_job, add_resources, add_tokenizer, json_object, one, positive, section
 from fineclip.config import BenchmarkConfig, RuntimeConfig
 from fineclip.versions import version_of
 
@@ -45,7 +45,7 @@ def add_verbs(verbs: Verbs) -> None:
         metavar="N",
         help="processes on this machine, which share its threads (default: one for each GPU of --gpus)",
     )
-    add_means(verb)
+    add_resources(verb)
 
     verb = add_job(verbs, "pretrained", _pretrained, about="publish an encoder as it comes, as a run to compare with")
     verb.add_argument("--weights", type=Path, nargs=1, required=True, help="manifest of `weights`")

@@ -119,7 +119,7 @@ class Job:
         for name, digest in found.outputs.items():
             path = self.manifest.parent / name
             if not path.is_file() or sha256_of(path) != digest:
-                log.warning("%s is not what its manifest says: %s is made again", path, self.stage)
+                log.warning("%s differs from its manifest: running %s again", path, self.stage)
                 return False
         write_text(self.manifest, found.text())
         log.info("%s is up to date: nothing to do", self.manifest)

@@ -190,8 +190,9 @@ def _nested(row_type: Any) -> dict[str, Any]:
 
 def encode_row(row: Row) -> dict[str, Any]:
     """Return the values of a row by column."""
-    nested = _nested(type(row))
-    values = {name: getattr(row, name) for name, _ in _fields(type(row))}
+    row_type: Any = type(row)
+    nested = _nested(row_type)
+    values = {name: getattr(row, name) for name, _ in _fields(row_type)}
     for name, record in nested.items():
         if values[name] is not None:
             values[name] = [_struct(one, record) for one in values[name]]
@@ -208,7 +209,7 @@ def _struct(value: Any, record: Any) -> dict[str, Any]:
     return struct
 
 
-def _decode(values: dict[str, Any], row_type: type[R]) -> R:
+def _decode(values: dict[str, Any], row_type: Any) -> Any:
     """Return the row of values by column; `values` is changed."""
     for name, record in _nested(row_type).items():
         if values.get(name) is not None:

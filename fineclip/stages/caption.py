@@ -74,7 +74,7 @@ def _same_image(row: DetectRow, place: SourceRow, reader: PieceReader) -> Image.
         found = f"is of {image.width} x {image.height} px"
     raise ShardError(
         f"{place.file}: sample {row.key} {found}, but was an image of {row.width} x {row.height} px when its regions were"
-        " found. Bring the old file back, or make the source stage again."
+        " found. Restore the old file, or run stage source again."
     )
 
 
@@ -169,7 +169,7 @@ def _log_counts(rows: Sequence[CaptionRow]) -> None:
     log.info("%d regions of %d images; without a caption: %s", regions, len(rows), counted or "none")
     if regions and without["missing-key"] == regions:
         log.warning(
-            "no region at all has its key in the JSON: are its captions of these boxes, and of images of this size?"
+            "no region has its key in the JSON: check that its captions are of these boxes, and of images of this size"
         )
 
 

@@ -77,7 +77,7 @@ def checked_chain(packed: Path) -> dict[str, Manifest]:
 
 def _require_same(manifest: Manifest, path: Path, above: Path) -> None:
     if manifest.inputs[above.as_posix()] != sha256_of(above):
-        raise ShardError(f"{path}: was made from another {above} than lies there now. Run its stage again.")
+        raise ShardError(f"{path}: was made from another {above} than the current one. Run its stage again.")
 
 
 def _require_count(path: Path, what: str, count: int, other: str, expected: int) -> None:

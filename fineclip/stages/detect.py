@@ -127,8 +127,8 @@ def annotated_rows(shown: Iterable[DecodedSample], config: AnnotationsDetect) ->
     for sample in shown:
         if sample.source.annotations is None:
             raise ConfigError(
-                f"sample {sample.source.key}: its source has no boxes of its own, and detect engine annotations takes"
-                " nothing else. Use an entry of engine yolo, or for kind coco set source.instances."
+                f"sample {sample.source.key}: its source has no boxes of its own, and detect engine annotations needs them."
+                " Use an entry of engine yolo, or for kind coco set source.instances."
             )
         try:
             regions, without = annotated_regions(
@@ -278,7 +278,7 @@ def _detector(config: YoloDetect, weights: Path, *, batch_size: int, device: str
         raise ConfigError(
             f"engine yolo needs {error.name}, which is not installed: pip install 'fineclip[detect]'"
         ) from None
-    log.info("looking for regions with %s, images on squares of %d px", path.name, config.image_size)
+    log.info("detecting regions with %s, images on squares of %d px", path.name, config.image_size)
     return UltralyticsDetector(path, config, device=device, batch_size=batch_size, name=weights.stem)
 
 

@@ -156,7 +156,7 @@ def _require_enough(selection: Selection, scale: ScaleConfig, *, name: str, filt
     if scale.images is None:
         return
     if scale.at_most:
-        log.info("scale %s is short of its %d images, and may be: %s", name, scale.images, found)
+        log.info("scale %s has fewer than its %d images, which at_most allows: %s", name, scale.images, found)
         return
     share = selection.kept / came_in
     raise ConfigError(

@@ -146,7 +146,7 @@ def text_files(
         for needed in (packed[shard], *([tokenizer] if tokenizer else [])):
             if sha256_of(needed) not in made.inputs.values():
                 raise ShardError(
-                    f"{manifest}: was made from {', '.join(made.inputs)}, but not from {needed} as it lies there now. {_again(manifest)}"
+                    f"{manifest}: was made from {', '.join(made.inputs)}, but not from {needed} in its current form. {_again(manifest)}"
                 )
         file = TextsFile(manifest.with_suffix(".safetensors"))
         if file.text_tower != text_tower:

@@ -52,7 +52,7 @@ def manifests_of(shards: Iterable[str], given: Sequence[Path], *, stage: str, se
     if absent:
         raise ShardError(
             f"{select}: selects samples of {len(absent)} shards without a manifest of {stage}, {absent[0]} the first of them."
-            " Make theirs too, or hand over their manifests."
+            " Make theirs too, or pass their manifests."
         )
     return {name: by_name[name] for name in wanted}
 

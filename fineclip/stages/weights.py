@@ -28,7 +28,7 @@ from fineclip.stages.download import NotFetchedError, from_address, from_hub
 
 log = logging.getLogger(__name__)
 
-SPARE = 1.2  # a download may be so many times as large as the configuration says
+SPARE = 1.2  # a download may be times as large as the configuration says
 MOST_BYTES = 20_000_000_000  # where it does not say
 
 
@@ -112,14 +112,14 @@ def weights_at(manifest: Path, config: WeightsConfig) -> Path:
     path = shipped(written.removeprefix(PREFIX)) if written.startswith(PREFIX) else Path(written)
     again = f"Delete {manifest} and run `fineclip weights` again"
     if not path.exists():
-        raise CheckpointError(f"{path}: these weights are gone. {again}.")
+        raise CheckpointError(f"{path}: these weights do not exist. {again}.")
     if config.sha256 not in (None, digest):
         raise CheckpointError(
             f"{path}: the configuration wants sha256 {config.sha256}, {manifest} has {digest}. {again}."
         )
     if not _Record(manifest, config).matches(path, digest) and (now := hash_of(path)) != digest:
         raise CheckpointError(
-            f"{path}: has sha256 {now}, but {manifest} says {digest}. Bring the old one back, or: {again}."
+            f"{path}: has sha256 {now}, but {manifest} says {digest}. Restore the old file, or: {again}."
         )
     return path
 
@@ -254,10 +254,10 @@ def _by_hand(kind: str, name: str, config: WeightsConfig, *, reason: str) -> str
 def _differs(path: Path, digest: str, *, config: WeightsConfig, record: _Record) -> str:
     if config.sha256 is not None:
         return (
-            f"{path}: has sha256 {digest}, but the configuration says {config.sha256}. Bring the right one, or delete this one "
+            f"{path}: has sha256 {digest}, but the configuration says {config.sha256}. Provide the right file, or delete this one "
             "to have it fetched again; if it is meant, correct the configuration."
         )
     return (
-        f"{path}: has sha256 {digest}, but {record.digest} was recorded at the first fetch ({record.path}). Bring the old one "
-        f"back, or delete this one to have it fetched again; if the new one is meant, delete {record.path}."
+        f"{path}: has sha256 {digest}, but {record.digest} was recorded at the first fetch ({record.path}). Restore the old file,"
+        f" or delete this one to have it fetched again; if the new one is meant, delete {record.path}."
     )

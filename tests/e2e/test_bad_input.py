@@ -80,7 +80,7 @@ def test_a_wrong_key(
 def test_a_section_that_is_no_json(tmp_path: Path) -> None:
     ended = process(tmp_path, "filter", "--source", "x.json", "--manifest", "out/s.json", "--config", "{")
     assert ended.code == 2
-    assert "'{' is no JSON" in ended.said and "Traceback" not in ended.said
+    assert "'{' is not JSON" in ended.said and "Traceback" not in ended.said
 
 
 # --- a file that is missing

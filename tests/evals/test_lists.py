@@ -168,7 +168,7 @@ def test_a_broken_file_is_named(flickr: Path, manifest: Path) -> None:
         index_benchmark(manifest, section(flickr, "caption_list"))
     path = flickr / "flickr30k_test.json"
     path.write_text(path.read_text()[:-20])
-    with pytest.raises(DataError, match=r"flickr30k_test.json: is no JSON, or cut short"):
+    with pytest.raises(DataError, match=r"flickr30k_test.json: is not JSON, or is truncated"):
         index_benchmark(manifest, section(flickr, "caption_list"))
 
 

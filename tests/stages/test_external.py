@@ -277,13 +277,13 @@ def test_a_missing_key_leaves_a_region_without_caption_and_is_counted(
     assert (made.read, made.kept, made.dropped, made.regions) == (2, 2, {}, 4)
     assert made.uncaptioned == {"empty": 1, "missing-key": 2}
     assert "4 regions of 2 images; without a caption: 1 empty, 2 missing-key" in caplog.text
-    assert "1 keys are of another form and are passed over: 'odd.jpg'" in caplog.text
+    assert "1 keys are of another form and are skipped: 'odd.jpg'" in caplog.text
 
 
 def test_captions_of_other_boxes_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     detected(tmp_path, boxes_config(boxes_json(tmp_path, {NAME: [[1, 2, 3, 4]]})))
     assert captioned(tmp_path, {key_of(NAME, [1, 2, 3, 5]): "a cat"}) == [[None]]
-    assert "no region at all has its key in the JSON" in caplog.text
+    assert "no region has its key in the JSON" in caplog.text
 
 
 def test_captions_go_by_the_names_of_images(tmp_path: Path) -> None:
@@ -295,8 +295,8 @@ def test_captions_go_by_the_names_of_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[1, 2]", "captions.json: is no JSON object of captions by key"),
-        ('{"a_1_2_3_4.jpg": ', "captions.json: is no JSON, or cut short"),
+        ("[1, 2]", "captions.json: is not a JSON object of captions by key"),
+        ('{"a_1_2_3_4.jpg": ', "captions.json: is not JSON, or is truncated"),
         ('{"a_1_2_3_4.jpg": ["x"]}', r"captions.json: 'a_1_2_3_4.jpg' is \['x'\], expected a caption"),
         (
             '{"a_1_2_3.jpg": "x"}',

@@ -236,7 +236,9 @@ def test_what_is_wrong_is_said(tmp_path: Path, change: Callable[[Values, Values]
 @pytest.mark.parametrize("text", ["", '{"images": [', "[1, 2]", "\x00"])
 def test_a_json_that_is_none_is_said(tmp_path: Path, text: str) -> None:
     config = write(tmp_path / "in", text, instances_json())
-    with pytest.raises(DataError, match=r"captions_train2017.json: (is no JSON, or cut short|has no list 'images')"):
+    with pytest.raises(
+        DataError, match=r"captions_train2017.json: (is not JSON, or is truncated|has no list 'images')"
+    ):
         listed(config)
 
 

@@ -178,7 +178,7 @@ def test_what_changed_after_the_manifest_is_noticed() -> None:
     Path("mine.pt").write_bytes(CONTENT)
     fetch(config)
     Path("mine.pt").write_bytes(CONTENT[:-1] + b"!")
-    with pytest.raises(CheckpointError, match="Bring the old one back"):
+    with pytest.raises(CheckpointError, match="Restore the old file"):
         weights_at(MANIFEST, config)
     Path("mine.pt").unlink()
     with pytest.raises(CheckpointError, match="are gone"):
@@ -201,7 +201,7 @@ def test_a_folder_has_one_hash(tmp_path: Path) -> None:
     assert hash_of(folder) == hashlib.sha256(lines.encode()).hexdigest()
     assert fetch(WeightsConfig(path="captioner")) == folder
     (folder / "sub" / "a.bin").rename(folder / "sub" / "c.bin")
-    with pytest.raises(CheckpointError, match="Bring the old one back"):
+    with pytest.raises(CheckpointError, match="Restore the old file"):
         weights_at(MANIFEST, WeightsConfig(path="captioner"))
     Path("empty").mkdir()
     with pytest.raises(CheckpointError, match="an empty folder"):

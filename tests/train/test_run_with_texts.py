@@ -122,7 +122,7 @@ def test_another_vision_tower_is_not_asked_about() -> None:
 
 def test_another_pack_is_refused() -> None:
     write_pack(Path("data/pack"), "a", [sample(key, regions=1) for key in keys_of("a", SIZES["a"])])
-    with pytest.raises(ShardError, match=r"but not from data/pack/a\.json as it lies there now"):
+    with pytest.raises(ShardError, match=r"but not from data/pack/a\.json in its current form"):
         run("other", TEXTS)
 
 

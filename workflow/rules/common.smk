@@ -1,7 +1,7 @@
 """
-What the files beside this one share, which is the validated configuration, the plan that follows from it, and small helpers.
+The validated configuration, the plan, and helpers that the other rule files share.
 
-Everything is checked here, before the first job. A mistake prints one message and ends with exit code 2.
+The configuration is checked here, before the first job. A mistake prints one message and exits with code 2.
 """
 
 import os
@@ -17,7 +17,7 @@ run_this_checkout(workflow.basedir)
 
 
 def checked_plan():
-    """The plan, or one message and exit code 2."""
+    """Return the plan, or print one message and exit with code 2."""
     names = workflow.overwrite_configfiles or ["config.yaml"]
     try:
         plan = Plan(
@@ -42,7 +42,7 @@ DEVICES = (
 
 
 def one_of(names):
-    """A wildcard constraint: exactly these names."""
+    """Return a wildcard constraint that matches exactly these names."""
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
@@ -65,7 +65,7 @@ def job_key(stage):
 
 
 def planned(pattern, **more):
-    """The pattern filled with the planned data set, regions and captions, for every planned shard unless said otherwise."""
+    """Return the pattern with the planned data set, regions and captions, for every planned shard unless `more` overrides."""
     values = dict(
         dataset=PLAN.dataset,
         regions=PLAN.config.regions,
@@ -76,19 +76,19 @@ def planned(pattern, **more):
 
 
 def prefix_of(pattern):
-    """A function of wildcards: the pattern for every shard that the scale may need."""
+    """Return a function of wildcards: the pattern for every shard that the scale may need."""
     return lambda wildcards: planned(pattern, shard=PLAN.prefix(scale_of(wildcards)))
 
 
 def scale_of(wildcards):
-    """The scale that a job is about: named by it, or by its run."""
+    """Return the scale of a job, from its wildcard or its run."""
     return (
         PLAN.runs[wildcards.run].scale if "run" in wildcards.keys() else wildcards.scale
     )
 
 
 def encoder_of(wildcards):
-    """The encoder that a job is about: named by it, or by its run."""
+    """Return the encoder of a job, from its wildcard or its run."""
     return (
         PLAN.runs[wildcards.run].encoder
         if "run" in wildcards.keys()
@@ -97,7 +97,7 @@ def encoder_of(wildcards):
 
 
 def weights_of(kind):
-    """A function of wildcards: the manifest of the model's weights, nothing where it needs none."""
+    """Return a function of wildcards: the manifest of the weights of the model, or nothing."""
 
     def manifests(wildcards):
         name = {"detect": "regions", "caption": "captions"}.get(kind)
@@ -110,7 +110,7 @@ def weights_of(kind):
 
 
 def concepts_of(wildcards):
-    """The manifest of the concepts of a run's scale, nothing where its method needs none."""
+    """Return the manifest of the concepts of the scale, for methods that need concepts."""
     run = PLAN.runs[wildcards.run]
     if not PLAN.config.options(run).needs_concepts:
         return []
@@ -118,7 +118,7 @@ def concepts_of(wildcards):
 
 
 def texts_of(wildcards):
-    """The manifests of the embedded texts that a run looks up, nothing where it embeds them itself or has none."""
+    """Return the manifests of embedded texts of a run under loader.cached_texts with a frozen text tower."""
     run, config = PLAN.runs[wildcards.run], PLAN.config
     if not (config.loader.cached_texts and config.options(run).takes_embedded_texts):
         return []
@@ -130,7 +130,7 @@ def texts_of(wildcards):
 
 
 def detected_of(wildcards):
-    """The manifests of detect that a scale's labels are in; none where its concepts come from captions."""
+    """Return the manifests of detect with the labels of a scale; none for concepts from captions."""
     if PLAN.config.concepts.from_ != "labels":
         return []
     return planned(
@@ -170,13 +170,13 @@ def annotations_of(kind):
 
 
 def listing_of(wildcards):
-    """The listing, for the kinds of source that have one."""
+    """Return the index of the source, for the kinds of source that have one."""
     listed = PLAN.config.source.kind in ("folder", "coco")
     return [f"data/{wildcards.dataset}/listing.json"] if listed else []
 
 
 def tars_of(wildcards):
-    """The ready-made tars of a shard."""
+    """Return the tar files of a shard of kind webdataset."""
     return list(PLAN.shards[wildcards.shard].tars)
 
 
@@ -187,7 +187,7 @@ def shard_index_of(wildcards):
 
 
 def partial_report():
-    """After a failed job: the report of what there is, which names what is missing."""
+    """Write the report after a failed job; it lists missing results."""
     page = f"results/{PLAN.dataset}/report/index.html"
     command = [
         sys.executable,

@@ -1,16 +1,16 @@
 """
-The concepts of a scale, for methods that tell regions apart by names.
+Concepts of a scale, for methods that classify regions by name.
 
-Needs     data/{dataset}/select/{scale}.json                which samples; for captions the tables that it was drawn from too
-          data/{dataset}/detect/{regions}/{shard}.json      for labels: what their regions are called
-Makes     data/{dataset}/concepts/{regions}/{scale}.json    names with their counts, and why the rest is left out
+Needs     data/{dataset}/select/{scale}.json                selected samples; for captions also the filter tables behind it
+          data/{dataset}/detect/{regions}/{shard}.json      labels of the regions, under concepts.from: labels
+Makes     data/{dataset}/concepts/{regions}/{scale}.json    names with their counts, and reasons of dropped ones
 Config    concepts
-Targets   concepts, which no other target asks for: a training that needs concepts does
+Targets   concepts (included in train for methods that need it)
 """
 
 
 rule concepts_scale:
-    """Name what the regions of scale {wildcards.scale} show"""
+    """List the concepts of scale {wildcards.scale}"""
     input:
         select="data/{dataset}/select/{scale}.json",
         detected=detected_of,

@@ -1,8 +1,8 @@
 """
-Images become captioned regions and training shards, shard by shard.
+Regions, captions and training shards.
 
-Needs     data/{dataset}/filter/{shard}.json                     what was kept of a shard, and where its images lie
-Makes     data/{dataset}/given/{kind}/{name}.json               engines boxes_json and captions_json: what a JSON gives, by image
+Needs     data/{dataset}/filter/{shard}.json                     kept images of a shard
+Makes     data/{dataset}/given/{kind}/{name}.json               engines boxes_json and captions_json: a released JSON as a table
           data/{dataset}/detect/{regions}/{shard}.json           boxes of the kept images
           data/{dataset}/caption/{regions}.{captions}/{shard}.json    a caption for every box
           data/{dataset}/pack/{regions}.{captions}/{shard}.json  the training shard: a tar and its index
@@ -10,12 +10,12 @@ Makes     data/{dataset}/given/{kind}/{name}.json               engines boxes_js
 Config    detect.{regions}, caption.{captions}
 Targets   detect, caption, pack, card, data
 
-A manifest (.json) names its table with its hash and is the only thing that rules hand to one another.
+Rules exchange only manifests (.json), which name tables with their hashes.
 """
 
 
 rule import_annotations:
-    """Read once the JSON of {wildcards.kind}.{wildcards.name}"""
+    """Import the JSON of {wildcards.kind}.{wildcards.name}"""
     input:
         annotation_json,
     output:
@@ -42,7 +42,7 @@ rule import_annotations:
 
 
 rule detect_shard:
-    """Find regions in the kept images of shard {wildcards.shard}"""
+    """Detect regions in shard {wildcards.shard}"""
     input:
         kept="data/{dataset}/filter/{shard}.json",
         weights=weights_of("detect"),
@@ -142,7 +142,7 @@ rule pack_shard:
 
 
 rule data_card:
-    """Describe the packed data set, with counts from the first row to the last"""
+    """Write the data card"""
     input:
         packed=planned("data/{dataset}/pack/{regions}.{captions}/{shard}.json"),
     output:

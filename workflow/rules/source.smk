@@ -1,17 +1,17 @@
 """
-Samples as they come, what is kept of them, and the scales drawn from it.
+Source tables, filter tables, benchmark indices, and the samples of each scale.
 
-Needs     source.root, where the kind of source has one; nothing writes to it
-Makes     data/weights/{kind}/{name}.json           each model once, with its hash
-          data/{dataset}/listing.json                kinds folder and coco: what there is, in the order that the seed fixes
-          data/{dataset}/source/{shard}.json         a row for each sample, and where its bytes lie
-          data/{dataset}/filter/{shard}.json         what is kept, and why the rest is not
-          data/{dataset}/index/{benchmark}.json      images of a benchmark and their hashes
-          data/{dataset}/select/{scale}.json         the samples of a scale
+Needs     source.root, for kinds of source that have one; it is never written to
+Makes     data/weights/{kind}/{name}.json           weights of each model, with their hash
+          data/{dataset}/listing.json                kinds folder and coco: all samples, shuffled by the seed
+          data/{dataset}/source/{shard}.json         a row for each sample, with the byte range of its image
+          data/{dataset}/filter/{shard}.json         kept and dropped samples, with reasons
+          data/{dataset}/index/{benchmark}.json      images of a benchmark, with their hashes
+          data/{dataset}/select/{scale}.json         samples of a scale
 Config    source, filter, select, scales, benchmarks, and the weights in detect, caption, encoders
 Targets   weights, source, filter, index, select
 
-A manifest (.json) names its table with its hash and is the only thing that rules hand to one another.
+Rules exchange only manifests (.json), which name tables with their hashes.
 """
 
 
@@ -20,7 +20,7 @@ localrules:
 
 
 rule fetch_weights:
-    """Bring the weights of {wildcards.kind}.{wildcards.name}, once, on a machine that has a network"""
+    """Fetch the weights of {wildcards.kind}.{wildcards.name} (needs a network)"""
     output:
         manifest="data/weights/{kind}/{name}.json",
     log:
@@ -41,7 +41,7 @@ rule fetch_weights:
 
 
 rule index_source:
-    """Read once what the source of {wildcards.dataset} holds"""
+    """Index the samples of {wildcards.dataset}"""
     input:
         source_annotations,
     output:
@@ -65,7 +65,7 @@ rule index_source:
 
 
 rule source_shard:
-    """Take stock of shard {wildcards.shard}"""
+    """Write the source table of shard {wildcards.shard}"""
     input:
         listing=listing_of,
         tars=tars_of,
@@ -94,7 +94,7 @@ rule source_shard:
 
 
 rule filter_shard:
-    """Keep or drop each image of shard {wildcards.shard}"""
+    """Filter the images of shard {wildcards.shard}"""
     input:
         source="data/{dataset}/source/{shard}.json",
     output:
@@ -139,7 +139,7 @@ rule index_benchmark:
 
 
 rule select_scale:
-    """Draw scale {wildcards.scale}"""
+    """Select the samples of scale {wildcards.scale}"""
     input:
         filters=prefix_of("data/{dataset}/filter/{shard}.json"),
         benchmarks=expand(

@@ -1,11 +1,11 @@
 """
-The captions of the packed shards, embedded once: for trainings whose text tower is frozen.
+Embeddings of the captions of packed shards, for runs with a frozen text tower.
 
-Needs     data/{dataset}/pack/{regions}.{captions}/{shard}.json               the captions of images and regions
-          data/weights/encoders/{encoder}.json                                what embeds them
-Makes     data/{dataset}/texts/{encoder}/{regions}.{captions}/{shard}.json    an embedding for each different caption
+Needs     data/{dataset}/pack/{regions}.{captions}/{shard}.json               captions of images and regions
+          data/weights/encoders/{encoder}.json                                weights of the text tower
+Makes     data/{dataset}/texts/{encoder}/{regions}.{captions}/{shard}.json    one embedding per distinct caption
 Config    encoders.{encoder}
-Targets   texts, which no other target asks for: a training under loader.cached_texts does
+Targets   texts (included in train under loader.cached_texts)
 """
 
 

@@ -53,12 +53,14 @@ def captions_in(path: Path) -> Iterator[ExternalCaptionsRow]:
     """
     captions = read_json(path)
     if not isinstance(captions, dict):
-        raise DataError(f"{path}: is no JSON object of captions by key. Is it the right file?")
+        raise DataError(f"{path}: is not a JSON object of captions by key. Is it the right file?")
     by_image: dict[str, list[ExternalCaption]] = {}
     others: list[str] = []
     for key, caption in captions.items():
         if not isinstance(caption, str):
-            raise DataError(f"{path}: {key!r} is {caption!r:.60}, expected a caption. Mend or fetch it again.")
+            raise DataError(
+                f"{path}: {key!r} is {caption!r:.60}, expected a caption. Correct it, or download it again."
+            )
         found = KEY.fullmatch(key)
         if found is None:
             others.append(key)
@@ -70,7 +72,7 @@ def captions_in(path: Path) -> Iterator[ExternalCaptionsRow]:
     if others and not by_image:
         raise DataError(f"{path}: no key is of the form IMAGE_X_Y_WIDTH_HEIGHT.jpg; the first is {others[0]!r:.80}.")
     if others:
-        log.warning("%s: %d keys are of another form and are passed over: %r", path, len(others), others[0])
+        log.warning("%s: %d keys are of another form and are skipped: %r", path, len(others), others[0])
     for image, regions in by_image.items():
         yield ExternalCaptionsRow(key=image, kept=True, regions=regions)
 

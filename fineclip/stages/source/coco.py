@@ -37,9 +37,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}. Bring it, or name another.") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror}. Provide it, or name another.") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is no JSON, or cut short: {error}. Fetch it again.") from None
+        raise DataError(f"{path}: is not JSON, or is truncated: {error}. Fetch it again.") from None
 
 
 class Document:
@@ -152,13 +152,15 @@ class Entry:
         """Return an error about a value, with its place and the expected value."""
         place = f"{self._path}: {self._section}[{self._index}]"
         return DataError(
-            f"{place}: {key!r} is {self.values.get(key)!r:.60}, expected {expected}. Mend or fetch it again."
+            f"{place}: {key!r} is {self.values.get(key)!r:.60}, expected {expected}. Correct it, or download it again."
         )
 
     def _required(self, key: str) -> Any:
         if key not in self.values:
             place = f"{self._path}: {self._section}[{self._index}]"
-            raise DataError(f"{place}: has no {key!r}, only {', '.join(self.values)}. Mend it, or fetch it again.")
+            raise DataError(
+                f"{place}: has no {key!r}, only {', '.join(self.values)}. Correct it, or download it again."
+            )
         return self.values[key]
 
 
@@ -175,7 +177,7 @@ def coco_samples(config: CocoSource) -> Samples:
     jsons = [root / name for name in (config.captions, config.instances) if name is not None]
     for path in jsons:
         if not path.is_file():
-            raise DataError(f"{path}: no such file. Bring it, or name another in source.")
+            raise DataError(f"{path}: no such file. Provide it, or name another in source.")
     inputs = {folder.as_posix(): fingerprint(sizes, {})} | {path.as_posix(): sha256_of(path) for path in jsons}
     return Samples(inputs, _rows(config, folder, sizes))
 
@@ -215,7 +217,7 @@ def _require_some(names: Collection[str], sizes: Mapping[str, int], folder: Path
             " source.images and the JSON must be of the same split."
         )
     if unnamed := len(sizes.keys() - named):
-        log.info("%d of %d images in %s are not in %s and are no samples", unnamed, len(sizes), folder, naming)
+        log.info("%d of %d images in %s are not in %s and are ignored", unnamed, len(sizes), folder, naming)
 
 
 def _row(entry: Entry, folder: Path, name: str, sizes: Mapping[str, int], *, texts: list[str] | None) -> SourceRow:
@@ -267,7 +269,7 @@ def _boxes(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id, li
             raise entry.wrong("category_id", "the id of one of 'categories'")
         boxes[entry.id("image_id")].append(LabeledBox(entry.box("bbox"), names[category]))
     strays = len(boxes.keys() - images.keys())
-    log.info("%s: %d crowds left out, and the boxes of %d images that are no samples", document.path, crowds, strays)
+    log.info("%s: %d crowds left out, and the boxes of %d images that are not samples", document.path, crowds, strays)
     return boxes
 
 

@@ -58,7 +58,7 @@ def texts_beside(images: Mapping[str, int], texts: Mapping[str, list[str]]) -> d
     beside = {name: by_stem[_stem(name)] for name in images if _stem(name) in by_stem}
     alone = len(set(texts) - set(beside.values()))
     if alone:
-        log.info("%d .txt files have no image beside them and are passed over", alone)
+        log.info("%d .txt files have no image beside them and are skipped", alone)
     return beside
 
 

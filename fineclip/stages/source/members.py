@@ -75,7 +75,7 @@ def index_tar(tar: Path) -> TarIndex:
             digest.update(content)
             found.append(Member(key, kind, place, content))
     if passed_over:
-        log.info("%s: %d members are neither image, .txt nor .json and are passed over", tar, passed_over)
+        log.info("%s: %d members are neither image, .txt nor .json and are skipped", tar, passed_over)
     return TarIndex(found, digest.hexdigest())
 
 
@@ -110,7 +110,7 @@ def _require_plain(tar: Path) -> None:
         with tar.open("rb") as file:
             beginning = file.read(8)
     except OSError as error:
-        raise ShardError(f"{tar}: cannot be read: {error.strerror}. Bring it back.") from None
+        raise ShardError(f"{tar}: cannot be read: {error.strerror}. Restore it.") from None
     for magic, name in COMPRESSIONS.items():
         if beginning.startswith(magic):
             raise ShardError(

@@ -175,12 +175,12 @@ def _tars(config: WebDatasetSource) -> list[Path]:
         )
     if not tars:
         raise ConfigError(
-            f"source.root: no tar matches {root}/{config.pattern}. Put them there, or mend source.pattern."
+            f"source.root: no tar matches {root}/{config.pattern}. Put them there, or correct source.pattern."
         )
     if config.expected_tars not in (None, len(tars)):
         raise ConfigError(
             f"source.expected_tars: {len(tars)} tars match {root}/{config.pattern}, but {config.expected_tars} are expected."
-            f" The first is {tars[0].name}, the last {tars[-1].name}. Bring the right ones, or mend source.expected_tars."
+            f" The first is {tars[0].name}, the last {tars[-1].name}. Provide the right files, or correct source.expected_tars."
         )
     return tars
 

@@ -74,7 +74,7 @@ def rows_of(tar: Path, stock: TarIndex, told: Mapping[str, SampleMetadata]) -> I
         repeated += parts.repeats > 0
         yield _row(parts, tar, told.get(parts.key, NOTHING) if parts.repeats == 0 else NOTHING)
     if repeated:
-        log.info("%s: %d samples have a key that another before them has", tar, repeated)
+        log.info("%s: %d samples repeat the key of an earlier sample", tar, repeated)
     for key, of_key in told.items():
         if key not in keys:
             yield _row(Parts(key, 0), tar, of_key)
@@ -92,7 +92,7 @@ def sidecar(path: Path) -> dict[str, SampleMetadata]:
         names = pq.read_schema(path).names
         if "key" not in names:
             raise ShardError(
-                f"{path}: lies where img2dataset's table would, but has no column 'key', only {', '.join(names)}. Move it away."
+                f"{path}: is at the path of img2dataset's table, but has no column 'key', only {', '.join(names)}. Move it away."
             )
         rows = pq.read_table(path, columns=[name for name in SIDECAR_COLUMNS if name in names]).to_pylist()
     except pa.ArrowException as error:
