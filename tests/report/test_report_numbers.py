@@ -1,0 +1,579 @@
+"""Every number of the page, by hand: small manifests whose counts all differ, and the rows that they become."""
+
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fineclip.config import Config, Run
+from fineclip.plan import Plan
+from fineclip.report.charts import loss_figures, scale_figures
+from fineclip.report.costs import Job as TimedJob
+from fineclip.report.costs import collect_costs, read_job, summed
+from fineclip.report.funnel import Funnel, Scale, absence, collect_funnel, planned_shards
+from fineclip.report.gallery import tile_of
+from fineclip.report.headline import main_finding
+from fineclip.report.page import collect_report, render
+from fineclip.report.provenance import MOST_INPUTS, pinned
+from fineclip.report.reading import Ledger, Place, Result, ScoreRecord
+from fineclip.report.runs import RunRecord, collect_runs
+from fineclip.report.tables import score_tables
+from fineclip.report.wording import count, duration, memory, percent, plural
+from fineclip.shards import Job, Manifest, sha256_of
+from fineclip.types import Box, Region, Sample
+from tests.helpers.images import encoded
+from tests.helpers.verbs import fineclip
+from tests.report.world import World, config_of, write_metrics, write_scores
+
+NBSP = "\u00a0"
+SHARDS = ("miniature-0000", "miniature-0001")
+PLACE = "annotations.template"
+STAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # two shards each; no number stands twice in a stage
+    "source": ({"read": 30, "kept": 29, "dropped": {"no-image": 1}}, {"read": 31, "kept": 27, "dropped": {"no-image": 4}}),
+    "filter": (
+        {"read": 29, "kept": 20, "dropped": {"too-small": 2, "duplicate": 7}},
+        {"read": 27, "kept": 13, "dropped": {"too-small": 1, "unreadable": 13}},
+    ),
+    "detect": (
+        {"read": 20, "kept": 19, "dropped": {"undecodable": 1}, "regions": 57},
+        {"read": 13, "kept": 12, "dropped": {"undecodable": 1}, "regions": 34},
+    ),
+    "caption": (
+        {"read": 19, "kept": 19, "regions": 57, "uncaptioned": {"empty": 2, "too-long": 1}},
+        {"read": 12, "kept": 12, "regions": 34, "uncaptioned": {"empty": 5}},
+    ),
+    "pack": (
+        {"read": 19, "kept": 18, "dropped": {"undecodable": 1}, "regions": 50},
+        {"read": 12, "kept": 9, "dropped": {"undecodable": 3}, "regions": 30},
+    ),
+}  # fmt: skip
+
+
+class Page(HTMLParser):
+    """The rows of each table by its class, the list of large figures, and all text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[str]]] = {}
+        self.figures: list[str] = []
+        self._rows: list[list[str]] = []
+        self._open = ""
+        self._words: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "table":
+            self._rows = self.tables.setdefault(dict(attrs)["class"] or "", [])
+        elif tag == "tr":
+            self._rows.append([])
+        elif tag in ("td", "th", "dd"):
+            self._open, self._words = tag, []
+
+    def handle_data(self, data: str) -> None:
+        self._words.append(data)
+        self.text = f"{self.text} {data.strip()}" if data.strip() else self.text
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._open:
+            words = " ".join("".join(self._words).split())
+            (self.figures if tag == "dd" else self._rows[-1]).append(words)
+            self._open = ""
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> World:
+    """Manifests without data: two shards of five stages, a scale that is short of its images and one that is not."""
+    world = World(tmp_path, config_of(seeds=[3, 5]))
+    for stage, shards in STAGES.items():
+        for name, counts in zip(SHARDS, shards, strict=True):
+            write_manifest(folder_of(world, stage) / f"{name}.json", stage, **counts)
+    select = world.root / "data" / world.name / "select"
+    write_manifest(select / "500.json", "select", read=43, kept=37, dropped={"repeated": 2, "in-benchmark": 4})
+    write_manifest(select / "2000.json", "select", read=2009, kept=2000, dropped={"in-benchmark": 9})
+    return world
+
+
+def folder_of(world: World, stage: str) -> Path:
+    inside = {"detect": ["annotations"], "caption": [PLACE], "pack": [PLACE]}.get(stage, [])
+    return world.root.joinpath("data", world.name, stage, *inside)
+
+
+def write_manifest(path: Path, stage: str, **counts: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Job(path, stage, 1, {}, {}).finish([], **counts)
+
+
+def funnel_of(world: World) -> tuple[Funnel, Ledger]:
+    place, ledger = Place(world.root, world.name), Ledger(world.root)
+    return collect_funnel(world.config, place, ledger), ledger
+
+
+def test_each_stage_counts_its_own_shards(bare: World) -> None:
+    funnel, ledger = funnel_of(bare)
+    counted = {
+        s.name: (s.read, s.kept, dict(s.dropped), s.regions, s.uncaptioned, s.found, s.planned) for s in funnel.stages
+    }
+    assert counted == {
+        "source": (61, 56, {"no-image": 5}, 0, 0, 2, 2),
+        "filter": (56, 33, {"unreadable": 13, "duplicate": 7, "too-small": 3}, 0, 0, 2, 2),
+        "detect": (33, 31, {"undecodable": 2}, 91, 0, 2, 2),
+        "caption": (31, 31, {}, 91, 8, 2, 2),
+        "pack": (31, 27, {"undecodable": 4}, 80, 0, 2, 2),
+    }  # fmt: skip
+    assert list(counted) == ["source", "filter", "detect", "caption", "pack"]
+    assert list(funnel.stage("filter").dropped) == ["unreadable", "duplicate", "too-small"]  # the most frequent first
+    assert ledger.problems == []
+
+
+def test_a_scale_has_the_images_that_it_kept_and_not_those_that_were_wanted(bare: World) -> None:
+    funnel, _ = funnel_of(bare)
+    assert [(s.name, s.wanted, s.kept, dict(s.dropped), s.images) for s in funnel.scales] == [
+        ("500", 500, 37, {"repeated": 2, "in-benchmark": 4}, 37),
+        ("2000", 2000, 2000, {"in-benchmark": 9}, 2000),
+    ]
+    assert Scale("all", None, 12, {}).images == 12
+    assert Scale("500", 500, None, {}).images == 500
+    assert Scale("500", 500, 0, {}).images == 0
+    assert Scale("all", None, None, {}).images is None
+
+
+def test_the_kept_images_are_the_size_in_tables_charts_and_sentences(bare: World) -> None:
+    write_runs(bare)
+    report = collect_report(bare.config, bare.root)
+    sizes = [line.images for line in report.tables[0].lines if line.kind == "trained"]
+    assert sizes == [37, 2000, 37, 2000]
+    assert [figure.title for figure in report.losses] == [
+        f"{method} \N{MIDDLE DOT} {size} images" for method in ("CLIP", "FineCLIP") for size in ("37", "2,000")
+    ]
+    assert report.finding.more[0].startswith("From 37 to 2,000 images FineCLIP rises from ")
+    page = Page(render(report))
+    assert page.tables["scales"][1:] == [
+        ["500", "37", "500", "in benchmark 4, repeated 2"],
+        ["2000", "2,000", "2,000", "in benchmark 9"],
+    ]
+
+
+def test_the_figures_at_the_top(bare: World) -> None:
+    """Packed samples and regions, of what came in first; regions without a caption are those of the stage caption."""
+    page = Page(render(collect_report(bare.config, bare.root)))
+    assert page.figures[:6] == [
+        "27",
+        "of 61 that came in",
+        "80",
+        "3.0 an image; 8 without a caption",
+        "0",
+        "of 9 planned",
+    ]
+
+
+def test_a_shard_without_a_manifest_is_not_counted_and_is_named(bare: World) -> None:
+    (folder_of(bare, "detect") / f"{SHARDS[1]}.json").unlink()
+    (bare.root / f"data/{bare.name}/select/500.json").unlink()
+    funnel, ledger = funnel_of(bare)
+    detect = funnel.stage("detect")
+    assert (detect.read, detect.kept, detect.regions, detect.found, detect.planned) == (20, 19, 57, 1, 2)
+    assert funnel.stage("caption").found == 2
+    assert (funnel.scales[0].kept, funnel.scales[0].images) == (None, 500)
+    assert [problem.what for problem in ledger.problems] == [
+        f"data/{bare.name}/select/500.json", f"data/{bare.name}/detect/annotations",
+    ]  # fmt: skip
+    assert "1 of 2" in ledger.problems[1].why
+    assert SHARDS[1] in ledger.problems[1].why
+    assert SHARDS[0] not in ledger.problems[1].why
+    page = Page(render(collect_report(bare.config, bare.root)))
+    assert "1 of 2 shards" in page.text
+    assert page.tables["scales"][1] == ["500", "\u2013", "500", "not drawn yet"]
+
+
+def test_a_damaged_manifest_is_not_counted_as_found(bare: World) -> None:
+    (folder_of(bare, "filter") / f"{SHARDS[1]}.json").write_text("{")
+    funnel, ledger = funnel_of(bare)
+    stage = funnel.stage("filter")
+    assert (stage.read, stage.kept, dict(stage.dropped), stage.found, stage.planned) == (
+        29,
+        20,
+        {"duplicate": 7, "too-small": 2},
+        1,
+        2,
+    )
+    assert [problem.what for problem in ledger.problems] == [f"data/{bare.name}/filter/{SHARDS[1]}.json"]
+
+
+def test_absent_shards_are_named_up_to_a_limit(tmp_path: Path) -> None:
+    paths = [tmp_path / f"data/tiny/pack/{PLACE}/shard-{n}.json" for n in range(6)]
+    log = tmp_path / f"logs/tiny/pack/{PLACE}/shard-2.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("why\n")
+    problem = absence(paths, of=9, place=Place(tmp_path, "tiny"))
+    assert "6 of 9 shards" in problem.why
+    assert "shard-0, shard-1, shard-2, shard-3 and 2 more" in problem.why
+    assert (problem.log_path, problem.log_tail) == (f"logs/tiny/pack/{PLACE}/shard-2.log", "why")
+
+
+def test_the_shards_that_the_largest_scale_needs(tmp_path: Path) -> None:
+    """1,000 images of 100 a shard: 120 of 0.5 kept with a tenth to spare are 264, three shards; 40 alone are one."""
+    source = {"kind": "miniature", "images": 1000, "images_per_shard": 100}
+
+    def names(*scales: str, **keys: float) -> tuple[str, ...]:
+        values = config_of().model_dump(by_alias=True)
+        values |= {
+            "source": source,
+            "scales": {"small": {"images": 40}, "large": {"images": 120}, "all": {"images": None}},
+        }
+        values["scales"]["large"] |= keys
+        values["plan"] |= {"scales": list(scales), "share_kept": 0.5, "margin": 0.1}
+        return planned_shards(Config.model_validate(values), tmp_path, otherwise=tmp_path)
+
+    assert len(names("small")) == 1
+    assert names("small", "large") == names("large", "small") == tuple(f"miniature-{n:04d}" for n in range(3))
+    assert len(names("large", margin=1.0)) == 5
+    assert len(names("large", share_kept=0.2)) == 7
+    assert len(names("small", "all")) == 10
+
+
+def test_units_and_digits() -> None:
+    shown = {mb: memory(mb).replace(NBSP, " ") for mb in (0.4, 999.4, 1000, 1049, 2560, 81_920)}
+    assert shown == {
+        0.4: "0 MB", 999.4: "999 MB", 1000: "1.0 GB", 1049: "1.0 GB", 2560: "2.6 GB", 81_920: "81.9 GB",
+    }  # fmt: skip
+    assert [duration(s).replace(NBSP, " ") for s in (0, 9.94, 9.95, 60, 3599.4, 3600, 90_061)] == [
+        "0.0 s", "9.9 s", "10 s", "1 min 00 s", "59 min 59 s", "1 h 00 min", "25 h 01 min",
+    ]  # fmt: skip
+    assert (percent(0.25, 2), percent(100), percent(99.96)) == (f"0.25{NBSP}%", f"100.0{NBSP}%", f"100.0{NBSP}%")
+    assert (count(999), count(25_010)) == ("999", "25,010")
+    assert (plural(0, "image"), plural(1, "image"), plural(1200, "image")) == ("0 images", "1 image", "1,200 images")
+
+
+def test_costs_add_seconds_and_take_the_most_memory() -> None:
+    jobs = [TimedJob(10.0, 7.0, 300.0), TimedJob(40.0, None, 900.0), TimedJob(20.0, 36.0, None)]
+    cost = summed("train", jobs)
+    assert (cost.stage, cost.jobs, cost.wall_s, cost.longest_s, cost.cpu_s, cost.peak_mb) == (
+        "train",
+        3,
+        70.0,
+        40.0,
+        43.0,
+        900.0,
+    )
+
+
+def write_timing(world: World, name: str, *, wall_s: float, cpu_s: float, peak_mb: float, after: str = "") -> None:
+    path = world.root / "logs" / world.name / f"{name}.tsv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time"
+    line = f"{wall_s}\t0:00:01\t{peak_mb}\t99999\t88888\t77777\t1\t2\t55\t{cpu_s}"
+    path.write_text("\n".join([columns, *([after] if after else []), line]) + "\n")
+
+
+def test_the_table_of_costs(bare: World) -> None:
+    """Stages in the order of the work; jobs of other regions, captions and runs are not of this plan."""
+    write_timing(bare, "train/clip-mini-500-s3", wall_s=100, cpu_s=180, peak_mb=2500)
+    write_timing(bare, "train/clip-mini-2000-s5", wall_s=300, cpu_s=500, peak_mb=1500)
+    write_timing(bare, "train/clip-mini-500-s0", wall_s=7000, cpu_s=7000, peak_mb=70_000)
+    write_timing(bare, "evaluate/clip-mini-500-s3/boxes", wall_s=20, cpu_s=30, peak_mb=640)
+    write_timing(bare, "evaluate/clip-mini-500-s0/boxes", wall_s=7000, cpu_s=7000, peak_mb=70_000)
+    write_timing(bare, "detect/annotations/miniature-0000", wall_s=4, cpu_s=3, peak_mb=200)
+    write_timing(bare, "detect/yolov9/miniature-0000", wall_s=7000, cpu_s=7000, peak_mb=70_000)
+    write_timing(bare, f"caption/{PLACE}/miniature-0000", wall_s=5, cpu_s=6, peak_mb=100)
+    write_timing(bare, "caption/annotations.blip2/miniature-0000", wall_s=7000, cpu_s=7000, peak_mb=70_000)
+    write_timing(bare, f"texts/mini/{PLACE}/miniature-0000", wall_s=2, cpu_s=1, peak_mb=50)
+    write_timing(bare, f"texts/other/{PLACE}/miniature-0000", wall_s=7000, cpu_s=7000, peak_mb=70_000)
+    write_timing(bare, "zzz/1", wall_s=1, cpu_s=1, peak_mb=10)
+    report = collect_report(bare.config, bare.root)
+    page = Page(render(report))
+    assert [[cell.replace(NBSP, " ") for cell in row] for row in page.tables["cost"]] == [
+        ["stage", "jobs", "CPU time", "", "wall time", "longest job", "peak memory"],
+        ["detect", "1", "3.0 s", "", "4.0 s", "4.0 s", "200 MB"],
+        ["caption", "1", "6.0 s", "", "5.0 s", "5.0 s", "100 MB"],
+        ["texts", "1", "1.0 s", "", "2.0 s", "2.0 s", "50 MB"],
+        ["train", "2", "11 min 20 s", "", "6 min 40 s", "5 min 00 s", "2.5 GB"],
+        ["evaluate", "1", "30 s", "", "20 s", "20 s", "640 MB"],
+        ["zzz", "1", "1.0 s", "", "1.0 s", "1.0 s", "10 MB"],
+        ["together", "7", "12 min 01 s", "", "7 min 12 s", "5 min 00 s", "2.5 GB"],
+    ]
+    assert [figure.replace(NBSP, " ") for figure in page.figures[6:8]] == ["12 min 01 s", "in 7 jobs"]
+    assert [cost.stage for cost in collect_costs(bare.config, Place(bare.root, bare.name), Ledger(bare.root))] == [
+        "detect", "caption", "texts", "train", "evaluate", "zzz",
+    ]  # fmt: skip
+
+
+def test_a_job_is_timed_by_its_last_line(bare: World) -> None:
+    write_timing(bare, "train/x", wall_s=3, cpu_s=4, peak_mb=5, after="900\t0\t900\t0\t0\t0\t0\t0\t0\t900")
+    job = read_job(bare.root / f"logs/{bare.name}/train/x.tsv")
+    assert (job.wall_s, job.cpu_s, job.peak_mb) == (3, 4, 5)
+
+
+def write_runs(world: World) -> None:
+    """Every planned run with scores; a training reads 11 images for each of its seed's number and scale's tenth."""
+    for run in world.config.runs().values():
+        folder = world.root / "results" / world.name / run.id
+        folder.mkdir(parents=True)
+        images = int(run.scale) // 10 + 11 * run.seed if run.scale else 0
+        Job(folder / "train.json", "train", 1, {}, {}).finish([], read=images + 1, kept=images, dropped={"lost": 1})
+        if run.method:
+            write_metrics(folder / "metrics.jsonl", run.method, steps=30, wobble=run.seed)
+            rates = [(2, 10.0), (4, 1000.0), (6, 40.0 + run.seed)]  # the median is that of the last
+            lines = [json.dumps({"step": step, "images_per_second": rate, "peak_memory_mb": 9}) for step, rate in rates]
+            (folder / "speed.jsonl").write_text("\n".join(lines) + "\n")
+        for benchmark in world.config.plan.benchmarks:
+            write_scores(world, run.id, benchmark)
+
+
+def test_the_table_of_runs(bare: World) -> None:
+    write_runs(bare)
+    last = json.loads((bare.root / f"results/{bare.name}/clip-mini-500-s3/metrics.jsonl").read_text().splitlines()[-1])
+    page = Page(render(collect_report(bare.config, bare.root)))
+    rows = page.tables["runs"]
+    assert rows[0] == ["run", "state", "steps", "images read", "last loss", "images/s"]
+    assert rows[1] == ["pretrained-mini", "done", *["\u2013"] * 4]
+    assert rows[2] == ["clip-mini-500-s3", "done", "30", "83", f"{last['total']:.3f}", "43"]
+    assert [(row[0], row[3], row[5]) for row in rows[3:]] == [
+        ("clip-mini-500-s5", "105", "45"),
+        ("fineclip-mini-500-s3", "83", "43"), ("fineclip-mini-500-s5", "105", "45"),
+        ("clip-mini-2000-s3", "233", "43"), ("clip-mini-2000-s5", "255", "45"),
+        ("fineclip-mini-2000-s3", "233", "43"), ("fineclip-mini-2000-s5", "255", "45"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("benchmark", ["boxes", "retrieval"])
+def test_scores_that_are_not_there_are_named_by_run_and_benchmark(bare: World, benchmark: str) -> None:
+    """One absent file, for every run and benchmark in turn; the others keep their scores."""
+    write_runs(bare)
+    for run in bare.config.runs():
+        path = bare.root / f"results/{bare.name}/{run}/evals/{benchmark}.json"
+        text = path.read_text()
+        path.unlink()
+        ledger = Ledger(bare.root)
+        records = collect_runs(bare.config, Place(bare.root, bare.name), ledger)
+        path.write_text(text)
+        assert [problem.what for problem in ledger.problems] == [f"{run} on {benchmark}"]
+        absent = [(r.run.id, name) for r in records for name in ("boxes", "retrieval") if name not in r.results]
+        assert absent == [(run, benchmark)]
+
+
+def test_runs_that_have_no_result_are_named_in_the_order_of_the_plan(bare: World) -> None:
+    """With the end of their own log and their own message: one failed with a marker, one has metrics, one nothing."""
+    write_runs(bare)
+    folder, logs = bare.root / "results" / bare.name, bare.root / "logs" / bare.name / "train"
+    logs.mkdir(parents=True)
+    gone = ("clip-mini-500-s5", "fineclip-mini-500-s3", "pretrained-mini")
+    for run in gone:
+        (folder / run / "train.json").unlink()
+        (logs / f"{run}.log").write_text(f"log of {run}\n")
+    (folder / "clip-mini-500-s5/state").mkdir()
+    (folder / "clip-mini-500-s5/state/failed.json").write_text('{"message": "the loss is nan at step 7"}')
+    ledger = Ledger(bare.root)
+    records = {r.run.id: r for r in collect_runs(bare.config, Place(bare.root, bare.name), ledger)}
+    assert [problem.what for problem in ledger.problems] == [
+        "pretrained-mini",
+        "clip-mini-500-s5",
+        "fineclip-mini-500-s3",
+    ]
+    assert [problem.log_tail for problem in ledger.problems] == [
+        f"log of {problem.what}" for problem in ledger.problems
+    ]
+    assert [problem.log_path for problem in ledger.problems] == [
+        f"logs/{bare.name}/train/{problem.what}.log" for problem in ledger.problems
+    ]
+    assert "the loss is nan at step 7" in ledger.problems[1].why
+    assert "nan" not in ledger.problems[0].why + ledger.problems[2].why
+    assert {run: records[run].state for run in gone} == {
+        "pretrained-mini": "missing", "clip-mini-500-s5": "failed", "fineclip-mini-500-s3": "unfinished",
+    }  # fmt: skip
+    assert {record.state for run, record in records.items() if run not in gone} == {"done"}
+    assert all(not records[run].results for run in gone)  # scores of a run that is gone are not shown
+
+
+def test_scores_of_another_run_are_not_taken(bare: World) -> None:
+    write_runs(bare)
+    folder = bare.root / "results" / bare.name
+    manifest = folder / "clip-mini-500-s3/train.json"
+    stale = {f"results/{bare.name}/clip-mini-500-s3/train.json": "0" * 64}
+    write_scores(bare, "clip-mini-500-s3", "boxes", inputs=stale)
+    ledger = Ledger(bare.root)
+    records = {r.run.id: r for r in collect_runs(bare.config, Place(bare.root, bare.name), ledger)}
+    assert list(records["clip-mini-500-s3"].results) == ["retrieval"]
+    assert [problem.what for problem in ledger.problems] == [f"results/{bare.name}/clip-mini-500-s3/evals/boxes.json"]
+    assert records["clip-mini-500-s3"].manifest_sha256 == sha256_of(manifest)
+
+
+def record(run: Run, values: dict[str, float], *, n: int = 10, chance: float = 5.0, **changes: Any) -> RunRecord:
+    scores = tuple(ScoreRecord(metric=name, value=value, n=n) for name, value in values.items())
+    result = Result(benchmark="boxes", version=1, scores=scores, chance=dict.fromkeys(values, chance), **changes)
+    return RunRecord(run, None, "", {"boxes": result}, ())
+
+
+def two_encoders() -> Config:
+    values = config_of().model_dump(by_alias=True)
+    values["encoders"]["big"] = values["encoders"]["mini"] | {"image_size": 96}
+    values["plan"] |= {"encoders": ["mini", "big"], "methods": ["clip"], "seeds": [0, 1, 2]}
+    return Config.model_validate(values)
+
+
+def test_seeds_are_averaged_within_one_method_encoder_and_scale() -> None:
+    """Values whose mean tells which runs went into it: 1, 2, 4 in one row, 10, 20, 40 in the next, and so on."""
+    config, records = two_encoders(), []
+    rows = [("mini", "500"), ("mini", "2000"), ("big", "500"), ("big", "2000")]
+    for place, (encoder, scale) in enumerate(rows):
+        for seed, value in enumerate((1.0, 2.0, 4.0)):
+            run = Run(f"clip-{encoder}-{scale}-s{seed}", encoder, "clip", scale, seed)
+            score = value * 10.0**place / 100
+            records.append(record(run, {"things/top1": score, "things/top5": score + 0.5}, n=10 + seed))
+    records.append(record(Run("pretrained-mini", "mini"), {"things/top1": 3.0, "things/top5": 3.5}))
+    (table,) = score_tables(config, records[::-1], {"500": 500, "2000": 2000})
+    found = {
+        (line.encoder, line.scale): (line.images, line.seeds, *(round(line.cells[m].mean, 6) for m in table.metrics))
+        for line in table.lines
+        if line.kind == "trained"
+    }
+    assert found == {
+        ("mini", "500"): (500, 3, 0.023333, 0.523333),
+        ("mini", "2000"): (2000, 3, 0.233333, 0.733333),
+        ("big", "500"): (500, 3, 2.333333, 2.833333),
+        ("big", "2000"): (2000, 3, 23.333333, 23.833333),
+    }
+    cell = next(line for line in table.lines if (line.encoder, line.scale) == ("big", "2000")).cells["things/top1"]
+    assert (cell.low, cell.high) == (10.0, 40.0)
+    assert cell.spread == pytest.approx(15.275252)
+    assert table.cases["things/top1"] == (10, 12)
+    figure = scale_figures(table)[0]
+    assert figure.note == "n = 10 to 12"
+
+
+def test_a_variant_is_a_row_of_its_own() -> None:
+    plain = Run("fineclip-mini-500-s0", "mini", "fineclip", "500", 0)
+    variant = Run("fineclip-mini-500-distill-s0", "mini", "fineclip", "500", 0, "distill")
+    records = [record(plain, {"things/top1": 20.0}), record(variant, {"things/top1": 30.0})]
+    (table,) = score_tables(config_of(), records, {"500": 500})
+    assert [(line.method, line.seeds, line.cells["things/top1"].mean) for line in table.lines[1:]] == [
+        ("fineclip", 1, 20.0), ("fineclip distill", 1, 30.0),
+    ]  # fmt: skip
+
+
+def test_a_metric_that_a_run_lacks_is_not_taken_from_another() -> None:
+    runs = [Run(f"{method}-mini-500-s0", "mini", method, "500", 0) for method in ("clip", "fineclip")]
+    records = [
+        record(runs[0], {"things/top1": 20.0}),
+        record(runs[1], {"things/top1": 30.0, "stuff/top1": 8.0}, chance=7.0),
+    ]
+    (table,) = score_tables(config_of(), records, {"500": 500})
+    chance, clip, fineclip = table.lines
+    assert table.metrics == ("things/top1", "stuff/top1")
+    assert table.cell(clip, "stuff/top1") is None
+    assert {name: cell.mean for name, cell in fineclip.cells.items()} == {"things/top1": 30.0, "stuff/top1": 8.0}
+    assert {name: cell.mean for name, cell in chance.cells.items()} == {"things/top1": 5.0, "stuff/top1": 7.0}
+
+
+def test_the_table_of_scores(bare: World) -> None:
+    """Columns in the order of the metrics, groups over their own; the mean with its spread, the best in its column."""
+    write_runs(bare)
+    report = collect_report(bare.config, bare.root)
+    rows = [[cell.replace(NBSP, " ") for cell in row] for row in Page(render(report)).tables["scores"]]
+    assert rows[:3] == [
+        ["model", "images", "seeds", "things", "stuff", "all"],
+        ["top 1", "top 5", "top 1", "top 5", "top 1", "top 5"],
+        ["n 1,894", "n 1,894", "n 1,106", "n 1,106", "n 1,894", "n 1,894"],
+    ]
+    assert rows[3] == ["chance", "", "", "5.0", "25.0", "16.7", "83.3", "3.8", "19.2"]
+    assert rows[4] == ["pretrained encoder", "", "", "10.7", "42.7", "12.6", "55.4", "8.3", "35.0"]
+    # seeds 3 and 5 add 1.5 and 2.5 to 10.9, so 12.4 and 13.4: mean 12.9, standard deviation 0.7
+    assert rows[5] == [
+        "CLIP",
+        "37",
+        "2",
+        "12.9 ± 0.7",
+        "46.3 ± 1.2",
+        "13.3 ± 0.2",
+        "56.5 ± 0.4",
+        "10.1 ± 0.6",
+        "38.1 ± 1.0",
+    ]
+    assert [row[:4] for row in rows[6:9]] == [
+        ["CLIP", "2,000", "2", "13.1 ± 0.7"],
+        ["FineCLIP", "37", "2", "18.8 ± 0.7"],
+        ["FineCLIP", "2,000", "2", "28.6 ± 0.7"],
+    ]
+    best = [line.method for line in report.tables[0].lines if line.cells["all/top5"].is_best]
+    assert best == ["fineclip"]
+    assert [table.protocol.benchmark for table in report.tables] == ["boxes", "retrieval"]
+    assert [(b.name, round(b.value, 1)) for b in report.finding.bars] == [
+        ("FineCLIP", 28.6), ("CLIP", 13.1), ("pretrained encoder", 10.7), ("chance", 5.0),
+    ]  # fmt: skip
+    assert (report.finding.metric, report.finding.scale) == ("things, top 1", "trained on 2,000 images")
+
+
+def test_the_finding_is_that_of_the_first_metric_that_was_measured() -> None:
+    run = Run("clip-mini-500-s0", "mini", "clip", "500", 0)
+    values = {"stuff/top1": 90.0, "all/top1": 40.0, "things/top1": 30.0}
+    assert main_finding(score_tables(config_of(), [record(run, values)], {"500": 37})).bars[0].value == 30.0
+    del values["things/top1"]
+    assert main_finding(score_tables(config_of(), [record(run, values)], {"500": 37})).bars[0].value == 40.0
+
+
+def test_the_last_loss_of_a_chart_is_the_mean_over_its_seeds() -> None:
+    def steps(*totals: float) -> tuple[dict[str, float], ...]:
+        return tuple(
+            {"step": float(n), "epoch": n / 2, "images": 64.0, "total": t, "global": t} for n, t in enumerate(totals, 1)
+        )
+
+    runs = [
+        RunRecord(Run(f"clip-mini-500-s{s}", "mini", "clip", "500", s), None, "", {}, steps(9.0, 1.0 + s))
+        for s in (0, 1)
+    ]
+    other = RunRecord(Run("clip-mini-2000-s0", "mini", "clip", "2000", 0), None, "", {}, steps(9.0, 8.0, 7.0))
+    small, large = loss_figures([*runs, other], {"500": 37, "2000": 2000})
+    assert (small.title, small.note) == ("CLIP \N{MIDDLE DOT} 37 images", "2 steps, 2 seeds")
+    assert (large.title, large.note) == ("CLIP \N{MIDDLE DOT} 2,000 images", "3 steps")
+    assert "global 1.50" in small.picture
+    assert "global 7.00" in large.picture
+
+
+def test_hashes_stand_beside_their_own_files() -> None:
+    inputs = {f"in/{n:02d}.json": f"{n:02d}" * 32 for n in range(MOST_INPUTS + 3)}
+    manifest = Manifest("train", 1, {}, inputs, {"model.safetensors": "a" * 64, "config.yaml": "b" * 64})
+    run = replace(
+        record(Run("clip-mini-500-s0", "mini", "clip", "500"), {}), manifest=manifest, manifest_sha256="c" * 64
+    )
+    found = pinned(run)
+    assert (found.run, found.sha256, found.more_inputs) == ("clip-mini-500-s0", "c" * 64, 3)
+    assert found.outputs == (("config.yaml", "b" * 64), ("model.safetensors", "a" * 64))
+    assert found.inputs[0] == ("in/00.json", "00" * 32)
+    assert len(found.inputs) == MOST_INPUTS
+
+
+def test_a_tile_shows_the_boxes_where_they_are() -> None:
+    regions = tuple(
+        Region(Box(10 + n, 20, 14 + n, 50), 0.9 - n / 10, f"label {n}", "" if n else "a caption") for n in range(8)
+    )
+    tile = tile_of(Sample("key", encoded(120, 80), 120, 80, ("one", "two"), None, regions))
+    assert (tile.key, tile.width, tile.height, tile.captions, tile.more_regions) == ("key", 120, 80, ("one", "two"), 2)
+    first, second = tile.marks[:2]
+    assert (first.x, first.y, first.width, first.height) == (10, 20, 4, 30)
+    assert (first.caption, first.about) == ("a caption", "label 0, score 0.90")
+    assert (second.x, second.caption) == (11, "label 1")
+
+
+def test_the_page_after_a_failed_job_is_made_by_the_verb_as_the_workflow_calls_it(bare: World) -> None:
+    """With the section that the workflow passes: the page names the failed run with its log, and the verb ends well."""
+    write_runs(bare)
+    failed = "fineclip-mini-2000-s5"
+    (bare.root / f"results/{bare.name}/{failed}/train.json").unlink()
+    log = bare.root / f"logs/{bare.name}/train/{failed}.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("the third line from the end is not this one\n" + "step 9: out of memory\n")
+    (folder_of(bare, "pack") / f"{SHARDS[0]}.json").unlink()
+    output = f"results/{bare.name}/report/index.html"
+    config = json.loads(Plan(bare.config).section("report"))
+    assert fineclip(bare.root, "report", "--output", output, config=config).code == 0
+    page = Page((bare.root / output).read_text(encoding="utf-8"))
+    assert "2 things missing or failed" in page.text
+    assert f"{failed} has no result" in page.text
+    assert "step 9: out of memory" in page.text
+    assert page.figures[4:6] == ["8", "of 9 planned"]
+    assert page.figures[0] == "9"
+    assert [row[:2] for row in page.tables["runs"] if row[1] != "done"][1:] == [[failed, "unfinished"]]
+    assert Page(render(collect_report(bare.config, bare.root))).tables == page.tables
