@@ -1,6 +1,7 @@
 """Every number of the page, by hand: small manifests whose counts all differ, and the rows that they become."""
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +15,7 @@ from fineclip.report.charts import loss_figures, scale_figures
 from fineclip.report.costs import Job as TimedJob
 from fineclip.report.costs import collect_costs, read_job, summed
 from fineclip.report.funnel import Funnel, Scale, absence, collect_funnel, planned_shards
-from fineclip.report.gallery import tile_of
+from fineclip.report.gallery import Mark, Tile, tile_of
 from fineclip.report.headline import main_finding
 from fineclip.report.page import collect_report, render
 from fineclip.report.provenance import MOST_INPUTS, pinned
@@ -577,3 +578,48 @@ def test_the_page_after_a_failed_job_is_made_by_the_verb_as_the_workflow_calls_i
     assert page.figures[0] == "9"
     assert [row[:2] for row in page.tables["runs"] if row[1] != "done"][1:] == [[failed, "unfinished"]]
     assert Page(render(collect_report(bare.config, bare.root))).tables == page.tables
+
+
+def widths(html: str, css: str) -> list[float]:
+    """The width of every bar of a class, in percent, in the order of the page."""
+    return [float(width) for width in re.findall(rf'<span class="{css}" style="width:([0-9.]+)%', html)]
+
+
+def test_bars_are_shares_of_what_came_in_first(bare: World) -> None:
+    write_timing(bare, "detect/annotations/miniature-0000", wall_s=40, cpu_s=5, peak_mb=200)
+    write_timing(bare, "train/clip-mini-500-s3", wall_s=10, cpu_s=20, peak_mb=2500)
+    write_runs(bare)
+    report = collect_report(bare.config, bare.root)
+    html = render(report)
+    assert widths(html, "kept") == [round(100 * kept / 61, 3) for kept in (56, 33, 31, 31, 27)]
+    assert widths(html, r"gone g\d") == [round(100 * number / 61, 3) for number in (5, 13, 7, 3, 2, 4)]
+    top = report.finding.bars[0].value
+    assert widths(html, "fill")[: len(report.finding.bars)] == [
+        pytest.approx(100 * bar.value / top, abs=1e-3) for bar in report.finding.bars
+    ]
+    most = max(cost.cpu_s for cost in report.costs)
+    cpu_widths = widths(html, "fill")[-len(report.costs) :]
+    assert cpu_widths == [pytest.approx(100 * cost.cpu_s / most, abs=1e-3) for cost in report.costs]
+
+
+def test_boxes_are_drawn_where_they_are(bare: World) -> None:
+    """Left and width are shares of the width, top and height of the height."""
+    report = replace(
+        collect_report(bare.config, bare.root),
+        kept=(Tile("key", "data:,", 200, 50, ("a",), (Mark(20, 5, 100, 30, "c", "d"),), 3),),
+    )
+    html = render(report)
+    assert 'style="left:10.000%;top:10.000%;width:50.000%;height:60.000%"' in html
+    assert "3 more regions" in Page(html).text
+
+
+def test_hashes_of_inputs_and_outputs_on_the_page(bare: World) -> None:
+    run = Run("clip-mini-500-s3", "mini", "clip", "500", 3)
+    manifest = Manifest("train", 1, {}, {"in.json": "1" * 64}, {"model.safetensors": "2" * 64})
+    provenance = replace(
+        collect_report(bare.config, bare.root).provenance,
+        pinned=(pinned(replace(record(run, {}), manifest=manifest, manifest_sha256="3" * 64)),),
+    )
+    text = Page(render(replace(collect_report(bare.config, bare.root), provenance=provenance))).text
+    for digest, name in (("3" * 16, "train.json"), ("2" * 16, "model.safetensors, made"), ("1" * 16, "in.json")):
+        assert f"{digest} {name}" in text
