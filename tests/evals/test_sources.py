@@ -133,6 +133,27 @@ def test_boxes_outside_the_limits_are_left_out(coco: Path, manifest: Path) -> No
     assert read_manifest(manifest).dropped == {"no-box": 1}
 
 
+def test_an_empty_box_is_left_out_at_any_limit(coco: Path, manifest: Path) -> None:
+    """Of no width, of no height, and outside the image, where clipping leaves neither."""
+
+    def resize(content: dict[str, Any]) -> None:
+        boxes = ([5, 5, 0, 8], [5, 5, 8, 0], [-30, 5, 20, 20], [5, 5, 1, 1])
+        content["annotations"][0]["segments_info"] = [{"id": 1, "category_id": 1, "bbox": box} for box in boxes]
+
+    edit(coco / PANOPTIC, resize)
+    index_benchmark(manifest, section("boxes", "coco_panoptic", coco, min_side_px=0))
+    assert [tuple(box.values())[:4] for box in next(read_rows(manifest, BenchmarkRow)).boxes] == [(5, 5, 6, 6)]
+
+
+@pytest.mark.parametrize("limit", [{"min_side_px": 40}, {"max_side_px": 40}])
+def test_another_limit_makes_another_index(coco: Path, manifest: Path, limit: dict[str, int]) -> None:
+    index_benchmark(manifest, section("boxes", "coco_panoptic", coco))
+    before = [len(row.boxes) for row in read_rows(manifest, BenchmarkRow)]
+    index_benchmark(manifest, section("boxes", "coco_panoptic", coco, **limit))
+    assert sum(len(row.boxes) for row in read_rows(manifest, BenchmarkRow)) < sum(before)
+    assert read_manifest(manifest).config.items() >= limit.items()
+
+
 def test_classes_stand_in_the_order_of_their_ids(coco: Path, manifest: Path) -> None:
     edit(coco / PANOPTIC, lambda content: content["categories"].reverse())
     index_benchmark(manifest, section("boxes", "coco_panoptic", coco))

@@ -86,6 +86,9 @@ def test_metrics_of_a_stopped_and_resumed_run(tmp_path: Path) -> None:
     ]
     path.write_text("\n".join(lines) + '\n{"step": 4, "to')
     assert [(step["step"], step["total"]) for step in read_steps(path)] == [(1, 5.0), (2, 4.5), (3, 3.0)]
+    lines = [json.dumps({"step": step, "total": value}) for step, value in ((1, 5.0), (4, 4.0), (2, 3.0), (4, 2.0))]
+    path.write_text("\n".join(lines))
+    assert [(step["step"], step["total"]) for step in read_steps(path)] == [(1, 5.0), (2, 3.0), (4, 2.0)]
     path.write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
     with pytest.raises(ValueError, match="line 2"):
         read_steps(path)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -389,6 +390,14 @@ def test_runs_that_have_no_result_are_named_in_the_order_of_the_plan(bare: World
     assert all(not records[run].results for run in gone)  # scores of a run that is gone are not shown
 
 
+def test_a_run_without_a_result_is_one_entry_whether_or_not_it_was_scored(bare: World) -> None:
+    write_runs(bare)
+    shutil.rmtree(bare.root / f"results/{bare.name}/clip-mini-500-s5")
+    ledger = Ledger(bare.root)
+    collect_runs(bare.config, Place(bare.root, bare.name), ledger)
+    assert [problem.what for problem in ledger.problems] == ["clip-mini-500-s5"]
+
+
 def test_scores_of_another_run_are_not_taken(bare: World) -> None:
     write_runs(bare)
     folder = bare.root / "results" / bare.name
@@ -408,9 +417,9 @@ def record(run: Run, values: dict[str, float], *, n: int = 10, chance: float = 5
     return RunRecord(run, None, "", {"boxes": result}, ())
 
 
-def two_encoders() -> Config:
+def two_encoders(*, image_size: int = 96) -> Config:
     values = config_of().model_dump(by_alias=True)
-    values["encoders"]["big"] = values["encoders"]["mini"] | {"image_size": 96}
+    values["encoders"]["big"] = values["encoders"]["mini"] | {"image_size": image_size}
     values["plan"] |= {"encoders": ["mini", "big"], "methods": ["clip"], "seeds": [0, 1, 2]}
     return Config.model_validate(values)
 
@@ -443,6 +452,18 @@ def test_seeds_are_averaged_within_one_method_encoder_and_scale() -> None:
     assert table.cases["things/top1"] == (10, 12)
     figure = scale_figures(table)[0]
     assert figure.note == "n = 10 to 12"
+
+
+def test_encoders_of_other_sizes_share_no_table_unless_the_benchmark_names_a_size() -> None:
+    config = two_encoders(image_size=224)
+    runs = [Run(f"pretrained-{name}", name) for name in ("mini", "big")]
+    tables = score_tables(config, [record(run, {"things/top1": 3.0}) for run in runs], {})
+    assert [(table.protocol.image_size, [line.encoder for line in table.lines[1:]]) for table in tables] == [
+        (96, ["mini"]), (224, ["big"]),
+    ]  # fmt: skip
+    named = [record(run, {"things/top1": 3.0}, config={"image_size": 64}) for run in runs]
+    (table,) = score_tables(config, named, {})
+    assert (table.protocol.image_size, [line.encoder for line in table.lines[1:]]) == (64, ["mini", "big"])
 
 
 def test_a_variant_is_a_row_of_its_own() -> None:
