@@ -146,13 +146,16 @@ class Plan:
             case "index":
                 return identity(config.benchmarks[names["benchmark"]])
             case "evaluate":
-                benchmark = config.benchmark(names["benchmark"])
-                return identity(benchmark) | {"benchmark_version": version_of("evals", benchmark.kind)}
+                return {"benchmarks": {name: self._benchmark(name) for name in self.benchmarks}}
             case "report":
                 return config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"runtime"})
             case "train" | "pretrained":
                 return self._training(self.runs[names["run"]])
         return {}
+
+    def _benchmark(self, name: str) -> dict[str, Any]:
+        benchmark = self.config.benchmark(name)
+        return identity(benchmark) | {"benchmark_version": version_of("evals", benchmark.kind)}
 
     def _training(self, run: Run) -> dict[str, Any]:
         encoder = {"encoder": identity(self.config.encoders[run.encoder])}

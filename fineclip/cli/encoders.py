@@ -11,7 +11,7 @@ from typing import Any
 from fineclip.cli.options import Verbs, add_compute, add_verb, json_object, section
 from fineclip.config import BenchmarkConfig, Config, load, read_files
 from fineclip.errors import ConfigError
-from fineclip.shards import forget, write_text
+from fineclip.shards import write_text
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -32,27 +32,32 @@ def add_verbs(verbs: Verbs) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="entries of `benchmarks`; with --run one, with --checkpoint by default all whose data is there",
+        help="with --checkpoint: entries of `benchmarks` (default: all whose data is there)",
     )
     verb.add_argument(
         "--index",
         type=Path,
+        nargs="+",
+        default=[],
         metavar="PATH",
-        help="with --run the manifest of `index`; with --checkpoint a folder to keep indexes in (default: none is kept)",
+        help="with --run the manifests of `index`, one for each benchmark; with --checkpoint a folder to keep indexes in (default: none is kept)",
+    )
+    verb.add_argument(
+        "--manifest", type=Path, metavar="FILE", help="with --run: evals.json; the score files go to evals/ beside it"
     )
     verb.add_argument(
         "--output",
         type=Path,
         metavar="PATH",
-        help="where the scores go: a name that ends in .json for one benchmark, else a folder (default: with --checkpoint nowhere)",
+        help="with --checkpoint: a .json file for one benchmark, else a folder (default: print the scores only)",
     )
     verb.add_argument(
         "--config",
         nargs="+",
         metavar="CONFIG",
-        help="with --run the section of the benchmark, as JSON; with --checkpoint configuration files (default: config.yaml)",
+        help="with --run the section `benchmarks` as JSON; with --checkpoint configuration files (default: config.yaml)",
     )
-    verb.add_argument("--force", action="store_true", help="with --run: work even where nothing has changed")
+    verb.add_argument("--force", action="store_true", help="with --run: compute all scores again")
     add_compute(verb, batch_size=64)
 
     verb = add_verb(verbs, "export", _export, about="write an encoder in the layout of another program", config=False)
@@ -86,27 +91,36 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _evaluate_run(options: argparse.Namespace) -> None:
-    from fineclip.evals.evaluate import VERSION, evaluate_run
+    from fineclip.evals.evaluate import VERSION, discard_scores, evaluate_run
 
-    if options.encoder is not None:
-        raise ConfigError("--encoder goes with --checkpoint: a run says itself which encoder it is")
-    if options.index is None or options.output is None or len(options.benchmark) != 1:
-        raise ConfigError("--run goes with one --index, one --benchmark and one --output")
-    [name] = options.benchmark
-    values = _section_of_json(options.config or ["{}"])
-    values.pop("benchmark_version", None)
+    for name in ("encoder", "benchmark", "output"):
+        if getattr(options, name):
+            raise ConfigError(f"--{name} goes with --checkpoint, not with --run")
+    if options.manifest is None:
+        raise ConfigError(
+            "--run goes with --manifest, the file evals.json to write, and one --index for each benchmark"
+        )
+    values = section(
+        dict[str, dict[str, Any]], _json_config(options.config or ["{}"]), where="--config", version=VERSION
+    )
+    benchmarks = {name: _benchmark(name, keys) for name, keys in values.get("benchmarks", {}).items()}
     if options.force:
-        forget(options.output)
+        discard_scores(options.manifest, list(benchmarks))
     evaluate_run(
         options.run,
         options.index,
-        options.output,
-        section(BenchmarkConfig, values, where=f"benchmarks.{name}", version=VERSION),
-        name=name,
+        options.manifest,
+        benchmarks,
         batch_size=options.batch_size,
         device=options.device,
         threads=options.threads,
     )
+
+
+def _benchmark(name: str, keys: Mapping[str, Any]) -> BenchmarkConfig:
+    values = {key: value for key, value in keys.items() if key != "benchmark_version"}
+    config: BenchmarkConfig = section(BenchmarkConfig, values, where=f"benchmarks.{name}")
+    return config
 
 
 def _evaluate_checkpoint(options: argparse.Namespace) -> None:
@@ -118,8 +132,11 @@ def _evaluate_checkpoint(options: argparse.Namespace) -> None:
     benchmarks = chosen_benchmarks(config.benchmarks, options.benchmark)
     places = _places(options.output, list(benchmarks))
     found = find_encoder(options.checkpoint, encoder=options.encoder, catalogue=config.encoders)
+    if len(options.index) > 1:
+        raise ConfigError(f"--index: with --checkpoint, expected one folder, but got {len(options.index)} paths")
+    folder = options.index[0] if options.index else None
     with ExitStack() as stack:
-        indexes = options.index or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fineclip-index-")))
+        indexes = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fineclip-index-")))
         records = evaluate_checkpoint(
             found,
             benchmarks,
@@ -145,12 +162,12 @@ def _configuration(files: Sequence[Path]) -> Config:
     return load(read_files(files), where=" + ".join(map(str, files)))
 
 
-def _section_of_json(texts: Sequence[str]) -> dict[str, Any]:
+def _json_config(texts: Sequence[str]) -> dict[str, Any]:
     try:
         [text] = texts
         return dict(json_object(text))
     except (ValueError, argparse.ArgumentTypeError) as error:
-        raise ConfigError(f"--config: with --run, one section as JSON: {error}") from None
+        raise ConfigError(f"--config: with --run, expected the section `benchmarks` as JSON: {error}") from None
 
 
 def _places(output: Path | None, benchmarks: Sequence[str]) -> dict[str, Path]:

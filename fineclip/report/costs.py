@@ -108,6 +108,6 @@ def _is_planned(parts: tuple[str, ...], config: Config) -> bool:
             return pair == f"{config.regions}.{config.captions}"
         case ("texts", encoder, pair, _):
             return encoder in config.planned_encoders and pair == f"{config.regions}.{config.captions}"
-        case ("train", run) | ("evaluate", run, _):
-            return run in config.runs()
+        case ("train" | "evaluate", *run):
+            return "/".join(run) in config.runs()
     return True

@@ -11,6 +11,7 @@ from fineclip.report.reading import Ledger, Place, Problem, Result, last_lines, 
 from fineclip.shards import Manifest, sha256_of
 
 MANIFEST = "train.json"
+EVALS = "evals.json"
 FAILED = "state/failed.json"
 
 Point = Mapping[str, float]
@@ -138,19 +139,22 @@ def _message(marker: Path) -> str:
 
 
 def _note_missing_benchmarks(config: Config, records: Sequence[RunRecord], place: Place, *, ledger: Ledger) -> None:
-    """Scores that the plan names and nothing made. What no run has and no job tried is one entry, not one a run."""
+    """Note every planned score that is absent: one problem for each run, or one for a benchmark that no job evaluated.
+
+    A run without `evals.json` whose log is there was evaluated and failed.
+    """
     for benchmark in config.plan.benchmarks:
         without = [record.run.id for record in records if record.manifest and not _has(record, benchmark, place)]
-        logs = [place.logs("evaluate", run, f"{benchmark}.log") for run in without]
+        logs = {run: place.logs("evaluate", f"{run}.log") for run in without}
         if not without:
             continue
-        tried = any(log.is_file() for log in logs)
-        if not tried and not any(benchmark in record.results for record in records):
+        failed = any(log.is_file() and not place.results(run, EVALS).is_file() for run, log in logs.items())
+        if not failed and not any(benchmark in record.results for record in records):
             skip = f"; it is left out where its data is absent (benchmarks.{benchmark}.if_missing)"
             hint = skip if config.benchmarks[benchmark].if_missing == "skip" else ""
             ledger.note(Problem(f"benchmark {benchmark}", f"no run was evaluated on it{hint}"))
             continue
-        for run, log in zip(without, logs, strict=True):
+        for run, log in logs.items():
             shown = place.shown(log) if log.is_file() else ""
             why = "has no scores: its evaluation has not run, or has failed"
             ledger.note(Problem(f"{run} on {benchmark}", why, shown, last_lines(log)))

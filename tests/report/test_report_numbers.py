@@ -276,8 +276,8 @@ def test_the_table_of_costs(bare: World) -> None:
     write_timing(bare, "train/clip-mini-500-s3", wall_s=100, cpu_s=180, peak_mb=2500)
     write_timing(bare, "train/clip-mini-2000-s5", wall_s=300, cpu_s=500, peak_mb=1500)
     write_timing(bare, "train/clip-mini-500-s0", wall_s=7000, cpu_s=7000, peak_mb=70_000)
-    write_timing(bare, "evaluate/clip-mini-500-s3/boxes", wall_s=20, cpu_s=30, peak_mb=640)
-    write_timing(bare, "evaluate/clip-mini-500-s0/boxes", wall_s=7000, cpu_s=7000, peak_mb=70_000)
+    write_timing(bare, "evaluate/clip-mini-500-s3", wall_s=20, cpu_s=30, peak_mb=640)
+    write_timing(bare, "evaluate/clip-mini-500-s0", wall_s=7000, cpu_s=7000, peak_mb=70_000)
     write_timing(bare, "detect/annotations/miniature-0000", wall_s=4, cpu_s=3, peak_mb=200)
     write_timing(bare, "detect/yolov9/miniature-0000", wall_s=7000, cpu_s=7000, peak_mb=70_000)
     write_timing(bare, f"caption/{PLACE}/miniature-0000", wall_s=5, cpu_s=6, peak_mb=100)
@@ -644,3 +644,66 @@ def test_hashes_of_inputs_and_outputs_on_the_page(bare: World) -> None:
     text = Page(render(replace(collect_report(bare.config, bare.root), provenance=provenance))).text
     for digest, name in (("3" * 16, "train.json"), ("2" * 16, "model.safetensors, made"), ("1" * 16, "in.json")):
         assert f"{digest} {name}" in text
+
+
+def circles(svg: str) -> list[tuple[float, float]]:
+    """Where the points of a chart lie, in pixels from its upper left corner."""
+    return [(float(x), float(y)) for x, y in re.findall(r'<circle[^>]* cx="([0-9.]+)" cy="([0-9.]+)"', svg)]
+
+
+def test_points_of_a_chart_are_means_at_their_own_number_of_images() -> None:
+    """Two encoders at two scales; the seeds of one lie far apart around the mean that the single run of the other has."""
+    config, records = two_encoders(), []
+    for encoder, scale, values in (
+        ("mini", "500", (10.0, 30.0)), ("mini", "2000", (40.0,)), ("big", "500", (20.0,)), ("big", "2000", (5.0,)),
+    ):  # fmt: skip
+        for seed, value in enumerate(values):
+            records.append(
+                record(Run(f"clip-{encoder}-{scale}-s{seed}", encoder, "clip", scale, seed), {"things/top1": value})
+            )
+    (table,) = score_tables(config, records, {"500": 37, "2000": 2000})
+    (figure,) = scale_figures(table)
+    (mini_37, mini_2000), (big_37, big_2000) = (circles(figure.picture)[:2], circles(figure.picture)[2:])
+    assert mini_37 == big_37
+    assert mini_2000[0] == big_2000[0] > mini_37[0]
+    assert mini_2000[1] < mini_37[1] < big_2000[1]
+    assert figure.picture.count('class="whisker') == 1
+    for words in (
+        "CLIP (mini) 40.0",
+        "CLIP (big) 5.0",
+        "CLIP (mini), 37 images: 20.0",
+        "with a spread of 14.1",
+        "2,000",
+    ):
+        assert words in figure.picture.replace(NBSP, " "), words
+
+
+def test_variants_and_encoders_have_charts_of_their_own() -> None:
+    steps = ({"step": 1.0, "total": 3.0, "global": 3.0},)
+    runs = [
+        Run("clip-mini-500-s0", "mini", "clip", "500"),
+        Run("clip-big-500-s0", "big", "clip", "500"),
+        Run("clip-mini-500-wide-s0", "mini", "clip", "500", 0, "wide"),
+    ]
+    figures = loss_figures([RunRecord(run, None, "", {}, steps) for run in runs], {"500": 37})
+    assert [figure.title.replace(" \N{MIDDLE DOT} ", "|") for figure in figures] == [
+        "CLIP|37 images|mini", "CLIP|37 images|big", "CLIP wide|37 images|mini",
+    ]  # fmt: skip
+
+
+def test_growth_is_that_of_the_best_row_with_its_own_encoder() -> None:
+    values = {("mini", "500"): 10.0, ("mini", "2000"): 20.0, ("big", "500"): 11.0, ("big", "2000"): 12.0}
+    runs = [Run(f"clip-{encoder}-{scale}-s0", encoder, "clip", scale) for encoder, scale in values]
+    records = [record(run, {"things/top1": value}) for run, value in zip(runs, values.values(), strict=True)]
+    finding = main_finding(score_tables(two_encoders(), records[::-1], {"500": 37, "2000": 2000}))
+    assert [(bar.name, bar.value) for bar in finding.bars[:2]] == [("CLIP (mini)", 20.0), ("CLIP (big)", 12.0)]
+    assert finding.more[0].replace(NBSP, " ") == "From 37 to 2,000 images CLIP (mini) rises from 10.0 % to 20.0 %."
+
+
+def test_retrieval_names_its_scale_only_where_it_is_another(bare: World) -> None:
+    write_runs(bare)
+    assert "trained on" not in collect_report(bare.config, bare.root).finding.more[1]
+    for run in bare.config.runs():
+        if "-2000-" in run:
+            (bare.root / f"results/{bare.name}/{run}/evals/retrieval.json").unlink()
+    assert "On whole images, trained on 37, " in collect_report(bare.config, bare.root).finding.more[1]

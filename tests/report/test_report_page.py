@@ -245,13 +245,27 @@ def test_scores_of_an_earlier_training_are_left_out(world: World) -> None:
 
 
 def test_a_benchmark_that_no_run_tried_is_one_entry(world: World) -> None:
+    """Its data is absent, so that the plan left it out: every run has an `evals.json` without it."""
     for path in (world.root / "results" / world.name).glob("*/evals/retrieval.json"):
-        path.unlink()
-    for path in (world.root / "logs" / world.name).glob("evaluate/*/retrieval.log"):
         path.unlink()
     problems = collect_report(world.config, world.root).problems
     assert [problem.what for problem in problems] == ["benchmark retrieval"]
     assert "benchmarks.retrieval.if_missing" in problems[0].why
+
+
+def test_a_benchmark_on_which_runs_failed_names_each_with_its_log(world: World) -> None:
+    """Every job failed on it, wrote the other scores and left no `evals.json`."""
+    runs = list(world.config.runs())
+    for run in runs:
+        folder = world.root / "results" / world.name / run
+        (folder / "evals/retrieval.json").unlink()
+        (folder / "evals.json").unlink()
+        (world.root / "logs" / world.name / f"evaluate/{run}.log").write_text(f"retrieval of {run}: out of memory\n")
+    report = collect_report(world.config, world.root)
+    assert [problem.what for problem in report.problems] == [f"{run} on retrieval" for run in runs]
+    assert [problem.log_tail for problem in report.problems] == [f"retrieval of {run}: out of memory" for run in runs]
+    assert [table.protocol.benchmark for table in report.tables] == ["boxes"]
+    assert report.finding.bars[0].value == 26.6
 
 
 def test_nothing_at_all_still_makes_a_page(tmp_path: Path) -> None:

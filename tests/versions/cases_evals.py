@@ -159,11 +159,13 @@ def from_file_to_score() -> dict[str, Any]:
     run = Path("results/set/pretrained-tiny/train.json")
     publish_pretrained(WEIGHTS, run, parse(PretrainedConfig, {"encoder": write_encoder()}, where="encoders"))
     found: dict[str, Any] = {}
-    for kind in ("boxes", "retrieval"):
-        index, output, config = Path(f"index/{kind}.json"), Path(f"results/{kind}.json"), section(kind)
+    benchmarks = {kind: section(kind) for kind in ("boxes", "retrieval")}
+    indexes = [Path(f"index/{kind}.json") for kind in benchmarks]
+    for index, config in zip(indexes, benchmarks.values(), strict=True):
         index_benchmark(index, config)
-        evaluate_run(run, index, output, config, name=kind, batch_size=2, device="cpu")
-        found[kind] = json.loads(output.read_text())
+    evaluate_run(run, indexes, run.with_name("evals.json"), benchmarks, batch_size=2, device="cpu")
+    for kind in benchmarks:
+        found[kind] = json.loads((run.parent / f"evals/{kind}.json").read_text())
         found[kind]["inputs"] = list(found[kind]["inputs"])
     rows = read_index(Path("index/boxes.json"), section("boxes")).images
     embedder = published_embedder(run, batch_size=2, device="cpu", threads=1)
