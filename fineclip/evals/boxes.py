@@ -25,7 +25,7 @@ from fineclip.evals.prompts import class_embedding, prompts_of
 from fineclip.types import Score
 
 if TYPE_CHECKING:
-    from fineclip.evals.embedding import Embedder
+    from fineclip.evals.embed import Embedder
 
 VERSION = 1  # of the scores: a change of it evaluates every run again
 CUTOFFS = (1, 5)

@@ -14,11 +14,11 @@ import torch
 from fineclip.config import BenchmarkConfig, EncoderConfig, identity
 from fineclip.errors import ConfigError, DataError
 from fineclip.evals.benchmark import read_index
-from fineclip.evals.embedding import Embedder
+from fineclip.evals.embed import Embedder
 from fineclip.evals.evaluate import BENCHMARKS, VERSION, evaluated
 from fineclip.evals.sources import index_benchmark, missing
-from fineclip.models.batches import chosen_device
 from fineclip.models.checkpoint import FoundEncoder
+from fineclip.models.features import FeatureEncoder
 from fineclip.models.shipped import FOLDER, PREFIX
 from fineclip.shards import read_manifest, sha256_of
 
@@ -76,14 +76,10 @@ def evaluate_checkpoint(
         DataError: something of the data is absent or broken.
     """
     torch.set_num_threads(threads)
-    embedder = Embedder(
-        found.load(),
-        found.tokenizer(),
-        image_size=found.config.image_size,
-        batch_size=batch_size,
-        device=chosen_device(device).type,
-        threads=threads,
+    encoder = FeatureEncoder(
+        found.load(), found.tokenizer(), image_size=found.config.image_size, batch_size=batch_size, device=device
     )
+    embedder = Embedder(encoder, threads)
     weights = {_written(found.weights): sha256_of(found.weights)}
     records = {}
     for name, config in benchmarks.items():

@@ -30,7 +30,7 @@ from fineclip.shards.atomic import sweep
 from fineclip.shards.manifest import hidden_copy
 
 if TYPE_CHECKING:
-    from fineclip.evals.embedding import Embedder
+    from fineclip.evals.embed import Embedder
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def evaluate_run(
     todo = _start(manifest, scores, keys)
     errors: dict[str, Exception] = {}
     if todo:
-        from fineclip.evals.embedding import published_embedder  # imports torch
+        from fineclip.evals.embed import published_embedder  # imports torch
 
         embedder = published_embedder(run, batch_size=batch_size, device=device, threads=threads)
         for name in todo:

@@ -15,13 +15,14 @@ from torch.nn.functional import normalize
 
 from fineclip.config import BenchmarkConfig, EncoderConfig, parse
 from fineclip.errors import ConfigError, DataError, EvaluationError, ShardError
-from fineclip.evals import embedding, evaluate
+from fineclip.evals import embed, evaluate
 from fineclip.evals.benchmark import read_index
-from fineclip.evals.embedding import Embedder
+from fineclip.evals.embed import Embedder
 from fineclip.evals.evaluate import discard_scores, evaluate_run
 from fineclip.evals.sources import index_benchmark
 from fineclip.models.checkpoint import WEIGHTS, publish, published_tokenizer
 from fineclip.models.encoder import RegionEncoder
+from fineclip.models.features import FeatureEncoder
 from fineclip.models.images import decode, normalise, squash
 from fineclip.models.shipped import shipped
 from fineclip.shards import Job, read_manifest, sha256_of
@@ -165,9 +166,8 @@ def test_the_batch_size_changes_nothing(shared: World, kind: str) -> None:
     parts = []
     for batch_size, threads in ((1, 1), (5, 3), (64, 1)):
         tokenize = published_tokenizer(shared.run.parent)
-        embedder = Embedder(
-            shared.encoder, tokenize, image_size=96, batch_size=batch_size, device="cpu", threads=threads
-        )
+        encoder = FeatureEncoder(shared.encoder, tokenize, image_size=96, batch_size=batch_size, device="cpu")
+        embedder = Embedder(encoder, threads)
         rows = embedder.regions(index.images, size=96) if kind == "boxes" else embedder.images(index.images, size=96)
         parts.append((rows, embedder.texts(texts)))
     for rows, encoded in parts:
@@ -188,8 +188,8 @@ def test_another_image_size_is_used(shared: World) -> None:
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The folders that encoders were loaded from."""
     folders: list[Path] = []
-    load = embedding.load_published
-    monkeypatch.setattr(embedding, "load_published", lambda folder: folders.append(folder) or load(folder))
+    load = embed.load_published
+    monkeypatch.setattr(embed, "load_published", lambda folder: folders.append(folder) or load(folder))
     return folders
 
 
@@ -356,9 +356,8 @@ def test_other_towers_in_training_mode(shared: World, tmp_path: Path, kind: str)
     """Boxes of a tower with a class token; the embedder itself sees to evaluation mode."""
     encoder = tiny_encoder(tmp_path, kind).train()
     index = read_index(shared.index("boxes"), section("boxes"))
-    embedder = Embedder(
-        encoder, lambda texts: torch.ones(len(texts), 77, dtype=torch.long), image_size=32, device="cpu"
-    )
+    tokenize = lambda texts: torch.ones(len(texts), 77, dtype=torch.long)  # noqa: E731
+    embedder = Embedder(FeatureEncoder(encoder, tokenize, image_size=32, device="cpu"))
     regions = embedder.regions(index.images, size=32)
     assert regions.shape == (sum(len(row.boxes) for row in index.images), 32)
     assert np.isfinite(regions).all()

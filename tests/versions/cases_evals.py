@@ -11,7 +11,7 @@ import numpy as np
 from fineclip.config import BenchmarkConfig, parse
 from fineclip.evals.benchmark import Index, Outcome, read_index
 from fineclip.evals.boxes import evaluate_boxes
-from fineclip.evals.embedding import published_embedder
+from fineclip.evals.embed import published_embedder
 from fineclip.evals.evaluate import evaluate_run
 from fineclip.evals.retrieval import evaluate_retrieval
 from fineclip.evals.sources import CLASSES_SUFFIX, BenchmarkClass, index_benchmark
