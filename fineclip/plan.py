@@ -22,7 +22,7 @@ from fineclip.config import (
     identity,
 )
 from fineclip.errors import ConfigError
-from fineclip.evals.sources import missing
+from fineclip.evals.index import missing
 from fineclip.stages.given.tables import claim as given_claim
 from fineclip.stages.source.files import glance
 from fineclip.stages.source.plan import (
@@ -155,7 +155,7 @@ class Plan:
 
     def _benchmark(self, name: str) -> dict[str, Any]:
         benchmark = self.config.benchmark(name)
-        return identity(benchmark) | {"benchmark_version": version_of("evals", benchmark.kind)}
+        return identity(benchmark) | {"benchmark_version": version_of("evals/benchmarks", benchmark.kind)}
 
     def _training(self, run: Run) -> dict[str, Any]:
         encoder = {"encoder": identity(self.config.encoders[run.encoder])}
@@ -222,7 +222,7 @@ def run_this_checkout(workflow_folder: str) -> None:
 
 _MODULES = {
     "list": ("stages", "source"),
-    "index": ("evals", "sources"),
+    "index": ("evals", "index"),
     "train": ("train", "run"),
     "pretrained": ("train", "run"),
     "evaluate": ("evals", "evaluate"),

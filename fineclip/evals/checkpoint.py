@@ -13,10 +13,10 @@ import torch
 
 from fineclip.config import BenchmarkConfig, EncoderConfig, identity
 from fineclip.errors import ConfigError, DataError
-from fineclip.evals.benchmark import read_index
+from fineclip.evals.benchmarks import benchmark_of
 from fineclip.evals.embed import Embedder
-from fineclip.evals.evaluate import BENCHMARKS, VERSION, evaluated
-from fineclip.evals.sources import index_benchmark, missing
+from fineclip.evals.evaluate import VERSION, evaluated
+from fineclip.evals.index import index_benchmark, missing, read_index
 from fineclip.models.checkpoint import FoundEncoder
 from fineclip.models.features import FeatureEncoder
 from fineclip.models.shipped import FOLDER, PREFIX
@@ -87,7 +87,7 @@ def evaluate_checkpoint(
         index_benchmark(manifest, config)
         records[name] = {
             "benchmark": name,
-            "version": BENCHMARKS[config.kind].version,
+            "version": benchmark_of(config.kind).version,
             "evaluate_version": VERSION,
             "inputs": weights | dict(read_manifest(manifest).inputs),
             "config": identity(config),

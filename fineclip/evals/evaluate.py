@@ -16,15 +16,14 @@ benchmark is absent, and the next attempt computes only that one.
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fineclip.config import BenchmarkConfig, canonical, identity
 from fineclip.errors import ConfigError, EvaluationError, FineclipError, ShardError
-from fineclip.evals import boxes, retrieval
-from fineclip.evals.benchmark import Index, Outcome, read_index
+from fineclip.evals.benchmarks import benchmark_of
+from fineclip.evals.index import Index, read_index
 from fineclip.shards import Job, forget, hashes_of, read_manifest, sha256_of, write_text
 from fineclip.shards.atomic import sweep
 from fineclip.shards.manifest import hidden_copy
@@ -34,24 +33,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of what all benchmarks share here: a change of it evaluates every run again
+VERSION = 1
 DECIMALS = 6
 
 Key = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A kind of benchmark: the version of its scores, and what makes them."""
-
-    version: int
-    evaluate: Callable[["Embedder", Index, Any], Outcome]
-
-
-BENCHMARKS: Mapping[str, Benchmark] = {
-    "boxes": Benchmark(boxes.VERSION, boxes.evaluate_boxes),
-    "retrieval": Benchmark(retrieval.VERSION, retrieval.evaluate_retrieval),
-}
 
 
 def evaluate_run(
@@ -132,7 +117,7 @@ def score_key(name: str, config: BenchmarkConfig, inputs: Sequence[Path]) -> Key
     """
     return {
         "benchmark": name,
-        "version": BENCHMARKS[config.kind].version,
+        "version": benchmark_of(config.kind).version,
         "evaluate_version": VERSION,
         "inputs": hashes_of(inputs),
         "config": identity(config),
@@ -153,7 +138,7 @@ def discard_scores(manifest: Path, benchmarks: Sequence[str]) -> None:
 
 def evaluated(embedder: "Embedder", index: Index, config: BenchmarkConfig, *, name: str) -> dict[str, Any]:
     """Return the scores, chance levels and protocol of an encoder on one benchmark, as a score file states them."""
-    outcome = BENCHMARKS[config.kind].evaluate(embedder, index, config)
+    outcome = benchmark_of(config.kind).evaluate(embedder, index, config)
     for score in outcome.scores:
         log.info("%s: %s %.2f %% of %d", name, score.metric, score.value, score.n)
     scores = [score._asdict() | {"value": round(score.value, DECIMALS)} for score in outcome.scores]

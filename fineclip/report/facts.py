@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from fineclip.config import Config, WeightsConfig, identity
-from fineclip.report.wording import KIND_NAMES, listed, method_name, plural
+from fineclip.evals.benchmarks import benchmark_of
+from fineclip.report.wording import listed, method_name, plural
 
 UNTOLD = {"weights", "tokenizer", "kind", "engine", "layout", "source"}  # told in other words
 LONGEST_VALUE = 60  # characters; longer ones are in the configuration at the end of the page
@@ -61,7 +62,9 @@ def _benchmarks(config: Config) -> Iterator[Fact]:
     for name in config.plan.benchmarks:
         benchmark = config.benchmarks[name]
         yield Fact(
-            "Benchmark", f"{name}: {KIND_NAMES[benchmark.kind]} on {benchmark.source.layout}", _changed(benchmark)
+            "Benchmark",
+            f"{name}: {benchmark_of(benchmark.kind).title} on {benchmark.source.layout}",
+            _changed(benchmark),
         )
 
 

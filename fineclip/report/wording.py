@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from fineclip.evals.benchmarks import KINDS, benchmark_of
+
 NBSP = "\u00a0"  # a space at which no line breaks
 MISSING = "\u2013"
 
@@ -15,14 +17,6 @@ METHOD_NAMES = {
 }
 UNTRAINED, CHANCE = "pretrained encoder", "chance"
 
-METRIC_PHRASES = {  # what a score says, as the verb and object of a sentence
-    "things/top1": "names {value} of the things in their boxes",
-    "stuff/top1": "names {value} of the stuff in its boxes",
-    "all/top1": "names {value} of what is in the boxes",
-    "image_to_text/R@1": "finds a right caption at the first guess for {value} of the images",
-    "text_to_image/R@1": "finds the right image at the first guess for {value} of the captions",
-}
-KIND_NAMES = {"boxes": "box classification", "retrieval": "image-text retrieval"}
 LEAF_NAMES = {"top1": "top 1", "top5": "top 5"}
 
 
@@ -81,8 +75,10 @@ def metric_name(metric: str) -> str:
 
 
 def phrase(metric: str, value: float) -> str:
-    """What a score says, ready to follow a name."""
-    return METRIC_PHRASES.get(metric, f"reaches {{value}} in {metric_name(metric)}").format(value=percent(value))
+    """Return what a score says, to be put after a name: the sentence that its benchmark declares."""
+    declared = (benchmark_of(kind).sentences.get(metric) for kind in KINDS)
+    sentence = next(filter(None, declared), f"reaches {{value}} in {metric_name(metric)}")
+    return sentence.format(value=percent(value))
 
 
 def reason(slug: str) -> str:

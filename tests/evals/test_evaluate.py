@@ -16,10 +16,9 @@ from torch.nn.functional import normalize
 from fineclip.config import BenchmarkConfig, EncoderConfig, parse
 from fineclip.errors import ConfigError, DataError, EvaluationError, ShardError
 from fineclip.evals import embed, evaluate
-from fineclip.evals.benchmark import read_index
 from fineclip.evals.embed import Embedder
 from fineclip.evals.evaluate import discard_scores, evaluate_run
-from fineclip.evals.sources import index_benchmark
+from fineclip.evals.index import index_benchmark, read_index
 from fineclip.models.checkpoint import WEIGHTS, publish, published_tokenizer
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.features import FeatureEncoder

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from fineclip.config import BenchmarkConfig, parse
-from fineclip.evals.benchmark import Index
-from fineclip.evals.boxes import evaluate_boxes
+from fineclip.evals.benchmarks.boxes import evaluate_boxes
+from fineclip.evals.benchmarks.retrieval import evaluate_retrieval
+from fineclip.evals.datasets.benchmark_image import BenchmarkClass
+from fineclip.evals.index import Index
 from fineclip.evals.metrics import similarity
-from fineclip.evals.retrieval import evaluate_retrieval
-from fineclip.evals.sources import BenchmarkClass
 from fineclip.shards import BenchmarkRow
 
 CLASSES = [BenchmarkClass("cup", True), BenchmarkClass("ball", True), BenchmarkClass("sky", False)]

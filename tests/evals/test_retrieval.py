@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fineclip.evals.retrieval import retrieval_chance, retrieval_scores
+from fineclip.evals.benchmarks.retrieval import retrieval_chance, retrieval_scores
 
 
 def test_recall_by_hand() -> None:

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from fineclip.evals.boxes import box_scores
+from fineclip.evals.benchmarks.boxes import box_scores
+from fineclip.evals.benchmarks.retrieval import retrieval_scores
 from fineclip.evals.metrics import class_mean_accuracy
-from fineclip.evals.prompts import VILD_TEMPLATES, prompts_of
-from fineclip.evals.retrieval import retrieval_scores
-from fineclip.evals.sources import BenchmarkClass
+from fineclip.models.prompts import VILD_TEMPLATES, prompts_for
 from tests.helpers.golden import GOLDEN, values
 
 pytestmark = pytest.mark.skipif(
@@ -76,4 +75,4 @@ def test_vild_prompts() -> None:
     assert len(VILD_TEMPLATES) == golden["templates"]
     assert golden["prompts"]
     for name, texts in golden["prompts"].items():
-        assert prompts_of(BenchmarkClass(name, is_thing=True), "vild") == texts
+        assert prompts_for(name, "vild", is_thing=True) == texts

@@ -8,7 +8,7 @@ import pytest
 
 from fineclip.config import BenchmarkConfig, parse
 from fineclip.errors import DataError
-from fineclip.evals.sources import index_benchmark, missing
+from fineclip.evals.index import index_benchmark, missing
 from fineclip.miniature.scenes import draw_scene, jpeg
 from fineclip.shards import BenchmarkRow, read_manifest, read_rows
 

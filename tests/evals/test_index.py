@@ -14,8 +14,8 @@ from PIL import Image
 
 from fineclip.config import BenchmarkConfig, parse
 from fineclip.errors import DataError
-from fineclip.evals.sources import index_benchmark, missing
-from fineclip.evals.sources.coco import segment_ids, tight_box
+from fineclip.evals.datasets.coco_layouts import segment_ids, tight_box
+from fineclip.evals.index import index_benchmark, missing
 from fineclip.miniature.scenes import CLASSES, STUFF, THINGS, draw_scene
 from fineclip.shards import BenchmarkRow, PieceReader, members, read_manifest, read_rows
 from tests.helpers.coco import SEED, write_coco
@@ -268,7 +268,7 @@ def test_ids_of_segments_are_read_from_three_channels() -> None:
 
 
 def test_no_torch() -> None:
-    code = "import sys, fineclip.evals.sources; sys.exit('torch' in sys.modules)"
+    code = "import sys, fineclip.evals.index; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -292,3 +292,15 @@ def test_photographs(manifest: Path) -> None:
             if not classes[box["label"]]["is_thing"]:  # COCO's own box of stuff is tight around its mask too
                 x, y, width, height = segments[int(Path(row.file).stem), numbers[box["label"]]]
                 assert (box["x1"], box["y1"], box["x2"], box["y2"]) == (x, y, x + width, y + height)
+
+
+def test_an_edited_mask_makes_the_index_again(coco: Path, manifest: Path) -> None:
+    config = section("boxes", "coco_panoptic", coco)
+    index_benchmark(manifest, config)
+    before = dict(read_manifest(manifest).inputs)
+    assert set(before) == {(coco / name).as_posix() for name in ("val2017", PANOPTIC, PANOPTIC.removesuffix(".json"))}
+    mask = next((coco / PANOPTIC.removesuffix(".json")).glob("*.png"))
+    mask.write_bytes(mask.read_bytes() + b"\0")
+    index_benchmark(manifest, config)
+    after = dict(read_manifest(manifest).inputs)
+    assert [name for name in before if before[name] != after[name]] == [(coco / PANOPTIC).with_suffix("").as_posix()]
