@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ from fineclip.stages.source.plan import (
     PlannedShard,
     captions_table,
     image_folder,
-    images_per_shard,
+    longest_prefix,
     planned_shards,
+    prefix_length,
     require_outside,
-    shards_needed,
 )
 from fineclip.versions import version_of
 
@@ -46,13 +46,15 @@ class Plan:
         self.config = config
         self.dataset = config.dataset.folder
         require_outside(config.source, Path("data") / self.dataset)
-        self.shards: dict[str, PlannedShard] = {shard.name: shard for shard in self._prefix_of_all()}
+        of_source = planned_shards(config.source)
+        self._available = len(of_source)
+        self.shards: dict[str, PlannedShard] = {shard.name: shard for shard in longest_prefix(config, of_source)}
         self._require_given()
         self.runs: dict[str, Run] = config.runs()
 
     def prefix(self, scale: str) -> list[str]:
         """Names of the shards that a scale may need, in order."""
-        return list(self.shards)[: self._needed(scale)]
+        return list(self.shards)[: prefix_length(self.config, scale, available=self._available)]
 
     @cached_property
     def benchmarks(self) -> list[str]:
@@ -173,22 +175,6 @@ class Plan:
         """What a run has no use for does not train it again."""
         unused = () if self.config.options(run).takes_embedded_texts else ("cached_texts",)
         return {name: value for name, value in identity(self.config.loader).items() if name not in unused}
-
-    def _prefix_of_all(self) -> Iterator[PlannedShard]:
-        planned = planned_shards(self.config.source)
-        self._available = len(planned)
-        longest = max((self._needed(scale) for scale in self.config.plan.scales), default=0)
-        yield from planned[:longest]
-
-    def _needed(self, scale: str) -> int:
-        plan, chosen = self.config.plan, self.config.scales[scale]
-        return shards_needed(
-            chosen,
-            share_kept=plan.share_kept if chosen.share_kept is None else chosen.share_kept,
-            margin=plan.margin if chosen.margin is None else chosen.margin,
-            images_per_shard=images_per_shard(self.config.source),
-            available=self._available,
-        )
 
     def _entry(self, kind: str, name: str) -> Any:
         catalogue: Mapping[str, Any] = self.config.detect if kind == "detect" else self.config.caption

@@ -124,8 +124,8 @@ def _benchmark(name: str, keys: Mapping[str, Any]) -> BenchmarkConfig:
 
 
 def _evaluate_checkpoint(options: argparse.Namespace) -> None:
-    from fineclip.evals.checkpoint import chosen_benchmarks, evaluate_checkpoint
     from fineclip.evals.evaluate import text_of
+    from fineclip.evals.evaluate_file import chosen_benchmarks, evaluate_checkpoint
     from fineclip.models.checkpoint import find_encoder
 
     config = _configuration([Path(name) for name in options.config or ["config.yaml"]])

@@ -7,12 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from fineclip.config import MethodsConfig
-from fineclip.report.figures import Axis, Chart, Point, Reference, Series, line_chart, thinned
-from fineclip.report.headline import row_name
-from fineclip.report.runs import Point as Step
-from fineclip.report.runs import RunRecord
-from fineclip.report.tables import Cell, Line, Table
-from fineclip.report.wording import (
+from fineclip.report.formatting import (
     CHANCE,
     UNTRAINED,
     count,
@@ -22,6 +17,11 @@ from fineclip.report.wording import (
     percent,
     plural,
 )
+from fineclip.report.headline import row_name
+from fineclip.report.line_chart import Axis, Chart, Point, Reference, Series, line_chart, thinned
+from fineclip.report.runs import Point as Step
+from fineclip.report.runs import RunRecord
+from fineclip.report.score_tables import Cell, Line, Table
 
 NOT_LOSSES = {"step", "epoch", "learning_rate", "logit_scale", "images", "regions"}
 TOTAL = "total"

@@ -10,22 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fineclip.config import Config
-from fineclip.report.reading import Ledger, Place
-
-ORDER = (
-    "weights",
-    "listing",
-    "source",
-    "filter",
-    "index",
-    "select",
-    "detect",
-    "caption",
-    "pack",
-    "texts",
-    "train",
-    "evaluate",
-)
+from fineclip.report.result_files import Ledger, Place
+from fineclip.report.stage_order import JOBS
 
 
 @dataclass(frozen=True)
@@ -59,8 +45,8 @@ def collect_costs(config: Config, place: Place, ledger: Ledger) -> tuple[StageCo
         job = ledger.attempt(place.shown(path), read_job, path)
         if job:
             jobs.setdefault(parts[0], []).append(job)
-    known = [stage for stage in ORDER if stage in jobs]
-    others = sorted(set(jobs) - set(ORDER))
+    known = [stage for stage in JOBS if stage in jobs]
+    others = sorted(set(jobs) - set(JOBS))
     return tuple(summed(stage, jobs[stage]) for stage in [*known, *others])
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fineclip.config import Config
-from fineclip.report.tables import Line, Table
-from fineclip.report.wording import CHANCE, UNTRAINED, listed, method_name, metric_name, percent, phrase, plural
+from fineclip.report.formatting import CHANCE, UNTRAINED, listed, method_name, metric_name, percent, phrase, plural
+from fineclip.report.score_tables import Line, Table
 
 MAIN_METRICS = ("things/top1", "all/top1", "image_to_text/R@1")  # the first that was measured is the finding
 RETRIEVAL_METRIC = "image_to_text/R@1"

@@ -15,18 +15,18 @@ import jinja2
 from markupsafe import Markup
 
 from fineclip.config import Config, identity
-from fineclip.report import wording
+from fineclip.report import formatting
 from fineclip.report.charts import Figure, cases, loss_figures, method_css, scale_figures
 from fineclip.report.costs import StageCost, collect_costs
-from fineclip.report.dropped import DroppedTile, dropped_tiles
-from fineclip.report.facts import Fact, facts, flat
+from fineclip.report.dropped_samples import DroppedTile, dropped_tiles
 from fineclip.report.funnel import Funnel, collect_funnel, stage_folders
-from fineclip.report.gallery import Tile, kept_tiles
 from fineclip.report.headline import Finding, main_finding, row_name, what_was_run
+from fineclip.report.kept_samples import Tile, kept_tiles
 from fineclip.report.provenance import Provenance, collect_provenance
-from fineclip.report.reading import Ledger, Place, Problem
+from fineclip.report.result_files import Ledger, Place, Problem
+from fineclip.report.run_facts import Fact, facts, flat
 from fineclip.report.runs import RunRecord, collect_runs
-from fineclip.report.tables import Table, score_tables
+from fineclip.report.score_tables import Table, score_tables
 from fineclip.shards import write_text
 from fineclip.shards.atomic import sweep
 
@@ -129,23 +129,23 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        count=wording.count,
-        percent=wording.percent,
-        duration=wording.duration,
-        memory=wording.memory,
-        reason=wording.reason,
+        count=formatting.count,
+        percent=formatting.percent,
+        duration=formatting.duration,
+        memory=formatting.memory,
+        reason=formatting.reason,
         method_css=method_css,
     )
     helpers = {
-        "plural": wording.plural,
+        "plural": formatting.plural,
         "row_name": row_name,
         "cases": cases,
         "groups": header_groups,
         "protocol": protocol_text,
-        "method_name": wording.method_name,
+        "method_name": formatting.method_name,
     }
     style = Markup((HERE / STYLE).read_text(encoding="utf-8"))  # noqa: S704 (a file of the package)
-    return environment.get_template(TEMPLATE).render(report=report, style=style, missing=wording.MISSING, **helpers)
+    return environment.get_template(TEMPLATE).render(report=report, style=style, missing=formatting.MISSING, **helpers)
 
 
 def has_scale(table: Table) -> bool:
@@ -157,7 +157,7 @@ def header_groups(metrics: Sequence[str]) -> list[tuple[str, list[tuple[str, str
     """The two header rows of a table: groups with their (metric, leaf name) columns, in order."""
     groups: list[tuple[str, list[tuple[str, str]]]] = []
     for metric in metrics:
-        group, leaf = wording.metric_parts(metric)
+        group, leaf = formatting.metric_parts(metric)
         if not groups or groups[-1][0] != group:
             groups.append((group, []))
         groups[-1][1].append((metric, leaf))
@@ -166,7 +166,7 @@ def header_groups(metrics: Sequence[str]) -> list[tuple[str, list[tuple[str, str
 
 def protocol_text(table: Table) -> str:
     """How a table's scores were taken, in one line."""
-    told = [f"images at {table.protocol.image_size}{wording.NBSP}px"]
+    told = [f"images at {table.protocol.image_size}{formatting.NBSP}px"]
     told += [
         f"{name.removeprefix('source.')} {value}"
         for name, value in flat(table.config)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fineclip.config import Config, Run
-from fineclip.report.reading import Ledger, Place, Problem, Result, last_lines, read_result, sound_manifest
+from fineclip.report.result_files import Ledger, Place, Problem, Result, last_lines, read_result, sound_manifest
 from fineclip.shards import Manifest, sha256_of
 
 MANIFEST = "train.json"

@@ -62,16 +62,17 @@ def funnel(packed: Sequence[Path]) -> list[FunnelRow]:
 def summed(chains: Iterable[Mapping[str, Manifest]]) -> list[FunnelRow]:
     """One row a stage, in order, from the manifests of each shard."""
     shards = list(chains)
-    rows = []
-    for stage in ORDER:
-        manifests = [shard[stage] for shard in shards]
-        dropped, uncaptioned = Counter[str](), Counter[str]()
-        for manifest in manifests:
-            dropped.update(manifest.dropped)
-            uncaptioned.update(manifest.uncaptioned)
-        read, kept, regions = (sum(getattr(one, what) for one in manifests) for what in ("read", "kept", "regions"))
-        rows.append(FunnelRow(stage, read, kept, dict(dropped.most_common()), regions, dict(uncaptioned)))
-    return rows
+    return [stage_counts(stage, [shard[stage] for shard in shards]) for stage in ORDER]
+
+
+def stage_counts(stage: str, manifests: Sequence[Manifest]) -> FunnelRow:
+    """Return the counts of one stage, summed over the manifests of its shards; the most frequent reason first."""
+    dropped, uncaptioned = Counter[str](), Counter[str]()
+    for manifest in manifests:
+        dropped.update(manifest.dropped)
+        uncaptioned.update(manifest.uncaptioned)
+    read, kept, regions = (sum(getattr(one, what) for one in manifests) for what in ("read", "kept", "regions"))
+    return FunnelRow(stage, read, kept, dict(dropped.most_common()), regions, dict(uncaptioned))
 
 
 def checked_chain(packed: Path) -> dict[str, Manifest]:

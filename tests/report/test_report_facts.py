@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from fineclip.config import Config, WeightsConfig, load
-from fineclip.report.dropped import Example, dropped_tile, dropped_tiles, what_it_is
-from fineclip.report.facts import facts, flat, origin
+from fineclip.report.dropped_samples import Example, dropped_tile, dropped_tiles, what_it_is
 from fineclip.report.funnel import collect_funnel, stage_folders
 from fineclip.report.page import collect_report, header_groups, protocol_text, write_report
 from fineclip.report.provenance import collect_provenance, commit_of
-from fineclip.report.reading import Ledger, Place
+from fineclip.report.result_files import Ledger, Place
+from fineclip.report.run_facts import facts, flat, origin
 from fineclip.report.runs import collect_runs
-from fineclip.report.tables import Protocol, Table
+from fineclip.report.score_tables import Protocol, Table
 from fineclip.shards import PieceReader, SourceRow
 from tests.helpers.images import encoded
 from tests.report.world import World, config_of

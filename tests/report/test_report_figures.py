@@ -7,10 +7,20 @@ import pytest
 
 from fineclip.report.charts import leading, method_css, term_css, terms_of
 from fineclip.report.costs import read_job
-from fineclip.report.dropped import what_it_is
-from fineclip.report.figures import Axis, Chart, Point, Reference, Series, line_chart, nice_ticks, spread_apart, thinned
-from fineclip.report.gallery import evenly
-from fineclip.report.reading import last_lines
+from fineclip.report.dropped_samples import what_it_is
+from fineclip.report.kept_samples import evenly
+from fineclip.report.line_chart import (
+    Axis,
+    Chart,
+    Point,
+    Reference,
+    Series,
+    line_chart,
+    nice_ticks,
+    spread_apart,
+    thinned,
+)
+from fineclip.report.result_files import last_lines
 from fineclip.report.runs import read_steps
 
 

@@ -15,15 +15,15 @@ from fineclip.plan import Plan
 from fineclip.report.charts import loss_figures, scale_figures
 from fineclip.report.costs import Job as TimedJob
 from fineclip.report.costs import collect_costs, read_job, summed
+from fineclip.report.formatting import count, duration, memory, percent, plural
 from fineclip.report.funnel import Funnel, Scale, absence, collect_funnel, planned_shards
-from fineclip.report.gallery import Mark, Tile, tile_of
 from fineclip.report.headline import main_finding
+from fineclip.report.kept_samples import Mark, Tile, tile_of
 from fineclip.report.page import collect_report, render
 from fineclip.report.provenance import MOST_INPUTS, pinned
-from fineclip.report.reading import Ledger, Place, Result, ScoreRecord
+from fineclip.report.result_files import Ledger, Place, Result, ScoreRecord
 from fineclip.report.runs import RunRecord, collect_runs
-from fineclip.report.tables import score_tables
-from fineclip.report.wording import count, duration, memory, percent, plural
+from fineclip.report.score_tables import score_tables
 from fineclip.shards import Job, Manifest, sha256_of
 from fineclip.types import Box, Region, Sample
 from tests.helpers.images import encoded
@@ -117,7 +117,8 @@ def funnel_of(world: World) -> tuple[Funnel, Ledger]:
 def test_each_stage_counts_its_own_shards(bare: World) -> None:
     funnel, ledger = funnel_of(bare)
     counted = {
-        s.name: (s.read, s.kept, dict(s.dropped), s.regions, s.uncaptioned, s.found, s.planned) for s in funnel.stages
+        s.stage: (s.read, s.kept, dict(s.dropped), s.regions, sum(s.uncaptioned.values()), s.found, s.planned)
+        for s in funnel.stages
     }
     assert counted == {
         "source": (61, 56, {"no-image": 5}, 0, 0, 2, 2),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fineclip.report import write_report
-from fineclip.report.gallery import Mark, Tile
+from fineclip.report.kept_samples import Mark, Tile
 from fineclip.report.page import Report, collect_report, render
 from tests.report.world import World, build_world, config_of, write_scores
 
@@ -90,7 +90,7 @@ def test_pictures_boxes_and_captions(page: Page, whole: World) -> None:
 
 def test_funnel_adds_up(whole: World) -> None:
     stages = collect_report(whole.config, whole.root).funnel.stages
-    assert [stage.name for stage in stages] == ["source", "filter", "detect", "caption", "pack"]
+    assert [stage.stage for stage in stages] == ["source", "filter", "detect", "caption", "pack"]
     assert stages[0].read == 60
     for before, stage in zip((None, *stages), stages, strict=False):
         assert stage.read == stage.kept + sum(stage.dropped.values())

@@ -5,11 +5,11 @@ import math
 import pytest
 
 from fineclip.config import Run
+from fineclip.report.formatting import duration, listed, memory, metric_parts, percent, phrase
 from fineclip.report.headline import main_finding, what_was_run
-from fineclip.report.reading import Result, ScoreRecord
+from fineclip.report.result_files import Result, ScoreRecord
 from fineclip.report.runs import RunRecord
-from fineclip.report.tables import Table, aggregate, score_tables
-from fineclip.report.wording import duration, listed, memory, metric_parts, percent, phrase
+from fineclip.report.score_tables import Table, aggregate, score_tables
 from tests.report.world import config_of
 
 IMAGES = {"500": 500, "2000": 2000}

@@ -8,30 +8,14 @@ from typing import TypeVar
 
 from fineclip.errors import DataError, ShardError
 from fineclip.report.funnel import Funnel
-from fineclip.report.gallery import data_uri, evenly
-from fineclip.report.reading import Ledger, Place
-from fineclip.shards import (
-    CaptionRow,
-    DetectRow,
-    FilterRow,
-    PackRow,
-    PieceReader,
-    Row,
-    SelectRow,
-    SourceRow,
-    read_rows,
-)
+from fineclip.report.kept_samples import data_uri, evenly
+from fineclip.report.result_files import Ledger, Place
+from fineclip.report.stage_order import SAMPLE_ROWS
+from fineclip.shards import PieceReader, Row, SelectRow, SourceRow, read_rows
 from fineclip.shards.images import decode, read_header
 
 R = TypeVar("R", bound=Row)
 
-ROWS: Mapping[str, type[Row]] = {
-    "source": SourceRow,
-    "filter": FilterRow,
-    "detect": DetectRow,
-    "caption": CaptionRow,
-    "pack": PackRow,
-}
 MOST_SHARDS = 8  # looked into for examples
 MOST_TILES = 16
 MOST_BYTES = 32_000_000  # of one example
@@ -89,7 +73,7 @@ def dropped_tile(example: Example, row: SourceRow, reader: PieceReader, root: Pa
 
 
 def _examples(funnel: Funnel, folders: Mapping[str, Path], place: Place, ledger: Ledger) -> Iterator[Example]:
-    for name, row_type in ROWS.items():
+    for name, row_type in SAMPLE_ROWS.items():
         if name == "detect":  # a scale is drawn from the filter tables, so its reasons come between the two
             yield from _select_examples(funnel, place, ledger)
         sought = set(funnel.stage(name).dropped)

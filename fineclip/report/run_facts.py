@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from fineclip.config import Config, WeightsConfig, identity
 from fineclip.evals.benchmarks import benchmark_of
-from fineclip.report.wording import listed, method_name, plural
+from fineclip.report.formatting import listed, method_name, plural
 
 UNTOLD = {"weights", "tokenizer", "kind", "engine", "layout", "source"}  # told in other words
 LONGEST_VALUE = 60  # characters; longer ones are in the configuration at the end of the page

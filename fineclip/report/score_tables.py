@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from fineclip.config import Config, canonical
-from fineclip.report.reading import Result
+from fineclip.report.result_files import Result
 from fineclip.report.runs import RunRecord
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from PIL import Image
 
-from fineclip.report.reading import Ledger, Place
+from fineclip.report.result_files import Ledger, Place
 from fineclip.shards import PackRow, PieceReader, kept_rows, read_sample
 from fineclip.shards.images import decode
 from fineclip.types import Region, Sample
