@@ -1,4 +1,4 @@
-"""Verbs about a finished encoder: evaluate, which the workflow calls for its runs and people for any file, and export."""
+"""Verbs about a finished encoder: `evaluate` and `export`."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ from fineclip.shards import write_text
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """evaluate, export."""
+    """Add `evaluate` and `export`."""
     verb = add_verb(
         verbs, "evaluate", _evaluate, about="score a run, or any file of weights, on benchmarks", config=False
     )
@@ -171,7 +171,7 @@ def _json_config(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _places(output: Path | None, benchmarks: Sequence[str]) -> dict[str, Path]:
-    """Where the scores of each benchmark go, if anywhere."""
+    """Return the score file of each benchmark; empty if no output is asked for."""
     if output is None:
         return {}
     if output.suffix != ".json":
@@ -184,7 +184,7 @@ def _places(output: Path | None, benchmarks: Sequence[str]) -> dict[str, Path]:
 
 
 def _table(records: Mapping[str, Mapping[str, Any]]) -> str:
-    """Scores in percent, a line each."""
+    """Return the scores in percent as a text table."""
     rows = [("benchmark", "metric", "score", "chance", "n")]
     for name, record in records.items():
         for score in record["scores"]:

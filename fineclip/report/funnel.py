@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fineclip.config import Config, MiniatureSource
 from fineclip.errors import ConfigError
-from fineclip.report.result_files import Ledger, Place, Problem, last_lines, sound_manifest
+from fineclip.report.result_files import Problem, ProblemLog, ResultPaths, last_lines, read_valid_manifest
 from fineclip.report.stage_order import SAMPLE_ROWS
 from fineclip.shards import Manifest
 from fineclip.stages.card import FunnelRow, stage_counts
@@ -21,7 +21,7 @@ MOST_NAMED = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Stage(FunnelRow):
-    """Counts of one stage, summed over its shards.
+    """Counts of one stage, stage_cost over its shards.
 
     Attributes:
         found: Shards that have a manifest.
@@ -67,19 +67,19 @@ class Funnel:
         return next(stage for stage in self.stages if stage.stage == name)
 
 
-def stage_folders(config: Config, place: Place) -> dict[str, Path]:
+def stage_folders(config: Config, place: ResultPaths) -> dict[str, Path]:
     """Return the folder of each stage's manifests, in the order that samples pass through them."""
     pair = f"{config.regions}.{config.captions}"
     inside = {"detect": [config.regions], "caption": [pair], "pack": [pair]}
     return {name: place.data(name, *inside.get(name, [])) for name in SAMPLE_ROWS}
 
 
-def collect_funnel(config: Config, place: Place, ledger: Ledger) -> Funnel:
-    """Read the counts of every stage and scale. What cannot be read is noted in the ledger."""
+def collect_funnel(config: Config, place: ResultPaths, problems_log: ProblemLog) -> Funnel:
+    """Read the counts of every stage and scale. What cannot be read is noted in the problems_log."""
     folders = stage_folders(config, place)
-    selected = {name: _select_manifest(name, place, ledger) for name in config.plan.scales}
+    selected = {name: _select_manifest(name, place, problems_log) for name in config.plan.scales}
     shards = planned_shards(config, place.root, otherwise=folders["source"])
-    stages = [_count(name, folder, shards, place=place, ledger=ledger) for name, folder in folders.items()]
+    stages = [_count(name, folder, shards, place=place, problems_log=problems_log) for name, folder in folders.items()]
     scales = [
         Scale(
             name=name,
@@ -114,25 +114,25 @@ def manifests_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
 
 
-def _select_manifest(scale: str, place: Place, ledger: Ledger) -> Manifest | None:
+def _select_manifest(scale: str, place: ResultPaths, problems_log: ProblemLog) -> Manifest | None:
     path = place.data("select", f"{scale}.json")
     if not path.is_file():
-        ledger.note(absence([path], of=1, place=place))
+        problems_log.note(absence([path], of=1, place=place))
         return None
-    return ledger.attempt(place.shown(path), sound_manifest, path)
+    return problems_log.attempt(place.shown(path), read_valid_manifest, path)
 
 
-def _count(name: str, folder: Path, shards: Sequence[str], *, place: Place, ledger: Ledger) -> Stage:
+def _count(name: str, folder: Path, shards: Sequence[str], *, place: ResultPaths, problems_log: ProblemLog) -> Stage:
     paths = [folder / f"{shard}.json" for shard in shards]
     there = [path for path in paths if path.is_file()]
     if len(there) < len(paths):
-        ledger.note(absence([path for path in paths if path not in there], of=len(paths), place=place))
-    read = [ledger.attempt(place.shown(path), sound_manifest, path) for path in there]
+        problems_log.note(absence([path for path in paths if path not in there], of=len(paths), place=place))
+    read = [problems_log.attempt(place.shown(path), read_valid_manifest, path) for path in there]
     found = [manifest for manifest in read if manifest]
     return Stage(**vars(stage_counts(name, found)), found=len(found), planned=len(shards))
 
 
-def absence(paths: Sequence[Path], *, of: int, place: Place) -> Problem:
+def absence(paths: Sequence[Path], *, of: int, place: ResultPaths) -> Problem:
     """Return one problem for all absent manifests of a kind, with the end of the first log that exists.
 
     Args:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,21 @@ def evaluated_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(evaluate, "evaluated", counted)
     return names
+
+
+def test_versions_are_part_of_the_key(world: World, evaluated_on: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    world.evaluate_all()
+    declared = evaluate.benchmark_of
+    monkeypatch.setattr(
+        evaluate, "benchmark_of", lambda kind: replace(declared(kind), version=7) if kind == "boxes" else declared(kind)
+    )
+    world.evaluate_all()
+    assert evaluated_on == ["boxes", "retrieval", "boxes"]
+    assert json.loads(world.output("boxes").read_text())["version"] == 7
+    monkeypatch.setattr(evaluate, "VERSION", 9)
+    world.evaluate_all()
+    assert evaluated_on == ["boxes", "retrieval", "boxes", "boxes", "retrieval"]
+    assert json.loads(world.output("retrieval").read_text())["evaluate_version"] == 9
 
 
 @pytest.mark.parametrize("failing", KINDS)

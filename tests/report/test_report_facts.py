@@ -1,17 +1,19 @@
 """What the page states of the plan, of dropped samples and of the code, by hand."""
 
+import doctest
 import logging
 import subprocess
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from fineclip.config import Config, WeightsConfig, load
-from fineclip.report.dropped_samples import Example, dropped_tile, dropped_tiles, what_it_is
+from fineclip.report.dropped_samples import Example, describe_bytes, dropped_tile, dropped_tiles
 from fineclip.report.funnel import collect_funnel, stage_folders
 from fineclip.report.page import collect_report, header_groups, protocol_text, write_report
 from fineclip.report.provenance import collect_provenance, commit_of
-from fineclip.report.result_files import Ledger, Place
+from fineclip.report.result_files import ProblemLog, ResultPaths
 from fineclip.report.run_facts import facts, flat, origin
 from fineclip.report.runs import collect_runs
 from fineclip.report.score_tables import Protocol, Table
@@ -74,7 +76,7 @@ def test_a_protocol_in_one_line() -> None:
 def test_only_runs_with_a_result_are_pinned(world: World) -> None:
     gone = "clip-mini-500-s0"
     (world.root / f"results/{world.name}/{gone}/train.json").unlink()
-    records = collect_runs(world.config, Place(world.root, world.name), Ledger(world.root))
+    records = collect_runs(world.config, ResultPaths(world.root, world.name), ProblemLog(world.root))
     assert [pinned.run for pinned in collect_provenance(records).pinned] == [
         run for run in world.config.runs() if run != gone
     ]
@@ -109,14 +111,14 @@ def test_a_dropped_sample_as_it_is_shown(tmp_path: Path) -> None:
     assert (tile.stage, tile.reason, tile.key, tile.caption) == ("filter", "too-small", "k", "one")
     assert tile.note == "120 \N{MULTIPLICATION SIGN} 80 px"
     assert tile.picture.startswith("data:image/jpeg;base64,")
-    assert what_it_is(content[:-30], "why").startswith("120 \N{MULTIPLICATION SIGN} 80 px")
+    assert describe_bytes(content[:-30], "why").startswith("120 \N{MULTIPLICATION SIGN} 80 px")
 
 
 def test_examples_come_in_the_order_of_the_stages(whole: World) -> None:
     """Samples are drawn for a scale from the filter tables, so those reasons come between filter and detect."""
-    place, ledger = Place(whole.root, whole.name), Ledger(whole.root)
-    funnel = collect_funnel(whole.config, place, ledger)
-    stages = [tile.stage for tile in dropped_tiles(funnel, stage_folders(whole.config, place), place, ledger)]
+    place, problems_log = ResultPaths(whole.root, whole.name), ProblemLog(whole.root)
+    funnel = collect_funnel(whole.config, place, problems_log)
+    stages = [tile.stage for tile in dropped_tiles(funnel, stage_folders(whole.config, place), place, problems_log)]
     assert list(dict.fromkeys(stages)) == ["filter", "select", "detect"]
     assert stages == sorted(stages, key=["filter", "select", "detect"].index)
 
@@ -135,3 +137,9 @@ def test_the_keys_that_differ_are_those_alone(whole: World) -> None:
     report = collect_report(whole.config, whole.root)
     assert '"max_aspect"' in report.config
     assert '"max_aspect"' not in report.changes
+
+
+@pytest.mark.parametrize("module", ["kept_samples", "line_chart", "run_facts", "score_tables"])
+def test_examples(module: str) -> None:
+    found = doctest.testmod(import_module(f"fineclip.report.{module}"))
+    assert (found.failed, found.attempted > 0) == (0, True)

@@ -7,7 +7,7 @@ import pytest
 
 from fineclip.report.charts import leading, method_css, term_css, terms_of
 from fineclip.report.costs import read_job
-from fineclip.report.dropped_samples import what_it_is
+from fineclip.report.dropped_samples import describe_bytes
 from fineclip.report.kept_samples import evenly
 from fineclip.report.line_chart import (
     Axis,
@@ -122,6 +122,6 @@ def test_the_end_of_a_log(tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_no_picture_are_described() -> None:
-    assert what_it_is(b"", "why") == "an empty file"
-    assert what_it_is(b"<!DOCTYPE html><html>", "why").startswith("no image but text: <!DOCTYPE html>")
-    assert what_it_is(b"\x00\x01\x02", "no header of JPEG") == "no header of JPEG"
+    assert describe_bytes(b"", "why") == "an empty file"
+    assert describe_bytes(b"<!DOCTYPE html><html>", "why").startswith("no image but text: <!DOCTYPE html>")
+    assert describe_bytes(b"\x00\x01\x02", "no header of JPEG") == "no header of JPEG"
