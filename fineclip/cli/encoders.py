@@ -17,22 +17,22 @@ from fineclip.shards import write_text
 def add_verbs(verbs: Verbs) -> None:
     """Add `evaluate` and `export`."""
     verb = add_verb(
-        verbs, "evaluate", _evaluate, about="score a run, or any file of weights, on benchmarks", config=False
+        verbs, "evaluate", _evaluate, about="evaluate a run, or any checkpoint, on benchmarks", config=False
     )
     which = verb.add_mutually_exclusive_group(required=True)
-    which.add_argument("--run", type=Path, metavar="FILE", help="train.json of a run of the workflow")
+    which.add_argument("--run", type=Path, metavar="FILE", help="train.json of a run")
     which.add_argument(
         "--checkpoint",
         metavar="PATH",
-        help="anything else, without the workflow: a file of weights, the folder of a run or of open_clip's, or mini, which is shipped",
+        help="without the workflow: a file of weights, the folder of a run, a folder of open_clip, or mini, which is shipped",
     )
-    verb.add_argument("--encoder", metavar="NAME", help=f"with --checkpoint, of a file: {ENCODER}")
+    verb.add_argument("--encoder", metavar="NAME", help=f"with --checkpoint FILE: {ENCODER}")
     verb.add_argument(
         "--benchmark",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="with --checkpoint: entries of `benchmarks` (default: all whose data is there)",
+        help="with --checkpoint: entries of `benchmarks` (default: all whose data exists)",
     )
     verb.add_argument(
         "--index",
@@ -40,10 +40,13 @@ def add_verbs(verbs: Verbs) -> None:
         nargs="+",
         default=[],
         metavar="PATH",
-        help="with --run the manifests of `index`, one for each benchmark; with --checkpoint a folder to keep indexes in (default: none is kept)",
+        help="with --run: manifests of `index`, one for each benchmark; with --checkpoint: a folder for indexes (default: a temporary one)",
     )
     verb.add_argument(
-        "--manifest", type=Path, metavar="FILE", help="with --run: evals.json; the score files go to evals/ beside it"
+        "--manifest",
+        type=Path,
+        metavar="FILE",
+        help="with --run: evals.json to write; the score files are written to evals/ beside it",
     )
     verb.add_argument(
         "--output",
@@ -55,32 +58,37 @@ def add_verbs(verbs: Verbs) -> None:
         "--config",
         nargs="+",
         metavar="CONFIG",
-        help="with --run the section `benchmarks` as JSON; with --checkpoint configuration files (default: config.yaml)",
+        help="with --run: the section `benchmarks` as JSON; with --checkpoint: configuration files (default: config.yaml)",
     )
     verb.add_argument("--force", action="store_true", help="with --run: compute all scores again")
     add_compute(verb, batch_size=64)
 
     verb = add_verb(verbs, "export", _export, about="write an encoder in the layout of another program", config=False)
     verb.add_argument(
-        "encoder_path", metavar="PATH", help="the folder of a run or of open_clip's, a file of weights, or mini"
+        "encoder_path", metavar="PATH", help="folder of a run, folder of open_clip, file of weights, or mini"
     )
-    verb.add_argument("--encoder", metavar="NAME", help=f"of a file: {ENCODER}")
+    verb.add_argument("--encoder", metavar="NAME", help=f"for a file: {ENCODER}")
     verb.add_argument(
         "--layout",
         required=True,
         metavar="NAME",
-        help="open_clip (a folder), eva_clip (a file as EVA-02-CLIP's authors write it) or backbone (the vision tower as timm names it)",
+        help="open_clip (a folder), eva_clip (a file in the layout of EVA-02-CLIP) or backbone (the vision tower with the names of timm)",
     )
     verb.add_argument(
-        "--output", type=Path, required=True, metavar="PATH", help="the folder, or a file .pt, .pth or .safetensors"
+        "--output", type=Path, required=True, metavar="PATH", help="folder, or file .pt, .pth or .safetensors"
     )
     verb.add_argument(
-        "--config", type=Path, nargs="+", default=[], metavar="FILE", help="configuration files, for their `encoders`"
+        "--config",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="configuration files, whose `encoders` are used",
     )
-    verb.add_argument("--force", action="store_true", help="replace what lies there")
+    verb.add_argument("--force", action="store_true", help="replace an existing output")
 
 
-ENCODER = "which model it is of: an entry of `encoders`, an open_clip model such as EVA02-B-16, or a JSON in its format"
+ENCODER = "model of the weights: an entry of `encoders`, an open_clip model such as EVA02-B-16, or a JSON in its format"
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -130,7 +138,7 @@ def _evaluate_checkpoint(options: argparse.Namespace) -> None:
 
     config = _configuration([Path(name) for name in options.config or ["config.yaml"]])
     benchmarks = chosen_benchmarks(config.benchmarks, options.benchmark)
-    places = _places(options.output, list(benchmarks))
+    places = _score_files(options.output, list(benchmarks))
     found = find_encoder(options.checkpoint, encoder=options.encoder, catalogue=config.encoders)
     if len(options.index) > 1:
         raise ConfigError(f"--index: with --checkpoint, expected one folder, but got {len(options.index)} paths")
@@ -170,7 +178,7 @@ def _json_config(texts: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(f"--config: with --run, expected the section `benchmarks` as JSON: {error}") from None
 
 
-def _places(output: Path | None, benchmarks: Sequence[str]) -> dict[str, Path]:
+def _score_files(output: Path | None, benchmarks: Sequence[str]) -> dict[str, Path]:
     """Return the score file of each benchmark; empty if no output is asked for."""
     if output is None:
         return {}

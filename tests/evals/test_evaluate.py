@@ -1,6 +1,7 @@
 """A published encoder on a drawn benchmark: exact numbers, the same for every batch size, made once."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -298,6 +299,33 @@ def test_a_failing_benchmark_does_not_stop_the_others(
     world.evaluate_all()
     assert names == [failing]
     assert set(read_manifest(world.manifest).outputs) == {"evals/boxes.json", "evals/retrieval.json"}
+
+
+def test_the_runtime_reaches_the_encoder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch size, device and threads as they were given; the evaluation itself is cut off."""
+    given: list[dict[str, Any]] = []
+
+    def load(run: Path, **runtime: Any) -> None:
+        given.append({"run": run} | runtime)
+        raise DataError("cut off")
+
+    monkeypatch.setattr(embed, "published_embedder", load)
+    with pytest.raises(DataError, match="cut off"):
+        evaluate_run(
+            world.run, [world.index("boxes")], world.manifest, {"boxes": section("boxes")},
+            batch_size=3, device="mps", threads=5,
+        )  # fmt: skip
+    assert given == [{"run": world.run, "batch_size": 3, "device": "mps", "threads": 5}]
+
+
+def test_a_killed_writers_file_is_removed(world: World) -> None:
+    folder = world.output("boxes").parent
+    folder.mkdir()
+    orphan = folder / ".boxes.json.far-away.1.0a0b0c0d.tmp"
+    orphan.write_text("half")
+    os.utime(orphan, (0, 0))
+    world.evaluate("boxes")
+    assert sorted(path.name for path in folder.iterdir()) == ["boxes.json"]
 
 
 def test_scores_that_were_edited_are_computed_again(world: World, evaluated_on: list[str]) -> None:

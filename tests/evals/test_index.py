@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from fineclip.config import BenchmarkConfig, parse
-from fineclip.errors import DataError
+from fineclip.errors import DataError, ShardError
 from fineclip.evals.datasets.coco_layouts import segment_ids, tight_box
-from fineclip.evals.index import index_benchmark, missing
+from fineclip.evals.index import index_benchmark, missing, read_index
 from fineclip.miniature.scenes import CLASSES, STUFF, THINGS, draw_scene
 from fineclip.shards import BenchmarkRow, PieceReader, members, read_manifest, read_rows
 from tests.helpers.coco import SEED, write_coco
@@ -131,6 +131,22 @@ def test_boxes_outside_the_limits_are_left_out(coco: Path, manifest: Path) -> No
     assert rows[1].reason == "no-box"
     assert len(rows[1].sha256) == 64
     assert read_manifest(manifest).dropped == {"no-box": 1}
+
+
+def test_an_index_is_read_without_its_dropped_images(coco: Path, manifest: Path) -> None:
+    def empty(content: dict[str, Any]) -> None:
+        content["annotations"][1]["segments_info"] = []
+
+    edit(coco / PANOPTIC, empty)
+    config = section("boxes", "coco_panoptic", coco)
+    index_benchmark(manifest, config)
+    keys = [row.key for row in read_rows(manifest, BenchmarkRow)]
+    found = read_index(manifest, config)
+    assert [row.key for row in found.images] == [keys[0], keys[2]]
+    assert [(one.name, one.is_thing) for one in found.classes] == [(name, name in THINGS) for name in CLASSES]
+    manifest.with_suffix(".classes.json").write_text("[]")
+    with pytest.raises(ShardError, match="small.one.classes.json"):
+        read_index(manifest, config)
 
 
 def test_an_empty_box_is_left_out_at_any_limit(coco: Path, manifest: Path) -> None:
