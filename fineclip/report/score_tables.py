@@ -5,7 +5,7 @@ A table is one protocol: results that differ in version, configuration or image 
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from fineclip.config import Config, canonical
@@ -176,17 +176,9 @@ def _with_best(lines: Sequence[Line], metrics: Sequence[str]) -> list[Line]:
     }
     marked = []
     for line in lines:
-        cells = {
-            metric: Cell(
-                cell.mean,
-                cell.low,
-                cell.high,
-                cell.spread,
-                is_best=_competes(line, metric) and round(cell.mean, 1) == highest[metric],
-            )
-            for metric, cell in line.cells.items()
-        }
-        marked.append(Line(line.kind, cells, line.encoder, line.method, line.scale, line.images, line.seeds))
+        best = {m for m, cell in line.cells.items() if _competes(line, m) and round(cell.mean, 1) == highest[m]}
+        cells = {metric: replace(cell, is_best=metric in best) for metric, cell in line.cells.items()}
+        marked.append(replace(line, cells=cells))
     return marked
 
 
