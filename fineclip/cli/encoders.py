@@ -132,7 +132,7 @@ def _benchmark(name: str, keys: Mapping[str, Any]) -> BenchmarkConfig:
 
 
 def _evaluate_checkpoint(options: argparse.Namespace) -> None:
-    from fineclip.evals.evaluate import text_of
+    from fineclip.evals.evaluate import record_text
     from fineclip.evals.evaluate_file import chosen_benchmarks, evaluate_checkpoint
     from fineclip.models.checkpoint import find_encoder
 
@@ -154,7 +154,7 @@ def _evaluate_checkpoint(options: argparse.Namespace) -> None:
             threads=options.threads,
         )
     for name, path in places.items():
-        write_text(path, text_of(records[name]))
+        write_text(path, record_text(records[name]))
     sys.stdout.write(_table(records))
 
 

@@ -85,14 +85,14 @@ def evaluate_run(
         for name in todo:
             try:
                 index = read_index(index_of[name], benchmarks[name])
-                record = evaluated(embedder, index, benchmarks[name], name=name)
+                record = score_record(embedder, index, benchmarks[name], name=name)
             except FineclipError as error:
                 errors[name] = error
             except Exception as error:
                 log.exception("%s", name)  # a bug keeps its traceback, and does not stop the others either
                 errors[name] = error
             else:
-                write_text(scores[name], text_of({**keys[name], **record}))
+                write_text(scores[name], record_text({**keys[name], **record}))
     if errors:
         reasons = "; ".join(f"{name}: {str(error) or type(error).__name__}" for name, error in errors.items())
         raise EvaluationError(f"{manifest}: {len(errors)} of {len(benchmarks)} benchmarks failed: {reasons}")
@@ -136,7 +136,7 @@ def discard_scores(manifest: Path, benchmarks: Sequence[str]) -> None:
         score_file(manifest, name).unlink(missing_ok=True)
 
 
-def evaluated(embedder: "Embedder", index: Index, config: BenchmarkConfig, *, name: str) -> dict[str, Any]:
+def score_record(embedder: "Embedder", index: Index, config: BenchmarkConfig, *, name: str) -> dict[str, Any]:
     """Return the scores, chance levels and protocol of an encoder on one benchmark, as a score file states them."""
     outcome = benchmark_of(config.kind).evaluate(embedder, index, config)
     for score in outcome.scores:
@@ -146,7 +146,7 @@ def evaluated(embedder: "Embedder", index: Index, config: BenchmarkConfig, *, na
     return {"scores": scores, "chance": chance, "protocol": dict(outcome.protocol)}
 
 
-def text_of(record: Mapping[str, Any]) -> str:
+def record_text(record: Mapping[str, Any]) -> str:
     """Return the record as JSON; equal records give equal text."""
     return json.dumps(record, sort_keys=True, ensure_ascii=False, indent=1) + "\n"
 

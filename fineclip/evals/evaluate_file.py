@@ -15,7 +15,7 @@ from fineclip.config import BenchmarkConfig, EncoderConfig, identity
 from fineclip.errors import ConfigError, DataError
 from fineclip.evals.benchmarks import benchmark_of
 from fineclip.evals.embed import Embedder
-from fineclip.evals.evaluate import VERSION, evaluated
+from fineclip.evals.evaluate import VERSION, score_record
 from fineclip.evals.index import index_benchmark, missing, read_index
 from fineclip.models.checkpoint import FoundEncoder
 from fineclip.models.features import FeatureEncoder
@@ -96,7 +96,7 @@ def evaluate_checkpoint(
             "inputs": weights | dict(read_manifest(manifest).inputs),
             "config": identity(config),
             "encoder": _described(found.config),
-        } | evaluated(embedder, read_index(manifest, config), config, name=name)
+        } | score_record(embedder, read_index(manifest, config), config, name=name)
     return records
 
 

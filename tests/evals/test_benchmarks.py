@@ -1,4 +1,4 @@
-"""Every kind of benchmark is declared in its own file, and its section of the configuration has the same name."""
+"""Each kind of benchmark is declared in its own file, named as its configuration section."""
 
 import doctest
 import subprocess

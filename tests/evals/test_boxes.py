@@ -1,4 +1,4 @@
-"""What a box is ranked among, and what guessing would give."""
+"""Candidates of a box, class means, and chance."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Retrieval on the lists that others use: the authors' and Karpathy's, with all captions, and what is wrong said."""
+"""Retrieval on the lists of the authors and of Karpathy, with all captions; errors name the entry."""
 
 import json
 from pathlib import Path

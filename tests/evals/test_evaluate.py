@@ -1,4 +1,4 @@
-"""A published encoder on a drawn benchmark: exact numbers, the same for every batch size, made once."""
+"""A published encoder on the miniature: exact scores, any batch size, one job for all benchmarks."""
 
 import json
 import os
@@ -155,7 +155,7 @@ def test_scores_are_those_of_the_encoder_itself(shared: World) -> None:
 
 
 @pytest.mark.parametrize("kind", ["boxes", "retrieval"])
-def test_the_batch_size_changes_nothing(shared: World, kind: str) -> None:
+def test_batch_size_changes_no_result(shared: World, kind: str) -> None:
     index = read_index(shared.index(kind), section(kind))
     texts = [
         "a red star on the sand",
@@ -247,13 +247,13 @@ def test_a_new_benchmark_computes_only_its_own_scores(world: World, evaluated_on
 def evaluated_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The benchmarks that were computed, in order."""
     names: list[str] = []
-    compute = evaluate.evaluated
+    compute = evaluate.score_record
 
     def counted(*given: Any, name: str) -> dict[str, Any]:
         names.append(name)
         return compute(*given, name=name)
 
-    monkeypatch.setattr(evaluate, "evaluated", counted)
+    monkeypatch.setattr(evaluate, "score_record", counted)
     return names
 
 
@@ -280,7 +280,7 @@ def test_a_failing_benchmark_does_not_stop_the_others(
     """Its earlier scores are of another key and do not stay; the next attempt computes it alone."""
     other = next(kind for kind in KINDS if kind != failing)
     world.evaluate_all({kind: section(kind, image_size=48) for kind in KINDS})
-    compute = evaluate.evaluated
+    compute = evaluate.score_record
 
     def broken(*given: Any, name: str) -> dict[str, Any]:
         if name == failing:
@@ -288,14 +288,14 @@ def test_a_failing_benchmark_does_not_stop_the_others(
         return compute(*given, name=name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "evaluated", broken)
+        patch.setattr(evaluate, "score_record", broken)
         with pytest.raises(EvaluationError, match=f"1 of 2 benchmarks failed: {failing}: {error}"):
             world.evaluate_all()
     assert not world.manifest.exists()
     assert not world.output(failing).exists()
     assert json.loads(world.output(other).read_text())["protocol"]["image_size"] == 96
     names: list[str] = []
-    monkeypatch.setattr(evaluate, "evaluated", lambda *given, name: names.append(name) or compute(*given, name=name))
+    monkeypatch.setattr(evaluate, "score_record", lambda *given, name: names.append(name) or compute(*given, name=name))
     world.evaluate_all()
     assert names == [failing]
     assert set(read_manifest(world.manifest).outputs) == {"evals/boxes.json", "evals/retrieval.json"}
@@ -318,7 +318,7 @@ def test_the_runtime_reaches_the_encoder(world: World, monkeypatch: pytest.Monke
     assert given == [{"run": world.run, "batch_size": 3, "device": "mps", "threads": 5}]
 
 
-def test_a_killed_writers_file_is_removed(world: World) -> None:
+def test_temporary_files_of_a_killed_process_are_removed(world: World) -> None:
     folder = world.output("boxes").parent
     folder.mkdir()
     orphan = folder / ".boxes.json.far-away.1.0a0b0c0d.tmp"
@@ -347,20 +347,20 @@ def test_indexes_that_are_not_those_of_the_benchmarks_are_refused(world: World) 
             evaluate_run(world.run, indexes, world.manifest, chosen, device="cpu")
 
 
-def test_weights_that_the_manifest_does_not_know_are_refused(world: World) -> None:
+def test_edited_weights_are_refused(world: World) -> None:
     (world.run.parent / WEIGHTS).write_bytes(b"another run's")
     with pytest.raises(ShardError, match="model.safetensors: is not the one that train.json names"):
         world.evaluate("boxes")
     assert not world.output("boxes").exists()
 
 
-def test_weights_that_are_gone_are_said_to_be(world: World) -> None:
+def test_absent_weights_are_named(world: World) -> None:
     (world.run.parent / WEIGHTS).unlink()
     with pytest.raises(ShardError, match=r"model.safetensors: is gone"):
         world.evaluate("boxes")
 
 
-def test_what_lies_there_is_found_without_torch(shared: World) -> None:
+def test_up_to_date_scores_need_no_torch(shared: World) -> None:
     made = shared.evaluate("boxes")
     shared.manifest.unlink()
     code = """

@@ -1,4 +1,4 @@
-"""The index of a benchmark: what it holds, what it leaves out and why, and how it says what is wrong with the data."""
+"""The index of a benchmark: content, dropped images with their reasons, and errors that name file and entry."""
 
 import hashlib
 import json

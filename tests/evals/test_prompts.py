@@ -1,4 +1,4 @@
-"""Texts of classes."""
+"""Prompts and embeddings of classes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What each benchmark asks of an encoder and what it states of itself, with an encoder made up of known vectors."""
+"""Protocol, scores, counts and chance of each benchmark, with an encoder of known vectors."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the page states of the plan, of dropped samples and of the code, by hand."""
+"""Facts of the plan, dropped samples and provenance, with values computed by hand."""
 
 import doctest
 import logging

@@ -1,4 +1,4 @@
-"""Every number of the page, by hand: small manifests whose counts all differ, and the rows that they become."""
+"""Every number of the page, computed by hand from small manifests whose counts all differ."""
 
 import json
 import re

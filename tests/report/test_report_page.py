@@ -1,4 +1,4 @@
-"""The page has everything, needs nothing but itself, and loses no more than what is missing."""
+"""The page is complete and self-contained, and a damaged file affects nothing else."""
 
 import re
 import subprocess
@@ -222,7 +222,7 @@ def damage_scale(world: World) -> str:
         damage_scale,
     ],
 )
-def test_what_is_damaged_is_named_and_takes_nothing_with_it(world: World, damage: Callable[[World], str]) -> None:
+def test_damaged_files_are_named_and_affect_nothing_else(world: World, damage: Callable[[World], str]) -> None:
     name = damage(world)
     report = collect_report(world.config, world.root)
     assert [problem.what for problem in report.problems] == [name]
@@ -268,7 +268,7 @@ def test_a_benchmark_on_which_runs_failed_names_each_with_its_log(world: World) 
     assert report.finding.bars[0].value == 26.6
 
 
-def test_nothing_at_all_still_makes_a_page(tmp_path: Path) -> None:
+def test_a_page_without_results(tmp_path: Path) -> None:
     page = page_of(World(tmp_path, config_of()))
     assert page.sections == SECTIONS
     assert "There are no scores yet." in page.text

@@ -1,4 +1,4 @@
-"""A small made-up tree of data, results and logs, as a run of the workflow leaves it."""
+"""A small synthetic tree of data, results and logs, as the workflow leaves it."""
 
 import json
 import math
