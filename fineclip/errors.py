@@ -27,3 +27,7 @@ class DataError(FineclipError):
 
 class TrainingError(FineclipError):
     """A training cannot go on: a loss that is not finite, processes that disagree, too many samples lost."""
+
+
+class EvaluationError(FineclipError):
+    """Some benchmarks of a run failed; the scores of the others are written."""

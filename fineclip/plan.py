@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from fineclip.config import (
     YoloDetect,
 )
 from fineclip.errors import ConfigError
-from fineclip.evals.sources import missing
+from fineclip.evals.index import missing
 from fineclip.identity import identity, planned_key
 from fineclip.stages.declaration import Stage, stages
 from fineclip.stages.source.files import directory_fingerprint
@@ -28,10 +28,10 @@ from fineclip.stages.source.plan import (
     PlannedShard,
     captions_table,
     image_folder,
-    images_per_shard,
+    longest_prefix,
     planned_shards,
+    prefix_length,
     require_outside,
-    shards_needed,
 )
 from fineclip.versions import version_of
 
@@ -52,13 +52,15 @@ class Plan:
         self.config = config
         self.dataset = config.dataset.folder
         require_outside(config.source, Path("data") / self.dataset)
-        self.shards: dict[str, PlannedShard] = {shard.name: shard for shard in self._prefix_of_all()}
+        of_source = planned_shards(config.source)
+        self._available = len(of_source)
+        self.shards: dict[str, PlannedShard] = {shard.name: shard for shard in longest_prefix(config, of_source)}
         self._require_external()
         self.runs: dict[str, Run] = config.runs()
 
     def prefix(self, scale: str) -> list[str]:
         """Return the names of the shards that a scale may need, in order."""
-        return list(self.shards)[: self._needed(scale)]
+        return list(self.shards)[: prefix_length(self.config, scale, available=self._available)]
 
     @cached_property
     def benchmarks(self) -> list[str]:
@@ -132,11 +134,10 @@ class Plan:
         config = self.config
         match stage:
             case "index":
-                return planned_key(version_of("evals", "sources"), identity(config.benchmarks[names["benchmark"]]))
+                return planned_key(version_of("evals", "index"), identity(config.benchmarks[names["benchmark"]]))
             case "evaluate":
-                benchmark = config.benchmark(names["benchmark"])
-                version = {"benchmark_version": version_of("evals", benchmark.kind)}
-                return planned_key(version_of("evals", "evaluate"), identity(benchmark) | version)
+                benchmarks = {name: self._benchmark(name) for name in self.benchmarks}
+                return planned_key(version_of("evals", "evaluate"), {"benchmarks": benchmarks})
             case "train" | "pretrained":
                 return planned_key(version_of("train", "run"), self._training(self.runs[names["run"]]))
             case "report":
@@ -161,6 +162,10 @@ class Plan:
             found = found[name] if isinstance(found, Mapping) else getattr(found, name)
         return declared.key(found)
 
+    def _benchmark(self, name: str) -> dict[str, Any]:
+        benchmark = self.config.benchmark(name)
+        return identity(benchmark) | {"benchmark_version": version_of("evals/benchmarks", benchmark.kind)}
+
     def _training(self, run: Run) -> dict[str, Any]:
         encoder = {"encoder": identity(self.config.encoders[run.encoder])}
         if run.method is None:
@@ -177,22 +182,6 @@ class Plan:
         """Return the keys of `loader` that have an effect on this run."""
         unused = () if self.config.options(run).takes_embedded_texts else ("cached_texts",)
         return {name: value for name, value in identity(self.config.loader).items() if name not in unused}
-
-    def _prefix_of_all(self) -> Iterator[PlannedShard]:
-        planned = planned_shards(self.config.source)
-        self._available = len(planned)
-        longest = max((self._needed(scale) for scale in self.config.plan.scales), default=0)
-        yield from planned[:longest]
-
-    def _needed(self, scale: str) -> int:
-        plan, chosen = self.config.plan, self.config.scales[scale]
-        return shards_needed(
-            chosen,
-            share_kept=plan.share_kept if chosen.share_kept is None else chosen.share_kept,
-            margin=plan.margin if chosen.margin is None else chosen.margin,
-            images_per_shard=images_per_shard(self.config.source),
-            available=self._available,
-        )
 
     def _entry(self, kind: str, name: str) -> Any:
         catalogue: Mapping[str, Any] = self.config.detect if kind == "detect" else self.config.caption

@@ -82,8 +82,7 @@ JOBS: dict[str, tuple[str, dict[str, str]]] = {
     "weights tokenizers": ("weights", {"kind": "tokenizers", "name": "mini"}),
     "index boxes": ("index", {"benchmark": "boxes"}),
     "index retrieval": ("index", {"benchmark": "retrieval"}),
-    "evaluate boxes": ("evaluate", {"benchmark": "boxes", "run": "pretrained-mini"}),
-    "evaluate retrieval": ("evaluate", {"benchmark": "retrieval", "run": "pretrained-mini"}),
+    "evaluate": ("evaluate", {"run": "pretrained-mini"}),
     "report": ("report", {}),
     **{job: ("train", {"run": job.removeprefix("train ")}) for job in sorted(TRAINED)},
     "pretrained pretrained-mini": ("pretrained", {"run": "pretrained-mini"}),
@@ -149,11 +148,11 @@ def changed_by(*changes: Mapping[str, Any]) -> set[str]:
         ({"loader": {"resample": "pillow"}}, TRAINED),
         ({"train": {"learning_rate": 0.5}}, TRAINED),
         ({"train": {"batch_size": 31}}, TRAINED),
-        ({"benchmarks": {"boxes": {"prompts": "vild"}}}, {"index boxes", "evaluate boxes"}),
-        ({"benchmarks": {"retrieval": {"image_size": 64}}}, {"index retrieval", "evaluate retrieval"}),
+        ({"benchmarks": {"boxes": {"prompts": "vild"}}}, {"index boxes", "evaluate"}),
+        ({"benchmarks": {"retrieval": {"image_size": 64}}}, {"index retrieval", "evaluate"}),
         ({"plan": {"margin": 0.5}}, set()),
         ({"plan": {"share_kept": 0.5}}, set()),
-        ({"plan": {"benchmarks": ["boxes"]}}, set()),
+        ({"plan": {"benchmarks": ["boxes"]}}, {"evaluate"}),
         ({"plan": {"seeds": [0, 7, 9]}}, set()),
         ({"stand_ins": {"detect": "released"}}, set()),
     ],
@@ -187,10 +186,10 @@ def test_resources_are_part_of_no_identity() -> None:
         ("stages", "concepts", {"concepts"}),
         ("stages", "texts", {"texts"}),
         ("stages", "weights", {"weights detect", "weights caption", "weights encoders", "weights tokenizers"}),
-        ("evals", "sources", {"index boxes", "index retrieval"}),
-        ("evals", "evaluate", {"evaluate boxes", "evaluate retrieval"}),
-        ("evals", "boxes", {"evaluate boxes"}),
-        ("evals", "retrieval", {"evaluate retrieval"}),
+        ("evals", "index", {"index boxes", "index retrieval"}),
+        ("evals", "evaluate", {"evaluate"}),
+        ("evals/benchmarks", "boxes", {"evaluate"}),
+        ("evals/benchmarks", "retrieval", {"evaluate"}),
         ("train", "run", TRAINED | PRETRAINED),
         ("methods", "clip", CLIP),
         ("methods", "clipself", CLIPSELF),
@@ -226,7 +225,9 @@ def test_each_job_has_an_identity_of_its_own_kind() -> None:
         "path": "boxes.json",
         "version": stages()["given"].version,
     }
-    assert found["evaluate boxes"]["benchmark_version"] == version_of("evals", "boxes")
+    assert set(found["evaluate"]["benchmarks"]) == {"boxes", "retrieval"}
+    for kind, keys in found["evaluate"]["benchmarks"].items():
+        assert keys["benchmark_version"] == version_of("evals/benchmarks", kind)
     assert set(found["pretrained pretrained-mini"]) == {"encoder", "version"}
     run = found["train clip-mini-500-s7"]
     assert set(run) == {"encoder", "loader", "method", "method_version", "options", "train", "version"}
@@ -246,10 +247,9 @@ def test_embedded_texts_are_part_of_the_runs_that_look_them_up() -> None:
 def test_a_stand_in_for_the_encoder_evaluates_at_its_own_size() -> None:
     sized = {"benchmarks": {"retrieval": {"image_size": 64}}}
     plain, trial = plan_of(sized), plan_of(sized, {"stand_ins": {"encoder": "mini"}})
-    key = {"benchmark": "retrieval"}
-    assert json.loads(plain.key("evaluate", **key))["image_size"] == 64
-    assert "image_size" not in json.loads(trial.key("evaluate", **key))
-    assert trial.key("index", **key) == plain.key("index", **key)
+    assert json.loads(plain.key("evaluate"))["benchmarks"]["retrieval"]["image_size"] == 64
+    assert "image_size" not in json.loads(trial.key("evaluate"))["benchmarks"]["retrieval"]
+    assert trial.key("index", benchmark="retrieval") == plain.key("index", benchmark="retrieval")
 
 
 # --- shards

@@ -1,4 +1,4 @@
-"""Verbs about a finished encoder: evaluate, which the workflow calls for its runs and people for any file, and export."""
+"""Verbs about a finished encoder: `evaluate` and `export`."""
 
 import argparse
 import sys
@@ -11,71 +11,84 @@ from typing import Any
 from fineclip.cli.options import Verbs, add_compute, add_verb, json_object, section
 from fineclip.config import BenchmarkConfig, Config, load, read_files
 from fineclip.errors import ConfigError
-from fineclip.shards import invalidate, write_text
+from fineclip.shards import write_text
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """evaluate, export."""
+    """Add `evaluate` and `export`."""
     verb = add_verb(
-        verbs, "evaluate", _evaluate, about="score a run, or any file of weights, on benchmarks", config=False
+        verbs, "evaluate", _evaluate, about="evaluate a run, or any checkpoint, on benchmarks", config=False
     )
     which = verb.add_mutually_exclusive_group(required=True)
-    which.add_argument("--run", type=Path, metavar="FILE", help="train.json of a run of the workflow")
+    which.add_argument("--run", type=Path, metavar="FILE", help="train.json of a run")
     which.add_argument(
         "--checkpoint",
         metavar="PATH",
-        help="anything else, without the workflow: a file of weights, the folder of a run or of open_clip's, or mini, which is shipped",
+        help="without the workflow: a file of weights, the folder of a run, a folder of open_clip, or mini, which is shipped",
     )
-    verb.add_argument("--encoder", metavar="NAME", help=f"with --checkpoint, of a file: {ENCODER}")
+    verb.add_argument("--encoder", metavar="NAME", help=f"with --checkpoint FILE: {ENCODER}")
     verb.add_argument(
         "--benchmark",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="entries of `benchmarks`; with --run one, with --checkpoint by default all whose data is there",
+        help="with --checkpoint: entries of `benchmarks` (default: all whose data exists)",
     )
     verb.add_argument(
         "--index",
         type=Path,
+        nargs="+",
+        default=[],
         metavar="PATH",
-        help="with --run the manifest of `index`; with --checkpoint a folder to keep indexes in (default: none is kept)",
+        help="with --run: manifests of `index`, one for each benchmark; with --checkpoint: a folder for indexes (default: a temporary one)",
+    )
+    verb.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="FILE",
+        help="with --run: evals.json to write; the score files are written to evals/ beside it",
     )
     verb.add_argument(
         "--output",
         type=Path,
         metavar="PATH",
-        help="where the scores go: a name that ends in .json for one benchmark, else a folder (default: with --checkpoint nowhere)",
+        help="with --checkpoint: a .json file for one benchmark, else a folder (default: print the scores only)",
     )
     verb.add_argument(
         "--config",
         nargs="+",
         metavar="CONFIG",
-        help="with --run the section of the benchmark, as JSON; with --checkpoint configuration files (default: config.yaml)",
+        help="with --run: the section `benchmarks` as JSON; with --checkpoint: configuration files (default: config.yaml)",
     )
-    verb.add_argument("--force", action="store_true", help="with --run: work even where nothing has changed")
+    verb.add_argument("--force", action="store_true", help="with --run: compute all scores again")
     add_compute(verb, batch_size=64)
 
     verb = add_verb(verbs, "export", _export, about="write an encoder in the layout of another program", config=False)
     verb.add_argument(
-        "encoder_path", metavar="PATH", help="the folder of a run or of open_clip's, a file of weights, or mini"
+        "encoder_path", metavar="PATH", help="folder of a run, folder of open_clip, file of weights, or mini"
     )
-    verb.add_argument("--encoder", metavar="NAME", help=f"of a file: {ENCODER}")
+    verb.add_argument("--encoder", metavar="NAME", help=f"for a file: {ENCODER}")
     verb.add_argument(
         "--layout",
         required=True,
         metavar="NAME",
-        help="open_clip (a folder), eva_clip (a file as EVA-02-CLIP's authors write it) or backbone (the vision tower as timm names it)",
+        help="open_clip (a folder), eva_clip (a file in the layout of EVA-02-CLIP) or backbone (the vision tower with the names of timm)",
     )
     verb.add_argument(
-        "--output", type=Path, required=True, metavar="PATH", help="the folder, or a file .pt, .pth or .safetensors"
+        "--output", type=Path, required=True, metavar="PATH", help="folder, or file .pt, .pth or .safetensors"
     )
     verb.add_argument(
-        "--config", type=Path, nargs="+", default=[], metavar="FILE", help="configuration files, for their `encoders`"
+        "--config",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="configuration files, whose `encoders` are used",
     )
-    verb.add_argument("--force", action="store_true", help="replace what lies there")
+    verb.add_argument("--force", action="store_true", help="replace an existing output")
 
 
-ENCODER = "which model it is of: an entry of `encoders`, an open_clip model such as EVA02-B-16, or a JSON in its format"
+ENCODER = "model of the weights: an entry of `encoders`, an open_clip model such as EVA02-B-16, or a JSON in its format"
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -86,40 +99,52 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _evaluate_run(options: argparse.Namespace) -> None:
-    from fineclip.evals.evaluate import VERSION, evaluate_run
+    from fineclip.evals.evaluate import VERSION, discard_scores, evaluate_run
 
-    if options.encoder is not None:
-        raise ConfigError("--encoder goes with --checkpoint: a run says itself which encoder it is")
-    if options.index is None or options.output is None or len(options.benchmark) != 1:
-        raise ConfigError("--run goes with one --index, one --benchmark and one --output")
-    [name] = options.benchmark
-    values = _section_of_json(options.config or ["{}"])
-    values.pop("benchmark_version", None)
+    for name in ("encoder", "benchmark", "output"):
+        if getattr(options, name):
+            raise ConfigError(f"--{name} goes with --checkpoint, not with --run")
+    if options.manifest is None:
+        raise ConfigError(
+            "--run goes with --manifest, the file evals.json to write, and one --index for each benchmark"
+        )
+    values = section(
+        dict[str, dict[str, Any]], _json_config(options.config or ["{}"]), where="--config", version=VERSION
+    )
+    benchmarks = {name: _benchmark(name, keys) for name, keys in values.get("benchmarks", {}).items()}
     if options.force:
-        invalidate(options.output)
+        discard_scores(options.manifest, list(benchmarks))
     evaluate_run(
         options.run,
         options.index,
-        options.output,
-        section(BenchmarkConfig, values, where=f"benchmarks.{name}", version=VERSION),
-        name=name,
+        options.manifest,
+        benchmarks,
         batch_size=options.batch_size,
         device=options.device,
         threads=options.threads,
     )
 
 
+def _benchmark(name: str, keys: Mapping[str, Any]) -> BenchmarkConfig:
+    values = {key: value for key, value in keys.items() if key != "benchmark_version"}
+    config: BenchmarkConfig = section(BenchmarkConfig, values, where=f"benchmarks.{name}")
+    return config
+
+
 def _evaluate_checkpoint(options: argparse.Namespace) -> None:
-    from fineclip.evals.checkpoint import chosen_benchmarks, evaluate_checkpoint
-    from fineclip.evals.evaluate import text_of
+    from fineclip.evals.evaluate import record_text
+    from fineclip.evals.evaluate_file import chosen_benchmarks, evaluate_checkpoint
     from fineclip.models.checkpoint import find_encoder
 
     config = _configuration([Path(name) for name in options.config or ["config.yaml"]])
     benchmarks = chosen_benchmarks(config.benchmarks, options.benchmark)
-    places = _places(options.output, list(benchmarks))
+    places = _score_files(options.output, list(benchmarks))
     found = find_encoder(options.checkpoint, encoder=options.encoder, catalogue=config.encoders)
+    if len(options.index) > 1:
+        raise ConfigError(f"--index: with --checkpoint, expected one folder, but got {len(options.index)} paths")
+    folder = options.index[0] if options.index else None
     with ExitStack() as stack:
-        indexes = options.index or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fineclip-index-")))
+        indexes = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fineclip-index-")))
         records = evaluate_checkpoint(
             found,
             benchmarks,
@@ -129,7 +154,7 @@ def _evaluate_checkpoint(options: argparse.Namespace) -> None:
             threads=options.threads,
         )
     for name, path in places.items():
-        write_text(path, text_of(records[name]))
+        write_text(path, record_text(records[name]))
     sys.stdout.write(_table(records))
 
 
@@ -145,16 +170,16 @@ def _configuration(files: Sequence[Path]) -> Config:
     return load(read_files(files), where=" + ".join(map(str, files)))
 
 
-def _section_of_json(texts: Sequence[str]) -> dict[str, Any]:
+def _json_config(texts: Sequence[str]) -> dict[str, Any]:
     try:
         [text] = texts
         return dict(json_object(text))
     except (ValueError, argparse.ArgumentTypeError) as error:
-        raise ConfigError(f"--config: with --run, one section as JSON: {error}") from None
+        raise ConfigError(f"--config: with --run, expected the section `benchmarks` as JSON: {error}") from None
 
 
-def _places(output: Path | None, benchmarks: Sequence[str]) -> dict[str, Path]:
-    """Where the scores of each benchmark go, if anywhere."""
+def _score_files(output: Path | None, benchmarks: Sequence[str]) -> dict[str, Path]:
+    """Return the score file of each benchmark; empty if no output is asked for."""
     if output is None:
         return {}
     if output.suffix != ".json":
@@ -167,7 +192,7 @@ def _places(output: Path | None, benchmarks: Sequence[str]) -> dict[str, Path]:
 
 
 def _table(records: Mapping[str, Mapping[str, Any]]) -> str:
-    """Scores in percent, a line each."""
+    """Return the scores in percent as a text table."""
     rows = [("benchmark", "metric", "score", "chance", "n")]
     for name, record in records.items():
         for score in record["scores"]:

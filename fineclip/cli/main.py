@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fineclip.cli import data, encoders, people, training
+from fineclip.cli import data, encoders, report, training
 from fineclip.cli.launch import is_launched, rank_of, threads_of_each
 from fineclip.errors import FineclipError
 from fineclip.version import __version__
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"fineclip {__version__}")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for module in (data, training, encoders, people):
+    for module in (data, training, encoders, report):
         module.add_verbs(verbs)
     return top
 

@@ -99,7 +99,7 @@ def _pretrained(options: argparse.Namespace) -> None:
 
 
 def _index(options: argparse.Namespace) -> None:
-    from fineclip.evals.sources import index_benchmark
+    from fineclip.evals.index import index_benchmark
 
-    config = section(BenchmarkConfig, options.config, where="benchmarks", version=version_of("evals", "sources"))
+    config = section(BenchmarkConfig, options.config, where="benchmarks", version=version_of("evals", "index"))
     index_benchmark(options.manifest, config)

@@ -1,103 +1,145 @@
-"""One run on one benchmark: what the verb `evaluate` does.
+"""Evaluate one run on all its benchmarks: what `fineclip evaluate --run` does.
 
-    results/<dataset>/<run>/evals/<benchmark>.json
+    results/<dataset>/<run>/evals.json                the manifest: names the score files with their hashes
+                            evals/<benchmark>.json    one score file per benchmark
 
-    {"benchmark", "version", "scores": [{"metric", "value", "n"}], "inputs": {manifest: sha256}, "config",
-     "chance": {metric: value}, "protocol", "evaluate_version"}
+    score file    {"benchmark", "version", "scores": [{"metric", "value", "n"}], "inputs": {manifest: sha256}, "config",
+                   "chance": {metric: value}, "protocol", "evaluate_version"}
 
-Values are percentages, rounded to six decimals. Nothing in it varies from one making to the next. A copy under a hidden
-name lies beside it, as beside a manifest: by it the verb knows that its work is done already.
+Values are percentages, rounded to six decimals. A score file does not vary between runs of the same job. Its key is
+everything in it except scores, chance and protocol: a score file whose key is that of the job is kept, so a new benchmark
+computes only its own scores.
+
+A failing benchmark does not stop the others. The job then fails: there is no `evals.json`, the score file of the failed
+benchmark is absent, and the next attempt computes only that one.
 """
 
 import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fineclip.config import BenchmarkConfig
-from fineclip.evals import boxes, retrieval
-from fineclip.evals.benchmark import Index, Outcome, read_index
+from fineclip.errors import ConfigError, EvaluationError, FineclipError, ShardError
+from fineclip.evals.benchmarks import benchmark_of
+from fineclip.evals.index import Index, read_index
 from fineclip.identity import canonical, identity
-from fineclip.shards import hashes_of, write_text
+from fineclip.shards import Job, hashes_of, invalidate, read_manifest, sha256_of, write_text
 from fineclip.shards.atomic import sweep
 from fineclip.shards.manifest import cached_manifest
 
 if TYPE_CHECKING:
-    from fineclip.evals.embedding import Embedder
+    from fineclip.evals.embed import Embedder
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of what all benchmarks share here: a change of it evaluates every run again
+VERSION = 1
 DECIMALS = 6
 
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A kind of benchmark: the version of its scores, and what makes them."""
-
-    version: int
-    evaluate: Callable[["Embedder", Index, Any], Outcome]
-
-
-BENCHMARKS: Mapping[str, Benchmark] = {
-    "boxes": Benchmark(boxes.VERSION, boxes.evaluate_boxes),
-    "retrieval": Benchmark(retrieval.VERSION, retrieval.evaluate_retrieval),
-}
+Key = Mapping[str, Any]
 
 
 def evaluate_run(
     run: Path,
-    index: Path,
-    output: Path,
-    config: BenchmarkConfig,
+    indexes: Sequence[Path],
+    manifest: Path,
+    benchmarks: Mapping[str, BenchmarkConfig],
     *,
-    name: str,
     batch_size: int = 64,
     device: str = "auto",
     threads: int = 1,
 ) -> None:
-    """Write the scores of one run on one benchmark; does nothing where they lie there already.
+    """Write the scores of one run on its benchmarks, then the manifest. Return at once if all are up to date.
 
     Args:
         run: `results/<dataset>/<run>/train.json`; the encoder lies beside it.
-        index: manifest of the benchmark's index.
-        output: `results/<dataset>/<run>/evals/<benchmark>.json`.
-        config: section of the benchmark.
-        name: of the benchmark.
-        batch_size: images or texts that are encoded at once.
+        indexes: Manifests of the stage `index`, one for each benchmark, `<benchmark>.json`.
+        manifest: `results/<dataset>/<run>/evals.json`; the score files lie in `evals/` beside it.
+        benchmarks: Configuration section of each benchmark, by its name.
+        batch_size: Images or texts in one forward pass; changes no result.
         device: auto, cpu, cuda or mps.
-        threads: on the CPU.
+        threads: CPU threads.
 
     Raises:
-        ShardError: the run or the index is gone or changed.
-        DataError: an image is gone or changed.
-        ConfigError: the benchmark asks for what the encoder cannot do.
+        ConfigError: The indexes are not those of the benchmarks.
+        ShardError: The run or an index is absent, or the encoder is not the one that the run's manifest names.
+        EvaluationError: At least one benchmark failed; the others are written.
     """
-    benchmark = BENCHMARKS[config.kind]
-    claim = {
+    index_of = {path.stem: path for path in indexes}
+    if sorted(index_of) != sorted(benchmarks) or len(index_of) != len(indexes):
+        raise ConfigError(
+            f"--index: expected one manifest for each benchmark ({', '.join(benchmarks)}), named <benchmark>.json,"
+            f" but got {', '.join(map(str, indexes)) or 'none'}"
+        )
+    keys = {name: score_key(name, config, [run, index_of[name]]) for name, config in benchmarks.items()}
+    job = Job(manifest, "evaluate", VERSION, {name: shared_key(key) for name, key in keys.items()}, [run, *indexes])
+    if job.is_up_to_date():
+        return
+    scores = {name: score_file(manifest, name) for name in benchmarks}
+    todo = _start(manifest, scores, keys)
+    errors: dict[str, Exception] = {}
+    if todo:
+        from fineclip.evals.embed import published_embedder  # imports torch
+
+        embedder = published_embedder(run, batch_size=batch_size, device=device, threads=threads)
+        for name in todo:
+            try:
+                index = read_index(index_of[name], benchmarks[name])
+                record = score_record(embedder, index, benchmarks[name], name=name)
+            except FineclipError as error:
+                errors[name] = error
+            except Exception as error:
+                log.exception("%s", name)  # a bug keeps its traceback, and does not stop the others either
+                errors[name] = error
+            else:
+                write_text(scores[name], record_text({**keys[name], **record}))
+    if errors:
+        reasons = "; ".join(f"{name}: {str(error) or type(error).__name__}" for name, error in errors.items())
+        raise EvaluationError(f"{manifest}: {len(errors)} of {len(benchmarks)} benchmarks failed: {reasons}")
+    job.finish(list(scores.values()), read=len(scores), kept=len(scores))
+
+
+def score_file(manifest: Path, benchmark: str) -> Path:
+    """Return the path of the scores on one benchmark, beside the manifest `evals.json`."""
+    return manifest.with_suffix("") / f"{benchmark}.json"
+
+
+def score_key(name: str, config: BenchmarkConfig, inputs: Sequence[Path]) -> Key:
+    """Return what identifies the scores on one benchmark: they are computed again if any of it changes.
+
+    Args:
+        name: Name of the benchmark.
+        config: Its configuration section.
+        inputs: Manifests of the run and of the index.
+
+    Raises:
+        ShardError: An input is absent.
+    """
+    return {
         "benchmark": name,
-        "version": benchmark.version,
+        "version": benchmark_of(config.kind).version,
         "evaluate_version": VERSION,
-        "inputs": hashes_of([run, index]),
+        "inputs": hashes_of(inputs),
         "config": identity(config),
     }
-    sweep(output.parent, output.stem)
-    if _is_done(output, claim):
-        return
-    images = read_index(index, config)
-    from fineclip.evals.embedding import published_embedder  # loads torch: only where there is work
-
-    embedder = published_embedder(run, batch_size=batch_size, device=device, threads=threads)
-    text = text_of(claim | evaluated(embedder, images, config, name=name))
-    write_text(cached_manifest(output), text)
-    write_text(output, text)
 
 
-def evaluated(embedder: "Embedder", index: Index, config: BenchmarkConfig, *, name: str) -> dict[str, Any]:
-    """What is recorded of an encoder on a benchmark beside what it was made of: scores, chance, protocol."""
-    outcome = BENCHMARKS[config.kind].evaluate(embedder, index, config)
+def shared_key(key: Key) -> dict[str, Any]:
+    """Return the part of a key that the manifest does not state elsewhere."""
+    return {"version": key["version"], "config": key["config"]}
+
+
+def discard_scores(manifest: Path, benchmarks: Sequence[str]) -> None:
+    """Delete the scores on these benchmarks, so that the next job computes them again."""
+    invalidate(manifest)
+    for name in benchmarks:
+        score_file(manifest, name).unlink(missing_ok=True)
+
+
+def score_record(embedder: "Embedder", index: Index, config: BenchmarkConfig, *, name: str) -> dict[str, Any]:
+    """Return the scores, chance levels and protocol of an encoder on one benchmark, as a score file states them."""
+    outcome = benchmark_of(config.kind).evaluate(embedder, index, config)
     for score in outcome.scores:
         log.info("%s: %s %.2f %% of %d", name, score.metric, score.value, score.n)
     scores = [score._asdict() | {"value": round(score.value, DECIMALS)} for score in outcome.scores]
@@ -105,20 +147,36 @@ def evaluated(embedder: "Embedder", index: Index, config: BenchmarkConfig, *, na
     return {"scores": scores, "chance": chance, "protocol": dict(outcome.protocol)}
 
 
-def text_of(record: Mapping[str, Any]) -> str:
-    """JSON, one spelling for one content."""
+def record_text(record: Mapping[str, Any]) -> str:
+    """Return the record as JSON; equal records give equal text."""
     return json.dumps(record, sort_keys=True, ensure_ascii=False, indent=1) + "\n"
 
 
-def _is_done(output: Path, claim: Mapping[str, Any]) -> bool:
-    """Whether the copy of the scores says that they are of the same; they are put back then."""
+def _start(manifest: Path, scores: Mapping[str, Path], keys: Mapping[str, Key]) -> list[str]:
+    """Delete the manifest and all scores that are out of date; return the names of the benchmarks to evaluate."""
     try:
-        text = cached_manifest(output).read_text(encoding="utf-8")
-        found = json.loads(text)
+        hashes = read_manifest(cached_manifest(manifest)).outputs
+    except ShardError:
+        hashes = {}
+    names = {name: path.relative_to(manifest.parent).as_posix() for name, path in scores.items()}
+    todo = [name for name, path in scores.items() if not _is_up_to_date(path, keys[name], hashes.get(names[name]))]
+    invalidate(manifest)
+    manifest.unlink(missing_ok=True)
+    for name, path in scores.items():
+        sweep(path.parent, path.stem)
+        if name in todo:
+            path.unlink(missing_ok=True)
+        else:
+            log.info("%s is up to date", path)
+    return todo
+
+
+def _is_up_to_date(path: Path, key: Key, digest: str | None) -> bool:
+    """Return whether a score file has this key, and this hash if one is known."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    if not isinstance(found, dict) or canonical({key: found.get(key) for key in claim}) != canonical(claim):
+    if digest not in (None, sha256_of(path)) or not isinstance(found, dict):
         return False
-    write_text(output, text)
-    log.info("%s is up to date: nothing to do", output)
-    return True
+    return canonical({name: found.get(name) for name in key}) == canonical(key)

@@ -2,7 +2,6 @@
 
 A kernel is chosen by the shape of what it gets, and another kernel rounds differently. So the last batch is filled up,
 and on a CPU, where results are compared bit by bit, the shape is the same whatever batch size was asked for.
-torch is imported by those who have a device to choose.
 """
 
 from __future__ import annotations
@@ -10,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
-
-from fineclip.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -35,21 +32,3 @@ def full_batches(rows: Sequence[T], size: int) -> Iterator[list[T]]:
 def rows_at_once(device: torch.device, batch_size: int, *, on_cpu: int) -> int:
     """How many rows a batch has: what was asked for, but always `on_cpu` on a CPU."""
     return on_cpu if device.type == "cpu" else batch_size
-
-
-def chosen_device(name: str) -> torch.device:
-    """The device of that name; `auto` is a GPU where there is one.
-
-    Raises:
-        ConfigError: there is no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
-    if absent.get(name):
-        raise ConfigError(
-            f"runtime.device: {name} is asked for, but torch finds none on this machine. Set auto or cpu."
-        )
-    return torch.device(name)

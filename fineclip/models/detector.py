@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from fineclip.boxes import Letterbox, clip_and_round
 from fineclip.config import YoloDetect
 from fineclip.errors import CheckpointError, ConfigError
-from fineclip.models.batches import chosen_device, full_batches, rows_at_once
+from fineclip.models.batches import full_batches, rows_at_once
+from fineclip.models.device import resolve_device
 from fineclip.shards import sha256_of
 from fineclip.types import Box, Region
 
@@ -158,7 +159,7 @@ class UltralyticsDetector:
     ) -> None:
         _require_hash(path, config, name)
         self._config = config
-        self._device = chosen_device(device)
+        self._device = resolve_device(device)
         self._rows = rows_at_once(self._device, batch_size, on_cpu=CPU_BATCH)
         model = _opened(path)
         self._names: Mapping[int, str] = {int(index): str(label) for index, label in model.names.items()}

@@ -12,7 +12,8 @@ what is transparent is shown on white, 16-bit grey is scaled to 8 bits.
 Legend: B pictures, N texts, R boxes, D embedding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +24,18 @@ from torch.nn.functional import normalize
 
 from fineclip.boxes import clip
 from fineclip.errors import ConfigError, DataError
-from fineclip.models.batches import batches, chosen_device
+from fineclip.models.batches import batches
 from fineclip.models.checkpoint import find_encoder
+from fineclip.models.device import resolve_device
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.images import squash, to_batch
 from fineclip.models.tokenizer import cut_after_ends
 from fineclip.shards.images import rgb
 from fineclip.types import Box
 
-AT_ONCE = 64  # pictures or texts
+BATCH_SIZE = 64
+
+Tokenize = Callable[[Sequence[str]], Tensor]
 
 
 def load(
@@ -55,82 +59,133 @@ def load(
 
 
 class FeatureEncoder:
-    """Pictures, texts and boxes to unit vectors, float32, on the encoder's device; without gradient.
+    """Encode images, texts and boxes in batches: unit vectors, float32, without gradient.
+
+    The batch size changes no result but its rounding. On a GPU, convolutions use no TF32.
 
     Attributes:
         width: D.
-        image_size: side of the square that pictures are squashed to, in pixels.
-        device: where the encoder is and the features are.
+        image_size: Side of the square that images are squashed to, in pixels.
+        batch_size: Images or texts in one forward pass.
+        device: Device of the encoder and the features.
     """
 
     def __init__(
         self,
         encoder: RegionEncoder,
-        tokenize: Callable[[Sequence[str]], Tensor],
+        tokenize: Tokenize,
         *,
         image_size: int,
+        batch_size: int = BATCH_SIZE,
         device: str = "auto",
     ) -> None:
-        """Of an encoder and its tokenizer; as `load` says."""
-        height, width = encoder.patch
-        if image_size < 1 or image_size % height or image_size % width:
-            raise ConfigError(f"image_size {image_size} px is not whole patches of the encoder's {height} x {width} px")
-        self.device = chosen_device(device)
-        self.image_size, self.width = image_size, encoder.width
-        self._encoder, self._tokenize = encoder.to(self.device, torch.float32).eval(), tokenize
+        """Move the encoder to its device, in float32 and evaluation mode.
 
-    @torch.no_grad()
-    def encode_image(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
-        """(B, D) features of whole pictures; one picture gives (1, D), none gives (0, D).
+        Args:
+            encoder: Encoder.
+            tokenize: Maps N texts to token ids, (N, L).
+            image_size: Side of the square, in pixels, a multiple of the patch.
+            batch_size: Images or texts in one forward pass.
+            device: auto, cpu, cuda or mps.
 
         Raises:
-            DataError: one is no picture of Pillow's, or broken.
+            ConfigError: The size is not whole patches, or there is no such device.
+        """
+        self._encoder, self._tokenize, self.batch_size = encoder, tokenize, batch_size
+        self.require_whole_patches(image_size)
+        self.device = resolve_device(device)
+        self.image_size, self.width = image_size, encoder.width
+        self._encoder = encoder.to(self.device, torch.float32).eval()
+
+    def encode_image(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
+        """Return the features of whole images, (B, D); one image gives (1, D), none gives (0, D).
+
+        Raises:
+            DataError: One is not an image of Pillow, or broken.
         """
         pictures = [images] if isinstance(images, Image.Image | str | Path) else list(images)
-        parts = [self._encoder.encode_image(self._pixels(batch)) for batch in batches(pictures, AT_ONCE)]
-        return self._joined(parts)
+        return self._cat([self.encode_pixels(self._pixels(batch)) for batch in batches(pictures, self.batch_size)])
 
-    @torch.no_grad()
     def encode_text(self, texts: str | Sequence[str]) -> Tensor:
-        """(N, D) features of texts; one text gives (1, D), none gives (0, D). A text that is too long is cut.
+        """Return the features of texts, (N, D); one text gives (1, D), none gives (0, D).
+
+        A text that is too long is cut. Equal texts are encoded once, so that their features are equal in every bit.
 
         Raises:
-            DataError: one is no text.
+            DataError: One is not a text.
         """
         rows = [texts] if isinstance(texts, str) else list(texts)
         for row in rows:
             if not isinstance(row, str):
                 raise DataError(f"{row!r:.60} is no text")
-        tokens = (cut_after_ends(self._tokenize(batch)) for batch in batches(rows, AT_ONCE))
-        parts = [self._encoder.encode_text(tokens_NL.to(self.device)) for tokens_NL in tokens]
-        return self._joined(parts)
+        position = {text: index for index, text in enumerate(dict.fromkeys(rows))}
+        tokens_NL = cut_after_ends(self._tokenize(list(position)))
+        with _exact():
+            parts = [
+                normalize(self._encoder.encode_text(batch_NL.to(self.device)).float(), dim=-1)
+                for batch_NL in (torch.split(tokens_NL, self.batch_size) if rows else ())
+            ]
+        return self._cat(parts)[[position[text] for text in rows]]
 
-    @torch.no_grad()
     def encode_regions(self, image: Image.Image, boxes: Sequence[Sequence[float]] | np.ndarray | Tensor) -> Tensor:
-        """(R, D) features of boxes of one picture, from its dense features; no box gives (0, D).
+        """Return the features of boxes of one image, (R, D), from its dense features; no box gives (0, D).
 
         Args:
-            image: the picture.
-            boxes: R rows x1, y1, x2, y2 in pixels of the picture as it is stored, from its upper left corner; what reaches
-                outside is cut off.
+            image: Image of Pillow.
+            boxes: R rows x1, y1, x2, y2 in pixels of the image as it is stored, from its upper left corner. What extends
+                beyond the image is cut off.
 
         Raises:
-            DataError: it is no picture, or a row is not four finite numbers or has no area inside the picture.
+            DataError: It is not an image, or a row is not four finite numbers or has no area inside the image.
         """
         pixels_13SS = self._pixels([image])
-        boxes_R4 = fractions(boxes, width=image.width, height=image.height).to(self.device)
-        owner_R = torch.zeros(len(boxes_R4), dtype=torch.int64, device=self.device)
-        return self._joined([self._encoder.encode_regions(pixels_13SS, boxes_R4, owner_R)])
+        boxes_R4 = fractions(boxes, width=image.width, height=image.height)
+        return self.encode_pixel_regions(pixels_13SS, boxes_R4, torch.zeros(len(boxes_R4), dtype=torch.int64))
+
+    def encode_pixels(self, pixels_B3SS: Tensor) -> Tensor:
+        """Return the features of normalized images, (B, D), in one forward pass."""
+        with _exact():
+            return normalize(self._encoder.encode_image(pixels_B3SS.to(self.device)).float(), dim=-1)
+
+    def encode_pixel_regions(self, pixels_B3SS: Tensor, boxes_R4: Tensor, box_to_image_R: Tensor) -> Tensor:
+        """Return the features of boxes of normalized images, (R, D), in one forward pass.
+
+        Args:
+            pixels_B3SS: Normalized images.
+            boxes_R4: x1, y1, x2, y2 as fractions of the image, float32.
+            box_to_image_R: Index of the image of each box, int64.
+        """
+        with _exact():
+            region_RD = self._encoder.encode_regions(
+                pixels_B3SS.to(self.device), boxes_R4.to(self.device), box_to_image_R.to(self.device)
+            )
+            return normalize(region_RD.float(), dim=-1)
+
+    def require_whole_patches(self, image_size: int) -> None:
+        """Check that a square of `image_size` pixels is whole patches of the encoder.
+
+        Raises:
+            ConfigError: It is not.
+        """
+        height, width = self._encoder.patch
+        if image_size < 1 or image_size % height or image_size % width:
+            raise ConfigError(f"image_size {image_size} px is not whole patches of the encoder's {height} x {width} px")
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         for image in images:
             if not isinstance(image, Image.Image):
                 raise DataError(f"{image!r:.60} is no picture: open it with PIL.Image.open first")
-        squares = [squash(rgb(image), self.image_size) for image in images]
-        return to_batch(squares, size=self.image_size).to(self.device)
+        return to_batch([squash(rgb(image), self.image_size) for image in images], size=self.image_size)
 
-    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
-        return normalize(torch.cat([torch.zeros(0, self.width, device=self.device), *parts]), dim=-1)
+    def _cat(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([torch.zeros(0, self.width, device=self.device), *parts])
+
+
+@contextmanager
+def _exact() -> Iterator[None]:
+    """Run without gradient and, on a GPU, without TF32 in convolutions, which PyTorch allows by default."""
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield
 
 
 def fractions(boxes: Sequence[Sequence[float]] | np.ndarray | Tensor, *, width: int, height: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The report: one self-contained page about a data set, its runs and their scores, built from what lies on disk."""
+"""Report: one self-contained HTML page about a data set, its runs and their scores."""
 
 from fineclip.report.page import write_report
 

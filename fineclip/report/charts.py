@@ -1,4 +1,4 @@
-"""Which lines the charts show: scores against scale, losses against steps."""
+"""Content of the charts: scores against scale, losses against steps."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,12 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from fineclip.config import MethodsConfig
-from fineclip.report.figures import Axis, Chart, Point, Reference, Series, line_chart, thinned
-from fineclip.report.headline import row_name
-from fineclip.report.runs import Point as Step
-from fineclip.report.runs import RunRecord
-from fineclip.report.tables import Cell, Line, Table
-from fineclip.report.wording import (
+from fineclip.report.formatting import (
     CHANCE,
     UNTRAINED,
     count,
@@ -22,15 +17,20 @@ from fineclip.report.wording import (
     percent,
     plural,
 )
+from fineclip.report.headline import row_name
+from fineclip.report.line_chart import Axis, Chart, Point, Reference, Series, line_chart, thinned
+from fineclip.report.runs import Point as Step
+from fineclip.report.runs import RunRecord
+from fineclip.report.score_tables import Cell, Line, Table
 
 NOT_LOSSES = {"step", "epoch", "learning_rate", "logit_scale", "images", "regions"}
 TOTAL = "total"
-PALETTE = 8  # colours that style.css has for methods, and for the terms of a loss
+PALETTE = 8  # colors in style.css for methods, and for loss terms
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with its title and, where there is one, a line beneath."""
+    """Chart with its title and an optional line of text below the title."""
 
     title: str
     picture: Markup
@@ -38,18 +38,22 @@ class Figure:
 
 
 def method_css(recipe: str | None) -> str:
-    """The colour of a method: its place among all methods, so that it has the same one in every report."""
+    """Return the CSS class of a method's color, the same in every report.
+
+    Args:
+        recipe: Method, followed by the name of a variant.
+    """
     names, method = list(MethodsConfig.model_fields), (recipe or "").partition(" ")[0]
     return f"m{(names.index(method) if method in names else len(names)) % PALETTE + 1}"
 
 
 def scale_figures(table: Table) -> tuple[Figure, ...]:
-    """Score against scale, a chart for the first metric of each group: top 1 of things, R@1 of each direction."""
+    """Return one chart of score against scale for the first metric of each group, such as top 1 of things."""
     return tuple(_scale_figure(table, metric) for metric in leading(table.metrics))
 
 
 def leading(metrics: Iterable[str]) -> list[str]:
-    """The first metric of each group."""
+    """Return the first metric of each group."""
     first: dict[str, str] = {}
     for metric in metrics:
         group, slash, _ = metric.rpartition("/")
@@ -58,7 +62,12 @@ def leading(metrics: Iterable[str]) -> list[str]:
 
 
 def loss_figures(records: Sequence[RunRecord], images: Mapping[str, int | None]) -> tuple[Figure, ...]:
-    """Every term against the step, a chart for each method, encoder and scale, its seeds in one chart."""
+    """Return one chart for each method, encoder and scale: every loss term against the step, all seeds in one chart.
+
+    Args:
+        records: Planned runs.
+        images: Number of images of each scale; None if unknown.
+    """
     groups: dict[tuple[str, str, str], list[RunRecord]] = {}
     for record in records:
         run = record.run
@@ -67,13 +76,13 @@ def loss_figures(records: Sequence[RunRecord], images: Mapping[str, int | None])
     encoders = {encoder for _, encoder, _ in groups}
     order = [(method, encoder) for method, encoder, _ in groups]
     terms = list(dict.fromkeys(n for members in groups.values() for n in terms_of([m.steps for m in members])))
-    colours = term_css(terms)
+    colors = term_css(terms)
     figures = []
     for (method, encoder, scale), members in sorted(groups.items(), key=lambda group: order.index(group[0][:2])):
         size = images.get(scale)
         parts = [method_name(method), plural(size, "image") if size else scale]
         title = " \N{MIDDLE DOT} ".join([*parts, encoder] if len(encoders) > 1 else parts)
-        figures.append(_loss_figure(title, [member.steps for member in members], colours))
+        figures.append(_loss_figure(title, [member.steps for member in members], colors))
     return tuple(figures)
 
 
@@ -103,7 +112,7 @@ def _scale_figure(table: Table, metric: str) -> Figure:
 
 
 def cases(lowest: int, highest: int) -> str:
-    """How many cases a score was counted over; a range where runs differ."""
+    """Return the number of cases behind a score as text; a range if runs differ."""
     return count(lowest) if lowest == highest else f"{lowest:,} to {highest:,}"
 
 
@@ -115,15 +124,15 @@ def _ladder(ladder: Sequence[Line], table: Table, metric: str) -> Series:
             y=line.cells[metric].mean,
             low=line.cells[metric].low,
             high=line.cells[metric].high,
-            note=f"{name}, {plural(line.images or 0, 'image')}: {spoken(line.cells[metric])}",
+            note=f"{name}, {plural(line.images or 0, 'image')}: {cell_text(line.cells[metric])}",
         )
         for line in ladder
     )
     return Series(name, method_css(ladder[0].method), (points,), f"{name} {points[-1].y:.1f}")
 
 
-def spoken(cell: Cell) -> str:
-    """26.6 %, or with several seeds 26.6 % with a spread of 0.3."""
+def cell_text(cell: Cell) -> str:
+    """Return a score as text: 26.6 %, or with several seeds 26.6 % with a spread of 0.3."""
     return percent(cell.mean) + (f" with a spread of {cell.spread:.1f}" if cell.spread is not None else "")
 
 
@@ -131,8 +140,8 @@ def _short(name: str) -> str:
     return name.replace(UNTRAINED, "untrained").replace(CHANCE, "chance")
 
 
-def _loss_figure(title: str, runs: Sequence[Sequence[Step]], colours: Mapping[str, str]) -> Figure:
-    series = tuple(_term(name, colours[name], runs) for name in terms_of(runs))
+def _loss_figure(title: str, runs: Sequence[Sequence[Step]], colors: Mapping[str, str]) -> Figure:
+    series = tuple(_term(name, colors[name], runs) for name in terms_of(runs))
     series = tuple(term for term in series if any(term.strands))
     chart = Chart(
         title=title,
@@ -147,14 +156,14 @@ def _loss_figure(title: str, runs: Sequence[Sequence[Step]], colours: Mapping[st
 
 
 def terms_of(runs: Sequence[Sequence[Step]]) -> list[str]:
-    """The losses that the metrics name, the total first; it is left out where it has one part alone."""
+    """Return the names of the loss terms, the total first. The total is left out if there is only one term."""
     names = dict.fromkeys(name for run in runs for step in run for name in step if name not in NOT_LOSSES)
     parts = [name for name in names if name != TOTAL]
     return parts if len(parts) == 1 or TOTAL not in names else [TOTAL, *parts]
 
 
 def term_css(terms: Sequence[str]) -> dict[str, str]:
-    """A colour for each term, the same in every chart of the page."""
+    """Return the CSS class of each term's color, the same in every chart of the page."""
     parts = [name for name in terms if name != TOTAL]
     return {TOTAL: "total"} | {name: f"t{place % PALETTE + 1}" for place, name in enumerate(parts)}
 

@@ -1,6 +1,6 @@
-"""Time and memory of each stage, from the tables that Snakemake writes beside the logs.
+"""Time and memory of each stage, from the benchmark tables that Snakemake writes beside the logs.
 
-A table holds what a job took when it last ran. Its columns: `s` wall seconds, `cpu_time` CPU seconds, `max_rss` MB.
+A table holds the cost of the latest run of a job. Columns: `s` wall seconds, `cpu_time` CPU seconds, `max_rss` MB.
 """
 
 import csv
@@ -10,27 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fineclip.config import Config
-from fineclip.report.reading import Ledger, Place
+from fineclip.report.result_files import ProblemLog, ResultPaths
+from fineclip.stages.declaration import stages
 
-ORDER = (
-    "weights",
-    "listing",
-    "source",
-    "filter",
-    "index",
-    "select",
-    "detect",
-    "caption",
-    "pack",
-    "texts",
-    "train",
-    "evaluate",
-)
+LOG_FOLDERS = {"list": "listing"}  # of stages whose logs have another name
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job: `wall_s` and `cpu_s` seconds, `peak_mb` of resident memory; None where it was too short to measure."""
+    """Cost of one job; None for what was too short to measure.
+
+    Attributes:
+        wall_s: Wall-clock seconds.
+        cpu_s: CPU seconds.
+        peak_mb: Peak resident memory in MB.
+    """
 
     wall_s: float
     cpu_s: float | None
@@ -39,7 +33,16 @@ class Job:
 
 @dataclass(frozen=True)
 class StageCost:
-    """All jobs of one stage."""
+    """Cost of all jobs of one stage.
+
+    Attributes:
+        stage: Name of the stage.
+        jobs: Number of jobs.
+        wall_s: Sum of the wall-clock seconds.
+        longest_s: Wall-clock seconds of the longest job.
+        cpu_s: Sum of the CPU seconds.
+        peak_mb: Largest peak memory of one job, in MB.
+    """
 
     stage: str
     jobs: int
@@ -49,26 +52,27 @@ class StageCost:
     peak_mb: float
 
 
-def collect_costs(config: Config, place: Place, ledger: Ledger) -> tuple[StageCost, ...]:
-    """A row for each stage of which a job was timed, in the order of the work."""
+def collect_costs(config: Config, place: ResultPaths, problems_log: ProblemLog) -> tuple[StageCost, ...]:
+    """Return the cost of each stage that has a benchmark table, in the order of the workflow."""
     jobs: dict[str, list[Job]] = {}
     for path in sorted(place.logs().rglob("*.tsv")):
         parts = path.relative_to(place.logs()).with_suffix("").parts
         if not _is_planned(parts, config):
             continue
-        job = ledger.attempt(place.shown(path), read_job, path)
+        job = problems_log.attempt(place.shown(path), read_job, path)
         if job:
             jobs.setdefault(parts[0], []).append(job)
-    known = [stage for stage in ORDER if stage in jobs]
-    others = sorted(set(jobs) - set(ORDER))
-    return tuple(summed(stage, jobs[stage]) for stage in [*known, *others])
+    order = [LOG_FOLDERS.get(name, name) for name in stages()] + ["index", "train", "evaluate"]
+    known = [stage for stage in order if stage in jobs]
+    others = sorted(set(jobs) - set(order))
+    return tuple(stage_cost(stage, jobs[stage]) for stage in [*known, *others])
 
 
 def read_job(path: Path) -> Job:
-    """The last line of a benchmark table.
+    """Read the last line of a benchmark table.
 
     Raises:
-        ValueError: it has no line, or no column `s` that is a number.
+        ValueError: The table has no line, or no number in its column `s`.
     """
     with path.open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file, delimiter="\t"))
@@ -78,8 +82,8 @@ def read_job(path: Path) -> Job:
     return Job(wall_s, _number(lines[-1].get("cpu_time")), _number(lines[-1].get("max_rss")))
 
 
-def summed(stage: str, jobs: Sequence[Job]) -> StageCost:
-    """Seconds are added up; of memory the most that one job held."""
+def stage_cost(stage: str, jobs: Sequence[Job]) -> StageCost:
+    """Return the cost of a stage: seconds are stage_cost, memory is the maximum."""
     return StageCost(
         stage=stage,
         jobs=len(jobs),
@@ -91,7 +95,7 @@ def summed(stage: str, jobs: Sequence[Job]) -> StageCost:
 
 
 def _number(text: str | None) -> float | None:
-    """A number that is there; Snakemake writes `-` or `NA` for a job too short to look at."""
+    """Return a finite number, or None; Snakemake writes `-` or `NA` if a job was too short to measure."""
     try:
         value = float(text or "")
     except ValueError:
@@ -100,7 +104,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _is_planned(parts: tuple[str, ...], config: Config) -> bool:
-    """Whether a job belongs to this plan: other regions, captions or runs may lie beside it."""
+    """Return whether a job belongs to this plan; logs of other regions, captions or runs may lie beside it."""
     match parts:
         case ("detect", regions, _):
             return regions == config.regions
@@ -108,6 +112,6 @@ def _is_planned(parts: tuple[str, ...], config: Config) -> bool:
             return pair == f"{config.regions}.{config.captions}"
         case ("texts", encoder, pair, _):
             return encoder in config.planned_encoders and pair == f"{config.regions}.{config.captions}"
-        case ("train", run) | ("evaluate", run, _):
-            return run in config.runs()
+        case ("train" | "evaluate", *run):
+            return "/".join(run) in config.runs()
     return True

@@ -1,6 +1,6 @@
-"""How many samples came to each stage, how many went on, and why the others did not.
+"""Funnel: how many samples reached each stage, how many were kept, and why the others were dropped.
 
-Counted from the manifests of the planned shards; one that is not there is left out of the counts and named.
+The counts are those of the manifests of the planned shards. A shard without a manifest is not counted, and is named.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,35 +9,39 @@ from pathlib import Path
 
 from fineclip.config import Config, MiniatureSource
 from fineclip.errors import ConfigError
-from fineclip.report.reading import Ledger, Place, Problem, last_lines, sound_manifest
+from fineclip.report.result_files import Problem, ProblemLog, ResultPaths, last_lines, read_valid_manifest
 from fineclip.shards import Manifest
-from fineclip.stages.funnel import stage_counts
-from fineclip.stages.source.plan import images_per_shard, shards_needed
+from fineclip.stages.declaration import lineage
+from fineclip.stages.funnel import StageCounts, stage_counts
+from fineclip.stages.source.plan import longest_prefix
 from fineclip.stages.source.plan import planned_shards as list_shards
 
 MOST_NAMED = 4
 
 
-@dataclass(frozen=True)
-class Stage:
-    """The sum over the shards of one stage. `planned` counts shards, `found` those that have a manifest.
+@dataclass(frozen=True, kw_only=True)
+class Stage(StageCounts):
+    """Counts of one stage, summed over its shards.
 
-    `uncaptioned` counts the regions among `regions` that the stage left without a caption.
+    Attributes:
+        found: Shards that have a manifest.
+        planned: Shards that the plan needs.
     """
 
-    name: str
-    read: int
-    kept: int
-    dropped: Mapping[str, int]
-    regions: int
     found: int
     planned: int
-    uncaptioned: int = 0
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What one scale was drawn from: `kept` images are in it; None where its manifest is not there."""
+    """Selection of one scale.
+
+    Attributes:
+        name: Name of the scale.
+        wanted: Configured number of images; None for all.
+        kept: Number of images that were selected; None if its manifest is absent.
+        dropped: Number of samples by drop reason.
+    """
 
     name: str
     wanted: int | None
@@ -46,41 +50,36 @@ class Scale:
 
     @property
     def images(self) -> int | None:
-        """How many images a training at this scale sees, as far as is known."""
+        """Number of images that a training at this scale sees: those that were selected, else those configured."""
         return self.wanted if self.kept is None else self.kept
 
 
 @dataclass(frozen=True)
 class Funnel:
-    """From the first sample to the last."""
+    """Counts from the first stage to the last, the selections, and the names of the planned shards."""
 
     stages: tuple[Stage, ...]
     scales: tuple[Scale, ...]
     shards: tuple[str, ...]
 
     def stage(self, name: str) -> Stage:
-        """The stage of that name."""
-        return next(stage for stage in self.stages if stage.name == name)
+        """Return the stage of that name."""
+        return next(stage for stage in self.stages if stage.stage == name)
 
 
-def stage_folders(config: Config, place: Place) -> dict[str, Path]:
-    """The folder of each stage's manifests, in the order that samples pass through them."""
+def stage_folders(config: Config, place: ResultPaths) -> dict[str, Path]:
+    """Return the folder of each stage's manifests, in the order that samples pass through them."""
     pair = f"{config.regions}.{config.captions}"
-    return {
-        "source": place.data("source"),
-        "filter": place.data("filter"),
-        "detect": place.data("detect", config.regions),
-        "caption": place.data("caption", pair),
-        "pack": place.data("pack", pair),
-    }
+    inside = {"detect": [config.regions], "caption": [pair], "pack": [pair]}
+    return {name: place.data(name, *inside.get(name, [])) for name in lineage("pack")}
 
 
-def collect_funnel(config: Config, place: Place, ledger: Ledger) -> Funnel:
-    """The counts of every stage and scale that can be read."""
+def collect_funnel(config: Config, place: ResultPaths, problems_log: ProblemLog) -> Funnel:
+    """Read the counts of every stage and scale. What cannot be read is noted in the problems_log."""
     folders = stage_folders(config, place)
-    selected = {name: _select_manifest(name, place, ledger) for name in config.plan.scales}
+    selected = {name: _select_manifest(name, place, problems_log) for name in config.plan.scales}
     shards = planned_shards(config, place.root, otherwise=folders["source"])
-    stages = [_count(name, folder, shards, place=place, ledger=ledger) for name, folder in folders.items()]
+    stages = [_count(name, folder, shards, place=place, problems_log=problems_log) for name, folder in folders.items()]
     scales = [
         Scale(
             name=name,
@@ -94,68 +93,53 @@ def collect_funnel(config: Config, place: Place, ledger: Ledger) -> Funnel:
 
 
 def planned_shards(config: Config, root: Path, *, otherwise: Path) -> tuple[str, ...]:
-    """Names of the shards that the plan needs; where the input is gone and cannot be counted, those with a source.
+    """Return the names of the shards that the plan needs.
 
     Args:
-        config: the plan and the source.
-        root: the folder that the jobs ran in.
-        otherwise: folder of the source manifests.
+        config: Validated configuration.
+        root: Folder that the jobs ran in.
+        otherwise: Folder of the source manifests; they name the shards if the source itself cannot be listed any more.
     """
-    plan, source = config.plan, config.source
+    source = config.source
     try:
         if not isinstance(source, MiniatureSource):
             source = source.model_copy(update={"root": str(root / source.root)})
-        available = list_shards(source)
-        needed = [
-            shards_needed(
-                scale,
-                share_kept=plan.share_kept if scale.share_kept is None else scale.share_kept,
-                margin=plan.margin if scale.margin is None else scale.margin,
-                images_per_shard=images_per_shard(source),
-                available=len(available),
-            )
-            for scale in (config.scales[name] for name in plan.scales)
-        ]
-        return tuple(shard.name for shard in available[: max(needed, default=0)])
+        return tuple(shard.name for shard in longest_prefix(config, list_shards(source)))
     except ConfigError:
         return tuple(path.stem for path in manifests_in(otherwise))
 
 
 def manifests_in(folder: Path) -> list[Path]:
-    """The manifests that lie in a folder, without their hidden copies."""
+    """Return the manifests in a folder, without their hidden copies."""
     return sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
 
 
-def _select_manifest(scale: str, place: Place, ledger: Ledger) -> Manifest | None:
+def _select_manifest(scale: str, place: ResultPaths, problems_log: ProblemLog) -> Manifest | None:
     path = place.data("select", f"{scale}.json")
     if not path.is_file():
-        ledger.note(absence([path], of=1, place=place))
+        problems_log.note(absence([path], of=1, place=place))
         return None
-    return ledger.attempt(place.shown(path), sound_manifest, path)
+    return problems_log.attempt(place.shown(path), read_valid_manifest, path)
 
 
-def _count(name: str, folder: Path, shards: Sequence[str], *, place: Place, ledger: Ledger) -> Stage:
+def _count(name: str, folder: Path, shards: Sequence[str], *, place: ResultPaths, problems_log: ProblemLog) -> Stage:
     paths = [folder / f"{shard}.json" for shard in shards]
     there = [path for path in paths if path.is_file()]
     if len(there) < len(paths):
-        ledger.note(absence([path for path in paths if path not in there], of=len(paths), place=place))
-    read = [ledger.attempt(place.shown(path), sound_manifest, path) for path in there]
+        problems_log.note(absence([path for path in paths if path not in there], of=len(paths), place=place))
+    read = [problems_log.attempt(place.shown(path), read_valid_manifest, path) for path in there]
     found = [manifest for manifest in read if manifest]
-    counts = stage_counts(name, found)
-    return Stage(
-        name=name,
-        read=counts.read,
-        kept=counts.kept,
-        dropped=counts.dropped,
-        regions=counts.regions,
-        uncaptioned=sum(counts.uncaptioned.values()),
-        found=len(found),
-        planned=len(shards),
-    )
+    return Stage(**vars(stage_counts(name, found)), found=len(found), planned=len(shards))
 
 
-def absence(paths: Sequence[Path], *, of: int, place: Place) -> Problem:
-    """One entry for all that is not there of one kind, with the end of the first log there is."""
+def absence(paths: Sequence[Path], *, of: int, place: ResultPaths) -> Problem:
+    """Return one problem for all absent manifests of a kind, with the end of the first log that exists.
+
+    Args:
+        paths: Absent manifests.
+        of: Number of manifests of the kind.
+        place: Folders of the data set.
+    """
     names = ", ".join(path.stem for path in paths[:MOST_NAMED])
     more = f" and {len(paths) - MOST_NAMED:,} more" if len(paths) > MOST_NAMED else ""
     logs = (place.logs(*path.relative_to(place.data()).with_suffix(".log").parts) for path in paths)

@@ -1,19 +1,19 @@
-"""The first sentences of the page: what was run, and the main finding, worded from the scores that are there."""
+"""First sentences of the page: the plan, and the main result in words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fineclip.config import Config
-from fineclip.report.tables import Line, Table
-from fineclip.report.wording import CHANCE, UNTRAINED, listed, method_name, metric_name, percent, phrase, plural
+from fineclip.report.formatting import CHANCE, UNTRAINED, listed, method_name, metric_name, percent, phrase, plural
+from fineclip.report.score_tables import Line, Table
 
-MAIN_METRICS = ("things/top1", "all/top1", "image_to_text/R@1")  # the first that was measured is the finding
+MAIN_METRICS = ("things/top1", "all/top1", "image_to_text/R@1")  # the first that was measured is the main result
 RETRIEVAL_METRIC = "image_to_text/R@1"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One score of the finding. `kind` is that of its row."""
+    """One score of the main result; `kind` is that of its table row."""
 
     name: str
     kind: str
@@ -23,7 +23,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Finding:
-    """The main result: a sentence, more sentences, and the scores behind the first as bars."""
+    """Main result: a sentence, more sentences, and the scores of the first sentence as bars."""
 
     sentence: str
     more: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class Finding:
 
 
 def main_finding(tables: Sequence[Table]) -> Finding:
-    """What the scores say at the largest scale; that there are none, where there are none."""
+    """Return the main result at the largest scale, or a finding that states that there are no scores."""
     chosen = _main_table(tables)
     if chosen is None:
         return Finding("There are no scores yet.")
@@ -42,7 +42,7 @@ def main_finding(tables: Sequence[Table]) -> Finding:
     bars = tuple(Bar(row_name(line, table), line.kind, line.method, line.cells[metric].mean) for line in lines)
     largest = max((line.images or 0 for line in lines), default=0)
     return Finding(
-        sentence=capitalised(_compared(metric, bars)),
+        sentence=capitalized(_compared(metric, bars)),
         more=tuple(
             sentence for sentence in (_growth(table, metric, lines), _retrieval(tables, metric, largest)) if sentence
         ),
@@ -53,9 +53,9 @@ def main_finding(tables: Sequence[Table]) -> Finding:
 
 
 def comparable(table: Table, metric: str) -> list[Line]:
-    """The rows that a finding compares: every method at the largest scale it reached together, then untrained, chance.
+    """Return the rows that are compared: every method at one scale, best first, then pretrained encoders and chance.
 
-    The scale is the largest at which as many methods as at any other have this score.
+    The scale is the one at which most methods have this score, and the largest of those.
     """
     trained = [line for line in table.lines if line.kind == "trained" and metric in line.cells]
     scales = {line.scale: line.images or 0 for line in trained}
@@ -69,14 +69,14 @@ def comparable(table: Table, metric: str) -> list[Line]:
 
 
 def row_name(line: Line, table: Table) -> str:
-    """Its method, with the encoder where the table has several."""
+    """Return the name of a row: its method, and its encoder if the table has several."""
     several = len({other.encoder for other in table.lines if other.encoder}) > 1
     name = {"chance": CHANCE, "untrained": UNTRAINED}.get(line.kind) or method_name(line.method or "")
     return f"{name} ({line.encoder})" if several and line.encoder else name
 
 
 def what_was_run(config: Config) -> str:
-    """The plan in one sentence."""
+    """Return the plan as one sentence."""
     plan = config.plan
     images = [config.scales[name].images for name in plan.scales]
     sizes = listed([f"{number:,}" if number else "all" for number in images])
@@ -105,8 +105,8 @@ def _compared(metric: str, bars: Sequence[Bar]) -> str:
     return ", ".join([f"{subject} {phrase(metric, bars[0].value)}", *rest]) + "."
 
 
-def capitalised(sentence: str) -> str:
-    """With a large first letter, the rest as it is."""
+def capitalized(sentence: str) -> str:
+    """Return the sentence with its first letter in upper case."""
     return sentence[:1].upper() + sentence[1:]
 
 
@@ -115,7 +115,7 @@ def _as_subject(bar: Bar) -> str:
 
 
 def _growth(table: Table, metric: str, lines: Sequence[Line]) -> str:
-    """How the first row's method goes with scale, where it was trained at several."""
+    """Return a sentence about the best method from its smallest to its largest scale; empty if it has one scale."""
     first = lines[0] if lines else None
     if first is None or first.kind != "trained":
         return ""
@@ -135,7 +135,7 @@ def _growth(table: Table, metric: str, lines: Sequence[Line]) -> str:
 
 
 def _retrieval(tables: Sequence[Table], main: str, images: int) -> str:
-    """What whole images lost or gained, in one sentence; it names the scale where it is not that of the finding."""
+    """Return a sentence about retrieval; it names the scale if that is not the scale of the main result."""
     table = next((table for table in tables if RETRIEVAL_METRIC in table.metrics), None)
     if table is None or main == RETRIEVAL_METRIC:
         return ""

@@ -1,7 +1,6 @@
-"""The page: everything that lies on disk of one data set, in one HTML file that needs nothing but itself.
+"""The report page: one self-contained HTML file, made from the files of one data set.
 
-Whatever is missing or damaged is named at the end of the page and takes nothing else with it. No torch, no network, no
-script.
+Absent or damaged files are named at the end of the page and affect nothing else. No torch, no network, no script.
 """
 
 import json
@@ -16,18 +15,18 @@ from markupsafe import Markup
 
 from fineclip.config import Config
 from fineclip.identity import identity
-from fineclip.report import wording
+from fineclip.report import formatting
 from fineclip.report.charts import Figure, cases, loss_figures, method_css, scale_figures
 from fineclip.report.costs import StageCost, collect_costs
-from fineclip.report.dropped import DroppedTile, dropped_tiles
-from fineclip.report.facts import Fact, facts, flat
+from fineclip.report.dropped_samples import DroppedTile, dropped_tiles
 from fineclip.report.funnel import Funnel, collect_funnel, stage_folders
-from fineclip.report.gallery import Tile, kept_tiles
 from fineclip.report.headline import Finding, main_finding, row_name, what_was_run
+from fineclip.report.kept_samples import Tile, kept_tiles
 from fineclip.report.provenance import Provenance, collect_provenance
-from fineclip.report.reading import Ledger, Place, Problem
+from fineclip.report.result_files import Problem, ProblemLog, ResultPaths
+from fineclip.report.run_facts import Fact, facts, flat
 from fineclip.report.runs import RunRecord, collect_runs
-from fineclip.report.tables import Table, score_tables
+from fineclip.report.score_tables import Table, score_tables
 from fineclip.shards import write_text
 from fineclip.shards.atomic import sweep
 
@@ -41,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Curves:
-    """The scale charts of one table."""
+    """Scale charts of one table."""
 
     title: str
     figures: tuple[Figure, ...]
@@ -49,7 +48,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that the page shows, in its order."""
+    """Content of the page, in its order."""
 
     dataset: str
     finding: Finding
@@ -73,9 +72,9 @@ def write_report(config: Config, output: Path, *, root: Path = Path()) -> None:
     """Write the report of a data set.
 
     Args:
-        config: what was planned; names the data set, its runs and its benchmarks.
-        output: the HTML file, written whole or not at all.
-        root: the folder that the jobs ran in; `data`, `results` and `logs` are looked for there.
+        config: Validated configuration; names the data set, its runs and its benchmarks.
+        output: HTML file, written atomically.
+        root: Folder that the jobs ran in; it holds `data`, `results` and `logs`.
     """
     report = collect_report(config, root)
     page = render(report)
@@ -93,10 +92,10 @@ def write_report(config: Config, output: Path, *, root: Path = Path()) -> None:
 
 
 def collect_report(config: Config, root: Path) -> Report:
-    """Read everything. Pieces that cannot be read become `problems`."""
-    place, ledger = Place(root, config.dataset.folder), Ledger(root)
-    records = collect_runs(config, place, ledger)
-    funnel = collect_funnel(config, place, ledger)
+    """Read all files of a data set. Files that cannot be read become `problems`."""
+    place, problems_log = ResultPaths(root, config.dataset.folder), ProblemLog(root)
+    records = collect_runs(config, place, problems_log)
+    funnel = collect_funnel(config, place, problems_log)
     images = {scale.name: scale.images for scale in funnel.scales}
     tables = score_tables(config, records, images)
     folders = stage_folders(config, place)
@@ -107,21 +106,21 @@ def collect_report(config: Config, root: Path) -> Report:
         facts=facts(config),
         records=records,
         funnel=funnel,
-        kept=kept_tiles(folders["pack"], funnel.shards, place, ledger),
-        dropped=dropped_tiles(funnel, folders, place, ledger),
+        kept=kept_tiles(folders["pack"], funnel.shards, place, problems_log),
+        dropped=dropped_tiles(funnel, folders, place, problems_log),
         tables=tables,
         curves=tuple(Curves(table.protocol.benchmark, scale_figures(table)) for table in tables if has_scale(table)),
         losses=loss_figures(records, images),
-        costs=collect_costs(config, place, ledger),
+        costs=collect_costs(config, place, problems_log),
         provenance=collect_provenance(records),
         config=as_json(config.model_dump(mode="json", by_alias=True)),
         changes=as_json(identity(config)),
-        problems=tuple(ledger.problems),
+        problems=tuple(problems_log.problems),
     )
 
 
 def render(report: Report) -> str:
-    """The HTML of a report."""
+    """Return the report as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -130,35 +129,35 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        count=wording.count,
-        percent=wording.percent,
-        duration=wording.duration,
-        memory=wording.memory,
-        reason=wording.reason,
+        count=formatting.count,
+        percent=formatting.percent,
+        duration=formatting.duration,
+        memory=formatting.memory,
+        reason=formatting.reason,
         method_css=method_css,
     )
     helpers = {
-        "plural": wording.plural,
+        "plural": formatting.plural,
         "row_name": row_name,
         "cases": cases,
         "groups": header_groups,
         "protocol": protocol_text,
-        "method_name": wording.method_name,
+        "method_name": formatting.method_name,
     }
     style = Markup((HERE / STYLE).read_text(encoding="utf-8"))  # noqa: S704 (a file of the package)
-    return environment.get_template(TEMPLATE).render(report=report, style=style, missing=wording.MISSING, **helpers)
+    return environment.get_template(TEMPLATE).render(report=report, style=style, missing=formatting.MISSING, **helpers)
 
 
 def has_scale(table: Table) -> bool:
-    """Whether a row of the table was trained on a known number of images."""
+    """Return whether a row of the table was trained on a known number of images."""
     return any(line.images for line in table.lines)
 
 
 def header_groups(metrics: Sequence[str]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The two header rows of a table: groups with their (metric, leaf name) columns, in order."""
+    """Return the groups of the table header with their (metric, leaf name) columns, in order."""
     groups: list[tuple[str, list[tuple[str, str]]]] = []
     for metric in metrics:
-        group, leaf = wording.metric_parts(metric)
+        group, leaf = formatting.metric_parts(metric)
         if not groups or groups[-1][0] != group:
             groups.append((group, []))
         groups[-1][1].append((metric, leaf))
@@ -166,16 +165,16 @@ def header_groups(metrics: Sequence[str]) -> list[tuple[str, list[tuple[str, str
 
 
 def protocol_text(table: Table) -> str:
-    """How a table's scores were taken, in one line."""
-    told = [f"images at {table.protocol.image_size}{wording.NBSP}px"]
-    told += [
+    """Return the protocol of a table in one line."""
+    parts = [f"images at {table.protocol.image_size}{formatting.NBSP}px"]
+    parts += [
         f"{name.removeprefix('source.')} {value}"
         for name, value in flat(table.config)
         if name not in {"image_size", "kind", "version"}
     ]
-    return ", ".join([*told, f"version {table.protocol.version}"])
+    return ", ".join([*parts, f"version {table.protocol.version}"])
 
 
 def as_json(values: Any) -> str:
-    """For people to read."""
+    """Return indented JSON."""
     return json.dumps(values, indent=2, ensure_ascii=False)

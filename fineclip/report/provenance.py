@@ -1,4 +1,4 @@
-"""Where the numbers come from: the code, the libraries, the machine, and the hashes that pin every input."""
+"""Provenance of the numbers: code, libraries, machine, and the hashes of all inputs."""
 
 import platform
 import subprocess
@@ -20,7 +20,7 @@ MOST_INPUTS = 12
 
 @dataclass(frozen=True)
 class Pinned:
-    """What one run was made of: its manifest's hash, and name and hash of its inputs and outputs."""
+    """Hashes of one run: its manifest, its inputs and its outputs."""
 
     run: str
     sha256: str
@@ -31,7 +31,18 @@ class Pinned:
 
 @dataclass(frozen=True)
 class Provenance:
-    """`commit` is empty where git does not track the code; `versions` are those of this Python."""
+    """Provenance of a report.
+
+    Attributes:
+        made: Time at which the page was made.
+        fineclip: Version of the package.
+        commit: Commit of the code; empty if git does not track it.
+        has_changes: Whether tracked files differ from the commit.
+        python: Version of Python.
+        machine: Operating system and architecture.
+        versions: Versions of the installed libraries.
+        pinned: Hashes of each run.
+    """
 
     made: str
     fineclip: str
@@ -44,7 +55,7 @@ class Provenance:
 
 
 def collect_provenance(records: Sequence[RunRecord]) -> Provenance:
-    """Everything that can be told without importing a library."""
+    """Collect the provenance without importing the libraries."""
     commit, has_changes = commit_of(Path(__file__).parent)
     return Provenance(
         made=datetime.now(tz=UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
@@ -59,7 +70,7 @@ def collect_provenance(records: Sequence[RunRecord]) -> Provenance:
 
 
 def pinned(record: RunRecord) -> Pinned:
-    """The hashes of one run, inputs of which there are many cut off: the manifest's own hash covers them all."""
+    """Return the hashes of one run; the list of inputs is cut, because the hash of the manifest covers them all."""
     manifest = record.manifest
     inputs = sorted(manifest.inputs.items()) if manifest else []
     outputs = sorted(manifest.outputs.items()) if manifest else []
@@ -80,14 +91,14 @@ def _version(package: str) -> str:
 
 
 def commit_of(code: Path) -> tuple[str, bool]:
-    """The commit that a folder of code is at, and whether it was edited since; empty where git does not track it."""
-    if not _git(code, "ls-files", "--error-unmatch", "."):  # installed inside somebody else's repository
+    """Return the commit of a folder of code, and whether tracked files were edited; empty if git does not track it."""
+    if not _git(code, "ls-files", "--error-unmatch", "."):  # installed inside another repository
         return "", False
     return _git(code, "rev-parse", "HEAD"), bool(_git(code, "status", "--porcelain", "--untracked-files=no", "."))
 
 
 def _git(root: Path, *arguments: str) -> str:
-    """What git prints; empty where there is no git, no repository or no commit."""
+    """Return the output of git; empty if there is no git, no repository or no commit."""
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=20

@@ -1,4 +1,4 @@
-"""What came of each planned run: its manifest, its scores, its losses; and what is missing, named with its log."""
+"""Results of each planned run: manifest, scores, losses; and what is absent, with the log of its job."""
 
 import json
 import statistics
@@ -7,10 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fineclip.config import Config, Run
-from fineclip.report.reading import Ledger, Place, Problem, Result, last_lines, read_result, sound_manifest
+from fineclip.report.result_files import (
+    Problem,
+    ProblemLog,
+    Result,
+    ResultPaths,
+    last_lines,
+    read_result,
+    read_valid_manifest,
+)
 from fineclip.shards import Manifest, sha256_of
 
 MANIFEST = "train.json"
+EVALS = "evals.json"
 FAILED = "state/failed.json"
 
 Point = Mapping[str, float]
@@ -18,9 +27,16 @@ Point = Mapping[str, float]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One planned run. `manifest` is None where it has not ended well; `steps` are the lines of its metrics.
+    """Result of one planned run.
 
-    `images_per_second` is the median of its training, None where nothing says; `gave_up` where going on is of no use.
+    Attributes:
+        run: The run.
+        manifest: Its `train.json`; None if it has not finished.
+        manifest_sha256: Hash of that file.
+        results: Scores by benchmark.
+        steps: Lines of `metrics.jsonl`.
+        images_per_second: Median over training; None if not recorded.
+        has_failed: Whether its marker of failure exists, so that a rerun fails at once.
     """
 
     run: Run
@@ -29,30 +45,32 @@ class RunRecord:
     results: Mapping[str, Result]
     steps: tuple[Point, ...]
     images_per_second: float | None = None
-    gave_up: bool = False
+    has_failed: bool = False
 
     @property
     def state(self) -> str:
-        """`done`, `failed`, `unfinished` where only its metrics are there, or `missing`."""
-        if self.manifest or self.gave_up:
+        """`done`, `failed`, `unfinished` if only its metrics exist, or `missing`."""
+        if self.manifest or self.has_failed:
             return "done" if self.manifest else "failed"
         return "unfinished" if self.steps else "missing"
 
 
-def collect_runs(config: Config, place: Place, ledger: Ledger) -> tuple[RunRecord, ...]:
-    """A record for every planned run, in the order of the plan."""
-    records = tuple(_record(run, config.plan.benchmarks, place, ledger=ledger) for run in config.runs().values())
-    _note_missing_benchmarks(config, records, place, ledger=ledger)
+def collect_runs(config: Config, place: ResultPaths, problems_log: ProblemLog) -> tuple[RunRecord, ...]:
+    """Return a record of every planned run, in the order of the plan."""
+    records = tuple(
+        _record(run, config.plan.benchmarks, place, problems_log=problems_log) for run in config.runs().values()
+    )
+    _note_missing_benchmarks(config, records, place, problems_log=problems_log)
     return records
 
 
 def read_steps(path: Path) -> tuple[Point, ...]:
-    """The lines of a `metrics.jsonl` or `speed.jsonl`, ascending by step; of a step that was done again after a stop, the last.
+    """Read a `metrics.jsonl` or `speed.jsonl`, ascending by step; the last line counts if a step was repeated after a resume.
 
-    A last line that breaks off is a writer that was stopped, and is left out.
+    An incomplete last line is ignored: its writer was stopped.
 
     Raises:
-        ValueError: another line is no map of numbers with a step.
+        ValueError: Another line is not a map of numbers with a step.
     """
     by_step: dict[float, Point] = {}
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -67,18 +85,22 @@ def read_steps(path: Path) -> tuple[Point, ...]:
     return tuple(by_step[step] for step in sorted(by_step))
 
 
-def _record(run: Run, benchmarks: Sequence[str], place: Place, *, ledger: Ledger) -> RunRecord:
+def _record(run: Run, benchmarks: Sequence[str], place: ResultPaths, *, problems_log: ProblemLog) -> RunRecord:
     path = place.results(run.id, MANIFEST)
     manifest = digest = None
     if path.is_file():
-        manifest = ledger.attempt(place.shown(path), sound_manifest, path)
+        manifest = problems_log.attempt(place.shown(path), read_valid_manifest, path)
         digest = sha256_of(path)
     else:
-        ledger.note(_failure(run, place))
-    steps, speeds = (_lines(place.results(run.id, name), place, ledger) for name in ("metrics.jsonl", "speed.jsonl"))
+        problems_log.note(_failure(run, place))
+    steps, speeds = (
+        _lines(place.results(run.id, name), place, problems_log) for name in ("metrics.jsonl", "speed.jsonl")
+    )
     rates = [line["images_per_second"] for line in speeds if "images_per_second" in line]
     results = {
-        name: result for name in benchmarks if digest and (result := _result(run, name, digest, place, ledger=ledger))
+        name: result
+        for name in benchmarks
+        if digest and (result := _result(run, name, digest, place, problems_log=problems_log))
     }
     return RunRecord(
         run=run,
@@ -87,34 +109,34 @@ def _record(run: Run, benchmarks: Sequence[str], place: Place, *, ledger: Ledger
         results=results,
         steps=steps,
         images_per_second=statistics.median(rates) if rates else None,
-        gave_up=place.results(run.id, FAILED).is_file(),
+        has_failed=place.results(run.id, FAILED).is_file(),
     )
 
 
-def _lines(path: Path, place: Place, ledger: Ledger) -> tuple[Point, ...]:
-    lines = ledger.attempt(place.shown(path), read_steps, path) if path.is_file() else None
+def _lines(path: Path, place: ResultPaths, problems_log: ProblemLog) -> tuple[Point, ...]:
+    lines = problems_log.attempt(place.shown(path), read_steps, path) if path.is_file() else None
     return lines or ()
 
 
-def _result(run: Run, benchmark: str, digest: str, place: Place, *, ledger: Ledger) -> Result | None:
-    """The scores of a run on a benchmark, unless they are of another training than the one that lies there."""
+def _result(run: Run, benchmark: str, digest: str, place: ResultPaths, *, problems_log: ProblemLog) -> Result | None:
+    """Return the scores of a run on a benchmark; None if they belong to another training of the run."""
     path = place.results(run.id, "evals", f"{benchmark}.json")
     if not path.is_file():
         return None
-    result = ledger.attempt(place.shown(path), read_result, path)
+    result = problems_log.attempt(place.shown(path), read_result, path)
     if result is None:
         return None
     evaluated = [sha for name, sha in result.inputs.items() if name.endswith(f"{run.id}/{MANIFEST}")]
     if evaluated and digest not in evaluated:
-        ledger.note(
+        problems_log.note(
             Problem(place.shown(path), "are scores of an earlier training of this run and are left out; evaluate again")
         )
         return None
     return result
 
 
-def _failure(run: Run, place: Place) -> Problem:
-    """Why a run has no manifest: the message that its last attempt left, or the end of its log."""
+def _failure(run: Run, place: ResultPaths) -> Problem:
+    """Return why a run has no manifest: the message of its last attempt, or the end of its log."""
     marker, log = place.results(run.id, FAILED), place.logs("train", f"{run.id}.log")
     message = _message(marker)
     verb = "train" if run.method else "publish"
@@ -123,7 +145,7 @@ def _failure(run: Run, place: Place) -> Problem:
 
 
 def _message(marker: Path) -> str:
-    """What a marker of failure says, whatever its form."""
+    """Return the message in a marker of failure, in JSON or plain text."""
     try:
         text = marker.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -137,25 +159,30 @@ def _message(marker: Path) -> str:
     return str(values).strip()
 
 
-def _note_missing_benchmarks(config: Config, records: Sequence[RunRecord], place: Place, *, ledger: Ledger) -> None:
-    """Scores that the plan names and nothing made. What no run has and no job tried is one entry, not one a run."""
+def _note_missing_benchmarks(
+    config: Config, records: Sequence[RunRecord], place: ResultPaths, *, problems_log: ProblemLog
+) -> None:
+    """Note every planned score that is absent: one problem for each run, or one for a benchmark that no job evaluated.
+
+    If a run has a log of its evaluation but no `evals.json`, its evaluation failed.
+    """
     for benchmark in config.plan.benchmarks:
         without = [record.run.id for record in records if record.manifest and not _has(record, benchmark, place)]
-        logs = [place.logs("evaluate", run, f"{benchmark}.log") for run in without]
+        logs = {run: place.logs("evaluate", f"{run}.log") for run in without}
         if not without:
             continue
-        tried = any(log.is_file() for log in logs)
-        if not tried and not any(benchmark in record.results for record in records):
+        failed = any(log.is_file() and not place.results(run, EVALS).is_file() for run, log in logs.items())
+        if not failed and not any(benchmark in record.results for record in records):
             skip = f"; it is left out where its data is absent (benchmarks.{benchmark}.if_missing)"
             hint = skip if config.benchmarks[benchmark].if_missing == "skip" else ""
-            ledger.note(Problem(f"benchmark {benchmark}", f"no run was evaluated on it{hint}"))
+            problems_log.note(Problem(f"benchmark {benchmark}", f"no run was evaluated on it{hint}"))
             continue
-        for run, log in zip(without, logs, strict=True):
+        for run, log in logs.items():
             shown = place.shown(log) if log.is_file() else ""
             why = "has no scores: its evaluation has not run, or has failed"
-            ledger.note(Problem(f"{run} on {benchmark}", why, shown, last_lines(log)))
+            problems_log.note(Problem(f"{run} on {benchmark}", why, shown, last_lines(log)))
 
 
-def _has(record: RunRecord, benchmark: str, place: Place) -> bool:
-    """Whether there is a file of scores, used or already complained of."""
+def _has(record: RunRecord, benchmark: str, place: ResultPaths) -> bool:
+    """Return whether a score file exists, whether or not it could be read."""
     return benchmark in record.results or place.results(record.run.id, "evals", f"{benchmark}.json").is_file()

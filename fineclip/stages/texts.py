@@ -113,15 +113,15 @@ def _embed(
     batch_size: int,
     device: str,
 ) -> None:
-    from fineclip.models.batches import chosen_device
     from fineclip.models.checkpoint import load_encoder
+    from fineclip.models.device import resolve_device
     from fineclip.models.texts import embed_texts, text_tower_hash
     from fineclip.models.tokenizer import load_tokenizer
 
     tokenize = load_tokenizer(config, vocabulary_at(tokenizer, config))
     encoder = load_encoder(config, weights_at(weights, config.weights)).eval()
     tower = text_tower_hash(encoder)
-    features_TD = embed_texts(encoder.to(chosen_device(device)), tokenize(texts), batch_size=batch_size)
+    features_TD = embed_texts(encoder.to(resolve_device(device)), tokenize(texts), batch_size=batch_size)
     write_texts(path, texts, features_TD.numpy(), text_tower=tower)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fineclip.errors import FineclipError, TrainingError
+from fineclip.models.device import resolve_device
 from fineclip.types import Counts
 
 PATIENCE = timedelta(minutes=30)  # longer than any checkpoint takes to write: the others wait for the first process
@@ -166,9 +167,7 @@ def joined(device: str) -> Iterator[Processes]:
 
 
 def _kind(device: str) -> str:
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return resolve_device(device).type
 
 
 def _device(kind: str) -> torch.device:

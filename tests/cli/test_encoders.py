@@ -95,13 +95,19 @@ def test_scores_are_those_of_the_workflow(here: Path) -> None:
     manifest = {"stage": "train", "version": 1, "config": {}, "inputs": {}, "outputs": outputs}
     (here / "run/train.json").write_text(json.dumps(manifest))
     assert run("index", "--manifest", "index/retrieval.json", "--config", json.dumps(config)) == 0
-    common = ["--benchmark", "retrieval", "--device", "cpu"]
-    of_run = ["--run", "run/train.json", "--index", "index/retrieval.json", "--output", "run/evals/retrieval.json"]
-    assert run("evaluate", *of_run, *common, "--config", json.dumps(config)) == 0
-    assert run("evaluate", "--checkpoint", "run", "--output", "one.json", "--index", "index", *common) == 0
+    of_run = ["--run", "run/train.json", "--index", "index/retrieval.json", "--manifest", "run/evals.json"]
+    benchmarks = json.dumps({"benchmarks": {"retrieval": config}})
+    assert run("evaluate", *of_run, "--device", "cpu", "--config", benchmarks) == 0
+    of_file = ["--checkpoint", "run", "--benchmark", "retrieval", "--output", "one.json", "--index", "index"]
+    assert run("evaluate", *of_file, "--device", "cpu") == 0
     theirs, ours = (json.loads((here / name).read_text()) for name in ("run/evals/retrieval.json", "one.json"))
     for key in CONTRACT - {"inputs"}:
         assert theirs[key] == ours[key]
+    written = (here / "run/evals/retrieval.json").stat().st_mtime_ns
+    for options, is_kept in (([], True), (["--force"], False)):
+        assert run("evaluate", *of_run, "--device", "cpu", "--config", benchmarks, *options) == 0
+        assert ((here / "run/evals/retrieval.json").stat().st_mtime_ns == written) is is_kept
+    assert json.loads((here / "run/evals/retrieval.json").read_text()) == theirs
 
 
 def test_indexes_are_kept_where_that_is_asked_for(here: Path) -> None:
@@ -181,13 +187,15 @@ def fineclip_encoder(model: str) -> Any:
         (["--checkpoint", "mini", "--output", "x.json"], "--output x.json: is one file, for 4 benchmarks"),
         (["--checkpoint", "mini", "--config", "gone.yaml"], "gone.yaml: cannot be read"),
         (
-            ["--run", "train.json", "--index", "a.json", "--output", "b.json"],
-            "--run goes with one --index, one --benchmark",
+            ["--run", "train.json", "--index", "a.json"],
+            "--run goes with --manifest",
         ),
         (["--run", "train.json", "--encoder", "mini"], "--encoder goes with --checkpoint"),
+        (["--run", "train.json", "--output", "b.json"], "--output goes with --checkpoint"),
+        (["--run", "train.json", "--benchmark", "boxes"], "--benchmark goes with --checkpoint"),
         (
-            ["--run", "r", "--index", "a", "--output", "b", "--benchmark", "boxes", "--config", "config.yaml"],
-            "--config: with --run, one section as JSON",
+            ["--run", "r", "--index", "a", "--manifest", "b", "--config", "config.yaml"],
+            "--config: with --run, expected the section `benchmarks` as JSON",
         ),
     ],
 )

@@ -135,10 +135,8 @@ def planned(values: dict[str, Any]) -> dict[tuple[str, ...], str]:
     jobs |= {("weights", *pair): {"kind": pair[0], "name": pair[1]} for pair in plan.needed_weights()}
     jobs |= {("train" if run.method else "pretrained", name): {"run": name} for name, run in plan.runs.items()}
     for benchmark in plan.benchmarks:
-        jobs |= {
-            ("index", benchmark): {"benchmark": benchmark},
-            ("evaluate", benchmark): {"benchmark": benchmark},
-        }
+        jobs |= {("index", benchmark): {"benchmark": benchmark}}
+    jobs |= {("evaluate",): {}}
     return {job: plan.key(job[0], **names) for job, names in jobs.items()} | {("report",): plan.key("report")}
 
 
@@ -164,13 +162,16 @@ def test_runtime_keys_are_not_part_of_a_cache_key(values: dict[str, Any], key: s
         ("scales", [500]),
         ("methods", ["clip"]),
         ("seeds", [0, 7]),
-        ("benchmarks", ["boxes"]),
         ("share_kept", 0.9),
         ("margin", 0.5),
     ],
 )
 def test_plan_keys_are_part_of_the_report_only(values: dict[str, Any], key: str, value: Any) -> None:
     assert changed_stages(values, "plan", **{key: value}) == {"report"}
+
+
+def test_an_evaluation_has_the_planned_benchmarks(values: dict[str, Any]) -> None:
+    assert changed_stages(values, "plan", benchmarks=["boxes"]) == {"evaluate", "report"}
 
 
 @pytest.mark.parametrize(

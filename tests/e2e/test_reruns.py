@@ -43,7 +43,7 @@ def test_editing_a_method_plans_its_runs_only(copy_of_finished: Copy) -> None:
     folder = copy_of_finished()
     edit_config(folder, {"methods": {"fineclip": {"relaxed": {"detach_crops": False}}}})
     jobs = planned(folder)
-    assert jobs == {"train_run": 2, "evaluate_run": 4, "report": 1}
+    assert jobs == {"train_run": 2, "evaluate_run": 2, "report": 1}
 
 
 def test_a_method_that_needs_concepts_plans_them_and_its_runs(copy_of_finished: Copy) -> None:
@@ -51,7 +51,7 @@ def test_a_method_that_needs_concepts_plans_them_and_its_runs(copy_of_finished: 
     edit_config(folder, {"concepts": {"max_concepts": 5}})
     assert planned(folder) == {"report": 1}  # no run asks for any
     edit_config(folder, {"plan": {"methods": ["clip", "fineclip", "regionclip"]}})
-    assert planned(folder) == {"concepts_scale": 2, "train_run": 2, "evaluate_run": 4, "report": 1}
+    assert planned(folder) == {"concepts_scale": 2, "train_run": 2, "evaluate_run": 2, "report": 1}
     assert planned(folder, "concepts") == {"concepts_scale": 2}
 
 
@@ -60,7 +60,7 @@ def test_a_new_scale_plans_only_what_is_new(copy_of_finished: Copy) -> None:
     edit_config(folder, {"scales": {"30": {"images": 30}}, "plan": {"scales": ["10", "20", "30"]}})
     jobs = planned(folder)
     assert jobs["source_shard"] == jobs["filter_shard"] == jobs["detect_shard"] == jobs["pack_shard"] == 1
-    assert jobs["select_scale"] == 1 and jobs["train_run"] == 2 and jobs["evaluate_run"] == 4
+    assert jobs["select_scale"] == 1 and jobs["train_run"] == 2 and jobs["evaluate_run"] == 2
 
 
 def test_a_larger_margin_makes_new_shards_and_trains_nothing_again(copy_of_finished: Copy) -> None:

@@ -1,9 +1,9 @@
-"""What a box is ranked among, and what guessing would give."""
+"""Candidates of a box, class means, and chance."""
 
 import numpy as np
 import pytest
 
-from fineclip.evals.boxes import box_chance, box_scores
+from fineclip.evals.benchmarks.boxes import box_chance, box_scores
 
 CLASSES = np.eye(4, dtype=np.float32)
 IS_THING = np.array([True, True, False, False])

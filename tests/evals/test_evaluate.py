@@ -1,8 +1,11 @@
-"""A published encoder on a drawn benchmark: exact numbers, the same for every batch size, made once."""
+"""A published encoder on the miniature: exact scores, any batch size, one job for all benchmarks."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +17,21 @@ from torch.nn.functional import normalize
 
 from fineclip.boxes import fractions
 from fineclip.config import BenchmarkConfig, EncoderConfig, parse
-from fineclip.errors import ConfigError, DataError, ShardError
-from fineclip.evals import embedding
-from fineclip.evals.benchmark import read_index
-from fineclip.evals.embedding import Embedder
-from fineclip.evals.evaluate import evaluate_run
-from fineclip.evals.sources import index_benchmark
+from fineclip.errors import ConfigError, DataError, EvaluationError, ShardError
+from fineclip.evals import embed, evaluate
+from fineclip.evals.embed import Embedder
+from fineclip.evals.evaluate import discard_scores, evaluate_run
+from fineclip.evals.index import index_benchmark, read_index
 from fineclip.models.checkpoint import WEIGHTS, publish, published_tokenizer
 from fineclip.models.encoder import RegionEncoder
+from fineclip.models.features import FeatureEncoder
 from fineclip.models.images import decode, normalise, squash
 from fineclip.models.shipped import shipped
-from fineclip.shards import Job, invalidate
+from fineclip.shards import Job, read_manifest, sha256_of
 from tests.helpers.encoders import tiny_encoder
 
 IMAGES = 12
+KINDS = ("boxes", "retrieval")
 
 
 def section(kind: str, **keys: Any) -> BenchmarkConfig:
@@ -50,17 +54,19 @@ class World:
     def output(self, kind: str) -> Path:
         return self.run.parent / f"evals/{kind}.json"
 
+    @property
+    def manifest(self) -> Path:
+        return self.run.parent / "evals.json"
+
     def evaluate(self, kind: str, *, batch_size: int = 5, **keys: Any) -> dict[str, Any]:
-        evaluate_run(
-            self.run,
-            self.index(kind),
-            self.output(kind),
-            section(kind, **keys),
-            name=kind,
-            batch_size=batch_size,
-            device="cpu",
-        )
+        """The scores on one benchmark, evaluated alone."""
+        self.evaluate_all({kind: section(kind, **keys)}, batch_size=batch_size)
         return json.loads(self.output(kind).read_text())
+
+    def evaluate_all(self, benchmarks: Mapping[str, BenchmarkConfig] | None = None, *, batch_size: int = 5) -> None:
+        chosen = {kind: section(kind) for kind in KINDS} if benchmarks is None else benchmarks
+        indexes = [self.index(kind) for kind in chosen]
+        evaluate_run(self.run, indexes, self.manifest, chosen, batch_size=batch_size, device="cpu")
 
 
 def publish_run(run: Path, folder: Path, *, seed: int) -> RegionEncoder:
@@ -148,7 +154,7 @@ def test_scores_are_those_of_the_encoder_itself(shared: World) -> None:
 
 
 @pytest.mark.parametrize("kind", ["boxes", "retrieval"])
-def test_the_batch_size_changes_nothing(shared: World, kind: str) -> None:
+def test_batch_size_changes_no_result(shared: World, kind: str) -> None:
     index = read_index(shared.index(kind), section(kind))
     texts = [
         "a red star on the sand",
@@ -160,9 +166,8 @@ def test_the_batch_size_changes_nothing(shared: World, kind: str) -> None:
     parts = []
     for batch_size, threads in ((1, 1), (5, 3), (64, 1)):
         tokenize = published_tokenizer(shared.run.parent)
-        embedder = Embedder(
-            shared.encoder, tokenize, image_size=96, batch_size=batch_size, device="cpu", threads=threads
-        )
+        encoder = FeatureEncoder(shared.encoder, tokenize, image_size=96, batch_size=batch_size, device="cpu")
+        embedder = Embedder(encoder, threads)
         rows = embedder.regions(index.images, size=96) if kind == "boxes" else embedder.images(index.images, size=96)
         parts.append((rows, embedder.texts(texts)))
     for rows, encoded in parts:
@@ -175,60 +180,202 @@ def test_the_batch_size_changes_nothing(shared: World, kind: str) -> None:
 
 def test_another_image_size_is_used(shared: World) -> None:
     assert shared.evaluate("retrieval", image_size=48)["protocol"]["image_size"] == 48
-    with pytest.raises(ConfigError, match="image_size 50 px .* whole patches of the encoder's 12 x 12 px"):
+    with pytest.raises(EvaluationError, match="image_size 50 px .* whole patches of the encoder's 12 x 12 px"):
         shared.evaluate("retrieval", image_size=50)
 
 
-def test_what_lies_there_is_not_made_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: list[Path] = []
-    load = embedding.load_published
-    monkeypatch.setattr(embedding, "load_published", lambda folder: loaded.append(folder) or load(folder))
-    first = world.evaluate("retrieval")
-    text = world.output("retrieval").read_text()
-    world.output("retrieval").unlink()  # as Snakemake does before a job
-    world.evaluate("retrieval", batch_size=3)
-    assert world.output("retrieval").read_text() == text
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that encoders were loaded from."""
+    folders: list[Path] = []
+    load = embed.load_published
+    monkeypatch.setattr(embed, "load_published", lambda folder: folders.append(folder) or load(folder))
+    return folders
+
+
+def test_one_job_evaluates_all_benchmarks_with_one_encoder(world: World, loaded: list[Path]) -> None:
+    world.evaluate_all()
+    assert loaded == [world.run.parent]
+    made = read_manifest(world.manifest)
+    assert made.stage == "evaluate"
+    assert made.outputs == {f"evals/{kind}.json": sha256_of(world.output(kind)) for kind in KINDS}
+    assert set(made.inputs) == {path.as_posix() for path in (world.run, *map(world.index, KINDS))}
+    assert (made.read, made.kept) == (2, 2)
+    together = {kind: world.output(kind).read_text() for kind in KINDS}
+    for kind in KINDS:
+        discard_scores(world.manifest, KINDS)
+        world.evaluate(kind)
+        assert world.output(kind).read_text() == together[kind]
+
+
+def test_scores_that_are_up_to_date_are_kept(world: World, loaded: list[Path]) -> None:
+    world.evaluate_all()
+    files, folder = [world.output(kind) for kind in KINDS], world.manifest.with_suffix("")
+    texts, written = [path.read_text() for path in files], [path.stat().st_mtime_ns for path in (*files, folder)]
+    world.manifest.unlink()  # as Snakemake does before a job
+    world.evaluate_all(batch_size=3)
+    assert [path.stat().st_mtime_ns for path in (*files, folder)] == written
     assert len(loaded) == 1
-    invalidate(world.output("retrieval"))
-    world.evaluate("retrieval")
-    assert world.output("retrieval").read_text() == text
+    discard_scores(world.manifest, KINDS)
+    world.evaluate_all()
+    assert [path.read_text() for path in files] == texts
     assert len(loaded) == 2
     publish_run(world.run, world.folder, seed=2)
-    assert world.evaluate("retrieval")["inputs"] != first["inputs"]
+    inputs = json.loads(world.output("boxes").read_text())["inputs"]
+    world.evaluate_all()
+    assert json.loads(world.output("boxes").read_text())["inputs"] != inputs
     assert len(loaded) == 3
-    world.evaluate("retrieval", image_size=48)
-    assert len(loaded) == 4
 
 
-def test_weights_that_the_manifest_does_not_know_are_refused(world: World) -> None:
+def test_a_new_benchmark_computes_only_its_own_scores(world: World, evaluated_on: list[str]) -> None:
+    world.evaluate("boxes")
+    written = world.output("boxes").stat().st_mtime_ns
+    world.evaluate_all()
+    assert evaluated_on == ["boxes", "retrieval"]
+    assert world.output("boxes").stat().st_mtime_ns == written
+    assert list(read_manifest(world.manifest).outputs) == ["evals/boxes.json", "evals/retrieval.json"]
+    world.evaluate_all({"boxes": section("boxes"), "retrieval": section("retrieval", image_size=48)})
+    assert evaluated_on == ["boxes", "retrieval", "retrieval"]
+    world.evaluate("boxes")  # without retrieval, whose scores stay
+    assert list(read_manifest(world.manifest).outputs) == ["evals/boxes.json"]
+    assert evaluated_on == ["boxes", "retrieval", "retrieval"]
+    assert world.output("retrieval").is_file()
+
+
+@pytest.fixture
+def evaluated_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The benchmarks that were computed, in order."""
+    names: list[str] = []
+    compute = evaluate.score_record
+
+    def counted(*given: Any, name: str) -> dict[str, Any]:
+        names.append(name)
+        return compute(*given, name=name)
+
+    monkeypatch.setattr(evaluate, "score_record", counted)
+    return names
+
+
+def test_versions_are_part_of_the_key(world: World, evaluated_on: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    world.evaluate_all()
+    declared = evaluate.benchmark_of
+    monkeypatch.setattr(
+        evaluate, "benchmark_of", lambda kind: replace(declared(kind), version=7) if kind == "boxes" else declared(kind)
+    )
+    world.evaluate_all()
+    assert evaluated_on == ["boxes", "retrieval", "boxes"]
+    assert json.loads(world.output("boxes").read_text())["version"] == 7
+    monkeypatch.setattr(evaluate, "VERSION", 9)
+    world.evaluate_all()
+    assert evaluated_on == ["boxes", "retrieval", "boxes", "boxes", "retrieval"]
+    assert json.loads(world.output("retrieval").read_text())["evaluate_version"] == 9
+
+
+@pytest.mark.parametrize("failing", KINDS)
+@pytest.mark.parametrize("error", [DataError("an image is gone"), RuntimeError("out of memory")])
+def test_a_failing_benchmark_does_not_stop_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch, failing: str, error: Exception
+) -> None:
+    """Its earlier scores are of another key and do not stay; the next attempt computes it alone."""
+    other = next(kind for kind in KINDS if kind != failing)
+    world.evaluate_all({kind: section(kind, image_size=48) for kind in KINDS})
+    compute = evaluate.score_record
+
+    def broken(*given: Any, name: str) -> dict[str, Any]:
+        if name == failing:
+            raise error
+        return compute(*given, name=name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "score_record", broken)
+        with pytest.raises(EvaluationError, match=f"1 of 2 benchmarks failed: {failing}: {error}"):
+            world.evaluate_all()
+    assert not world.manifest.exists()
+    assert not world.output(failing).exists()
+    assert json.loads(world.output(other).read_text())["protocol"]["image_size"] == 96
+    names: list[str] = []
+    monkeypatch.setattr(evaluate, "score_record", lambda *given, name: names.append(name) or compute(*given, name=name))
+    world.evaluate_all()
+    assert names == [failing]
+    assert set(read_manifest(world.manifest).outputs) == {"evals/boxes.json", "evals/retrieval.json"}
+
+
+def test_the_runtime_reaches_the_encoder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch size, device and threads as they were given; the evaluation itself is cut off."""
+    given: list[dict[str, Any]] = []
+
+    def load(run: Path, **runtime: Any) -> None:
+        given.append({"run": run} | runtime)
+        raise DataError("cut off")
+
+    monkeypatch.setattr(embed, "published_embedder", load)
+    with pytest.raises(DataError, match="cut off"):
+        evaluate_run(
+            world.run, [world.index("boxes")], world.manifest, {"boxes": section("boxes")},
+            batch_size=3, device="mps", threads=5,
+        )  # fmt: skip
+    assert given == [{"run": world.run, "batch_size": 3, "device": "mps", "threads": 5}]
+
+
+def test_temporary_files_of_a_killed_process_are_removed(world: World) -> None:
+    folder = world.output("boxes").parent
+    folder.mkdir()
+    orphan = folder / ".boxes.json.far-away.1.0a0b0c0d.tmp"
+    orphan.write_text("half")
+    os.utime(orphan, (0, 0))
+    world.evaluate("boxes")
+    assert sorted(path.name for path in folder.iterdir()) == ["boxes.json"]
+
+
+def test_scores_that_were_edited_are_computed_again(world: World, evaluated_on: list[str]) -> None:
+    world.evaluate_all()
+    text = world.output("boxes").read_text()
+    world.output("boxes").write_text(text.replace('"n": ', '"n": 1'))
+    world.evaluate_all()
+    assert world.output("boxes").read_text() == text
+    assert evaluated_on == ["boxes", "retrieval", "boxes"]
+    world.output("retrieval").unlink()
+    world.evaluate_all()
+    assert evaluated_on == ["boxes", "retrieval", "boxes", "retrieval"]
+
+
+def test_indexes_that_are_not_those_of_the_benchmarks_are_refused(world: World) -> None:
+    chosen = {kind: section(kind) for kind in KINDS}
+    for indexes in ([world.index("boxes")], [*map(world.index, KINDS), world.index("boxes")], []):
+        with pytest.raises(ConfigError, match="--index: expected one manifest for each benchmark .boxes, retrieval."):
+            evaluate_run(world.run, indexes, world.manifest, chosen, device="cpu")
+
+
+def test_edited_weights_are_refused(world: World) -> None:
     (world.run.parent / WEIGHTS).write_bytes(b"another run's")
     with pytest.raises(ShardError, match="model.safetensors: is not the one that train.json names"):
         world.evaluate("boxes")
     assert not world.output("boxes").exists()
 
 
-def test_weights_that_are_gone_are_said_to_be(world: World) -> None:
+def test_absent_weights_are_named(world: World) -> None:
     (world.run.parent / WEIGHTS).unlink()
     with pytest.raises(ShardError, match=r"model.safetensors: is gone"):
         world.evaluate("boxes")
 
 
-def test_what_lies_there_is_found_without_torch(shared: World) -> None:
+def test_up_to_date_scores_need_no_torch(shared: World) -> None:
     made = shared.evaluate("boxes")
+    shared.manifest.unlink()
     code = """
-import sys
+import json, sys
 from pathlib import Path
 from fineclip.config import BenchmarkConfig, parse
-from fineclip.evals.evaluate import evaluate_run
-run, index, output, config = sys.argv[1:]
-evaluate_run(Path(run), Path(index), Path(output), parse(BenchmarkConfig, __import__("json").loads(config), where=""), name="boxes")
+from fineclip.evals.evaluate import discard_scores, evaluate_run
+run, index, manifest, config = sys.argv[1:]
+evaluate_run(Path(run), [Path(index)], Path(manifest), {"boxes": parse(BenchmarkConfig, json.loads(config), where="")})
 sys.exit("torch" in sys.modules)
 """
-    shared.output("boxes").unlink()
-    paths = [shared.run, shared.index("boxes"), shared.output("boxes")]
+    paths = [shared.run, shared.index("boxes"), shared.manifest]
     config = section("boxes").model_dump_json(exclude_defaults=True)
     assert subprocess.run([sys.executable, "-c", code, *map(str, paths), config], check=False).returncode == 0
     assert json.loads(shared.output("boxes").read_text()) == made
+    assert shared.manifest.is_file()
 
 
 def test_an_image_that_has_changed_is_refused(world: World) -> None:
@@ -236,13 +383,13 @@ def test_an_image_that_has_changed_is_refused(world: World) -> None:
     content = bytearray(tar.read_bytes())
     content[2000] ^= 1
     tar.write_bytes(content)
-    with pytest.raises(DataError, match="boxes.tar: boxes-000000 is not the image that was indexed"):
+    with pytest.raises(EvaluationError, match="boxes.tar: boxes-000000 is not the image that was indexed"):
         world.evaluate("boxes")
 
 
 def test_the_index_of_another_benchmark_is_refused(world: World) -> None:
     world.index("retrieval").replace(world.index("boxes"))
-    with pytest.raises(ShardError, match="not the index of"):
+    with pytest.raises(EvaluationError, match="not the index of"):
         world.evaluate("boxes")
 
 
@@ -251,9 +398,8 @@ def test_other_towers_in_training_mode(shared: World, tmp_path: Path, kind: str)
     """Boxes of a tower with a class token; the embedder itself sees to evaluation mode."""
     encoder = tiny_encoder(tmp_path, kind).train()
     index = read_index(shared.index("boxes"), section("boxes"))
-    embedder = Embedder(
-        encoder, lambda texts: torch.ones(len(texts), 77, dtype=torch.long), image_size=32, device="cpu"
-    )
+    tokenize = lambda texts: torch.ones(len(texts), 77, dtype=torch.long)  # noqa: E731
+    embedder = Embedder(FeatureEncoder(encoder, tokenize, image_size=32, device="cpu"))
     regions = embedder.regions(index.images, size=32)
     assert regions.shape == (sum(len(row.boxes) for row in index.images), 32)
     assert np.isfinite(regions).all()

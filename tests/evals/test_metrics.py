@@ -1,4 +1,4 @@
-"""Tiny matrices with exact answers; ties and what is no number count against the model."""
+"""Small matrices with exact answers; ties and NaN count against the model."""
 
 import numpy as np
 import pytest

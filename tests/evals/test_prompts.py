@@ -1,10 +1,10 @@
-"""Texts of classes."""
+"""Prompts and embeddings of classes."""
 
 import numpy as np
 import pytest
 
-from fineclip.evals.prompts import class_embedding, prompts_of
-from fineclip.evals.sources import BenchmarkClass
+from fineclip.evals.benchmarks.boxes import class_embedding
+from fineclip.models.prompts import prompts_for
 
 
 @pytest.mark.parametrize(
@@ -18,13 +18,13 @@ from fineclip.evals.sources import BenchmarkClass
     ],
 )
 def test_photo(name: str, is_thing: bool, text: str) -> None:
-    assert prompts_of(BenchmarkClass(name, is_thing), "photo") == [text]
+    assert prompts_for(name, "photo", is_thing=is_thing) == [text]
 
 
 def test_vild_is_the_same_for_things_and_stuff() -> None:
-    texts = prompts_of(BenchmarkClass("Umbrella", is_thing=True), "vild")
+    texts = prompts_for("Umbrella", "vild", is_thing=True)
     assert len(set(texts)) == 63
-    assert texts == prompts_of(BenchmarkClass("Umbrella", is_thing=False), "vild")
+    assert texts == prompts_for("Umbrella", "vild", is_thing=False)
     assert texts[0] == "There is a umbrella in the scene."  # the article goes by the raw name: lower-case vowels only
 
 

@@ -1,4 +1,4 @@
-"""What each benchmark asks of an encoder and what it states of itself, with an encoder made up of known vectors."""
+"""Protocol, scores, counts and chance of each benchmark, with an encoder of known vectors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from fineclip.config import BenchmarkConfig, parse
-from fineclip.evals.benchmark import Index
-from fineclip.evals.boxes import evaluate_boxes
+from fineclip.evals.benchmarks.boxes import evaluate_boxes
+from fineclip.evals.benchmarks.retrieval import evaluate_retrieval
+from fineclip.evals.datasets.benchmark_image import BenchmarkClass
+from fineclip.evals.index import Index
 from fineclip.evals.metrics import similarity
-from fineclip.evals.retrieval import evaluate_retrieval
-from fineclip.evals.sources import BenchmarkClass
-from fineclip.shards import BenchmarkRow
+from fineclip.shards import BenchmarkBox, BenchmarkRow
+from fineclip.types import Box
 
 CLASSES = [BenchmarkClass("cup", True), BenchmarkClass("ball", True), BenchmarkClass("sky", False)]
 AXES = np.eye(3, dtype=np.float32)
@@ -38,7 +39,7 @@ class KnownVectors:
 
     def regions(self, rows: Sequence[BenchmarkRow], *, size: int) -> np.ndarray:
         self.sizes.append(size)
-        return AXES[[box["label"] for row in rows for box in row.boxes]]
+        return AXES[[box.label for row in rows for box in row.boxes]]
 
 
 def section(kind: str, **keys: Any) -> Any:
@@ -46,7 +47,7 @@ def section(kind: str, **keys: Any) -> Any:
 
 
 def image(key: str, *, captions: Sequence[str] = (), labels: Sequence[int] = ()) -> BenchmarkRow:
-    boxes = [{"x1": 0, "y1": 0, "x2": 5, "y2": 5, "label": label} for label in labels]
+    boxes = [BenchmarkBox(Box(0, 0, 5, 5), label) for label in labels]
     return BenchmarkRow(
         key=key, kept=True, file="x", offset=0, size=1, sha256="", width=9, height=9, captions=list(captions), boxes=boxes
     )  # fmt: skip

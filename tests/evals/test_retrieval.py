@@ -1,9 +1,9 @@
-"""Recall by hand, and the chance level against drawn lots."""
+"""Recall by hand, and chance against random orders."""
 
 import numpy as np
 import pytest
 
-from fineclip.evals.retrieval import retrieval_chance, retrieval_scores
+from fineclip.evals.benchmarks.retrieval import retrieval_chance, retrieval_scores
 
 
 def test_recall_by_hand() -> None:
@@ -26,7 +26,7 @@ def test_a_constant_encoder_finds_nothing() -> None:
     assert {score.value for score in scores} == {0.0}
 
 
-def test_chance_is_what_lots_give() -> None:
+def test_chance_equals_random_orders() -> None:
     owner = np.repeat(np.arange(20), [1, 2, 3, 5, 1] * 4)
     chance = retrieval_chance(owner)
     rng = np.random.default_rng(0)

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from fineclip.evals.boxes import box_scores
+from fineclip.evals.benchmarks.boxes import box_scores
+from fineclip.evals.benchmarks.retrieval import retrieval_scores
 from fineclip.evals.metrics import class_mean_accuracy
-from fineclip.evals.prompts import VILD_TEMPLATES, prompts_of
-from fineclip.evals.retrieval import retrieval_scores
-from fineclip.evals.sources import BenchmarkClass
-from tests.helpers.golden import GOLDEN, numbers, values
+from fineclip.models.prompts import VILD_TEMPLATES, prompts_for
+from tests.helpers.golden import GOLDEN, values
 
 pytestmark = pytest.mark.skipif(
     not GOLDEN.is_dir(), reason=f"no golden vectors at {GOLDEN} (FINECLIP_GOLDEN says where)"
@@ -19,7 +18,8 @@ HALF_PRECISION = 2.5e-4  # what rounding the accuracy of a class to float16 may 
 
 @pytest.fixture
 def regions() -> dict[str, np.ndarray]:
-    return numbers("metrics/macc.npz")
+    with np.load(GOLDEN / "metrics/macc.npz") as stored:
+        return dict(stored)
 
 
 def test_class_mean_accuracy(regions: dict[str, np.ndarray]) -> None:
@@ -59,8 +59,10 @@ def test_box_scores(regions: dict[str, np.ndarray]) -> None:
 
 def test_retrieval() -> None:
     expected = values("metrics/retrieval.json")["recall"]
-    stored = numbers("metrics/retrieval.npz")
-    scores = list(retrieval_scores(stored["image_features"], stored["text_features"], stored["text_to_image_index"]))
+    with np.load(GOLDEN / "metrics/retrieval.npz") as stored:
+        scores = list(
+            retrieval_scores(stored["image_features"], stored["text_features"], stored["text_to_image_index"])
+        )
     assert {score.metric.replace("/", "_") for score in scores} == expected.keys()
     for score in scores:
         golden = expected[score.metric.replace("/", "_")]
@@ -73,4 +75,4 @@ def test_vild_prompts() -> None:
     assert len(VILD_TEMPLATES) == golden["templates"]
     assert golden["prompts"]
     for name, texts in golden["prompts"].items():
-        assert prompts_of(BenchmarkClass(name, is_thing=True), "vild") == texts
+        assert prompts_for(name, "vild", is_thing=True) == texts

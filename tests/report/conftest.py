@@ -1,4 +1,4 @@
-"""One made-up tree for all tests of the report; those that break something get a copy of their own."""
+"""One synthetic tree of results for all tests of the report; tests that damage something get a copy."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Charts: round ticks, labels that do not overlap, texts that are escaped; files that are read line by line."""
+"""Charts: round ticks, labels that do not overlap, escaped texts; readers of metrics, tables and logs."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,20 @@ import pytest
 
 from fineclip.report.charts import leading, method_css, term_css, terms_of
 from fineclip.report.costs import read_job
-from fineclip.report.dropped import what_it_is
-from fineclip.report.figures import Axis, Chart, Point, Reference, Series, line_chart, nice_ticks, spread_apart, thinned
-from fineclip.report.gallery import evenly
-from fineclip.report.reading import last_lines
+from fineclip.report.dropped_samples import describe_bytes
+from fineclip.report.kept_samples import evenly
+from fineclip.report.line_chart import (
+    Axis,
+    Chart,
+    Point,
+    Reference,
+    Series,
+    line_chart,
+    nice_ticks,
+    spread_apart,
+    thinned,
+)
+from fineclip.report.result_files import last_lines
 from fineclip.report.runs import read_steps
 
 
@@ -55,7 +65,7 @@ def test_a_chart_draws_what_it_is_given_and_escapes_it() -> None:
     assert "<summary>" not in svg
 
 
-def test_one_point_and_no_point_are_charts_too() -> None:
+def test_charts_of_one_point_and_of_none() -> None:
     one = Chart(
         "t", "s", Axis("x", ((7, "7"),), is_log=True), Axis("%"), (Series("a", "m1", ((Point(7, 3, 3, 3, ""),),), "a"),)
     )
@@ -64,7 +74,7 @@ def test_one_point_and_no_point_are_charts_too() -> None:
     assert "<svg" in line_chart(Chart("t", "s", Axis("x"), Axis("%"), ()))
 
 
-def test_methods_and_terms_keep_their_colours() -> None:
+def test_methods_and_terms_keep_their_colors() -> None:
     assert (method_css("clip"), method_css("fineclip")) == ("m1", "m2")
     assert term_css(["global", "total", "region"]) == {"total": "total", "global": "t1", "region": "t2"}
     step = {"step": 1.0, "epoch": 0.1, "global": 2.0, "total": 2.0}
@@ -111,7 +121,7 @@ def test_the_end_of_a_log(tmp_path: Path) -> None:
     assert last_lines(tmp_path / "absent.log") == ""
 
 
-def test_bytes_that_are_no_picture_are_described() -> None:
-    assert what_it_is(b"", "why") == "an empty file"
-    assert what_it_is(b"<!DOCTYPE html><html>", "why").startswith("no image but text: <!DOCTYPE html>")
-    assert what_it_is(b"\x00\x01\x02", "no header of JPEG") == "no header of JPEG"
+def test_bytes_that_are_not_an_image_are_described() -> None:
+    assert describe_bytes(b"", "why") == "an empty file"
+    assert describe_bytes(b"<!DOCTYPE html><html>", "why").startswith("no image but text: <!DOCTYPE html>")
+    assert describe_bytes(b"\x00\x01\x02", "no header of JPEG") == "no header of JPEG"

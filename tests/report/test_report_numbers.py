@@ -1,4 +1,4 @@
-"""Every number of the page, by hand: small manifests whose counts all differ, and the rows that they become."""
+"""Every number of the page, computed by hand from small manifests whose counts all differ."""
 
 import json
 import re
@@ -14,16 +14,16 @@ from fineclip.config import Config, Run
 from fineclip.plan import Plan
 from fineclip.report.charts import loss_figures, scale_figures
 from fineclip.report.costs import Job as TimedJob
-from fineclip.report.costs import collect_costs, read_job, summed
+from fineclip.report.costs import collect_costs, read_job, stage_cost
+from fineclip.report.formatting import count, duration, memory, percent, plural
 from fineclip.report.funnel import Funnel, Scale, absence, collect_funnel, planned_shards
-from fineclip.report.gallery import Mark, Tile, tile_of
 from fineclip.report.headline import main_finding
+from fineclip.report.kept_samples import RegionMark, Tile, tile_of
 from fineclip.report.page import collect_report, render
 from fineclip.report.provenance import MOST_INPUTS, pinned
-from fineclip.report.reading import Ledger, Place, Result, ScoreRecord
+from fineclip.report.result_files import ProblemLog, Result, ResultPaths, ScoreRecord
 from fineclip.report.runs import RunRecord, collect_runs
-from fineclip.report.tables import score_tables
-from fineclip.report.wording import count, duration, memory, percent, plural
+from fineclip.report.score_tables import score_tables
 from fineclip.shards import Job, Manifest, sha256_of
 from fineclip.types import Box, Region, Sample
 from tests.helpers.images import encoded
@@ -109,15 +109,16 @@ def write_manifest(path: Path, stage: str, **counts: Any) -> None:
     Job(path, stage, 1, {}, {}).finish([], **counts)
 
 
-def funnel_of(world: World) -> tuple[Funnel, Ledger]:
-    place, ledger = Place(world.root, world.name), Ledger(world.root)
-    return collect_funnel(world.config, place, ledger), ledger
+def funnel_of(world: World) -> tuple[Funnel, ProblemLog]:
+    place, problems_log = ResultPaths(world.root, world.name), ProblemLog(world.root)
+    return collect_funnel(world.config, place, problems_log), problems_log
 
 
 def test_each_stage_counts_its_own_shards(bare: World) -> None:
-    funnel, ledger = funnel_of(bare)
+    funnel, problems_log = funnel_of(bare)
     counted = {
-        s.name: (s.read, s.kept, dict(s.dropped), s.regions, s.uncaptioned, s.found, s.planned) for s in funnel.stages
+        s.stage: (s.read, s.kept, dict(s.dropped), s.regions, sum(s.uncaptioned.values()), s.found, s.planned)
+        for s in funnel.stages
     }
     assert counted == {
         "source": (61, 56, {"no-image": 5}, 0, 0, 2, 2),
@@ -128,7 +129,7 @@ def test_each_stage_counts_its_own_shards(bare: World) -> None:
     }  # fmt: skip
     assert list(counted) == ["source", "filter", "detect", "caption", "pack"]
     assert list(funnel.stage("filter").dropped) == ["unreadable", "duplicate", "too-small"]  # the most frequent first
-    assert ledger.problems == []
+    assert problems_log.problems == []
 
 
 def test_a_scale_has_the_images_that_it_kept_and_not_those_that_were_wanted(bare: World) -> None:
@@ -175,17 +176,17 @@ def test_the_figures_at_the_top(bare: World) -> None:
 def test_a_shard_without_a_manifest_is_not_counted_and_is_named(bare: World) -> None:
     (folder_of(bare, "detect") / f"{SHARDS[1]}.json").unlink()
     (bare.root / f"data/{bare.name}/select/500.json").unlink()
-    funnel, ledger = funnel_of(bare)
+    funnel, problems_log = funnel_of(bare)
     detect = funnel.stage("detect")
     assert (detect.read, detect.kept, detect.regions, detect.found, detect.planned) == (20, 19, 57, 1, 2)
     assert funnel.stage("caption").found == 2
     assert (funnel.scales[0].kept, funnel.scales[0].images) == (None, 500)
-    assert [problem.what for problem in ledger.problems] == [
+    assert [problem.what for problem in problems_log.problems] == [
         f"data/{bare.name}/select/500.json", f"data/{bare.name}/detect/annotations",
     ]  # fmt: skip
-    assert "1 of 2" in ledger.problems[1].why
-    assert SHARDS[1] in ledger.problems[1].why
-    assert SHARDS[0] not in ledger.problems[1].why
+    assert "1 of 2" in problems_log.problems[1].why
+    assert SHARDS[1] in problems_log.problems[1].why
+    assert SHARDS[0] not in problems_log.problems[1].why
     page = Page(render(collect_report(bare.config, bare.root)))
     assert "1 of 2 shards" in page.text
     assert page.tables["scales"][1] == ["500", "\u2013", "500", "not drawn yet"]
@@ -193,7 +194,7 @@ def test_a_shard_without_a_manifest_is_not_counted_and_is_named(bare: World) -> 
 
 def test_a_damaged_manifest_is_not_counted_as_found(bare: World) -> None:
     (folder_of(bare, "filter") / f"{SHARDS[1]}.json").write_text("{")
-    funnel, ledger = funnel_of(bare)
+    funnel, problems_log = funnel_of(bare)
     stage = funnel.stage("filter")
     assert (stage.read, stage.kept, dict(stage.dropped), stage.found, stage.planned) == (
         29,
@@ -202,7 +203,7 @@ def test_a_damaged_manifest_is_not_counted_as_found(bare: World) -> None:
         1,
         2,
     )
-    assert [problem.what for problem in ledger.problems] == [f"data/{bare.name}/filter/{SHARDS[1]}.json"]
+    assert [problem.what for problem in problems_log.problems] == [f"data/{bare.name}/filter/{SHARDS[1]}.json"]
 
 
 def test_absent_shards_are_named_up_to_a_limit(tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_absent_shards_are_named_up_to_a_limit(tmp_path: Path) -> None:
     log = tmp_path / f"logs/tiny/pack/{PLACE}/shard-2.log"
     log.parent.mkdir(parents=True)
     log.write_text("why\n")
-    problem = absence(paths, of=9, place=Place(tmp_path, "tiny"))
+    problem = absence(paths, of=9, place=ResultPaths(tmp_path, "tiny"))
     assert "6 of 9 shards" in problem.why
     assert "shard-0, shard-1, shard-2, shard-3 and 2 more" in problem.why
     assert (problem.log_path, problem.log_tail) == (f"logs/tiny/pack/{PLACE}/shard-2.log", "why")
@@ -252,7 +253,7 @@ def test_units_and_digits() -> None:
 
 def test_costs_add_seconds_and_take_the_most_memory() -> None:
     jobs = [TimedJob(10.0, 7.0, 300.0), TimedJob(40.0, None, 900.0), TimedJob(20.0, 36.0, None)]
-    cost = summed("train", jobs)
+    cost = stage_cost("train", jobs)
     assert (cost.stage, cost.jobs, cost.wall_s, cost.longest_s, cost.cpu_s, cost.peak_mb) == (
         "train",
         3,
@@ -276,8 +277,8 @@ def test_the_table_of_costs(bare: World) -> None:
     write_timing(bare, "train/clip-mini-500-s3", wall_s=100, cpu_s=180, peak_mb=2500)
     write_timing(bare, "train/clip-mini-2000-s5", wall_s=300, cpu_s=500, peak_mb=1500)
     write_timing(bare, "train/clip-mini-500-s0", wall_s=7000, cpu_s=7000, peak_mb=70_000)
-    write_timing(bare, "evaluate/clip-mini-500-s3/boxes", wall_s=20, cpu_s=30, peak_mb=640)
-    write_timing(bare, "evaluate/clip-mini-500-s0/boxes", wall_s=7000, cpu_s=7000, peak_mb=70_000)
+    write_timing(bare, "evaluate/clip-mini-500-s3", wall_s=20, cpu_s=30, peak_mb=640)
+    write_timing(bare, "evaluate/clip-mini-500-s0", wall_s=7000, cpu_s=7000, peak_mb=70_000)
     write_timing(bare, "detect/annotations/miniature-0000", wall_s=4, cpu_s=3, peak_mb=200)
     write_timing(bare, "detect/yolov9/miniature-0000", wall_s=7000, cpu_s=7000, peak_mb=70_000)
     write_timing(bare, f"caption/{PLACE}/miniature-0000", wall_s=5, cpu_s=6, peak_mb=100)
@@ -298,7 +299,7 @@ def test_the_table_of_costs(bare: World) -> None:
         ["together", "7", "12 min 01 s", "", "7 min 12 s", "5 min 00 s", "2.5 GB"],
     ]
     assert [figure.replace(NBSP, " ") for figure in page.figures[6:8]] == ["12 min 01 s", "in 7 jobs"]
-    assert [cost.stage for cost in collect_costs(bare.config, Place(bare.root, bare.name), Ledger(bare.root))] == [
+    assert [cost.stage for cost in collect_costs(bare.config, ResultPaths(bare.root, bare.name), ProblemLog(bare.root))] == [
         "detect", "caption", "texts", "train", "evaluate", "zzz",
     ]  # fmt: skip
 
@@ -349,10 +350,10 @@ def test_scores_that_are_not_there_are_named_by_run_and_benchmark(bare: World, b
         path = bare.root / f"results/{bare.name}/{run}/evals/{benchmark}.json"
         text = path.read_text()
         path.unlink()
-        ledger = Ledger(bare.root)
-        records = collect_runs(bare.config, Place(bare.root, bare.name), ledger)
+        problems_log = ProblemLog(bare.root)
+        records = collect_runs(bare.config, ResultPaths(bare.root, bare.name), problems_log)
         path.write_text(text)
-        assert [problem.what for problem in ledger.problems] == [f"{run} on {benchmark}"]
+        assert [problem.what for problem in problems_log.problems] == [f"{run} on {benchmark}"]
         absent = [(r.run.id, name) for r in records for name in ("boxes", "retrieval") if name not in r.results]
         assert absent == [(run, benchmark)]
 
@@ -368,21 +369,21 @@ def test_runs_that_have_no_result_are_named_in_the_order_of_the_plan(bare: World
         (logs / f"{run}.log").write_text(f"log of {run}\n")
     (folder / "clip-mini-500-s5/state").mkdir()
     (folder / "clip-mini-500-s5/state/failed.json").write_text('{"message": "the loss is nan at step 7"}')
-    ledger = Ledger(bare.root)
-    records = {r.run.id: r for r in collect_runs(bare.config, Place(bare.root, bare.name), ledger)}
-    assert [problem.what for problem in ledger.problems] == [
+    problems_log = ProblemLog(bare.root)
+    records = {r.run.id: r for r in collect_runs(bare.config, ResultPaths(bare.root, bare.name), problems_log)}
+    assert [problem.what for problem in problems_log.problems] == [
         "pretrained-mini",
         "clip-mini-500-s5",
         "fineclip-mini-500-s3",
     ]
-    assert [problem.log_tail for problem in ledger.problems] == [
-        f"log of {problem.what}" for problem in ledger.problems
+    assert [problem.log_tail for problem in problems_log.problems] == [
+        f"log of {problem.what}" for problem in problems_log.problems
     ]
-    assert [problem.log_path for problem in ledger.problems] == [
-        f"logs/{bare.name}/train/{problem.what}.log" for problem in ledger.problems
+    assert [problem.log_path for problem in problems_log.problems] == [
+        f"logs/{bare.name}/train/{problem.what}.log" for problem in problems_log.problems
     ]
-    assert "the loss is nan at step 7" in ledger.problems[1].why
-    assert "nan" not in ledger.problems[0].why + ledger.problems[2].why
+    assert "the loss is nan at step 7" in problems_log.problems[1].why
+    assert "nan" not in problems_log.problems[0].why + problems_log.problems[2].why
     assert {run: records[run].state for run in gone} == {
         "pretrained-mini": "missing", "clip-mini-500-s5": "failed", "fineclip-mini-500-s3": "unfinished",
     }  # fmt: skip
@@ -393,9 +394,9 @@ def test_runs_that_have_no_result_are_named_in_the_order_of_the_plan(bare: World
 def test_a_run_without_a_result_is_one_entry_whether_or_not_it_was_scored(bare: World) -> None:
     write_runs(bare)
     shutil.rmtree(bare.root / f"results/{bare.name}/clip-mini-500-s5")
-    ledger = Ledger(bare.root)
-    collect_runs(bare.config, Place(bare.root, bare.name), ledger)
-    assert [problem.what for problem in ledger.problems] == ["clip-mini-500-s5"]
+    problems_log = ProblemLog(bare.root)
+    collect_runs(bare.config, ResultPaths(bare.root, bare.name), problems_log)
+    assert [problem.what for problem in problems_log.problems] == ["clip-mini-500-s5"]
 
 
 def test_scores_of_another_run_are_not_taken(bare: World) -> None:
@@ -404,10 +405,12 @@ def test_scores_of_another_run_are_not_taken(bare: World) -> None:
     manifest = folder / "clip-mini-500-s3/train.json"
     stale = {f"results/{bare.name}/clip-mini-500-s3/train.json": "0" * 64}
     write_scores(bare, "clip-mini-500-s3", "boxes", inputs=stale)
-    ledger = Ledger(bare.root)
-    records = {r.run.id: r for r in collect_runs(bare.config, Place(bare.root, bare.name), ledger)}
+    problems_log = ProblemLog(bare.root)
+    records = {r.run.id: r for r in collect_runs(bare.config, ResultPaths(bare.root, bare.name), problems_log)}
     assert list(records["clip-mini-500-s3"].results) == ["retrieval"]
-    assert [problem.what for problem in ledger.problems] == [f"results/{bare.name}/clip-mini-500-s3/evals/boxes.json"]
+    assert [problem.what for problem in problems_log.problems] == [
+        f"results/{bare.name}/clip-mini-500-s3/evals/boxes.json"
+    ]
     assert records["clip-mini-500-s3"].manifest_sha256 == sha256_of(manifest)
 
 
@@ -627,7 +630,7 @@ def test_boxes_are_drawn_where_they_are(bare: World) -> None:
     """Left and width are shares of the width, top and height of the height."""
     report = replace(
         collect_report(bare.config, bare.root),
-        kept=(Tile("key", "data:,", 200, 50, ("a",), (Mark(20, 5, 100, 30, "c", "d"),), 3),),
+        kept=(Tile("key", "data:,", 200, 50, ("a",), (RegionMark(20, 5, 100, 30, "c", "d"),), 3),),
     )
     html = render(report)
     assert 'style="left:10.000%;top:10.000%;width:50.000%;height:60.000%"' in html
@@ -644,3 +647,66 @@ def test_hashes_of_inputs_and_outputs_on_the_page(bare: World) -> None:
     text = Page(render(replace(collect_report(bare.config, bare.root), provenance=provenance))).text
     for digest, name in (("3" * 16, "train.json"), ("2" * 16, "model.safetensors, made"), ("1" * 16, "in.json")):
         assert f"{digest} {name}" in text
+
+
+def circles(svg: str) -> list[tuple[float, float]]:
+    """Where the points of a chart lie, in pixels from its upper left corner."""
+    return [(float(x), float(y)) for x, y in re.findall(r'<circle[^>]* cx="([0-9.]+)" cy="([0-9.]+)"', svg)]
+
+
+def test_points_of_a_chart_are_means_at_their_own_number_of_images() -> None:
+    """Two encoders at two scales; the seeds of one lie far apart around the mean that the single run of the other has."""
+    config, records = two_encoders(), []
+    for encoder, scale, values in (
+        ("mini", "500", (10.0, 30.0)), ("mini", "2000", (40.0,)), ("big", "500", (20.0,)), ("big", "2000", (5.0,)),
+    ):  # fmt: skip
+        for seed, value in enumerate(values):
+            records.append(
+                record(Run(f"clip-{encoder}-{scale}-s{seed}", encoder, "clip", scale, seed), {"things/top1": value})
+            )
+    (table,) = score_tables(config, records, {"500": 37, "2000": 2000})
+    (figure,) = scale_figures(table)
+    (mini_37, mini_2000), (big_37, big_2000) = (circles(figure.picture)[:2], circles(figure.picture)[2:])
+    assert mini_37 == big_37
+    assert mini_2000[0] == big_2000[0] > mini_37[0]
+    assert mini_2000[1] < mini_37[1] < big_2000[1]
+    assert figure.picture.count('class="whisker') == 1
+    for words in (
+        "CLIP (mini) 40.0",
+        "CLIP (big) 5.0",
+        "CLIP (mini), 37 images: 20.0",
+        "with a spread of 14.1",
+        "2,000",
+    ):
+        assert words in figure.picture.replace(NBSP, " "), words
+
+
+def test_variants_and_encoders_have_charts_of_their_own() -> None:
+    steps = ({"step": 1.0, "total": 3.0, "global": 3.0},)
+    runs = [
+        Run("clip-mini-500-s0", "mini", "clip", "500"),
+        Run("clip-big-500-s0", "big", "clip", "500"),
+        Run("clip-mini-500-wide-s0", "mini", "clip", "500", 0, "wide"),
+    ]
+    figures = loss_figures([RunRecord(run, None, "", {}, steps) for run in runs], {"500": 37})
+    assert [figure.title.replace(" \N{MIDDLE DOT} ", "|") for figure in figures] == [
+        "CLIP|37 images|mini", "CLIP|37 images|big", "CLIP wide|37 images|mini",
+    ]  # fmt: skip
+
+
+def test_growth_is_that_of_the_best_row_with_its_own_encoder() -> None:
+    values = {("mini", "500"): 10.0, ("mini", "2000"): 20.0, ("big", "500"): 11.0, ("big", "2000"): 12.0}
+    runs = [Run(f"clip-{encoder}-{scale}-s0", encoder, "clip", scale) for encoder, scale in values]
+    records = [record(run, {"things/top1": value}) for run, value in zip(runs, values.values(), strict=True)]
+    finding = main_finding(score_tables(two_encoders(), records[::-1], {"500": 37, "2000": 2000}))
+    assert [(bar.name, bar.value) for bar in finding.bars[:2]] == [("CLIP (mini)", 20.0), ("CLIP (big)", 12.0)]
+    assert finding.more[0].replace(NBSP, " ") == "From 37 to 2,000 images CLIP (mini) rises from 10.0 % to 20.0 %."
+
+
+def test_retrieval_names_its_scale_only_where_it_is_another(bare: World) -> None:
+    write_runs(bare)
+    assert "trained on" not in collect_report(bare.config, bare.root).finding.more[1]
+    for run in bare.config.runs():
+        if "-2000-" in run:
+            (bare.root / f"results/{bare.name}/{run}/evals/retrieval.json").unlink()
+    assert "On whole images, trained on 37, " in collect_report(bare.config, bare.root).finding.more[1]

@@ -1,4 +1,4 @@
-"""The page has everything, needs nothing but itself, and loses no more than what is missing."""
+"""The page is complete and self-contained, and a damaged file affects nothing else."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fineclip.report import write_report
-from fineclip.report.gallery import Mark, Tile
+from fineclip.report.kept_samples import RegionMark, Tile
 from fineclip.report.page import Report, collect_report, render
 from tests.report.world import World, build_world, config_of, write_scores
 
@@ -90,7 +90,7 @@ def test_pictures_boxes_and_captions(page: Page, whole: World) -> None:
 
 def test_funnel_adds_up(whole: World) -> None:
     stages = collect_report(whole.config, whole.root).funnel.stages
-    assert [stage.name for stage in stages] == ["source", "filter", "detect", "caption", "pack"]
+    assert [stage.stage for stage in stages] == ["source", "filter", "detect", "caption", "pack"]
     assert stages[0].read == 60
     for before, stage in zip((None, *stages), stages, strict=False):
         assert stage.read == stage.kept + sum(stage.dropped.values())
@@ -101,7 +101,7 @@ def test_funnel_adds_up(whole: World) -> None:
 
 def test_costs_are_summed_by_stage(whole: World) -> None:
     costs = {cost.stage: cost for cost in collect_report(whole.config, whole.root).costs}
-    assert list(costs) == ["source", "filter", "select", "detect", "caption", "pack", "train", "evaluate"]
+    assert list(costs) == ["source", "filter", "detect", "select", "caption", "pack", "train", "evaluate"]
     assert costs["train"].jobs == 5
     assert costs["train"].wall_s == pytest.approx(2.0 + 2 * 14 + 2 * 53)
     assert costs["train"].cpu_s == pytest.approx(0.97 * costs["train"].wall_s, rel=1e-3)
@@ -126,7 +126,7 @@ def test_the_page_fetches_nothing(html: str, page: Page) -> None:
 def test_hostile_texts_are_shown_and_not_run(world: World) -> None:
     hostile = '<script>alert("x")</script>'
     report = collect_report(world.config, world.root)
-    tile = Tile("key", "data:image/jpeg;base64,", 10, 10, (hostile,), (Mark(0, 0, 5, 5, hostile, hostile),), 0)
+    tile = Tile("key", "data:image/jpeg;base64,", 10, 10, (hostile,), (RegionMark(0, 0, 5, 5, hostile, hostile),), 0)
     log = world.root / "logs" / world.name / "train/clip-mini-500-s0.log"
     log.write_text(f"09:00:00 {hostile}\n")
     (world.root / "results" / world.name / "clip-mini-500-s0/train.json").unlink()
@@ -222,7 +222,7 @@ def damage_scale(world: World) -> str:
         damage_scale,
     ],
 )
-def test_what_is_damaged_is_named_and_takes_nothing_with_it(world: World, damage: Callable[[World], str]) -> None:
+def test_damaged_files_are_named_and_affect_nothing_else(world: World, damage: Callable[[World], str]) -> None:
     name = damage(world)
     report = collect_report(world.config, world.root)
     assert [problem.what for problem in report.problems] == [name]
@@ -245,16 +245,30 @@ def test_scores_of_an_earlier_training_are_left_out(world: World) -> None:
 
 
 def test_a_benchmark_that_no_run_tried_is_one_entry(world: World) -> None:
+    """Its data is absent, so that the plan left it out: every run has an `evals.json` without it."""
     for path in (world.root / "results" / world.name).glob("*/evals/retrieval.json"):
-        path.unlink()
-    for path in (world.root / "logs" / world.name).glob("evaluate/*/retrieval.log"):
         path.unlink()
     problems = collect_report(world.config, world.root).problems
     assert [problem.what for problem in problems] == ["benchmark retrieval"]
     assert "benchmarks.retrieval.if_missing" in problems[0].why
 
 
-def test_nothing_at_all_still_makes_a_page(tmp_path: Path) -> None:
+def test_a_benchmark_on_which_runs_failed_names_each_with_its_log(world: World) -> None:
+    """Every job failed on it, wrote the other scores and left no `evals.json`."""
+    runs = list(world.config.runs())
+    for run in runs:
+        folder = world.root / "results" / world.name / run
+        (folder / "evals/retrieval.json").unlink()
+        (folder / "evals.json").unlink()
+        (world.root / "logs" / world.name / f"evaluate/{run}.log").write_text(f"retrieval of {run}: out of memory\n")
+    report = collect_report(world.config, world.root)
+    assert [problem.what for problem in report.problems] == [f"{run} on retrieval" for run in runs]
+    assert [problem.log_tail for problem in report.problems] == [f"retrieval of {run}: out of memory" for run in runs]
+    assert [table.protocol.benchmark for table in report.tables] == ["boxes"]
+    assert report.finding.bars[0].value == 26.6
+
+
+def test_a_page_without_results(tmp_path: Path) -> None:
     page = page_of(World(tmp_path, config_of()))
     assert page.sections == SECTIONS
     assert "There are no scores yet." in page.text

@@ -1,15 +1,15 @@
-"""Scores become tables and sentences: means by hand, best cells, protocols apart, wording that follows the numbers."""
+"""Scores become tables and sentences: means by hand, best cells, one protocol per table."""
 
 import math
 
 import pytest
 
 from fineclip.config import Run
+from fineclip.report.formatting import duration, listed, memory, metric_parts, percent, phrase
 from fineclip.report.headline import main_finding, what_was_run
-from fineclip.report.reading import Result, ScoreRecord
+from fineclip.report.result_files import Result, ScoreRecord
 from fineclip.report.runs import RunRecord
-from fineclip.report.tables import Table, aggregate, score_tables
-from fineclip.report.wording import duration, listed, memory, metric_parts, percent, phrase
+from fineclip.report.score_tables import Table, aggregate, score_tables
 from tests.report.world import config_of
 
 IMAGES = {"500": 500, "2000": 2000}
@@ -79,7 +79,7 @@ def test_protocols_that_differ_never_share_a_table() -> None:
         assert [len(table.lines) for table in tables] == [2, 2], change  # a method and chance each
 
 
-def test_finding_puts_the_best_first_whatever_its_name() -> None:
+def test_the_finding_starts_with_the_best_method() -> None:
     finding = main_finding(
         tables_of(
             record(None, None, things_top1=30.0),
@@ -107,7 +107,7 @@ def test_finding_compares_at_one_scale() -> None:
     assert finding.more == (f"From 500 to 2,000 images FineCLIP rises from 16.0{NBSP}% to 26.0{NBSP}%.",)
 
 
-def test_finding_from_what_is_there() -> None:
+def test_the_finding_without_trained_runs() -> None:
     assert main_finding(()).sentence == "There are no scores yet."
     untrained = main_finding(tables_of(record(None, None, all_top1=8.0)))
     assert untrained.sentence.replace(NBSP, " ") == (

@@ -1,4 +1,4 @@
-"""A small made-up tree of data, results and logs, as a run of the workflow leaves it."""
+"""A small synthetic tree of data, results and logs, as the workflow leaves it."""
 
 import json
 import math
@@ -246,6 +246,7 @@ def write_run(world: World, run_id: str) -> None:
     )
     for benchmark in world.config.plan.benchmarks:
         write_scores(world, run_id, benchmark)
+    write_evals(world, run_id)
 
 
 def write_metrics(path: Path, method: str, *, steps: int, wobble: int) -> None:
@@ -299,7 +300,15 @@ def write_scores(world: World, run_id: str, benchmark: str, **changes: Any) -> N
     }  # fmt: skip
     (folder / "evals").mkdir(exist_ok=True)
     (folder / f"evals/{benchmark}.json").write_text(json.dumps(record | changes))
-    write_job(world, Path("evaluate") / run_id / benchmark, 3.2, f"{run_id} on {benchmark}: done")
+
+
+def write_evals(world: World, run_id: str) -> None:
+    """The manifest of the evaluation of a run, and its job's log and benchmark table."""
+    folder = world.root / "results" / world.name / run_id
+    scores = [folder / f"evals/{benchmark}.json" for benchmark in world.config.plan.benchmarks]
+    job = Job(folder / "evals.json", "evaluate", 1, {}, made_from(world, folder / "train.json"))
+    job.finish(scores, read=len(scores), kept=len(scores))
+    write_job(world, Path("evaluate") / run_id, 6.4, f"{run_id}: done")
 
 
 def write_job(world: World, name: Path, seconds: float, line: str) -> None:

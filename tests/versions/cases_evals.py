@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from fineclip.config import BenchmarkConfig, parse
-from fineclip.evals.benchmark import Index, Outcome, read_index
-from fineclip.evals.boxes import evaluate_boxes
-from fineclip.evals.embedding import published_embedder
+from fineclip.evals.benchmarks.base import Outcome
+from fineclip.evals.benchmarks.boxes import evaluate_boxes
+from fineclip.evals.benchmarks.retrieval import evaluate_retrieval
+from fineclip.evals.datasets.benchmark_image import BenchmarkClass
+from fineclip.evals.embed import published_embedder
 from fineclip.evals.evaluate import evaluate_run
-from fineclip.evals.retrieval import evaluate_retrieval
-from fineclip.evals.sources import CLASSES_SUFFIX, BenchmarkClass, index_benchmark
+from fineclip.evals.index import CLASSES_SUFFIX, Index, index_benchmark, read_index
 from fineclip.shards import BenchmarkBox, BenchmarkRow
 from fineclip.train.claims import PretrainedConfig
 from fineclip.train.run import publish_pretrained
@@ -94,7 +95,7 @@ def told(outcome: Outcome, asked: MadeUp) -> dict[str, Any]:
     }
 
 
-@case("evals.boxes")
+@case("evals.benchmarks.boxes")
 def two_prompts_and_two_candidates() -> dict[str, Any]:
     found, index = {}, Index(rows_of(5, 0), CLASSES)
     for prompts, candidates, size in (("photo", "all", None), ("vild", "own_kind", 48)):
@@ -104,13 +105,13 @@ def two_prompts_and_two_candidates() -> dict[str, Any]:
     return found
 
 
-@case("evals.retrieval")
+@case("evals.benchmarks.retrieval")
 def both_ways() -> dict[str, Any]:
     embedder = MadeUp()
     return told(evaluate_retrieval(embedder, Index(rows_of(0, 3), []), section("retrieval")), embedder)
 
 
-@case("evals.sources")
+@case("evals.index")
 def every_layout() -> dict[str, Any]:
     write_coco(Path("coco"), train=0, val=2)
     root = {"root": "coco"}
@@ -154,17 +155,24 @@ def lists() -> dict[str, Any]:
     }
 
 
-@case("evals.evaluate", after=("evals.boxes", "evals.retrieval", "evals.sources"), relative=1e-3, absolute=2e-3)
+@case(
+    "evals.evaluate",
+    after=("evals.benchmarks.boxes", "evals.benchmarks.retrieval", "evals.index"),
+    relative=1e-3,
+    absolute=2e-3,
+)
 def from_file_to_score() -> dict[str, Any]:
     """A published encoder on both kinds; of its vectors the first two numbers of some."""
     run = Path("results/set/pretrained-tiny/train.json")
     publish_pretrained(WEIGHTS, run, parse(PretrainedConfig, {"encoder": write_encoder()}, where="encoders"))
     found: dict[str, Any] = {}
-    for kind in ("boxes", "retrieval"):
-        index, output, config = Path(f"index/{kind}.json"), Path(f"results/{kind}.json"), section(kind)
+    benchmarks = {kind: section(kind) for kind in ("boxes", "retrieval")}
+    indexes = [Path(f"index/{kind}.json") for kind in benchmarks]
+    for index, config in zip(indexes, benchmarks.values(), strict=True):
         index_benchmark(index, config)
-        evaluate_run(run, index, output, config, name=kind, batch_size=2, device="cpu")
-        found[kind] = json.loads(output.read_text())
+    evaluate_run(run, indexes, run.with_name("evals.json"), benchmarks, batch_size=2, device="cpu")
+    for kind in benchmarks:
+        found[kind] = json.loads((run.parent / f"evals/{kind}.json").read_text())
         found[kind]["inputs"] = list(found[kind]["inputs"])
     rows = read_index(Path("index/boxes.json"), section("boxes")).images
     embedder = published_embedder(run, batch_size=2, device="cpu", threads=1)

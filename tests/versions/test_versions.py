@@ -26,11 +26,11 @@ def test_nothing_is_recorded_of_what_states_no_version() -> None:
 
 
 def test_methods_and_benchmarks_state_a_version() -> None:
-    from fineclip.evals.evaluate import BENCHMARKS
+    from fineclip.evals.benchmarks import KINDS
     from fineclip.methods import METHODS
 
     assert {f"methods.{name}" for name in METHODS} <= NOW.keys()
-    assert {f"evals.{name}" for name in BENCHMARKS} <= NOW.keys()
+    assert {f"evals.benchmarks.{name}" for name in KINDS} <= NOW.keys()
 
 
 def test_a_changed_constant_of_a_stage_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,14 @@ def test_a_module_without_a_case_wants_one() -> None:
 
 
 def test_versions_are_found_without_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {"stages.source", "stages.filter", "methods.clip", "evals.boxes", "train.run", "report.page"} <= NOW.keys()
+    assert {
+        "stages.source",
+        "stages.filter",
+        "methods.clip",
+        "evals.benchmarks.boxes",
+        "train.run",
+        "report.page",
+    } <= NOW.keys()
     assert registry.file_of("stages.source") == "fineclip/stages/source/shard.py"
     monkeypatch.setattr(registry, "PACKAGE", tmp_path)
     (tmp_path / "stages").mkdir()

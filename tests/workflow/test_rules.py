@@ -16,9 +16,9 @@ from tests.helpers.workflow import Command, commands, pretend_finished
 Copy = Callable[[], Path]
 RUNS = [f"{method}-mini-{scale}-s0" for scale in (10, 20) for method in ("clip", "fineclip")]
 PACK = "data/small/pack/annotations.template"
-AFTER_PACK = {"data_card": 1, "train_run": 4, "evaluate_run": 8, "report": 1}
+AFTER_PACK = {"data_card": 1, "train_run": 4, "evaluate_run": 4, "report": 1}
 AFTER_CAPTION = {"caption_shard": 2, "pack_shard": 2, **AFTER_PACK}
-AFTER_SELECT = {"train_run": 4, "evaluate_run": 8, "report": 1}
+AFTER_SELECT = {"train_run": 4, "evaluate_run": 4, "report": 1}
 
 
 @pytest.fixture(scope="module")
@@ -86,22 +86,22 @@ def test_a_recorded_workflow_has_nothing_to_do(recorded: Path) -> None:
             },
         ),
         ({"select": {"leave_out": ["boxes"]}}, {"select_scale": 2, **AFTER_SELECT}),
-        ({"scales": {"10": {"images": 9}}}, {"select_scale": 1, "train_run": 2, "evaluate_run": 4, "report": 1}),
+        ({"scales": {"10": {"images": 9}}}, {"select_scale": 1, "train_run": 2, "evaluate_run": 2, "report": 1}),
         (
             {"encoders": {"mini": {"image_size": 64}}},
-            {"train_run": 4, "pretrained_run": 1, "evaluate_run": 10, "report": 1},
+            {"train_run": 4, "pretrained_run": 1, "evaluate_run": 5, "report": 1},
         ),
         ({"train": {"learning_rate": 0.5}}, AFTER_SELECT),
         (
             {"methods": {"fineclip": {"relaxed": {"detach_crops": False}}}},
-            {"train_run": 2, "evaluate_run": 4, "report": 1},
+            {"train_run": 2, "evaluate_run": 2, "report": 1},
         ),
         ({"methods": {"clipself": {"alpha": 0.5}}}, {"report": 1}),
-        ({"plan": {"seeds": [0, 3]}}, {"train_run": 4, "evaluate_run": 8, "report": 1}),
-        ({"plan": {"benchmarks": ["boxes"]}}, {"report": 1}),
+        ({"plan": {"seeds": [0, 3]}}, {"train_run": 4, "evaluate_run": 4, "report": 1}),
+        ({"plan": {"benchmarks": ["boxes"]}}, {"evaluate_run": 5, "report": 1}),
         (
             {"benchmarks": {"retrieval": {"image_size": 64}}},
-            {"index_benchmark": 1, "select_scale": 2, "train_run": 4, "evaluate_run": 9, "report": 1},
+            {"index_benchmark": 1, "select_scale": 2, "train_run": 4, "evaluate_run": 5, "report": 1},
         ),
         ({"plan": {"margin": 0.01}}, {"report": 1}),
         (
@@ -135,11 +135,11 @@ def test_a_changed_json_of_the_source_lists_it_again(copy: Path) -> None:
             {"detect_shard": 1, "caption_shard": 1, "pack_shard": 1, "select_scale": 1},
         ),
         (f"{PACK}/coco-0001.json", {"data_card": 1, "train_run": 2}),
-        ("data/small/index/boxes.json", {"select_scale": 2, "train_run": 4, "evaluate_run": 9}),
+        ("data/small/index/boxes.json", {"select_scale": 2, "train_run": 4, "evaluate_run": 5}),
         ("data/weights/encoders/mini.json", {"train_run": 4, "pretrained_run": 1}),
         ("data/weights/tokenizers/mini.json", {"train_run": 4, "pretrained_run": 1}),
-        ("results/small/clip-mini-10-s0/train.json", {"evaluate_run": 2, "report": 1}),
-        ("results/small/clip-mini-10-s0/evals/boxes.json", {"report": 1}),
+        ("results/small/clip-mini-10-s0/train.json", {"evaluate_run": 1, "report": 1}),
+        ("results/small/clip-mini-10-s0/evals.json", {"report": 1}),
     ],
 )
 def test_a_changed_manifest_plans_the_jobs_that_read_it(copy: Path, changed: str, rules: dict[str, int]) -> None:
@@ -166,7 +166,7 @@ def test_every_job_is_planned_once(jobs: list[Command]) -> None:
         "data_card": 1,
         "train_run": 4,
         "pretrained_run": 1,
-        "evaluate_run": 10,
+        "evaluate_run": 5,
         "report": 1,
     }
 
@@ -219,8 +219,8 @@ def test_benchmarks_that_are_evaluated_and_those_left_out_of_training_differ(fre
     jobs = commands(folder)
     left_out = [job.options["--index"] for job in jobs if job.rule == "select_scale"]
     assert left_out == [["data/small/index/retrieval.json"]] * 2
-    evaluated = [job.options["--benchmark"] for job in jobs if job.rule == "evaluate_run"]
-    assert evaluated == [["boxes"]] * 5
+    evaluated = [job.options["--index"] for job in jobs if job.rule == "evaluate_run"]
+    assert evaluated == [["data/small/index/boxes.json"]] * 5
 
 
 def test_a_run_trains_on_the_shards_and_samples_of_its_scale(jobs: list[Command]) -> None:
@@ -241,11 +241,9 @@ def test_a_run_trains_on_the_shards_and_samples_of_its_scale(jobs: list[Command]
 
 def test_every_run_is_evaluated_on_every_planned_benchmark(jobs: list[Command]) -> None:
     for run in ("pretrained-mini", *RUNS):
-        for benchmark in ("boxes", "retrieval"):
-            job = of_rule(jobs, "evaluate_run", output=f"results/small/{run}/evals/{benchmark}.json")
-            assert job.options["--run"] == [f"results/small/{run}/train.json"]
-            assert job.options["--index"] == [f"data/small/index/{benchmark}.json"]
-            assert job.options["--benchmark"] == [benchmark]
+        job = of_rule(jobs, "evaluate_run", manifest=f"results/small/{run}/evals.json")
+        assert job.options["--run"] == [f"results/small/{run}/train.json"]
+        assert job.options["--index"] == ["data/small/index/boxes.json", "data/small/index/retrieval.json"]
 
 
 def test_the_card_reads_every_packed_shard(jobs: list[Command]) -> None:
@@ -267,7 +265,10 @@ def test_each_job_passes_on_its_section(jobs: list[Command]) -> None:
     assert sections["caption_shard"]["engine"] == "template"
     assert sections["select_scale"]["scale"]["images"] in (10, 20)
     assert sections["fetch_weights"]["shipped"].startswith("encoder/")
-    assert sections["evaluate_run"]["kind"] in ("boxes", "retrieval")
+    assert {name: keys["kind"] for name, keys in sections["evaluate_run"]["benchmarks"].items()} == {
+        "boxes": "boxes",
+        "retrieval": "retrieval",
+    }
     assert set(sections["pretrained_run"]) == {"encoder", "version"}
     assert sections["report"]["plan"]["scales"] == ["10", "20"]
     assert "runtime" not in sections["report"]

@@ -1,25 +1,30 @@
 """
-Evaluation: every run on every planned benchmark whose data is there.
+Evaluation: every run on all planned benchmarks whose data is there.
 
 Needs     results/{dataset}/{run}/train.json
-          data/{dataset}/index/{benchmark}.json
-Makes     results/{dataset}/{run}/evals/{benchmark}.json     scores in percent, with their inputs
-Config    benchmarks.{benchmark}
+          data/{dataset}/index/{benchmark}.json              of each benchmark
+Makes     results/{dataset}/{run}/evals.json                 names the score files
+          results/{dataset}/{run}/evals/{benchmark}.json     scores in percent, with their inputs
+Config    benchmarks
 Targets   evaluate
+
+A new benchmark computes only its own scores. If a benchmark fails, the others are written and the job fails.
 """
 
 
 rule evaluate_run:
-    """Evaluate {wildcards.run} on {wildcards.benchmark}"""
+    """Evaluate {wildcards.run}"""
     input:
         run="results/{dataset}/{run}/train.json",
-        index="data/{dataset}/index/{benchmark}.json",
+        indexes=expand(
+            "data/{{dataset}}/index/{benchmark}.json", benchmark=PLAN.benchmarks
+        ),
     output:
-        scores="results/{dataset}/{run}/evals/{benchmark}.json",
+        manifest="results/{dataset}/{run}/evals.json",
     log:
-        "logs/{dataset}/evaluate/{run}/{benchmark}.log",
+        "logs/{dataset}/evaluate/{run}.log",
     benchmark:
-        "logs/{dataset}/evaluate/{run}/{benchmark}.tsv"
+        "logs/{dataset}/evaluate/{run}.tsv"
     conda:
         "../../envs/train.yaml"
     resources:
@@ -33,9 +38,8 @@ rule evaluate_run:
         r"""
         exec python -m fineclip evaluate \
             --run {input.run:q} \
-            --index {input.index:q} \
-            --benchmark {wildcards.benchmark:q} \
-            --output {output.scores:q} \
+            --index {input.indexes:q} \
+            --manifest {output.manifest:q} \
             --config {params.config:q} \
             --batch-size {resources.batch_size} \
             --device {resources.device} \
@@ -49,8 +53,7 @@ rule evaluate_run:
 rule evaluate:
     input:
         expand(
-            "results/{dataset}/{run}/evals/{benchmark}.json",
+            "results/{dataset}/{run}/evals.json",
             dataset=PLAN.dataset,
-            run=PLAN.runs,
-            benchmark=PLAN.benchmarks,
+            run=PLAN.runs if PLAN.benchmarks else [],
         ),

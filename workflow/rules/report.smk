@@ -1,7 +1,7 @@
 """
-The report: one page of what was run and what came of it.
+Report: one HTML page about the data set, its runs and their scores.
 
-Needs     everything that the plan names; after a failure, what there is of it
+Needs     everything that the plan names; after a failed job, whatever exists
 Makes     results/{dataset}/report/index.html
 Targets   report
 """
@@ -12,7 +12,7 @@ localrules:
 
 
 rule report:
-    """Put together the report"""
+    """Write the report"""
     input:
         rules.card.input,
         rules.select.input,

@@ -1,11 +1,11 @@
 """
-Training: one run for each planned method, encoder, scale and seed, and each encoder as it comes.
+Training: one run for each planned method, encoder, scale and seed, and one for each pretrained encoder.
 
-Needs     data/{dataset}/select/{scale}.json                         which samples
-          data/{dataset}/pack/{regions}.{captions}/{shard}.json      where they lie
-          data/weights/encoders/{model}.json                         what training starts from
-          data/{dataset}/concepts/{regions}/{scale}.json             for methods that tell regions apart by names
-          data/{dataset}/texts/{encoder}/{regions}.{captions}/{shard}.json    under loader.cached_texts, where no text tower learns
+Needs     data/{dataset}/select/{scale}.json                         selected samples
+          data/{dataset}/pack/{regions}.{captions}/{shard}.json      packed shards
+          data/weights/encoders/{model}.json                         initial weights
+          data/{dataset}/concepts/{regions}/{scale}.json             for methods that compare regions with concepts
+          data/{dataset}/texts/{encoder}/{regions}.{captions}/{shard}.json    with loader.cached_texts, if the text tower is frozen
 Makes     results/{dataset}/{run}/train.json                         beside it model.safetensors, config.yaml, metrics.jsonl, state/
 Config    train, methods, encoders, plan
 Targets   train
@@ -56,7 +56,7 @@ rule train_run:
 
 
 rule pretrained_run:
-    """Publish the encoder as it comes, {wildcards.run}"""
+    """Write the pretrained encoder as a run, {wildcards.run}"""
     input:
         weights=weights_of("encoders"),
         tokenizer=weights_of("tokenizers"),

@@ -22,8 +22,9 @@ from transformers.utils import logging as transformers_logging
 
 from fineclip.config import Blip2Caption
 from fineclip.errors import CheckpointError
-from fineclip.models.batches import chosen_device, full_batches, rows_at_once
-from fineclip.types import RegionCaption
+from fineclip.models.batches import full_batches, rows_at_once
+from fineclip.models.captioner import RegionCaption
+from fineclip.models.device import resolve_device
 
 CPU_BATCH = 64  # twice as fast as 8; larger ones gain little
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -61,7 +62,7 @@ class Blip2Captioner:
 
     def __init__(self, folder: Path, config: Blip2Caption, *, device: str, batch_size: int) -> None:
         self._config = config
-        self._device = chosen_device(device)
+        self._device = resolve_device(device)
         self._rows = rows_at_once(self._device, batch_size, on_cpu=CPU_BATCH)
         processor, model = _opened(folder, PRECISIONS[config.precision])
         self._images, self._tokenizer = processor.image_processor, processor.tokenizer

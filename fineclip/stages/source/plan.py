@@ -10,10 +10,19 @@ A prefix of the list is therefore a uniform sample. Imports nothing heavy: the S
 import hashlib
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from fineclip.config import CocoSource, FolderSource, MiniatureSource, ScaleConfig, SourceConfig, WebDatasetSource
+from fineclip.config import (
+    CocoSource,
+    Config,
+    FolderSource,
+    MiniatureSource,
+    ScaleConfig,
+    SourceConfig,
+    WebDatasetSource,
+)
 from fineclip.errors import ConfigError
 from fineclip.stages.source.files import IMAGE_SUFFIXES, count_images
 
@@ -85,6 +94,30 @@ def shards_needed(
         raise ConfigError("share_kept: must be greater than 0: of a share of 0 no number of shards makes a scale")
     shards = scale.images / share_kept * (1 + margin) / images_per_shard
     return min(max(1, math.ceil(round(shards, 9))), available)  # 2.0000000000000004 shards are two
+
+
+def prefix_length(config: Config, scale: str, *, available: int) -> int:
+    """Return how many shards of the prefix a scale of the configuration may need.
+
+    Args:
+        config: Validated configuration.
+        scale: Name of the scale.
+        available: Number of shards of the source.
+    """
+    plan, chosen = config.plan, config.scales[scale]
+    return shards_needed(
+        chosen,
+        share_kept=plan.share_kept if chosen.share_kept is None else chosen.share_kept,
+        margin=plan.margin if chosen.margin is None else chosen.margin,
+        images_per_shard=images_per_shard(config.source),
+        available=available,
+    )
+
+
+def longest_prefix(config: Config, shards: Sequence[PlannedShard]) -> Sequence[PlannedShard]:
+    """Return the first shards of a source, as many as the largest planned scale may need."""
+    lengths = [prefix_length(config, scale, available=len(shards)) for scale in config.plan.scales]
+    return shards[: max(lengths, default=0)]
 
 
 def require_outside(config: SourceConfig, output: Path) -> None:

@@ -1,10 +1,13 @@
-"""Image-text retrieval: recall at k, both ways, over all images and all of their captions at once.
+"""Image-text retrieval: recall at k in both directions, over all images and all their captions at once.
 
-Metrics: `image_to_text/R@1`, `text_to_image/R@1` and the same at 5 and 10.
+Protocol:
+    image       squashed to a square, of the encoder's size unless the section names one
+    text        every caption of an image
+    metrics     `image_to_text/R@1`, `text_to_image/R@1`, and R@5 and R@10
 
-Source: Karpathy and Fei-Fei 2015: an image is found if any of its texts ranks within k; images squashed and all captions
-taken as FineCLIP's test_mscoco.py does. Deviations: float32 features (there: half precision, in which similarities tie),
-R@5 and R@10 too, ties against the model.
+Source: Karpathy and Fei-Fei 2015: an image is found if any of its texts ranks within k. Images are squashed and all captions
+count as in FineCLIP's test_mscoco.py. Deviations: float32 features (half precision makes similarities tie), R@5 and R@10
+too, ties against the model.
 
 Legend: I images, T texts, D embedding.
 """
@@ -16,19 +19,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fineclip.config import RetrievalBenchmark
-from fineclip.evals.benchmark import Index, Outcome
+from fineclip.evals.benchmarks.base import Benchmark, Outcome
+from fineclip.evals.index import Index
 from fineclip.evals.metrics import best_rank
 from fineclip.types import Score
 
 if TYPE_CHECKING:
-    from fineclip.evals.embedding import Embedder
+    from fineclip.evals.embed import Embedder
 
-VERSION = 1  # of the scores: a change of it evaluates every run again
+VERSION = 1
 CUTOFFS = (1, 5, 10)
 
 
 def evaluate_retrieval(embedder: "Embedder", index: Index, config: RetrievalBenchmark) -> Outcome:
-    """Scores of an encoder on every image and caption of an index."""
+    """Rank all images and captions of an index against each other."""
     size = config.image_size or embedder.image_size
     image_ID = embedder.images(index.images, size=size)
     text_TD = embedder.texts([text for image in index.images for text in image.captions])
@@ -39,12 +43,17 @@ def evaluate_retrieval(embedder: "Embedder", index: Index, config: RetrievalBenc
 
 
 def retrieval_scores(image_ID: np.ndarray, text_TD: np.ndarray, image_of_text_T: np.ndarray) -> Iterator[Score]:
-    """R@1, R@5 and R@10 in percent, image to text and text to image.
+    """Yield R@1, R@5 and R@10 in percent, image to text and text to image.
 
     Args:
-        image_ID: unit vectors, float32.
-        text_TD: unit vectors, float32.
-        image_of_text_T: index of the image that each text describes. An image may have several texts.
+        image_ID: Unit vectors, float32.
+        text_TD: Unit vectors, float32.
+        image_of_text_T: Index of the image that each text describes. An image may have several texts.
+
+    Example:
+        >>> axes = np.eye(2, dtype=np.float32)
+        >>> next(retrieval_scores(axes, axes[[0, 1, 1]], np.array([0, 1, 0])))
+        Score(metric='image_to_text/R@1', value=50.0, n=2)
     """
     image_of_image_I = np.arange(len(image_ID))
     to_text_I = best_rank(image_ID, text_TD, image_of_query_Q=image_of_image_I, image_of_target_T=image_of_text_T)
@@ -55,7 +64,11 @@ def retrieval_scores(image_ID: np.ndarray, text_TD: np.ndarray, image_of_text_T:
 
 
 def retrieval_chance(image_of_text_T: np.ndarray) -> dict[str, float]:
-    """What a random order gives, in percent, for each metric; every image has a text."""
+    """Return the recall of a random order in percent, by metric.
+
+    Args:
+        image_of_text_T: Index of the image that each text describes. Every image has a text.
+    """
     texts_I = np.bincount(image_of_text_T)
     images, texts = len(texts_I), len(image_of_text_T)
     to_text = {
@@ -66,5 +79,16 @@ def retrieval_chance(image_of_text_T: np.ndarray) -> dict[str, float]:
 
 
 def _any_within(k: int, own: int, texts: int) -> float:
-    """The probability that at least one of `own` of `texts` stands among the first `k` of a random order."""
+    """Return the probability that at least one of `own` of `texts` is among the first `k` of a random order."""
     return 1 - math.comb(texts - own, k) / math.comb(texts, k) if k <= texts else 1.0
+
+
+BENCHMARK = Benchmark(
+    version=VERSION,
+    title="image-text retrieval",
+    evaluate=evaluate_retrieval,
+    sentences={
+        "image_to_text/R@1": "finds a right caption at the first guess for {value} of the images",
+        "text_to_image/R@1": "finds the right image at the first guess for {value} of the captions",
+    },
+)

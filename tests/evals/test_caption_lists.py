@@ -1,4 +1,4 @@
-"""Retrieval on the lists that others use: the authors' and Karpathy's, with all captions, and what is wrong said."""
+"""Retrieval on the lists of the authors and of Karpathy, with all captions; errors name the entry."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from fineclip.config import BenchmarkConfig, parse
 from fineclip.errors import DataError
-from fineclip.evals.sources import index_benchmark, missing
+from fineclip.evals.index import index_benchmark, missing
 from fineclip.miniature.scenes import draw_scene, jpeg
 from fineclip.shards import BenchmarkRow, read_manifest, read_rows
 

@@ -5,27 +5,27 @@ from contextlib import closing
 from pathlib import Path
 
 from fineclip.config import MiniatureTest
-from fineclip.evals.sources.picture import BenchmarkClass, Contents, Picture
+from fineclip.evals.datasets.benchmark_image import BenchmarkClass, BenchmarkImage, Contents
 from fineclip.miniature.scenes import CLASSES, THINGS, Scene, Stuff, Thing, draw_scene, jpeg
 from fineclip.shards import BenchmarkBox, TarAppender, atomic
 from fineclip.types import Box
 
 
 def miniature_contents(source: MiniatureTest, tar: Path, *, name: str) -> Contents:
-    """Things, then stuff; every scene with its clean caption and the boxes of what is visible in it.
+    """Return the classes, things first, and every scene with its clean caption and the boxes of its visible parts.
 
-    `tar` is written on the way, and takes its name when the last picture has been taken.
+    The tar is written while the images are read, and complete after the last one.
 
     Args:
-        source: which scenes.
-        tar: where they go.
-        name: what their keys begin with.
+        source: Seed and number of the scenes.
+        tar: Path of the tar.
+        name: Prefix of the keys.
     """
     classes = [BenchmarkClass(label, label in THINGS) for label in CLASSES]
-    return Contents(classes, _pictures(source, tar, name))
+    return Contents(classes, _images(source, tar, name))
 
 
-def _pictures(source: MiniatureTest, tar: Path, name: str) -> Iterator[Picture]:
+def _images(source: MiniatureTest, tar: Path, name: str) -> Iterator[BenchmarkImage]:
     with atomic(tar) as temporary, closing(TarAppender(temporary)) as appender:
         for index in range(source.images):
             scene = draw_scene(source.seed, index)
@@ -33,7 +33,7 @@ def _pictures(source: MiniatureTest, tar: Path, name: str) -> Iterator[Picture]:
             piece = appender.add(f"{name}-{index:06d}.jpg", content)
             appender.add(f"{name}-{index:06d}.txt", scene.clean.encode())
             height, width = scene.pixels.shape[:2]
-            yield Picture(tar, piece.offset, content, width, height, [scene.clean], _boxes(scene))
+            yield BenchmarkImage(tar, piece.offset, content, width, height, [scene.clean], _boxes(scene))
 
 
 def _boxes(scene: Scene) -> list[BenchmarkBox]:

@@ -1,4 +1,4 @@
-"""The index of a benchmark: what it holds, what it leaves out and why, and how it says what is wrong with the data."""
+"""The index of a benchmark: content, dropped images with their reasons, and errors that name file and entry."""
 
 import hashlib
 import json
@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from fineclip.config import BenchmarkConfig, parse
-from fineclip.errors import DataError
-from fineclip.evals.sources import index_benchmark, missing
-from fineclip.evals.sources.coco import segment_ids, tight_box
+from fineclip.errors import DataError, ShardError
+from fineclip.evals.datasets.coco_layouts import segment_ids, tight_box
+from fineclip.evals.index import index_benchmark, missing, read_index
 from fineclip.miniature.scenes import CLASSES, STUFF, THINGS, draw_scene
 from fineclip.shards import BenchmarkRow, PieceReader, members, read_manifest, read_rows
 from tests.helpers.coco import SEED, write_coco
@@ -122,7 +122,7 @@ def test_boxes_outside_the_limits_are_left_out(coco: Path, manifest: Path) -> No
     edit(coco / PANOPTIC, resize)
     index_benchmark(manifest, section("boxes", "coco_panoptic", coco, max_side_px=32))
     rows = list(read_rows(manifest, BenchmarkRow))
-    assert [(one.box.x1, one.box.width, one.box.height) for one in rows[0].boxes] == [
+    assert [(box.box.x1, box.box.width, box.box.height) for box in rows[0].boxes] == [
         (5, 8, 8),  # 64: just as much as is asked for; 63 is less
         (5, 32, 32),
         (0, 16, 4),  # what is inside the image
@@ -131,6 +131,22 @@ def test_boxes_outside_the_limits_are_left_out(coco: Path, manifest: Path) -> No
     assert rows[1].reason == "no-box"
     assert len(rows[1].sha256) == 64
     assert read_manifest(manifest).dropped == {"no-box": 1}
+
+
+def test_an_index_is_read_without_its_dropped_images(coco: Path, manifest: Path) -> None:
+    def empty(content: dict[str, Any]) -> None:
+        content["annotations"][1]["segments_info"] = []
+
+    edit(coco / PANOPTIC, empty)
+    config = section("boxes", "coco_panoptic", coco)
+    index_benchmark(manifest, config)
+    keys = [row.key for row in read_rows(manifest, BenchmarkRow)]
+    found = read_index(manifest, config)
+    assert [row.key for row in found.images] == [keys[0], keys[2]]
+    assert [(one.name, one.is_thing) for one in found.classes] == [(name, name in THINGS) for name in CLASSES]
+    manifest.with_suffix(".classes.json").write_text("[]")
+    with pytest.raises(ShardError, match="small.one.classes.json"):
+        read_index(manifest, config)
 
 
 def test_an_empty_box_is_left_out_at_any_limit(coco: Path, manifest: Path) -> None:
@@ -142,7 +158,7 @@ def test_an_empty_box_is_left_out_at_any_limit(coco: Path, manifest: Path) -> No
 
     edit(coco / PANOPTIC, resize)
     index_benchmark(manifest, section("boxes", "coco_panoptic", coco, min_side_px=0))
-    assert [tuple(box.values())[:4] for box in next(read_rows(manifest, BenchmarkRow)).boxes] == [(5, 5, 6, 6)]
+    assert [one.box for one in next(read_rows(manifest, BenchmarkRow)).boxes] == [(5, 5, 6, 6)]
 
 
 @pytest.mark.parametrize("limit", [{"min_side_px": 40}, {"max_side_px": 40}])
@@ -268,7 +284,7 @@ def test_ids_of_segments_are_read_from_three_channels() -> None:
 
 
 def test_no_torch() -> None:
-    code = "import sys, fineclip.evals.sources; sys.exit('torch' in sys.modules)"
+    code = "import sys, fineclip.evals.index; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -292,3 +308,15 @@ def test_photographs(manifest: Path) -> None:
             if not classes[box.label]["is_thing"]:  # COCO's own box of stuff is tight around its mask too
                 x, y, width, height = segments[int(Path(row.file).stem), numbers[box.label]]
                 assert box.box == (x, y, x + width, y + height)
+
+
+def test_an_edited_mask_makes_the_index_again(coco: Path, manifest: Path) -> None:
+    config = section("boxes", "coco_panoptic", coco)
+    index_benchmark(manifest, config)
+    before = dict(read_manifest(manifest).inputs)
+    assert set(before) == {(coco / name).as_posix() for name in ("val2017", PANOPTIC, PANOPTIC.removesuffix(".json"))}
+    mask = next((coco / PANOPTIC.removesuffix(".json")).glob("*.png"))
+    mask.write_bytes(mask.read_bytes() + b"\0")
+    index_benchmark(manifest, config)
+    after = dict(read_manifest(manifest).inputs)
+    assert [name for name in before if before[name] != after[name]] == [(coco / PANOPTIC).with_suffix("").as_posix()]

@@ -1,4 +1,4 @@
-"""One example of every reason for which a sample was dropped, as a thumbnail, or as what its bytes are instead."""
+"""One example of each drop reason: a thumbnail, or a description of the bytes if they cannot be decoded."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -8,40 +8,24 @@ from typing import TypeVar
 
 from fineclip.errors import DataError, ShardError
 from fineclip.report.funnel import Funnel
-from fineclip.report.gallery import data_uri, evenly
-from fineclip.report.reading import Ledger, Place
-from fineclip.shards import (
-    CaptionRow,
-    DetectRow,
-    FilterRow,
-    PackRow,
-    PieceReader,
-    Row,
-    SelectRow,
-    SourceRow,
-    read_rows,
-)
+from fineclip.report.kept_samples import data_uri, evenly
+from fineclip.report.result_files import ProblemLog, ResultPaths
+from fineclip.shards import PieceReader, Row, SelectRow, SourceRow, read_rows
 from fineclip.shards.images import decode, read_header
+from fineclip.stages.declaration import lineage, stages
 
 R = TypeVar("R", bound=Row)
 
-ROWS: Mapping[str, type[Row]] = {
-    "source": SourceRow,
-    "filter": FilterRow,
-    "detect": DetectRow,
-    "caption": CaptionRow,
-    "pack": PackRow,
-}
-MOST_SHARDS = 8  # looked into for examples
+MOST_SHARDS = 8  # shards that are searched for examples
 MOST_TILES = 16
-MOST_BYTES = 32_000_000  # of one example
+MOST_BYTES = 32_000_000  # of one image
 READABLE = re.compile(rb"[\t\r\n\x20-\x7e]{12,}")
 BEGINNING = 36
 
 
 @dataclass(frozen=True)
 class Example:
-    """A sample that a stage dropped."""
+    """Key of a sample that a stage dropped, and the reason."""
 
     stage: str
     reason: str
@@ -51,7 +35,16 @@ class Example:
 
 @dataclass(frozen=True)
 class DroppedTile:
-    """An example as it is shown. `picture` is a data URI, empty where nothing can be shown; `note` says why, or the size."""
+    """Dropped sample as the page shows it.
+
+    Attributes:
+        stage: Stage that dropped it.
+        reason: Drop reason.
+        key: Key of the sample.
+        picture: Data URI of the thumbnail; empty if the image cannot be decoded.
+        note: Size of the image, or why there is no thumbnail.
+        caption: First caption.
+    """
 
     stage: str
     reason: str
@@ -61,23 +54,41 @@ class DroppedTile:
     caption: str
 
 
-def dropped_tiles(funnel: Funnel, folders: Mapping[str, Path], place: Place, ledger: Ledger) -> tuple[DroppedTile, ...]:
-    """An example of each reason that the funnel counts, in the order of the stages."""
-    examples = list(_examples(funnel, folders, place, ledger))[:MOST_TILES]
+def dropped_tiles(
+    funnel: Funnel, folders: Mapping[str, Path], place: ResultPaths, problems_log: ProblemLog
+) -> tuple[DroppedTile, ...]:
+    """Return one example of each reason that the funnel counts, in the order of the stages.
+
+    Args:
+        funnel: Counts of the stages.
+        folders: Folder of each stage's manifests.
+        place: Folders of the data set.
+        problems_log: Receives what cannot be read.
+    """
+    examples = list(_examples(funnel, folders, place, problems_log))[:MOST_TILES]
     tiles: dict[Example, DroppedTile] = {}
     with PieceReader() as reader:
         for shard in dict.fromkeys(example.shard for example in examples):
             mine = {example.key: example for example in examples if example.shard == shard}
             manifest = folders["source"] / f"{shard}.json"
-            rows = ledger.attempt(f"dropped pictures of {place.shown(manifest)}", rows_of, manifest, mine.keys())
+            rows = problems_log.attempt(
+                f"dropped pictures of {place.shown(manifest)}", source_rows, manifest, mine.keys()
+            )
             for row in rows or []:
                 tiles[mine[row.key]] = dropped_tile(mine[row.key], row, reader, place.root)
     return tuple(tiles[example] for example in examples if example in tiles)
 
 
 def dropped_tile(example: Example, row: SourceRow, reader: PieceReader, root: Path) -> DroppedTile:
-    """What can be shown of one example."""
-    picture, note = _look(row, reader, root)
+    """Return the tile of one example.
+
+    Args:
+        example: Stage, reason and key.
+        row: Row of the source table.
+        reader: Reads the image.
+        root: Folder that the jobs ran in.
+    """
+    picture, note = _thumbnail(row, reader, root)
     return DroppedTile(
         stage=example.stage,
         reason=example.reason,
@@ -88,41 +99,48 @@ def dropped_tile(example: Example, row: SourceRow, reader: PieceReader, root: Pa
     )
 
 
-def _examples(funnel: Funnel, folders: Mapping[str, Path], place: Place, ledger: Ledger) -> Iterator[Example]:
-    for name, row_type in ROWS.items():
-        if name == "detect":  # a scale is drawn from the filter tables, so its reasons come between the two
-            yield from _select_examples(funnel, place, ledger)
-        sought = set(funnel.stage(name).dropped)
+def _examples(
+    funnel: Funnel, folders: Mapping[str, Path], place: ResultPaths, problems_log: ProblemLog
+) -> Iterator[Example]:
+    for name in lineage("pack"):
+        if name == "detect":  # scales are selected from the filter tables, before detection
+            yield from _select_examples(funnel, place, problems_log)
+        row_type, sought = stages()[name].row, set(funnel.stage(name).dropped)
+        assert row_type is not None, name
         for shard in evenly(funnel.shards, MOST_SHARDS):
             manifest = folders[name] / f"{shard}.json"
             if not sought or not manifest.is_file():
                 continue
-            found = ledger.attempt(f"table of {place.shown(manifest)}", first_of_each, manifest, row_type, sought)
+            found = problems_log.attempt(
+                f"table of {place.shown(manifest)}", first_row_by_reason, manifest, row_type, sought
+            )
             for reason, row in (found or {}).items():
                 sought.discard(reason)
                 yield Example(name, reason, shard, row.key)
 
 
-def _select_examples(funnel: Funnel, place: Place, ledger: Ledger) -> Iterator[Example]:
+def _select_examples(funnel: Funnel, place: ResultPaths, problems_log: ProblemLog) -> Iterator[Example]:
     sought = {reason for scale in funnel.scales for reason in scale.dropped}
     for scale in sorted(funnel.scales, key=lambda scale: scale.kept or 0):
         wanted = sought & set(scale.dropped)
         manifest = place.data("select", f"{scale.name}.json")
         if not wanted or not manifest.is_file():
             continue
-        found = ledger.attempt(f"table of {place.shown(manifest)}", first_of_each, manifest, SelectRow, wanted)
+        found = problems_log.attempt(
+            f"table of {place.shown(manifest)}", first_row_by_reason, manifest, SelectRow, wanted
+        )
         for reason, row in (found or {}).items():
             sought.discard(reason)
             yield Example("select", reason, row.shard, row.key)
 
 
-def rows_of(manifest: Path, keys: Collection[str]) -> list[SourceRow]:
-    """The source rows of some samples."""
+def source_rows(manifest: Path, keys: Collection[str]) -> list[SourceRow]:
+    """Return the source rows of the given keys."""
     return [row for row in read_rows(manifest, SourceRow) if row.key in keys]
 
 
-def first_of_each(manifest: Path, row_type: type[R], reasons: Collection[str]) -> dict[str, R]:
-    """The first row of each reason; stops as soon as every one was met."""
+def first_row_by_reason(manifest: Path, row_type: type[R], reasons: Collection[str]) -> dict[str, R]:
+    """Return the first row of each reason; reading stops when each is found."""
     open_reasons, found = set(reasons), {}
     for row in read_rows(manifest, row_type):
         if row.reason in open_reasons:
@@ -133,8 +151,8 @@ def first_of_each(manifest: Path, row_type: type[R], reasons: Collection[str]) -
     return found
 
 
-def _look(row: SourceRow, reader: PieceReader, root: Path) -> tuple[str, str]:
-    """Picture and note of a source row; no picture where there is none to decode."""
+def _thumbnail(row: SourceRow, reader: PieceReader, root: Path) -> tuple[str, str]:
+    """Return thumbnail and note of a source row; the thumbnail is empty if the image cannot be decoded."""
     if row.file is None:
         return "", row.error or "has no image"
     try:
@@ -144,12 +162,12 @@ def _look(row: SourceRow, reader: PieceReader, root: Path) -> tuple[str, str]:
     try:
         image = decode(content)
     except DataError as error:
-        return "", what_it_is(content, str(error))
+        return "", describe_bytes(content, str(error))
     return data_uri(image), size_text(image.width, image.height)
 
 
-def what_it_is(content: bytes, why: str) -> str:
-    """Bytes that are no picture, in a few words: empty, a text that begins so, a picture cut short, or `why`."""
+def describe_bytes(content: bytes, why: str) -> str:
+    """Describe bytes that are not an image: empty, text, a truncated image, or `why`."""
     if not content:
         return "an empty file"
     if READABLE.match(content):
@@ -163,5 +181,5 @@ def what_it_is(content: bytes, why: str) -> str:
 
 
 def size_text(width: int, height: int) -> str:
-    """120 x 80 px, with a proper cross."""
+    """Return the size of an image with a multiplication sign."""
     return f"{width} \N{MULTIPLICATION SIGN} {height} px"

@@ -1,6 +1,6 @@
-"""Line charts as SVG, drawn by hand: crisp at any size, coloured by the page's CSS, without a library.
+"""Line charts as SVG, colored by the CSS of the page.
 
-Every text goes through `escape`. Coordinates are user units of the viewBox, which the page shows at about a pixel each.
+Every text goes through `escape`. Coordinates are user units of the viewBox, about one pixel each on the page.
 """
 
 import math
@@ -17,7 +17,7 @@ CHARACTER = 6.1  # width of one of their characters
 
 
 class Point(NamedTuple):
-    """A value with the range it was seen in; `note` is what the pointer shows over it."""
+    """Value with the range over seeds; `note` is the tooltip."""
 
     x: float
     y: float
@@ -28,7 +28,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Series:
-    """One or more lines of one name and colour (a CSS class); the label at the right edge says the last value."""
+    """Lines of one name and color (a CSS class); the label at the right edge states the last value."""
 
     name: str
     css: str
@@ -38,14 +38,14 @@ class Series:
 
     @property
     def last(self) -> float:
-        """Where the label stands: the mean of the last values."""
+        """Height of the label: the mean of the last values."""
         ends = [strand[-1].y for strand in self.strands if strand]
         return sum(ends) / len(ends)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A dashed level line over the whole width."""
+    """Dashed horizontal line over the whole width."""
 
     css: str
     y: float
@@ -54,7 +54,13 @@ class Reference:
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis says. `ticks` are (value, text) pairs; `is_log` spaces them by their logarithms."""
+    """Label and ticks of an axis.
+
+    Attributes:
+        label: Text of the axis.
+        ticks: Pairs of value and text.
+        is_log: Whether the scale is logarithmic.
+    """
 
     label: str
     ticks: tuple[tuple[float, str], ...] = ()
@@ -63,7 +69,16 @@ class Axis:
 
 @dataclass(frozen=True)
 class Chart:
-    """Everything that one picture shows. `title` stands above it, `summary` is read aloud in place of the picture."""
+    """Content of one chart.
+
+    Attributes:
+        title: Heading.
+        summary: Text for screen readers.
+        x: Horizontal axis.
+        y: Vertical axis.
+        series: Lines.
+        references: Dashed lines.
+    """
 
     title: str
     summary: str
@@ -74,7 +89,7 @@ class Chart:
 
 
 class Scale(NamedTuple):
-    """From values to user units, linear in the value or in its logarithm."""
+    """Map from values to user units, linear in the value or its logarithm."""
 
     low: float
     high: float
@@ -83,13 +98,13 @@ class Scale(NamedTuple):
     is_log: bool = False
 
     def __call__(self, value: float) -> float:
-        """Where a value lies."""
+        """Return the position of a value."""
         low, high, value = (math.log(v) for v in (self.low, self.high, value)) if self.is_log else (*self[:2], value)
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
 
 def line_chart(chart: Chart) -> Markup:
-    """The chart as an SVG element."""
+    """Return the chart as an SVG element."""
     points = [point for series in chart.series for strand in series.strands for point in strand]
     y_ticks = nice_ticks(0.0, max([p.high for p in points] + [r.y for r in chart.references], default=1.0))
     labels = [*(series.label for series in chart.series), *(reference.label for reference in chart.references)]
@@ -108,7 +123,12 @@ def line_chart(chart: Chart) -> Markup:
 
 
 def nice_ticks(low: float, high: float, *, most: int = 5) -> list[float]:
-    """Round values at equal steps of 1, 2 or 5 times a power of ten, the last one at or above `high`."""
+    """Return round values in steps of 1, 2 or 5 times a power of ten; the last is at or above `high`.
+
+    Example:
+        >>> nice_ticks(0, 26.6)
+        [0, 10, 20, 30]
+    """
     span = high - low
     if not math.isfinite(span) or span <= 0:
         return [low, low + 1]
@@ -120,7 +140,7 @@ def nice_ticks(low: float, high: float, *, most: int = 5) -> list[float]:
 
 
 def spread_apart(wanted: Sequence[float], gap: float, *, low: float, high: float) -> list[float]:
-    """Positions as near to the wanted ones as a least gap allows, in the same order, inside `low` to `high` if they fit."""
+    """Return positions close to the wanted ones with a minimum gap, in the same order, within `low` to `high` if they fit."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     placed = [0.0] * len(wanted)
     above = -math.inf
@@ -133,7 +153,7 @@ def spread_apart(wanted: Sequence[float], gap: float, *, low: float, high: float
 
 
 def thinned(points: Sequence[Point], most: int = 160) -> tuple[Point, ...]:
-    """At most so many points: the means of equal runs of neighbours, the last one kept as it is."""
+    """Return at most `most` points: means of equal runs of neighbors; the last point is kept."""
     if len(points) <= most:
         return tuple(points)
     *head, last = points
@@ -147,7 +167,7 @@ def thinned(points: Sequence[Point], most: int = 160) -> tuple[Point, ...]:
 
 
 def tick_text(value: float) -> str:
-    """As short as it is exact: 0, 0.5, 20, 1,000."""
+    """Return the shortest exact text of a tick: 0, 0.5, 20, 1,000."""
     return f"{value:,.10g}"
 
 
@@ -210,7 +230,7 @@ def _lines(series: Series, x: Scale, y: Scale) -> Markup:
 
 
 def _labels(chart: Chart, y: Scale, right: float) -> Markup:
-    """Names at the right edge beside the ends of their lines, moved apart where they would overlap."""
+    """Return the names at the right edge beside the ends of their lines, moved apart where they would overlap."""
     items = [(y(s.last), s.css, s.label) for s in chart.series if any(s.strands)]
     items += [(y(r.y), f"quiet {r.css}", r.label) for r in chart.references]
     heights = spread_apart([item[0] for item in items], LABEL_GAP, low=TOP, high=HEIGHT - BOTTOM + 2)

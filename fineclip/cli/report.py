@@ -1,4 +1,4 @@
-"""Verbs that people call rather than rules: the report, and the configuration as a page to read."""
+"""Verbs `report` and `config`."""
 
 import argparse
 import logging
@@ -12,9 +12,9 @@ log = logging.getLogger(__name__)
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """report, config."""
-    verb = add_verb(verbs, "report", _report, about="put together the report of what there is")
-    verb.add_argument("--output", type=Path, required=True, metavar="FILE", help="the page")
+    """Add `report` and `config`."""
+    verb = add_verb(verbs, "report", _report, about="write the report of a data set and its runs")
+    verb.add_argument("--output", type=Path, required=True, metavar="FILE", help="HTML file")
 
     verb = add_verb(
         verbs,

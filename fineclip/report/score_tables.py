@@ -1,22 +1,21 @@
-"""Scores as tables: a row for chance, each pretrained encoder, and each method at each scale over its seeds.
+"""Scores as tables: one row for chance, each pretrained encoder, and each method at each scale over its seeds.
 
-A table is one protocol: results that differ in the benchmark's version, its configuration or the resolution never share
-one.
+A table is one protocol: results that differ in version, configuration or image size never share one.
 """
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from fineclip.config import Config
 from fineclip.identity import canonical
-from fineclip.report.reading import Result
+from fineclip.report.result_files import Result
 from fineclip.report.runs import RunRecord
 
 
 class Protocol(NamedTuple):
-    """What makes two scores comparable. `image_size` is the side of the square that images are resized to, pixels."""
+    """What makes two scores comparable; `image_size` is the side of the square in pixels."""
 
     benchmark: str
     version: int
@@ -26,7 +25,15 @@ class Protocol(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one row in percent, over its seeds. `spread` is their standard deviation, None for a single one."""
+    """One metric of one row in percent, over its seeds.
+
+    Attributes:
+        mean: Mean over seeds.
+        low: Lowest seed.
+        high: Highest seed.
+        spread: Sample standard deviation; None for a single seed.
+        is_best: Whether it is the highest of its column as printed.
+    """
 
     mean: float
     low: float
@@ -37,9 +44,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A row. `method`, `scale` and `images` are None for what was not trained; `seeds` counts the runs behind it.
+    """Row of a table.
 
-    `method` is the run's recipe: a variant's name follows its method's.
+    Attributes:
+        kind: Chance, untrained or trained.
+        cells: Cell of each metric.
+        encoder: Encoder; None for chance.
+        method: Method, followed by the name of a variant; None if not trained.
+        scale: Scale; None if not trained.
+        images: Number of images of the scale; None if not trained or unknown.
+        seeds: Number of runs.
     """
 
     kind: Literal["chance", "untrained", "trained"]
@@ -53,7 +67,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """One protocol. `cases` are the images, boxes or texts that each metric was counted over: lowest and highest."""
+    """Scores of one protocol.
+
+    Attributes:
+        protocol: What the scores have in common.
+        config: Section of the benchmark.
+        metrics: Columns in order.
+        cases: Lowest and highest number of images, boxes or texts behind each metric.
+        lines: Rows in order.
+    """
 
     protocol: Protocol
     config: Mapping[str, Any]
@@ -62,7 +84,7 @@ class Table:
     lines: tuple[Line, ...]
 
     def cell(self, line: Line, metric: str) -> Cell | None:
-        """One metric of a row, None where it was not measured."""
+        """Return one metric of a row; None if it was not measured."""
         return line.cells.get(metric)
 
 
@@ -70,12 +92,12 @@ Scored = tuple[RunRecord, Result]
 
 
 def score_tables(config: Config, records: Sequence[RunRecord], images: Mapping[str, int | None]) -> tuple[Table, ...]:
-    """Every table, in the order of the planned benchmarks.
+    """Return all tables, in the order of the planned benchmarks.
 
     Args:
-        config: what was planned.
-        records: every run with its results.
-        images: how many images each scale has.
+        config: Validated configuration.
+        records: Planned runs with their results.
+        images: Number of images of each scale.
     """
     by_protocol: dict[Protocol, list[Scored]] = {}
     for benchmark in config.plan.benchmarks:
@@ -87,14 +109,19 @@ def score_tables(config: Config, records: Sequence[RunRecord], images: Mapping[s
 
 
 def protocol_of(result: Result, benchmark: str, record: RunRecord, config: Config) -> Protocol:
-    """What a result may be compared within. A size that the benchmark leaves open is the encoder's."""
+    """Return the protocol of a result. If the benchmark names no image size, it is the encoder's."""
     own_size = result.config.get("image_size")
     size = own_size if isinstance(own_size, int) else config.encoders[record.run.encoder].image_size
     return Protocol(benchmark, result.version, canonical(result.config), size)
 
 
 def aggregate(values: Sequence[float]) -> Cell:
-    """Mean and spread of the scores of several seeds."""
+    """Return mean, range and standard deviation over seeds.
+
+    Example:
+        >>> aggregate([10.0, 14.0])
+        Cell(mean=12.0, low=10.0, high=14.0, spread=2.8284271247461903, is_best=False)
+    """
     spread = statistics.stdev(values) if len(values) > 1 else None
     return Cell(statistics.fmean(values), min(values), max(values), spread)
 
@@ -117,7 +144,7 @@ def _chance(scored: Iterable[Scored]) -> list[Line]:
 
 
 def _lines(scored: Sequence[Scored], images: Mapping[str, int | None]) -> list[Line]:
-    """One for each encoder, method and scale: the untrained first, then method by method, smaller scales first."""
+    """Return one row for each encoder, method and scale: untrained first, then method by method, small scales first."""
     groups: dict[tuple[str | None, str, str | None], list[Scored]] = {}
     for record, result in scored:
         groups.setdefault((record.run.recipe, record.run.encoder, record.run.scale), []).append((record, result))
@@ -143,24 +170,16 @@ def _lines(scored: Sequence[Scored], images: Mapping[str, int | None]) -> list[L
 
 
 def _with_best(lines: Sequence[Line], metrics: Sequence[str]) -> list[Line]:
-    """The same rows with the highest cell of each metric marked, as it reads: ties of what is shown are all marked."""
+    """Return the rows with the highest cell of each metric marked; cells that print the same number are all marked."""
     highest = {
         metric: max((round(line.cells[metric].mean, 1) for line in lines if _competes(line, metric)), default=None)
         for metric in metrics
     }
     marked = []
     for line in lines:
-        cells = {
-            metric: Cell(
-                cell.mean,
-                cell.low,
-                cell.high,
-                cell.spread,
-                is_best=_competes(line, metric) and round(cell.mean, 1) == highest[metric],
-            )
-            for metric, cell in line.cells.items()
-        }
-        marked.append(Line(line.kind, cells, line.encoder, line.method, line.scale, line.images, line.seeds))
+        best = {m for m, cell in line.cells.items() if _competes(line, m) and round(cell.mean, 1) == highest[m]}
+        cells = {metric: replace(cell, is_best=metric in best) for metric, cell in line.cells.items()}
+        marked.append(replace(line, cells=cells))
     return marked
 
 

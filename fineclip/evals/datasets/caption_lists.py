@@ -1,11 +1,11 @@
-"""Layouts caption_list and karpathy: JSON files that name images one by one, each with its captions.
+"""Layouts caption_list and karpathy: JSON files that list images with their captions.
 
     caption_list    [{"image": "1007129816.jpg", "caption": ["A man …", …]}, …], the authors' flickr30k_test.json, coco_test.json
     karpathy        {"images": [{"filepath": "val2014", "filename": …, "split": "test", "sentences": [{"raw": …}, …]}, …]};
                     Flickr30k has no `filepath`
 
-All captions of an image count, as FineCLIP's test_flickr.py and test_mscoco.py take them: of COCO's test split some images
-have six or seven. (Others keep the first five.)
+All captions of an image count, as in FineCLIP's test_flickr.py and test_mscoco.py: some images of COCO's test split have six
+or seven. Other evaluations keep the first five.
 """
 
 from collections.abc import Iterator
@@ -14,22 +14,22 @@ from typing import Any, NamedTuple
 
 from fineclip.config import CaptionList, Karpathy
 from fineclip.errors import DataError
-from fineclip.evals.sources.picture import Contents, Picture, picture_of
+from fineclip.evals.datasets.benchmark_image import Contents, read_image
 from fineclip.shards import sha256_of
 from fineclip.stages.source.coco import Document, Entry
 from fineclip.stages.source.samples import fingerprint
 from fineclip.stages.source.texts import captions_of, to_valid_utf8
 
 
-class Listed(NamedTuple):
-    """An image that a list names: where it lies, and its captions."""
+class ListedImage(NamedTuple):
+    """Path and captions of an image that a list names."""
 
     path: Path
     captions: list[str]
 
 
-def list_inputs(source: CaptionList | Karpathy, listed: list[Listed]) -> dict[str, str]:
-    """What the index is made of: the hash of the JSON, and of the names and sizes of the images that it names."""
+def list_inputs(source: CaptionList | Karpathy, listed: list[ListedImage]) -> dict[str, str]:
+    """Return the hash of the JSON, and of the names and sizes of the images that it names."""
     folder, annotations = Path(source.root) / source.images, Path(source.root) / source.annotations
     sizes = {one.path.relative_to(folder).as_posix(): one.path.stat().st_size for one in listed}
     return {
@@ -38,28 +38,24 @@ def list_inputs(source: CaptionList | Karpathy, listed: list[Listed]) -> dict[st
     }
 
 
-def list_contents(listed: list[Listed]) -> Contents:
-    """Every image of a list with all of its captions that are not blank; no classes.
+def list_contents(listed: list[ListedImage]) -> Contents:
+    """Return every image of a list with its captions; no classes. Each image is read when it is asked for."""
+    return Contents([], (read_image(one.path, captions=one.captions) for one in listed))
+
+
+def listed_images(source: CaptionList | Karpathy) -> list[ListedImage]:
+    """Return the images of a list, or of the configured split, in the order of the file.
 
     Raises:
-        DataError: an image cannot be read.
-    """
-    return Contents([], _pictures(listed))
-
-
-def listed_images(source: CaptionList | Karpathy) -> list[Listed]:
-    """The images of a list, or of the split that is asked for, in the order of the file.
-
-    Raises:
-        DataError: the file is no such list, an entry lacks a key, or an image is absent or named twice.
+        DataError: The file is not such a list, an entry lacks a key, or an image is absent or named twice.
     """
     document, folder = Document(Path(source.root) / source.annotations), Path(source.root) / source.images
-    found: dict[Path, Listed] = {}
+    found: dict[Path, ListedImage] = {}
     for entry, key, name, texts in _entries(source, document):
-        path = _place(entry, key, name, folder)
+        path = _image_path(entry, key, name, folder)
         if path in found:
             raise entry.wrong(key, "an image of its own: another entry has it too")
-        found[path] = Listed(path, [text for text in captions_of(texts) if text])
+        found[path] = ListedImage(path, [text for text in captions_of(texts) if text])
     if not found:
         of = f"of the split {source.split!r}" if isinstance(source, Karpathy) else "at all"
         raise DataError(f"{document.path}: names no image {of}. Is it the right file?")
@@ -69,7 +65,7 @@ def listed_images(source: CaptionList | Karpathy) -> list[Listed]:
 def _entries(
     source: CaptionList | Karpathy, document: Document
 ) -> Iterator[tuple[Entry, str, PurePosixPath, list[str]]]:
-    """Each entry, the key that names its image, the path it names, its captions."""
+    """Yield each entry, the key that names its image, the path and the captions."""
     if isinstance(source, CaptionList):
         for entry in document.rows():
             yield entry, "image", PurePosixPath(entry.text("image")), _texts(entry, "caption")
@@ -81,7 +77,7 @@ def _entries(
 
 
 def _texts(entry: Entry, key: str) -> list[str]:
-    """The captions of an entry of the authors' lists; a single text counts as one."""
+    """Return the captions of an entry of the authors' lists; a single text counts as one."""
     values: Any = entry.values.get(key)
     if isinstance(values, str):
         return [values]
@@ -100,13 +96,9 @@ def _sentences(entry: Entry) -> list[str]:
     return [value["raw"] for value in values]
 
 
-def _place(entry: Entry, key: str, name: PurePosixPath, folder: Path) -> Path:
-    """Where an image lies, which is inside the folder."""
+def _image_path(entry: Entry, key: str, name: PurePosixPath, folder: Path) -> Path:
+    """Return the path of an image, which must be inside the folder."""
     text = name.as_posix()
     if name.is_absolute() or ".." in name.parts or to_valid_utf8(text) != text or not (folder / name).is_file():
         raise entry.wrong(key, f"an image in {folder}, where {text!r:.100} is not")
     return folder / name
-
-
-def _pictures(listed: list[Listed]) -> Iterator[Picture]:
-    return (picture_of(one.path, captions=one.captions) for one in listed)

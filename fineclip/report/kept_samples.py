@@ -1,4 +1,4 @@
-"""Contact sheets: packed samples with their boxes and captions, chosen evenly and by no one's taste."""
+"""Contact sheet: packed samples with their boxes and captions, evenly spaced over the shards."""
 
 import base64
 import io
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from PIL import Image
 
-from fineclip.report.reading import Ledger, Place
+from fineclip.report.result_files import ProblemLog, ResultPaths
 from fineclip.shards import PackRow, PieceReader, kept_rows, read_sample
 from fineclip.shards.images import decode
 from fineclip.types import Region, Sample
@@ -17,14 +17,14 @@ from fineclip.types import Region, Sample
 T = TypeVar("T")
 
 TILES = 12
-MOST_REGIONS = 6  # shown of an image; more cover one another
+MOST_REGIONS = 6  # drawn on one image; more would cover each other
 LONGEST_SIDE_PX = 360
 JPEG_QUALITY = 80
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A region as it is drawn: x, y, width and height in pixels of the stored image."""
+class RegionMark:
+    """Box of a region with its caption: x, y, width and height in pixels of the stored image; `about` is the tooltip."""
 
     x: float
     y: float
@@ -36,25 +36,35 @@ class Mark:
 
 @dataclass(frozen=True)
 class Tile:
-    """One packed sample. `picture` is a data URI, `width` and `height` those of the stored image in pixels."""
+    """Packed sample as the page shows it.
+
+    Attributes:
+        key: Key of the sample.
+        picture: Data URI of the thumbnail.
+        width: Width of the stored image, pixels.
+        height: Height of the stored image, pixels.
+        captions: All captions.
+        marks: Regions that are drawn.
+        more_regions: Number of regions that are not drawn.
+    """
 
     key: str
     picture: str
     width: int
     height: int
     captions: tuple[str, ...]
-    marks: tuple[Mark, ...]
+    marks: tuple[RegionMark, ...]
     more_regions: int
 
 
-def kept_tiles(packed: Path, shards: Sequence[str], place: Place, ledger: Ledger) -> tuple[Tile, ...]:
-    """Samples spread evenly over the packed shards that are there.
+def kept_tiles(packed: Path, shards: Sequence[str], place: ResultPaths, problems_log: ProblemLog) -> tuple[Tile, ...]:
+    """Return samples that are evenly spaced over the packed shards that exist.
 
     Args:
-        packed: folder of the pack manifests.
-        shards: names of the shards.
-        place: the data set.
-        ledger: takes what cannot be read.
+        packed: Folder of the pack manifests.
+        shards: Names of the planned shards.
+        place: Folders of the data set.
+        problems_log: Receives what cannot be read.
     """
     there = [shard for shard in shards if (packed / f"{shard}.json").is_file()]
     chosen = evenly(there, TILES)
@@ -64,20 +74,25 @@ def kept_tiles(packed: Path, shards: Sequence[str], place: Place, ledger: Ledger
             wanted = -(-(TILES - len(tiles)) // (len(chosen) - index))
             manifest = packed / f"{shard}.json"
             what = f"pictures of {place.shown(manifest)}"
-            found = ledger.attempt(what, _tiles, manifest, wanted, reader)
+            found = problems_log.attempt(what, _tiles, manifest, wanted, reader)
             tiles.extend(found or [])
     return tuple(tiles)
 
 
 def evenly(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of the items, at equal distances."""
+    """Return at most `most` of the items, evenly spaced.
+
+    Example:
+        >>> evenly(range(10), 2)
+        [2, 7]
+    """
     if len(items) <= most:
         return list(items)
     return [items[(2 * index + 1) * len(items) // (2 * most)] for index in range(most)]
 
 
 def data_uri(image: Image.Image) -> str:
-    """The image, not larger than the page needs it, as a JPEG inside its own address."""
+    """Return the image as the data URI of a small JPEG."""
     small = image.convert("RGB")
     small.thumbnail((LONGEST_SIDE_PX, LONGEST_SIDE_PX), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -92,7 +107,7 @@ def _tiles(manifest: Path, wanted: int, reader: PieceReader) -> list[Tile]:
 
 
 def tile_of(sample: Sample) -> Tile:
-    """One sample, its best regions first as they were stored."""
+    """Return the tile of one sample; its first regions are drawn."""
     shown = sample.regions[:MOST_REGIONS]
     return Tile(
         key=sample.key,
@@ -105,9 +120,9 @@ def tile_of(sample: Sample) -> Tile:
     )
 
 
-def _mark(region: Region) -> Mark:
+def _mark(region: Region) -> RegionMark:
     box = region.box
-    return Mark(
+    return RegionMark(
         x=box.x1,
         y=box.y1,
         width=box.width,

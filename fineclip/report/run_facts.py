@@ -1,4 +1,4 @@
-"""What was run, as a list of facts: the plan, and of each part what differs from its defaults."""
+"""The plan as a list of facts, each with the keys that differ from their defaults."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -7,16 +7,17 @@ from typing import Any
 from pydantic import BaseModel
 
 from fineclip.config import Config, WeightsConfig
+from fineclip.evals.benchmarks import benchmark_of
 from fineclip.identity import identity
-from fineclip.report.wording import KIND_NAMES, listed, method_name, plural
+from fineclip.report.formatting import listed, method_name, plural
 
-UNTOLD = {"weights", "tokenizer", "kind", "engine", "layout", "source"}  # told in other words
+STATED_ELSEWHERE = {"weights", "tokenizer", "kind", "engine", "layout", "source"}  # stated in words
 LONGEST_VALUE = 60  # characters; longer ones are in the configuration at the end of the page
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A name, what was chosen, and the keys that differ from their defaults."""
+    """Name, chosen value, and the keys that differ from their defaults."""
 
     name: str
     value: str
@@ -24,7 +25,7 @@ class Fact:
 
 
 def facts(config: Config) -> tuple[Fact, ...]:
-    """The plan from the data to the benchmarks."""
+    """Return the plan from the data to the benchmarks."""
     return (*_data(config), *_training(config), *_benchmarks(config))
 
 
@@ -32,7 +33,9 @@ def _data(config: Config) -> Iterator[Fact]:
     detector, captioner = config.detect[config.regions], config.caption[config.captions]
     yield Fact("Data", f"{config.dataset.folder}, from {config.source.kind}", _changed(config.source))
     yield Fact(
-        "Filter", f"shorter side at least {config.filter.min_side_px} px", _changed(config.filter, told={"min_side_px"})
+        "Filter",
+        f"shorter side at least {config.filter.min_side_px} px",
+        _changed(config.filter, stated={"min_side_px"}),
     )
     yield Fact("Regions", _by(config.regions, detector.engine), _changed(detector))
     yield Fact("Captions", _by(config.captions, captioner.engine), _changed(captioner))
@@ -51,9 +54,9 @@ def _training(config: Config) -> Iterator[Fact]:
             "Variant", method_name(f"{variant.method} {name}"), tuple(flat({**variant.options, **variant.train}))
         )
     length = plural(train.max_steps, "step") if train.max_steps else plural(train.epochs, "epoch")
-    told = f"{length} in steps of {plural(train.batch_size, 'image')}, learning rate {train.learning_rate:g}"
+    text = f"{length} in steps of {plural(train.batch_size, 'image')}, learning rate {train.learning_rate:g}"
     named = {"batch_size", "epochs", "max_steps", "learning_rate", "seed"}
-    yield Fact("Training", told, _changed(train, told=named))
+    yield Fact("Training", text, _changed(train, stated=named))
     yield Fact("Scales", listed([_scale(name, config) for name in plan.scales]))
     yield Fact("Seeds", listed([str(seed) for seed in plan.seeds]))
 
@@ -62,12 +65,14 @@ def _benchmarks(config: Config) -> Iterator[Fact]:
     for name in config.plan.benchmarks:
         benchmark = config.benchmarks[name]
         yield Fact(
-            "Benchmark", f"{name}: {KIND_NAMES[benchmark.kind]} on {benchmark.source.layout}", _changed(benchmark)
+            "Benchmark",
+            f"{name}: {benchmark_of(benchmark.kind).title} on {benchmark.source.layout}",
+            _changed(benchmark),
         )
 
 
 def origin(weights: WeightsConfig) -> str:
-    """Where weights come from, in a few words."""
+    """Return the source of weights in a few words."""
     if weights.shipped:
         return "shipped with the package"
     if weights.hub:
@@ -76,7 +81,12 @@ def origin(weights: WeightsConfig) -> str:
 
 
 def flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Every leaf of a map of maps with its dotted name."""
+    """Yield each leaf of nested maps with its dotted name.
+
+    Example:
+        >>> list(flat({"a": {"b": 1}, "c": 0.5}))
+        [('a.b', '1'), ('c', '0.5')]
+    """
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{above}{name}.")
@@ -90,9 +100,11 @@ def _by(name: str, engine: str) -> str:
     return name if name == engine else f"{name}, by {engine}"
 
 
-def _changed(section: BaseModel, *, told: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
-    """The keys that differ from their defaults, but for those that were told in words."""
-    shown = {name: value for name, value in identity(section).items() if name not in UNTOLD and name not in told}
+def _changed(section: BaseModel, *, stated: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
+    """Return the keys that differ from their defaults, except those that the fact already states."""
+    shown = {
+        name: value for name, value in identity(section).items() if name not in STATED_ELSEWHERE and name not in stated
+    }
     return tuple((name, value) for name, value in flat(shown) if len(value) <= LONGEST_VALUE)
 
 

@@ -1,6 +1,8 @@
-"""How numbers and names read on the page: units held to their numbers, full words, the same word everywhere."""
+"""Numbers and names as text. A number and its unit are joined by a no-break space."""
 
 from collections.abc import Sequence
+
+from fineclip.evals.benchmarks import KINDS, benchmark_of
 
 NBSP = "\u00a0"  # a space at which no line breaks
 MISSING = "\u2013"
@@ -15,40 +17,32 @@ METHOD_NAMES = {
 }
 UNTRAINED, CHANCE = "pretrained encoder", "chance"
 
-METRIC_PHRASES = {  # what a score says, as the verb and object of a sentence
-    "things/top1": "names {value} of the things in their boxes",
-    "stuff/top1": "names {value} of the stuff in its boxes",
-    "all/top1": "names {value} of what is in the boxes",
-    "image_to_text/R@1": "finds a right caption at the first guess for {value} of the images",
-    "text_to_image/R@1": "finds the right image at the first guess for {value} of the captions",
-}
-KIND_NAMES = {"boxes": "box classification", "retrieval": "image-text retrieval"}
 LEAF_NAMES = {"top1": "top 1", "top5": "top 5"}
 
 
 def method_name(recipe: str) -> str:
-    """As its authors write it, with the name of a variant: FineCLIP, FineCLIP distill."""
+    """Return the name of a method as its authors write it, and of a variant: FineCLIP, FineCLIP distill."""
     method, *variant = recipe.split(" ", maxsplit=1)
     return " ".join([METHOD_NAMES.get(method, method), *variant])
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """26.63 -> 26.6 %."""
+    """Return 26.63 as 26.6 %."""
     return f"{value:.{digits}f}{NBSP}%"
 
 
 def count(number: int) -> str:
-    """12345 -> 12,345."""
+    """Return 12345 as 12,345."""
     return f"{number:,}"
 
 
 def plural(number: int, word: str) -> str:
-    """1 image, 2,000 images."""
+    """Return the number with its noun: 1 image, 2,000 images."""
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 
 
 def duration(seconds: float) -> str:
-    """Two figures that a person grasps: 0.4 s, 12 s, 3 min 20 s, 5 h 12 min."""
+    """Return seconds as 0.4 s, 12 s, 3 min 20 s or 5 h 12 min."""
     if seconds < 9.95:
         return f"{seconds:.1f}{NBSP}s"
     whole = round(seconds)
@@ -60,31 +54,33 @@ def duration(seconds: float) -> str:
 
 
 def memory(megabytes: float) -> str:
-    """640 MB, 1.7 GB."""
+    """Return megabytes as 640 MB or 1.7 GB; a GB is 1,000 MB."""
     return f"{megabytes:.0f}{NBSP}MB" if megabytes < 1000 else f"{megabytes / 1000:.1f}{NBSP}GB"
 
 
 def listed(words: Sequence[str]) -> str:
-    """A, B and C."""
+    """Return the words as A, B and C."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def metric_parts(metric: str) -> tuple[str, str]:
-    """Group and leaf of a metric's name as words: image_to_text/R@1 -> (image to text, R@1)."""
+    """Return group and leaf of a metric as words: image_to_text/R@1 gives (image to text, R@1)."""
     group, slash, leaf = metric.rpartition("/")
     return (group.replace("_", " ") if slash else "", LEAF_NAMES.get(leaf, leaf.replace("_", " ")))
 
 
 def metric_name(metric: str) -> str:
-    """Both parts in one."""
+    """Return group and leaf of a metric, joined."""
     return ", ".join(part for part in metric_parts(metric) if part)
 
 
 def phrase(metric: str, value: float) -> str:
-    """What a score says, ready to follow a name."""
-    return METRIC_PHRASES.get(metric, f"reaches {{value}} in {metric_name(metric)}").format(value=percent(value))
+    """Return what a score means, to be put after a name: the sentence that its benchmark declares."""
+    declared = (benchmark_of(kind).sentences.get(metric) for kind in KINDS)
+    sentence = next(filter(None, declared), f"reaches {{value}} in {metric_name(metric)}")
+    return sentence.format(value=percent(value))
 
 
 def reason(slug: str) -> str:
-    """A reason as words: caption-short -> caption short."""
+    """Return a drop reason as words: caption-short gives caption short."""
     return slug.replace("-", " ")

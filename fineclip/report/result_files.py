@@ -1,4 +1,4 @@
-"""Reading what a run left behind, piece by piece: one that is gone or damaged is written down and takes nothing with it."""
+"""Reading of result files, one at a time: an absent or damaged file is noted as a problem and affects nothing else."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class ScoreRecord(BaseModel):
-    """One number of a benchmark's file: `value` in percent over `n` cases."""
+    """One score of a score file: `value` in percent over `n` cases."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,7 +32,7 @@ class ScoreRecord(BaseModel):
 
 
 class Result(BaseModel):
-    """What `evals/<benchmark>.json` holds. `chance` is the percentage that guessing gives, by metric."""
+    """Content of `evals/<benchmark>.json`; `chance` is the percentage that guessing gives, by metric."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,7 +46,14 @@ class Result(BaseModel):
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not there or cannot be used: `what` it is, `why`, and the end of its log where there is one."""
+    """Something absent or unusable.
+
+    Attributes:
+        what: Path, run or benchmark.
+        why: What is wrong with it.
+        log_path: Log of its job, if there is one.
+        log_tail: End of that log.
+    """
 
     what: str
     why: str
@@ -55,19 +62,19 @@ class Problem:
 
 
 @dataclass
-class Ledger:
-    """Every problem met on the way, in order. Paths under `root` are named from there, as the jobs name them."""
+class ProblemLog:
+    """List of all problems in the order in which they were found. Paths are relative to `root`."""
 
     root: Path
     problems: list[Problem] = field(default_factory=list)
 
     def note(self, problem: Problem) -> None:
-        """Write it down, once."""
+        """Add a problem, once."""
         if problem not in self.problems:
             self.problems.append(problem)
 
     def attempt(self, what: str, read: Callable[P, T], *given: P.args, **named: P.kwargs) -> T | None:
-        """What `read` returns of what it is given; None, and a problem more, where the piece is absent or damaged."""
+        """Return the result of `read`; None if it fails, and note the problem."""
         try:
             return read(*given, **named)
         except (FineclipError, OSError, ValueError, KeyError, TypeError) as error:
@@ -79,63 +86,63 @@ class Ledger:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the files of one data set lie, under the folder that the jobs ran in."""
+class ResultPaths:
+    """Folders of one data set, under the folder that the jobs ran in."""
 
     root: Path
     dataset: str
 
     def data(self, *parts: str) -> Path:
-        """Under data/<dataset>."""
+        """Return a path under data/<dataset>."""
         return self.root.joinpath("data", self.dataset, *parts)
 
     def results(self, *parts: str) -> Path:
-        """Under results/<dataset>."""
+        """Return a path under results/<dataset>."""
         return self.root.joinpath("results", self.dataset, *parts)
 
     def logs(self, *parts: str) -> Path:
-        """Under logs/<dataset>."""
+        """Return a path under logs/<dataset>."""
         return self.root.joinpath("logs", self.dataset, *parts)
 
     def shown(self, path: Path) -> str:
-        """As the jobs call it: from the folder they ran in."""
+        """Return the path relative to the folder that the jobs ran in."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
 
 
-def sound_manifest(path: Path) -> Manifest:
-    """A manifest whose every field has the type that it should have.
+def read_valid_manifest(path: Path) -> Manifest:
+    """Read a manifest and check the type of every field.
 
     Raises:
-        ShardError: it is absent, no manifest, or a field of it is something else.
+        ShardError: It is absent, not a manifest, or has a field of another type.
     """
     manifest = read_manifest(path)
     try:
         return MANIFEST.validate_json(manifest.text(), strict=True)
     except ValidationError as error:
-        raise ShardError(f"{path}: is no manifest ({first_complaint(error)}). Delete it and run again.") from None
+        raise ShardError(f"{path}: is no manifest ({first_error(error)}). Delete it and run again.") from None
 
 
 def read_result(path: Path) -> Result:
-    """The scores of one run on one benchmark.
+    """Read the scores of one run on one benchmark.
 
     Raises:
-        ShardError: the file is no such thing.
+        ShardError: The file is not a score file.
     """
     try:
         return Result.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ShardError(f"{path}: holds no scores ({first_complaint(error)}). Delete it and run again.") from None
+        raise ShardError(f"{path}: holds no scores ({first_error(error)}). Delete it and run again.") from None
 
 
-def first_complaint(error: ValidationError) -> str:
-    """The first thing that is wrong, in a few words."""
+def first_error(error: ValidationError) -> str:
+    """Return the first error in a few words."""
     detail = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(map(str, detail["loc"]))
     return f"{place}: {detail['msg']}" if place else detail["msg"]
 
 
 def last_lines(path: Path, *, lines: int = 14) -> str:
-    """The end of a log without colours; of a progress bar its last state. Empty where there is no log."""
+    """Return the end of a log without colors; of a progress bar its last state. Empty if there is no log."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - MOST_TAIL_BYTES))

@@ -1,8 +1,10 @@
 """Layouts coco_panoptic and coco_captions: COCO's JSON files, a folder of images, a folder of masks.
 
-Panoptic segments become boxes. Source: CLIPSelf, training/data.py, COCOPanopticDataset. The box of a thing is the
-segment's own; that of stuff is tight around its mask. As there, crowds count like any other segment. Deviation: the box
-of a mask ends after its last pixel; theirs ends on it, and is a pixel too narrow and too low.
+Panoptic segments become boxes: a thing has the box of its segment, stuff has the tight box of its mask. Crowds count like any
+other segment.
+
+Source: CLIPSelf, training/data.py, COCOPanopticDataset. Deviation: the box of a mask ends after its last pixel; theirs ends
+on it, one pixel too narrow and too low.
 
 Legend: H W pixels.
 """
@@ -18,7 +20,7 @@ from PIL import Image
 
 from fineclip.config import CocoCaptions, CocoPanoptic
 from fineclip.errors import DataError
-from fineclip.evals.sources.picture import BenchmarkClass, Contents, Picture, picture_of
+from fineclip.evals.datasets.benchmark_image import BenchmarkClass, BenchmarkImage, Contents, read_image
 from fineclip.shards import BenchmarkBox, sha256_of
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.source.coco import Document, Entry, Id
@@ -31,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def coco_inputs(source: CocoPanoptic | CocoCaptions) -> dict[str, str]:
-    """What the index is made of: the hash of the JSON, and of the names and sizes in each folder."""
+    """Return the hash of the JSON, and of the names and sizes in each folder."""
     root = Path(source.root)
     folders = [root / source.images, *([root / source.masks] if isinstance(source, CocoPanoptic) else [])]
     annotations = root / source.annotations
@@ -41,36 +43,36 @@ def coco_inputs(source: CocoPanoptic | CocoCaptions) -> dict[str, str]:
 
 
 def captions_contents(source: CocoCaptions) -> Contents:
-    """Every image that the JSON names, with all of its captions that are not blank; no classes.
+    """Return every image that the JSON names, with all of its captions that are not blank; no classes.
 
     Raises:
-        DataError: an image is absent or broken, or an entry lacks a key.
+        DataError: An image is absent or broken, or an entry lacks a key.
     """
     document = Document(Path(source.root) / source.annotations)
     images = _by_id(document, "images")
     captions: defaultdict[Id, list[str]] = defaultdict(list)
     for entry in document.entries("annotations"):
         captions[entry.id("image_id")].append(entry.text("caption"))
-    _warn_of_strays(document, captions, images)
+    _warn_about_unknown_images(document, captions, images)
     paths = _image_paths(images, Path(source.root) / source.images)
-    pictures = (
-        picture_of(path, captions=[text for text in captions_of(captions[number]) if text]) for number, path in paths
+    with_captions = (
+        read_image(path, captions=[text for text in captions_of(captions[number]) if text]) for number, path in paths
     )
-    return Contents([], pictures)
+    return Contents([], with_captions)
 
 
 def panoptic_contents(source: CocoPanoptic) -> Contents:
-    """The categories in the order of their ids; every image that the JSON names, with a box for each of its segments.
+    """Return the categories in the order of their ids, and every image that the JSON names with one box per segment.
 
     Raises:
-        DataError: an image or a mask is absent or broken, a mask does not fit its image, or an entry lacks a key.
+        DataError: An image or a mask is absent or broken, a mask has another size than its image, or an entry lacks a key.
     """
     document = Document(Path(source.root) / source.annotations)
     categories = _Categories(document)
-    return Contents(categories.classes, _panoptic_pictures(source, document, categories))
+    return Contents(categories.classes, _panoptic_images(source, document, categories))
 
 
-def _panoptic_pictures(source: CocoPanoptic, document: Document, categories: "_Categories") -> Iterator[Picture]:
+def _panoptic_images(source: CocoPanoptic, document: Document, categories: "_Categories") -> Iterator[BenchmarkImage]:
     images, masks = _by_id(document, "images"), Path(source.root) / source.masks
     annotations: dict[Id, Entry] = {}
     for entry in document.entries("annotations"):
@@ -78,33 +80,40 @@ def _panoptic_pictures(source: CocoPanoptic, document: Document, categories: "_C
         if number in annotations:
             raise entry.wrong("image_id", "an image of its own: another entry has it too")
         annotations[number] = entry
-    _warn_of_strays(document, annotations, images)
+    _warn_about_unknown_images(document, annotations, images)
     names = _sizes(masks).keys()
     for number, path in _image_paths(images, Path(source.root) / source.images):
-        picture = picture_of(path, captions=[])
+        image = read_image(path, captions=[])
         if number in annotations:
             entry = annotations[number]
             if entry.text("file_name") not in names:
                 raise entry.wrong("file_name", f"the name of a mask in {masks}")
-            picture = replace(picture, boxes=_boxes(entry, document.path, masks, categories, picture))
-        yield picture
+            image = replace(image, boxes=_boxes(entry, document.path, masks, categories, image))
+        yield image
 
 
 def tight_box(is_inside_HW: np.ndarray) -> Box:
-    """The smallest box around the pixels that are inside, of which there must be one; its edges are half-open."""
+    """Return the smallest half-open box around the true pixels, of which there must be at least one.
+
+    Example:
+        >>> mask_HW = np.zeros((4, 6), dtype=bool)
+        >>> mask_HW[1:3, 2:5] = True
+        >>> tight_box(mask_HW)
+        Box(x1=2.0, y1=1.0, x2=5.0, y2=3.0)
+    """
     rows, columns = (np.flatnonzero(is_inside_HW.any(axis=axis)) for axis in (1, 0))
     return Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
 
 
 def segment_ids(png: Image.Image) -> np.ndarray:
-    """(H, W) int64: R + 256 G + 65536 B of an RGB image."""
+    """Return the segment id of each pixel of an RGB image, R + 256 G + 65536 B: (H, W), int64."""
     rgb_HW3 = np.asarray(png, dtype=np.int64)
     ids_HW: np.ndarray = rgb_HW3 @ np.array([1, 256, 256 * 256])
     return ids_HW
 
 
 class _Categories:
-    """The classes in the order of their ids, and where each id stands."""
+    """Classes in the order of their ids, and the index of each id."""
 
     def __init__(self, document: Document) -> None:
         entries = sorted(_by_id(document, "categories").items(), key=lambda item: (str(type(item[0])), item[0]))
@@ -122,9 +131,9 @@ def _class_of(entry: Entry) -> BenchmarkClass:
 
 
 def _boxes(
-    annotation: Entry, document: Path, masks: Path, categories: _Categories, picture: Picture
+    annotation: Entry, document: Path, masks: Path, categories: _Categories, image: BenchmarkImage
 ) -> list[BenchmarkBox]:
-    """The segments of one image. Its mask is opened where there is stuff among them."""
+    """Return the boxes of the segments of one image. Its mask is read only if one of them is stuff."""
     mask = masks / annotation.text("file_name")
     segments = annotation.values.get("segments_info")
     if not isinstance(segments, list) or not all(isinstance(values, dict) for values in segments):
@@ -137,7 +146,7 @@ def _boxes(
         if categories.classes[label].is_thing:
             boxes.append(BenchmarkBox(segment.box("bbox"), label))
             continue
-        ids_HW = _read_mask(mask, picture) if ids_HW is None else ids_HW
+        ids_HW = _read_mask(mask, image) if ids_HW is None else ids_HW
         is_inside_HW = ids_HW == segment.id("id")
         if not is_inside_HW.any():
             raise segment.wrong("id", f"the id of a pixel of {mask}")
@@ -145,14 +154,14 @@ def _boxes(
     return boxes
 
 
-def _read_mask(path: Path, picture: Picture) -> np.ndarray:
+def _read_mask(path: Path, image: BenchmarkImage) -> np.ndarray:
     try:
         mask = decode(path.read_bytes())
     except (OSError, UndecodableImage) as error:
         raise DataError(f"{path}: cannot be read as a mask: {error}. Fetch it again.") from None
-    if mask.size != (picture.width, picture.height):
+    if mask.size != (image.width, image.height):
         raise DataError(
-            f"{path}: is {mask.width} x {mask.height} pixels, but its image {picture.file} is {picture.width} x {picture.height}."
+            f"{path}: is {mask.width} x {mask.height} pixels, but its image {image.file} is {image.width} x {image.height}."
             " Masks and images must be of the same data set, neither of them resized."
         )
     return segment_ids(mask)
@@ -168,9 +177,9 @@ def _by_id(document: Document, section: str) -> dict[Id, Entry]:
     return entries
 
 
-def _warn_of_strays(document: Document, found: Mapping[Id, object], images: Mapping[Id, Entry]) -> None:
-    if strays := len(found.keys() - images.keys()):
-        log.warning("%s: %d images have annotations but no entry in 'images': left out", document.path, strays)
+def _warn_about_unknown_images(document: Document, found: Mapping[Id, object], images: Mapping[Id, Entry]) -> None:
+    if unknown := len(found.keys() - images.keys()):
+        log.warning("%s: %d images have annotations but no entry in 'images': left out", document.path, unknown)
 
 
 def _known(entry: Entry, key: str, known: Mapping[Id, object], section: str) -> Id:
@@ -181,7 +190,7 @@ def _known(entry: Entry, key: str, known: Mapping[Id, object], section: str) -> 
 
 
 def _image_paths(images: Mapping[Id, Entry], folder: Path) -> Iterator[tuple[Id, Path]]:
-    """Each image's number and file, in the order of the JSON."""
+    """Yield the id and file of each image, in the order of the JSON."""
     present = _sizes(folder)
     for number, entry in images.items():
         name = entry.text("file_name")

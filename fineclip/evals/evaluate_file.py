@@ -1,7 +1,7 @@
-"""Any encoder on any benchmark, without the workflow: what `fineclip evaluate --checkpoint` does.
+"""Evaluate any encoder without the workflow: what `fineclip evaluate --checkpoint` does.
 
-What is recorded is what the workflow records (`fineclip/evals/evaluate.py`), with the file of weights among the inputs, in
-place of the index what the index was made of, and under `encoder` which model it was taken for.
+A record has the keys of a score file (`fineclip/evals/evaluate.py`). Its inputs are the file of weights and the data of the
+index, and `encoder` states the model.
 """
 
 import logging
@@ -13,13 +13,13 @@ import torch
 
 from fineclip.config import BenchmarkConfig, EncoderConfig
 from fineclip.errors import ConfigError, DataError
-from fineclip.evals.benchmark import read_index
-from fineclip.evals.embedding import Embedder
-from fineclip.evals.evaluate import BENCHMARKS, VERSION, evaluated
-from fineclip.evals.sources import index_benchmark, missing
+from fineclip.evals.benchmarks import benchmark_of
+from fineclip.evals.embed import Embedder
+from fineclip.evals.evaluate import VERSION, score_record
+from fineclip.evals.index import index_benchmark, missing, read_index
 from fineclip.identity import identity
-from fineclip.models.batches import chosen_device
 from fineclip.models.checkpoint import FoundEncoder
+from fineclip.models.features import FeatureEncoder
 from fineclip.models.shipped import FOLDER, PREFIX
 from fineclip.shards import read_manifest, sha256_of
 
@@ -29,11 +29,15 @@ log = logging.getLogger(__name__)
 def chosen_benchmarks(
     catalogue: Mapping[str, BenchmarkConfig], names: Sequence[str] = ()
 ) -> dict[str, BenchmarkConfig]:
-    """The benchmarks of those names, or all whose data is there.
+    """Return the benchmarks of these names, or all whose data exists.
+
+    Args:
+        catalogue: Section `benchmarks`.
+        names: Names of entries; empty for all.
 
     Raises:
-        ConfigError: there is no benchmark of a name.
-        DataError: the data is absent, of one that is named or says `if_missing: error`, or of all.
+        ConfigError: There is no benchmark of a name.
+        DataError: The data is absent: of a named benchmark, of one with `if_missing: error`, or of all.
     """
     for name in names:
         if name not in catalogue:
@@ -61,30 +65,26 @@ def evaluate_checkpoint(
     device: str = "auto",
     threads: int = 1,
 ) -> dict[str, dict[str, Any]]:
-    """What is recorded of an encoder on each benchmark, by the benchmark's name.
+    """Return the record of an encoder on each benchmark, by name.
 
     Args:
-        found: which encoder.
-        benchmarks: their sections, by name.
-        indexes: folder in which the indexes are made, or are found if they are of the same data and configuration.
-        batch_size: images or texts that are encoded at once.
+        found: The encoder.
+        benchmarks: Section of each benchmark.
+        indexes: Folder of the indexes; an index of the same data and configuration is reused.
+        batch_size: Images or texts in one forward pass.
         device: auto, cpu, cuda or mps.
-        threads: on the CPU, of torch in this whole process too.
+        threads: CPU threads, of torch in the whole process too.
 
     Raises:
-        CheckpointError: the weights cannot be read or are of another model.
-        ConfigError: a benchmark asks for what the encoder cannot do.
-        DataError: something of the data is absent or broken.
+        CheckpointError: The weights cannot be read or are of another model.
+        ConfigError: A benchmark asks for an image size that the encoder cannot take.
+        DataError: Data is absent or damaged.
     """
     torch.set_num_threads(threads)
-    embedder = Embedder(
-        found.load(),
-        found.tokenizer(),
-        image_size=found.config.image_size,
-        batch_size=batch_size,
-        device=chosen_device(device).type,
-        threads=threads,
+    encoder = FeatureEncoder(
+        found.load(), found.tokenizer(), image_size=found.config.image_size, batch_size=batch_size, device=device
     )
+    embedder = Embedder(encoder, threads)
     weights = {_written(found.weights): sha256_of(found.weights)}
     records = {}
     for name, config in benchmarks.items():
@@ -92,21 +92,21 @@ def evaluate_checkpoint(
         index_benchmark(manifest, config)
         records[name] = {
             "benchmark": name,
-            "version": BENCHMARKS[config.kind].version,
+            "version": benchmark_of(config.kind).version,
             "evaluate_version": VERSION,
             "inputs": weights | dict(read_manifest(manifest).inputs),
             "config": identity(config),
             "encoder": _described(found.config),
-        } | evaluated(embedder, read_index(manifest, config), config, name=name)
+        } | score_record(embedder, read_index(manifest, config), config, name=name)
     return records
 
 
 def _written(weights: Path) -> str:
-    """A path as it was given; of what is shipped the name, because where the package lies says nothing."""
+    """Return the path as it was given; for shipped weights their name, because the location of the package varies."""
     shipped_name = weights.relative_to(FOLDER).as_posix() if weights.is_relative_to(FOLDER) else None
     return weights.as_posix() if shipped_name is None else f"{PREFIX}{shipped_name}"
 
 
 def _described(config: EncoderConfig) -> dict[str, Any]:
-    """What of an encoder's section its scores depend on, beside the weights."""
+    """Return the keys of the encoder's section that change its scores, besides the weights."""
     return config.model_dump(mode="json", include={"model", "head", "image_size"})

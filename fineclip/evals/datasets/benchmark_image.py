@@ -1,0 +1,63 @@
+"""One image of a benchmark, whatever layout it was read from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from fineclip.errors import DataError
+from fineclip.shards import BenchmarkBox
+from fineclip.shards.images import read_header
+
+
+class BenchmarkClass(NamedTuple):
+    """Class of boxes: a thing is countable, stuff is not."""
+
+    name: str
+    is_thing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkImage:
+    """Encoded image with its captions and boxes.
+
+    Attributes:
+        file: File that holds the image.
+        offset: Position of its first byte in the file.
+        content: Its bytes.
+        width: Pixels.
+        height: Pixels.
+        captions: Texts that describe it.
+        boxes: Boxes in pixels of the image.
+    """
+
+    file: Path
+    offset: int
+    content: bytes
+    width: int
+    height: int
+    captions: list[str]
+    boxes: list[BenchmarkBox]
+
+
+class Contents(NamedTuple):
+    """Data of a benchmark: its classes, if it has boxes, and its images, each read when it is asked for."""
+
+    classes: list[BenchmarkClass]
+    images: Iterator[BenchmarkImage]
+
+
+def read_image(file: Path, *, captions: list[str]) -> BenchmarkImage:
+    """Read an image that is a file of its own, without boxes.
+
+    Raises:
+        DataError: The file cannot be read, or is not an image of a supported format.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
+    header = read_header(content)
+    if header is None:
+        raise DataError(f"{file}: is no image, or one of a format that is not read. Fetch it again.")
+    return BenchmarkImage(file, 0, content, header.width, header.height, captions, [])

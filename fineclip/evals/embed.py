@@ -1,0 +1,147 @@
+"""Encode the images, boxes and texts of benchmarks: unit vectors, float32.
+
+Legend: I images, T texts, R boxes of all images, D embedding.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fineclip.boxes import fractions
+from fineclip.errors import DataError, ShardError
+from fineclip.models.batches import batches
+from fineclip.models.checkpoint import (
+    ARCHITECTURE,
+    VOCABULARY,
+    WEIGHTS,
+    load_published,
+    published_config,
+    published_tokenizer,
+)
+from fineclip.models.features import FeatureEncoder
+from fineclip.models.images import UndecodableImage, decode, squash, to_batch
+from fineclip.shards import BenchmarkRow, PieceReader, read_manifest, sha256_of
+
+log = logging.getLogger(__name__)
+
+PUBLISHED = (WEIGHTS, ARCHITECTURE, VOCABULARY, "config.yaml")
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """Reads the images of an index, and encodes them, their boxes and any texts with one encoder.
+
+    Attributes:
+        encoder: Batch encoder.
+        threads: Threads that decode images.
+    """
+
+    encoder: FeatureEncoder
+    threads: int = 1
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square that the encoder was trained at, in pixels."""
+        return self.encoder.image_size
+
+    def images(self, rows: Sequence[BenchmarkRow], *, size: int) -> np.ndarray:
+        """Return the global embeddings of whole images, (I, D), each squashed to a square of `size` pixels.
+
+        Raises:
+            ConfigError: The size is not whole patches of the encoder.
+            DataError: An image is broken, or is not the one that was indexed.
+        """
+        return _stacked(self.encoder.encode_pixels(pixels) for _, pixels in self._batches(rows, size))
+
+    def regions(self, rows: Sequence[BenchmarkRow], *, size: int) -> np.ndarray:
+        """Return the dense embeddings of all boxes, (R, D), image by image. The image is squashed, and its boxes with it.
+
+        Raises:
+            ConfigError: The size is not whole patches of the encoder.
+            DataError: An image is broken, or is not the one that was indexed.
+        """
+        return _stacked(
+            self.encoder.encode_pixel_regions(pixels, *_fractions(batch)) for batch, pixels in self._batches(rows, size)
+        )
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the embeddings of texts, (T, D). Equal texts have equal embeddings."""
+        text_TD: np.ndarray = self.encoder.encode_text(texts).cpu().numpy()
+        log.info("%d texts encoded, %d of them different", len(texts), len(set(texts)))
+        return text_TD
+
+    def _batches(self, rows: Sequence[BenchmarkRow], size: int) -> Iterator[tuple[Sequence[BenchmarkRow], Tensor]]:
+        """Yield rows with their normalized pixels, (B, 3, S, S)."""
+        self.encoder.require_whole_patches(size)
+        with PieceReader() as reader, ThreadPoolExecutor(self.threads) as pool:
+            for batch in batches(tqdm(rows, desc="images", unit="image", disable=None), self.encoder.batch_size):
+                contents = [_read(reader, row) for row in batch]
+                squares = list(pool.map(_decoded, batch, contents, [size] * len(batch)))
+                yield batch, to_batch(squares, size=size)
+        log.info("%d images encoded at %d px", len(rows), size)
+
+
+def _stacked(parts: Iterator[Tensor]) -> np.ndarray:
+    return np.concatenate([part.cpu().numpy() for part in parts])
+
+
+def published_embedder(run: Path, *, batch_size: int, device: str, threads: int) -> Embedder:
+    """Load the encoder of a run, trained or pretrained.
+
+    Args:
+        run: `results/<dataset>/<run>/train.json`; the encoder lies beside it.
+        batch_size: Images or texts in one forward pass.
+        device: auto, cpu, cuda or mps.
+        threads: CPU threads, of torch in the whole process too.
+
+    Raises:
+        ShardError: A file of the encoder is absent, or not the one that the manifest names.
+        CheckpointError: The files do not fit each other.
+    """
+    torch.set_num_threads(threads)
+    outputs = read_manifest(run).outputs
+    for name in PUBLISHED:
+        path = run.parent / name
+        if name in outputs and not path.is_file():
+            raise ShardError(f"{path}: is gone. Delete {run} and run again.")
+        if path.is_file() and sha256_of(path) != outputs.get(name):
+            raise ShardError(f"{path}: is not the one that {run.name} names. Delete {run} and run again.")
+    encoder = FeatureEncoder(
+        load_published(run.parent),
+        published_tokenizer(run.parent),
+        image_size=published_config(run.parent).image_size,
+        batch_size=batch_size,
+        device=device,
+    )
+    return Embedder(encoder, threads)
+
+
+def _fractions(rows: Sequence[BenchmarkRow]) -> tuple[Tensor, Tensor]:
+    """Return the boxes as fractions of their image, (R, 4), and the index of the image of each, (R,)."""
+    boxes = [fractions(one.box, row.width, row.height) for row in rows for one in row.boxes]
+    owners = [index for index, row in enumerate(rows) for _ in row.boxes]
+    return torch.tensor(boxes, dtype=torch.float32).view(-1, 4), torch.tensor(owners, dtype=torch.int64)
+
+
+def _read(reader: PieceReader, row: BenchmarkRow) -> bytes:
+    content = reader.read(row.file, row.offset, row.size)
+    if hashlib.sha256(content).hexdigest() != row.sha256:
+        raise DataError(
+            f"{row.file}: {row.key} is not the image that was indexed. Make the index again: fineclip index --force."
+        )
+    return content
+
+
+def _decoded(row: BenchmarkRow, content: bytes, size: int) -> Tensor:
+    try:
+        return squash(decode(content), size)
+    except UndecodableImage as error:
+        raise DataError(f"{row.file}: {row.key} {error}. Fetch it again, and make the index again.") from None

@@ -1,0 +1,145 @@
+"""Facts of the plan, dropped samples and provenance, with values computed by hand."""
+
+import doctest
+import logging
+import subprocess
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from fineclip.config import Config, WeightsConfig, load
+from fineclip.report.dropped_samples import Example, describe_bytes, dropped_tile, dropped_tiles
+from fineclip.report.funnel import collect_funnel, stage_folders
+from fineclip.report.page import collect_report, header_groups, protocol_text, write_report
+from fineclip.report.provenance import collect_provenance, commit_of
+from fineclip.report.result_files import ProblemLog, ResultPaths
+from fineclip.report.run_facts import facts, flat, origin
+from fineclip.report.runs import collect_runs
+from fineclip.report.score_tables import Protocol, Table
+from fineclip.shards import PieceReader, SourceRow
+from tests.helpers.images import encoded
+from tests.report.world import World, config_of
+
+NBSP = "\u00a0"
+
+
+def changed(**sections: object) -> Config:
+    values = config_of(seeds=[3, 5]).model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return load(values | sections)
+
+
+def facts_of(config: Config) -> dict[str, tuple[str, tuple[tuple[str, str], ...]]]:
+    return {fact.name: (fact.value, fact.details) for fact in facts(config)}
+
+
+def test_the_plan_as_facts() -> None:
+    config = changed(scales={"500": {"images": 500}, "2000": {"images": None}}, variants={
+        "short": {"method": "clip", "options": {"train_text": True}, "train": {"epochs": 2}},
+    })  # fmt: skip
+    config = config.model_copy(update={"plan": config.plan.model_copy(update={"variants": ("short",)})})
+    found = facts_of(config)
+    assert found["Scales"] == ("500 images and all there are", ())
+    assert found["Seeds"] == ("3 and 5", ())
+    assert found["Variant"][0] == "CLIP short"
+    assert dict(found["Variant"][1])["epochs"] == "2"
+    assert set(dict(found["Variant"][1])) == {"train_text", "epochs"}
+    assert found["Training"] == ("4 epochs in steps of 64 images, learning rate 0.0005", (("warmup_steps", "10"),))
+    assert found["Filter"][0] == "shorter side at least 96 px"
+    assert found["Encoder"][0] == "mini, mini.safetensors"
+
+
+def test_a_plan_in_steps_and_scales_that_may_be_short() -> None:
+    train = {"batch_size": 32, "epochs": 4, "max_steps": 7, "learning_rate": 0.25, "warmup_steps": 1}
+    found = facts_of(changed(train=train, scales={"500": {"images": 500, "at_most": True}, "2000": {"images": 1}}))
+    assert found["Training"][0] == "7 steps in steps of 32 images, learning rate 0.25"
+    assert found["Scales"][0] == "at most 500 images and 1 image"
+
+
+def test_where_weights_come_from() -> None:
+    assert origin(WeightsConfig(shipped="encoder/model.safetensors")) == "shipped with the package"
+    assert origin(WeightsConfig(path="here.pt")) == "here.pt"
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    assert origin(WeightsConfig(hub="some/model", revision=revision)) == "some/model at 01234567"
+    assert dict(flat({"a": {"b": 1, "c": [2, 3]}, "d": 0.25})) == {"a.b": "1", "a.c": "2, 3", "d": "0.25"}
+
+
+def test_a_protocol_in_one_line() -> None:
+    config = {"kind": "boxes", "source": {"layout": "miniature"}, "prompts": "vild", "image_size": 48}
+    table = Table(Protocol("boxes", 3, "", 48), config, (), {}, ())
+    assert protocol_text(table) == f"images at 48{NBSP}px, layout miniature, prompts vild, version 3"
+    assert header_groups(["things/top1", "things/top5", "all/top1"]) == [
+        ("things", [("things/top1", "top 1"), ("things/top5", "top 5")]), ("all", [("all/top1", "top 1")]),
+    ]  # fmt: skip
+
+
+def test_only_runs_with_a_result_are_pinned(world: World) -> None:
+    gone = "clip-mini-500-s0"
+    (world.root / f"results/{world.name}/{gone}/train.json").unlink()
+    records = collect_runs(world.config, ResultPaths(world.root, world.name), ProblemLog(world.root))
+    assert [pinned.run for pinned in collect_provenance(records).pinned] == [
+        run for run in world.config.runs() if run != gone
+    ]
+
+
+def test_edits_of_tracked_files_are_changes_and_new_files_are_not(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init")
+    assert commit_of(tmp_path) == ("", False)
+    (tmp_path / "code.py").write_text("a = 1\n")
+    git("add", ".")
+    git("commit", "-m", "first")
+    head = git("rev-parse", "HEAD")
+    assert commit_of(tmp_path) == (head, False)
+    (tmp_path / "new.py").write_text("")
+    assert commit_of(tmp_path) == (head, False)
+    (tmp_path / "code.py").write_text("a = 2\n")
+    assert commit_of(tmp_path) == (head, True)
+
+
+def test_a_dropped_sample_as_it_is_shown(tmp_path: Path) -> None:
+    content = encoded(120, 80)
+    (tmp_path / "a.tar").write_bytes(b"before" + content)
+    row = SourceRow(
+        key="k", kept=True, source_key="s", file="a.tar", offset=6, size=len(content), captions=["one", "two"]
+    )
+    with PieceReader() as reader:
+        tile = dropped_tile(Example("filter", "too-small", "shard", "k"), row, reader, tmp_path)
+    assert (tile.stage, tile.reason, tile.key, tile.caption) == ("filter", "too-small", "k", "one")
+    assert tile.note == "120 \N{MULTIPLICATION SIGN} 80 px"
+    assert tile.picture.startswith("data:image/jpeg;base64,")
+    assert describe_bytes(content[:-30], "why").startswith("120 \N{MULTIPLICATION SIGN} 80 px")
+
+
+def test_examples_come_in_the_order_of_the_stages(whole: World) -> None:
+    """Samples are drawn for a scale from the filter tables, so those reasons come between filter and detect."""
+    place, problems_log = ResultPaths(whole.root, whole.name), ProblemLog(whole.root)
+    funnel = collect_funnel(whole.config, place, problems_log)
+    stages = [tile.stage for tile in dropped_tiles(funnel, stage_folders(whole.config, place), place, problems_log)]
+    assert list(dict.fromkeys(stages)) == ["filter", "select", "detect"]
+    assert stages == sorted(stages, key=["filter", "select", "detect"].index)
+
+
+def test_the_log_counts_runs_and_problems(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    (world.root / f"results/{world.name}/clip-mini-500-s0/train.json").unlink()
+    with caplog.at_level(logging.INFO, "fineclip"):
+        write_report(world.config, world.root / "page.html", root=world.root)
+    size = len((world.root / "page.html").read_text(encoding="utf-8")) / 1e6
+    assert "4 of 5 runs" in caplog.text
+    assert "2 tables" in caplog.text
+    assert f"{size:.1f} MB" in caplog.text
+
+
+def test_the_keys_that_differ_are_those_alone(whole: World) -> None:
+    report = collect_report(whole.config, whole.root)
+    assert '"max_aspect"' in report.config
+    assert '"max_aspect"' not in report.changes
+
+
+@pytest.mark.parametrize("module", ["kept_samples", "line_chart", "run_facts", "score_tables"])
+def test_examples(module: str) -> None:
+    found = doctest.testmod(import_module(f"fineclip.report.{module}"))
+    assert (found.failed, found.attempted > 0) == (0, True)
