@@ -23,18 +23,6 @@ JPEG_QUALITY = 80
 
 
 @dataclass(frozen=True)
-class RegionMark:
-    """Box of a region with its caption: x, y, width and height in pixels of the stored image; `about` is the tooltip."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    caption: str
-    about: str
-
-
-@dataclass(frozen=True)
 class Tile:
     """Packed sample as the page shows it.
 
@@ -44,7 +32,7 @@ class Tile:
         width: Width of the stored image, pixels.
         height: Height of the stored image, pixels.
         captions: All captions.
-        marks: Regions that are drawn.
+        regions: Regions that are drawn.
         more_regions: Number of regions that are not drawn.
     """
 
@@ -53,7 +41,7 @@ class Tile:
     width: int
     height: int
     captions: tuple[str, ...]
-    marks: tuple[RegionMark, ...]
+    regions: tuple[Region, ...]
     more_regions: int
 
 
@@ -115,18 +103,6 @@ def tile_of(sample: Sample) -> Tile:
         width=sample.width,
         height=sample.height,
         captions=sample.captions,
-        marks=tuple(_mark(region) for region in shown),
+        regions=shown,
         more_regions=len(sample.regions) - len(shown),
-    )
-
-
-def _mark(region: Region) -> RegionMark:
-    box = region.box
-    return RegionMark(
-        x=box.x1,
-        y=box.y1,
-        width=box.width,
-        height=box.height,
-        caption=region.caption or region.label,
-        about=f"{region.label}, score {region.score:.2f}",
     )

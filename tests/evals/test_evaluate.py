@@ -404,3 +404,13 @@ def test_other_towers_in_training_mode(shared: World, tmp_path: Path, kind: str)
     assert regions.shape == (sum(len(row.boxes) for row in index.images), 32)
     assert np.isfinite(regions).all()
     assert not encoder.training
+
+
+def test_threads_and_batch_size_of_a_published_encoder(shared: World) -> None:
+    before = torch.get_num_threads()
+    try:
+        embedder = embed.published_embedder(shared.run, batch_size=3, device="cpu", threads=2)
+        assert (torch.get_num_threads(), embedder.threads, embedder.encoder.batch_size) == (2, 2, 3)
+        assert embedder.image_size == 96
+    finally:
+        torch.set_num_threads(before)

@@ -18,7 +18,7 @@ from fineclip.report.costs import collect_costs, read_job, stage_cost
 from fineclip.report.formatting import count, duration, memory, percent, plural
 from fineclip.report.funnel import Funnel, Scale, absence, collect_funnel, planned_shards
 from fineclip.report.headline import main_finding
-from fineclip.report.kept_samples import RegionMark, Tile, tile_of
+from fineclip.report.kept_samples import Tile, tile_of
 from fineclip.report.page import collect_report, render
 from fineclip.report.provenance import MOST_INPUTS, pinned
 from fineclip.report.result_files import ProblemLog, Result, ResultPaths, ScoreRecord
@@ -576,10 +576,7 @@ def test_a_tile_shows_the_boxes_where_they_are() -> None:
     )
     tile = tile_of(Sample("key", encoded(120, 80), 120, 80, ("one", "two"), None, regions))
     assert (tile.key, tile.width, tile.height, tile.captions, tile.more_regions) == ("key", 120, 80, ("one", "two"), 2)
-    first, second = tile.marks[:2]
-    assert (first.x, first.y, first.width, first.height) == (10, 20, 4, 30)
-    assert (first.caption, first.about) == ("a caption", "label 0, score 0.90")
-    assert (second.x, second.caption) == (11, "label 1")
+    assert tile.regions == regions[:6]
 
 
 def test_the_page_after_a_failed_job_is_made_by_the_verb_as_the_workflow_calls_it(bare: World) -> None:
@@ -630,11 +627,14 @@ def test_boxes_are_drawn_where_they_are(bare: World) -> None:
     """Left and width are shares of the width, top and height of the height."""
     report = replace(
         collect_report(bare.config, bare.root),
-        kept=(Tile("key", "data:,", 200, 50, ("a",), (RegionMark(20, 5, 100, 30, "c", "d"),), 3),),
+        kept=(Tile("key", "data:,", 200, 50, ("a",), (Region(Box(20, 5, 120, 35), 0.256, "ball", None),), 3),),
     )
     html = render(report)
     assert 'style="left:10.000%;top:10.000%;width:50.000%;height:60.000%"' in html
     assert "3 more regions" in Page(html).text
+    assert '<li class="r1" title="ball, score 0.26"><b>1</b><span>ball</span></li>' in html
+    named = replace(report.kept[0], regions=(Region(Box(0, 0, 5, 5), 1.0, "ball", "a red ball"),))
+    assert "<span>a red ball</span>" in render(replace(report, kept=(named,)))
 
 
 def test_hashes_of_inputs_and_outputs_on_the_page(bare: World) -> None:

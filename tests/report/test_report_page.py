@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from fineclip.report import write_report
-from fineclip.report.kept_samples import RegionMark, Tile
+from fineclip.report.kept_samples import Tile
 from fineclip.report.page import Report, collect_report, render
+from fineclip.types import Box, Region
 from tests.report.world import World, build_world, config_of, write_scores
 
 SECTIONS = ["run", "funnel", "pictures", "results", "scale", "losses", "cost", "provenance", "missing"]
@@ -126,7 +127,9 @@ def test_the_page_fetches_nothing(html: str, page: Page) -> None:
 def test_hostile_texts_are_shown_and_not_run(world: World) -> None:
     hostile = '<script>alert("x")</script>'
     report = collect_report(world.config, world.root)
-    tile = Tile("key", "data:image/jpeg;base64,", 10, 10, (hostile,), (RegionMark(0, 0, 5, 5, hostile, hostile),), 0)
+    tile = Tile(
+        "key", "data:image/jpeg;base64,", 10, 10, (hostile,), (Region(Box(0, 0, 5, 5), 0.5, hostile, hostile),), 0
+    )
     log = world.root / "logs" / world.name / "train/clip-mini-500-s0.log"
     log.write_text(f"09:00:00 {hostile}\n")
     (world.root / "results" / world.name / "clip-mini-500-s0/train.json").unlink()
