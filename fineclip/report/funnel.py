@@ -12,8 +12,8 @@ from fineclip.errors import ConfigError
 from fineclip.report.reading import Ledger, Place, Problem, last_lines, sound_manifest
 from fineclip.shards import Manifest
 from fineclip.stages.funnel import stage_counts
-from fineclip.stages.source.plan import images_per_shard, shards_needed
-from fineclip.stages.source.plan import planned_shards as list_shards
+from fineclip.stages.source.shard_plan import images_per_shard, shards_needed
+from fineclip.stages.source.shard_plan import planned_shards as list_shards
 
 MOST_NAMED = 4
 

@@ -29,10 +29,10 @@ from fineclip.shards import CaptionRow, DetectRow, PackRow, TextsFile, read_mani
 from fineclip.stages.caption import caption_shard
 from fineclip.stages.card import write_card
 from fineclip.stages.detect import detect_shard
+from fineclip.stages.embed_texts import texts_shard
+from fineclip.stages.external.annotation_tables import ExternalBoxesRow, ExternalCaptionsRow
 from fineclip.stages.external.reading import import_annotations
-from fineclip.stages.external.tables import ExternalBoxesRow, ExternalCaptionsRow
 from fineclip.stages.pack import pack_shard
-from fineclip.stages.texts import texts_shard
 from fineclip.stages.weights import fetch_weights
 from tests.helpers.images import HTML
 from tests.helpers.stages import Item, box, write_filtered
