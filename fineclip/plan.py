@@ -24,7 +24,7 @@ from fineclip.evals.index import missing
 from fineclip.identity import identity, planned_key
 from fineclip.stages.declaration import Stage, stages
 from fineclip.stages.source.files import directory_fingerprint
-from fineclip.stages.source.plan import (
+from fineclip.stages.source.shard_plan import (
     PlannedShard,
     captions_table,
     image_folder,

@@ -13,8 +13,8 @@ from fineclip.report.result_files import Problem, ProblemLog, ResultPaths, last_
 from fineclip.shards import Manifest
 from fineclip.stages.declaration import lineage
 from fineclip.stages.funnel import StageCounts, stage_counts
-from fineclip.stages.source.plan import longest_prefix
-from fineclip.stages.source.plan import planned_shards as list_shards
+from fineclip.stages.source.shard_plan import longest_prefix
+from fineclip.stages.source.shard_plan import planned_shards as list_shards
 
 MOST_NAMED = 4
 

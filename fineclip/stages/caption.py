@@ -23,8 +23,8 @@ from fineclip.models.captioner import Captioner, TemplateCaptioner, region_view
 from fineclip.shards import CaptionRow, DetectRow, PieceReader, SourceRow, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.declaration import Input, Stage, stage
-from fineclip.stages.external.captions import look_up_captions
-from fineclip.stages.external.tables import ExternalCaptionsRow, annotations_at
+from fineclip.stages.external.annotation_tables import ExternalCaptionsRow, annotations_at
+from fineclip.stages.external.keyed_captions import look_up_captions
 from fineclip.stages.upstream import content_of, kept_by_key, lineage_of, row_of
 from fineclip.stages.weights import weights_at
 from fineclip.types import RegionCaption

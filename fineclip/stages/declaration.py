@@ -131,3 +131,17 @@ def lineage(name: str) -> tuple[str, ...]:
     """Return the stages that a shard passes through up to this one: each is the first required input of the next."""
     required = [needed.stage for needed in stages()[name].inputs.values() if needed.required]
     return (*lineage(required[0]), name) if required else (name,)
+
+
+def markdown() -> str:
+    """Return the tables of stages and of drop reasons for the docs."""
+    lines = ["| verb | reads | writes | what it does |", "|---|---|---|---|"]
+    for name, one in stages().items():
+        reads = ", ".join(dict.fromkeys(f"`{needed.stage}`" for needed in one.inputs.values()))
+        row = f"`{one.row.__name__}`" if one.row else ""
+        lines.append(f"| `{one.verb or name}` | {reads} | {row} | {one.help} |")
+    lines += ["", "| stage | reason | a sample is dropped because |", "|---|---|---|"]
+    lines += [
+        f"| `{name}` | `{reason}` | {text} |" for name, one in stages().items() for reason, text in one.reasons.items()
+    ]
+    return "\n".join(lines) + "\n"

@@ -22,7 +22,7 @@ from fineclip.models.batches import batches
 from fineclip.shards import DetectRow, FilterRow, PieceReader, SourceRow, input_manifest, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.declaration import Input, Stage, stage
-from fineclip.stages.external.tables import ExternalBoxesRow, annotations_at, rows_for
+from fineclip.stages.external.annotation_tables import ExternalBoxesRow, annotations_at, rows_for
 from fineclip.stages.upstream import content_of, kept_by_key, row_of
 from fineclip.stages.weights import weights_at
 from fineclip.types import LabeledBox, Region

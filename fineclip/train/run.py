@@ -34,7 +34,7 @@ from fineclip.models.tokenizer import load_tokenizer
 from fineclip.shards import Job, hashes_of, write_text
 from fineclip.shards.atomic import sweep
 from fineclip.stages.concepts import read_concepts
-from fineclip.stages.texts import text_files
+from fineclip.stages.embed_texts import text_files
 from fineclip.stages.upstream import keys_by_shard, manifests_of
 from fineclip.stages.weights import vocabulary_at, weights_at
 from fineclip.train.claims import PretrainedConfig, RunConfig

@@ -18,7 +18,7 @@ from fineclip.methods.texts import CachedTexts
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.texts import embed_texts, text_tower_hash
 from fineclip.shards import PieceReader, TextsFile, write_texts
-from fineclip.stages.texts import texts_of
+from fineclip.stages.embed_texts import texts_of
 from fineclip.stages.upstream import keys_by_shard, manifests_of
 from fineclip.train.loader import Collate, PackedSamples, batches, placed
 from fineclip.train.order import BatchSampler, Order

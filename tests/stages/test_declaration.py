@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from fineclip.cli.main import parser
 from fineclip.shards import DetectRow, FilterRow, Job, TableWriter
 from fineclip.stages import declaration
-from fineclip.stages.declaration import Input, Stage, function_of, lineage, stages
+from fineclip.stages.declaration import Input, Stage, function_of, lineage, markdown, stages
 from tests.helpers.verbs import fineclip
 
 
@@ -85,6 +85,11 @@ def test_a_table_accepts_declared_reasons_only(tmp_path: Path) -> None:
     writer.write(FilterRow(**row, reason="a"))
     with pytest.raises(AssertionError, match="'b'"):
         writer.write(FilterRow(**row, reason="b"))
+
+
+def test_the_docs_hold_the_table_of_the_declarations() -> None:
+    page = (Path(__file__).parents[2] / "docs/stages.md").read_text(encoding="utf-8")
+    assert page.endswith(f"\n\n{markdown()}"), "run the command that docs/stages.md states"
 
 
 def test_the_function_of_a_stage_is_that_of_its_module() -> None:

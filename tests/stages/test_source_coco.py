@@ -12,8 +12,8 @@ from fineclip.errors import ConfigError, DataError
 from fineclip.shards import SourceRow, kept_rows, read_manifest, read_rows
 from fineclip.stages.filter import filter_shard
 from fineclip.stages.source.listing import index_source
-from fineclip.stages.source.plan import planned_shards
 from fineclip.stages.source.shard import source_shard
+from fineclip.stages.source.shard_plan import planned_shards
 from tests.helpers.images import encoded
 
 REAL = Path(__file__).parents[3] / "shared/data/coco"

@@ -12,8 +12,8 @@ from fineclip.errors import ConfigError, DataError
 from fineclip.shards import FilterRow, PieceReader, SourceRow, kept_rows, read_manifest, read_rows, sha256_of
 from fineclip.stages.filter import filter_shard
 from fineclip.stages.source.listing import Slice, index_source, slice_of
-from fineclip.stages.source.plan import PlannedShard, planned_shards
 from fineclip.stages.source.shard import source_shard
+from fineclip.stages.source.shard_plan import PlannedShard, planned_shards
 from tests.helpers.images import HTML, encoded
 
 

@@ -10,8 +10,8 @@ from fineclip.miniature.seeds import DEMO
 from fineclip.miniature.web import true_counts, web_item
 from fineclip.shards import FilterRow, PieceReader, SourceRow, members, read_manifest, read_rows, sha256_of
 from fineclip.stages.filter import filter_shard
-from fineclip.stages.source.plan import planned_shards
 from fineclip.stages.source.shard import source_shard
+from fineclip.stages.source.shard_plan import planned_shards
 
 PER_SHARD = 60
 CONFIG = MiniatureSource(kind="miniature", images=150, images_per_shard=PER_SHARD)

@@ -13,8 +13,8 @@ from fineclip.config import WebDatasetSource
 from fineclip.errors import ConfigError, ShardError
 from fineclip.shards import PieceReader, SourceRow, read_manifest, read_rows, sha256_of
 from fineclip.stages.source.members import split_name
-from fineclip.stages.source.plan import PlannedShard
 from fineclip.stages.source.shard import source_shard
+from fineclip.stages.source.shard_plan import PlannedShard
 from tests.helpers.images import encoded, write_tar
 
 JPEG = encoded()

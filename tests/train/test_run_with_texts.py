@@ -13,7 +13,7 @@ from fineclip.errors import ConfigError, ShardError
 from fineclip.models.checkpoint import load_encoder, load_published
 from fineclip.models.encoder import RegionEncoder
 from fineclip.shards import read_manifest
-from fineclip.stages.texts import texts_shard
+from fineclip.stages.embed_texts import texts_shard
 from fineclip.stages.weights import fetch_weights
 from fineclip.train.claims import RunConfig
 from fineclip.train.run import train_run

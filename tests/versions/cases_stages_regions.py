@@ -29,10 +29,10 @@ from fineclip.shards import CaptionRow, DetectRow, PackRow, TextsFile, read_mani
 from fineclip.stages.caption import caption_shard
 from fineclip.stages.card import write_card
 from fineclip.stages.detect import detect_shard
+from fineclip.stages.embed_texts import texts_shard
+from fineclip.stages.external.annotation_tables import ExternalBoxesRow, ExternalCaptionsRow
 from fineclip.stages.external.reading import import_annotations
-from fineclip.stages.external.tables import ExternalBoxesRow, ExternalCaptionsRow
 from fineclip.stages.pack import pack_shard
-from fineclip.stages.texts import texts_shard
 from fineclip.stages.weights import fetch_weights
 from tests.helpers.images import HTML
 from tests.helpers.stages import Item, box, write_filtered
@@ -213,7 +213,9 @@ def text_and_counts() -> dict[str, Any]:
     return {"card": card.with_suffix(".md").read_text(encoding="utf-8").splitlines(), "manifest": counts}
 
 
-@case("stages.texts", after=("stages.filter", "stages.detect", "stages.caption", "stages.pack", "stages.weights"))
+@case(
+    "stages.texts", after=("stages.filter", "stages.detect", "stages.caption", "stages.pack", "stages.weights"), relative=1e-5
+)
 def embeddings_of_captions() -> dict[str, Any]:
     """Of a shard with and one without regions that have a caption; the first numbers of each embedding."""
     config, outputs = parse(EncoderConfig, write_encoder(), where="case"), {}

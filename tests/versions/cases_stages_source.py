@@ -26,8 +26,8 @@ from fineclip.stages.detect import detect_shard
 from fineclip.stages.filter import filter_shard
 from fineclip.stages.select import ScaledSelectConfig, select_scale
 from fineclip.stages.source.listing import index_source
-from fineclip.stages.source.plan import planned_shards
 from fineclip.stages.source.shard import source_shard
+from fineclip.stages.source.shard_plan import planned_shards
 from tests.helpers.images import HTML, encoded, write_tar
 from tests.helpers.stages import Item, box, write_filtered, write_source
 from tests.versions.inputs import picture, put, table

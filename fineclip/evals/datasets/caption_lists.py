@@ -18,7 +18,7 @@ from fineclip.evals.datasets.benchmark_image import Contents, read_image
 from fineclip.shards import sha256_of
 from fineclip.stages.source.coco import Document, Entry
 from fineclip.stages.source.samples import fingerprint
-from fineclip.stages.source.texts import captions_of, to_valid_utf8
+from fineclip.stages.source.text_encoding import captions_of, to_valid_utf8
 
 
 class ListedImage(NamedTuple):

@@ -26,7 +26,7 @@ from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.source.coco import Document, Entry, Id
 from fineclip.stages.source.files import files_below
 from fineclip.stages.source.samples import fingerprint
-from fineclip.stages.source.texts import captions_of, to_valid_utf8
+from fineclip.stages.source.text_encoding import captions_of, to_valid_utf8
 from fineclip.types import Box
 
 log = logging.getLogger(__name__)

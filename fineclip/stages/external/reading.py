@@ -15,9 +15,15 @@ from fineclip.config import BoxesJsonDetect
 from fineclip.errors import DataError
 from fineclip.shards import Job, TableWriter, sha256_of
 from fineclip.stages.declaration import Stage, stage
-from fineclip.stages.external.boxes import boxes_in
-from fineclip.stages.external.captions import captions_in
-from fineclip.stages.external.tables import ExternalBoxesRow, ExternalCaptionsRow, ExternalConfig, R, table_identity
+from fineclip.stages.external.annotation_tables import (
+    ExternalBoxesRow,
+    ExternalCaptionsRow,
+    ExternalConfig,
+    R,
+    table_identity,
+)
+from fineclip.stages.external.coco_boxes import boxes_in
+from fineclip.stages.external.keyed_captions import captions_in
 
 log = logging.getLogger(__name__)
 

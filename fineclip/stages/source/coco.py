@@ -20,7 +20,7 @@ from fineclip.errors import DataError
 from fineclip.shards import SourceRow, sha256_of
 from fineclip.stages.source.files import files_below, is_image
 from fineclip.stages.source.samples import Samples, fingerprint
-from fineclip.stages.source.texts import captions_of, to_valid_utf8
+from fineclip.stages.source.text_encoding import captions_of, to_valid_utf8
 from fineclip.types import Box, LabeledBox
 
 log = logging.getLogger(__name__)

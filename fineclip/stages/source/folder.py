@@ -17,9 +17,9 @@ from fineclip.config import FolderSource
 from fineclip.errors import DataError
 from fineclip.shards import SourceRow, sha256_of
 from fineclip.stages.source.files import files_below, is_image
-from fineclip.stages.source.plan import captions_table
 from fineclip.stages.source.samples import Samples, fingerprint
-from fineclip.stages.source.texts import captions_of, decoded, to_valid_utf8
+from fineclip.stages.source.shard_plan import captions_table
+from fineclip.stages.source.text_encoding import captions_of, decoded, to_valid_utf8
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from fineclip.stages.declaration import stage
 from fineclip.stages.source import INDEX_SOURCE, SOURCE
 from fineclip.stages.source.coco import coco_samples
 from fineclip.stages.source.folder import folder_samples
-from fineclip.stages.source.plan import PlannedShard
+from fineclip.stages.source.shard_plan import PlannedShard
 
 log = logging.getLogger(__name__)
 

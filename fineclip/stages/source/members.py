@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from fineclip.errors import ShardError
 from fineclip.shards import Piece, PieceReader, members
 from fineclip.stages.source.files import IMAGE_SUFFIXES
-from fineclip.stages.source.texts import to_valid_utf8
+from fineclip.stages.source.text_encoding import to_valid_utf8
 
 log = logging.getLogger(__name__)
 

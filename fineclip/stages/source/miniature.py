@@ -14,7 +14,7 @@ from fineclip.miniature.web import WebItem, web_items
 from fineclip.shards import Piece, SourceRow, TarAppender, atomic
 from fineclip.shards.images import read_header
 from fineclip.stages.source import SOURCE
-from fineclip.stages.source.plan import PlannedShard
+from fineclip.stages.source.shard_plan import PlannedShard
 
 
 def miniature_shard(shard: PlannedShard, manifest: Path, config: MiniatureSource) -> None:

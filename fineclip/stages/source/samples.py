@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from fineclip.shards import SourceRow
-from fineclip.stages.source.texts import to_valid_utf8
+from fineclip.stages.source.text_encoding import to_valid_utf8
 
 
 class Samples(NamedTuple):

@@ -10,7 +10,7 @@ from fineclip.config import MiniatureSource, SourceConfig, WebDatasetSource
 from fineclip.errors import ConfigError
 from fineclip.stages.declaration import stage
 from fineclip.stages.source import SOURCE
-from fineclip.stages.source.plan import PlannedShard
+from fineclip.stages.source.shard_plan import PlannedShard
 
 
 @stage(SOURCE)

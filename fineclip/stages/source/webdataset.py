@@ -20,8 +20,8 @@ from fineclip.errors import ShardError
 from fineclip.shards import SourceRow, sha256_of
 from fineclip.stages.source import SOURCE
 from fineclip.stages.source.members import Parts, TarIndex, index_tar, samples_in
-from fineclip.stages.source.plan import PlannedShard
-from fineclip.stages.source.texts import captions_of, decoded, to_valid_utf8
+from fineclip.stages.source.shard_plan import PlannedShard
+from fineclip.stages.source.text_encoding import captions_of, decoded, to_valid_utf8
 
 log = logging.getLogger(__name__)
 

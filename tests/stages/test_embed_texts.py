@@ -15,7 +15,7 @@ from fineclip.models.encoder import RegionEncoder
 from fineclip.models.texts import text_tower_hash
 from fineclip.models.tokenizer import load_tokenizer
 from fineclip.shards import TextsFile, invalidate, read_manifest, sha256_of
-from fineclip.stages.texts import text_files, texts_of, texts_shard
+from fineclip.stages.embed_texts import text_files, texts_of, texts_shard
 from fineclip.stages.weights import fetch_weights
 from fineclip.types import Box, Region, Sample
 from tests.helpers.packs import keys_of, sample, write_pack

@@ -20,9 +20,9 @@ from typing import NamedTuple
 from fineclip.boxes import clip_and_round, from_xywh
 from fineclip.errors import DataError
 from fineclip.shards import CaptionRow, DetectRow, SourceRow, input_manifest, read_manifest
-from fineclip.stages.external.tables import ExternalBoxesRow, ExternalCaption, ExternalCaptionsRow, rows_for
+from fineclip.stages.external.annotation_tables import ExternalBoxesRow, ExternalCaption, ExternalCaptionsRow, rows_for
 from fineclip.stages.source.coco import read_json
-from fineclip.stages.source.texts import to_valid_utf8
+from fineclip.stages.source.text_encoding import to_valid_utf8
 from fineclip.stages.upstream import kept_by_key, lineage_of, row_of
 from fineclip.types import Box, Region, RegionCaption
 

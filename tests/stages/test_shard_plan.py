@@ -9,7 +9,13 @@ import pytest
 from fineclip.config import CocoSource, FolderSource, MiniatureSource, ScaleConfig, WebDatasetSource
 from fineclip.errors import ConfigError
 from fineclip.stages.source.files import directory_fingerprint
-from fineclip.stages.source.plan import image_folder, images_per_shard, planned_shards, require_outside, shards_needed
+from fineclip.stages.source.shard_plan import (
+    image_folder,
+    images_per_shard,
+    planned_shards,
+    require_outside,
+    shards_needed,
+)
 from tests.helpers.images import encoded, write_tar
 
 

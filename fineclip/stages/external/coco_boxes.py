@@ -13,9 +13,9 @@ from pathlib import Path
 
 from fineclip.config import BoxesJsonDetect
 from fineclip.errors import DataError
-from fineclip.stages.external.tables import ExternalBox, ExternalBoxesRow
+from fineclip.stages.external.annotation_tables import ExternalBox, ExternalBoxesRow
 from fineclip.stages.source.coco import Document, Entry, Id
-from fineclip.stages.source.texts import to_valid_utf8
+from fineclip.stages.source.text_encoding import to_valid_utf8
 
 log = logging.getLogger(__name__)
 
