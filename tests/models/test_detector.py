@@ -82,6 +82,27 @@ def test_candidates_of_a_head_that_needs_no_suppression() -> None:
     assert found.classes_N.tolist() == [7]
 
 
+@pytest.mark.parametrize("classes", [2, 0])
+def test_a_score_equal_to_the_confidence_is_enough(classes: int) -> None:
+    prediction = torch.tensor([[4, 4, 2, 2, 0.5, 0.5], [4, 4, 2, 2, 0.4999, 0.25]])
+    found = candidates(prediction if classes == 0 else prediction.T, classes=classes, confidence=0.5)
+    assert found.scores_N.tolist() == [0.5]
+
+
+def test_the_model_sees_pixels_from_0_to_1_and_channels_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, seen = UltralyticsDetector(SHIPPED, config(), device="cpu", batch_size=1), []
+
+    def record(pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(pixels)
+        return torch.zeros(len(pixels), 4 + detector._classes, 1)
+
+    monkeypatch.setattr(detector, "_model", record)
+    detector.find([Image.new("RGB", (20, 10), (255, 51, 0))])
+    assert seen[0].shape[1:] == (3, 128, 128)
+    torch.testing.assert_close(seen[0][0, :, 64, 64], torch.tensor([1, 0.2, 0]))
+    torch.testing.assert_close(seen[0][0, :, 0, 0], torch.full((3,), 114 / 255))
+
+
 def found_of(*boxes: tuple[float, float, float, float, float, int]) -> Found:
     rows = np.array(boxes, dtype=np.float64).reshape(-1, 6)
     return Found(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64))
@@ -121,6 +142,22 @@ def test_regions_are_clipped_limited_and_ordered() -> None:
         (Box(1, 1, 5, 4.95), 0.5, "cat"),
         (Box(0.5, 0.5, 20, 20), 0.1235, "dog"),
     ]
+
+
+def test_boxes_without_area_are_dropped_at_any_least_side() -> None:
+    found = found_of(
+        (10, 10, 10, 30, 0.9, 0),  # no width
+        (10, 10, 30, 10, 0.9, 0),  # no height
+        (30, 30, 10, 10, 0.9, 0),  # corners the wrong way round
+        (130, 10, 150, 30, 0.9, 0),  # right of the image
+        (10, -30, 30, -2, 0.9, 0),  # above the image
+        (10, 10, 10.004, 30, 0.9, 0),  # 0.002 px wide in the image: no width at the precision of 0.01
+        (10, 10, 10.04, 30, 0.5, 0),  # 0.02 px wide
+    )
+    place, size = Letterbox(2.0, 2.0, 0, 0), (60, 60)
+    for least, boxes in ((0, [Box(5, 5, 5.02, 15)]), (1, [])):
+        regions = regions_of(found, place, size=size, names={0: "cat"}, config=config(min_side_px=least))
+        assert [region.box for region in regions] == boxes
 
 
 def test_a_box_depends_on_no_neighbour_position_or_batch_size() -> None:

@@ -104,6 +104,17 @@ def test_features_stay_float32_under_autocast(tmp_path: Path, kind: str) -> None
     assert F.cosine_similarity(region, exact).min() > 0.99
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_bytes_become_normalized_numbers_of_the_type_of_the_weights(tmp_path: Path, dtype: torch.dtype) -> None:
+    encoder = tiny_encoder(tmp_path, "openai").to(dtype)
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    expected = ((pixels / 255 - mean[:, None, None]) / std[:, None, None]).to(dtype)
+    torch.testing.assert_close(encoder.seen(pixels), expected, atol=1e-6, rtol=1e-6 if dtype == torch.float64 else 0.01)
+    assert encoder.seen(pixels).dtype == dtype
+    assert encoder.encode_image(pixels).shape == (2, 32)
+
+
 Made = Callable[[RegionEncoder, int, int], Tensor]  # of so many images or texts, and regions
 PATHS: dict[str, Made] = {
     "images": lambda encoder, images, _: encoder.encode_image(random(images, 3, 32, 32)),

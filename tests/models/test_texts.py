@@ -108,3 +108,17 @@ def test_both_ways_to_attend_are_one(mask: str, dtype: torch.dtype) -> None:
     found = attend(*(part.to(dtype) for part in (query, key, value)), causal=mask == "causal", visible_B11K=visible)
     tolerance = 1e-12 if dtype == torch.float64 else 0.05
     torch.testing.assert_close(found.double(), expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(
+    ("queries", "keys", "width"), [(40, 40, 16), (1, 40, 16), (3, 1024, 8), (3, 1025, 8), (9, 9, 64)]
+)
+def test_logits_are_scaled_by_the_width_of_a_head(queries: int, keys: int, width: int, dtype: torch.dtype) -> None:
+    """The number of keys, of queries and the width differ, and logits are large, so that another scale is another result."""
+    query = 4 * random(2, 3, queries, width, seed=0).to(dtype)
+    key, value = (random(2, 3, keys, width, seed=seed).to(dtype) for seed in (1, 2))
+    logits = query.double() @ key.double().transpose(2, 3) / width**0.5
+    expected = logits.softmax(dim=-1) @ value.double()
+    error = (attend(query, key, value).double() - expected).norm() / expected.norm()
+    assert error < {torch.bfloat16: 0.03, torch.float16: 0.004, torch.float32: 1e-5}[dtype]
