@@ -112,7 +112,7 @@ def _evaluate_run(options: argparse.Namespace) -> None:
 def _evaluate_checkpoint(options: argparse.Namespace) -> None:
     from fineclip.evals.checkpoint import chosen_benchmarks, evaluate_checkpoint
     from fineclip.evals.evaluate import text_of
-    from fineclip.models.checkpoint import find_encoder
+    from fineclip.models.checkpoints import find_encoder
 
     config = _configuration([Path(name) for name in options.config or ["config.yaml"]])
     benchmarks = chosen_benchmarks(config.benchmarks, options.benchmark)
@@ -134,7 +134,7 @@ def _evaluate_checkpoint(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from fineclip.models.checkpoint import export, find_encoder
+    from fineclip.models.checkpoints import export, find_encoder
 
     catalogue = _configuration(options.config).encoders if options.config else {}
     found = find_encoder(options.encoder_path, encoder=options.encoder, catalogue=catalogue)

@@ -18,7 +18,7 @@ from fineclip.evals.embedding import Embedder
 from fineclip.evals.evaluate import BENCHMARKS, VERSION, evaluated
 from fineclip.evals.sources import index_benchmark, missing
 from fineclip.models.batches import chosen_device
-from fineclip.models.checkpoint import FoundEncoder
+from fineclip.models.checkpoints import EncoderSpec
 from fineclip.models.shipped import FOLDER, PREFIX
 from fineclip.shards import read_manifest, sha256_of
 
@@ -52,7 +52,7 @@ def chosen_benchmarks(
 
 
 def evaluate_checkpoint(
-    found: FoundEncoder,
+    found: EncoderSpec,
     benchmarks: Mapping[str, BenchmarkConfig],
     indexes: Path,
     *,

@@ -18,17 +18,17 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from fineclip.errors import ConfigError, DataError, ShardError
-from fineclip.models.checkpoint import (
+from fineclip.models.checkpoints import (
     ARCHITECTURE,
     VOCABULARY,
     WEIGHTS,
-    load_published,
-    published_config,
-    published_tokenizer,
+    load_saved_encoder,
+    saved_config,
+    saved_tokenizer,
 )
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.images import UndecodableImage, decode, squash, to_batch
-from fineclip.models.tokenizer import cut_after_ends
+from fineclip.models.tokenizer import trim_padding
 from fineclip.shards import BenchmarkRow, PieceReader, read_manifest, sha256_of
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Embedder:
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """(T, D) embeddings of texts. Equal texts are encoded once, so that they tie."""
         position = {text: index for index, text in enumerate(dict.fromkeys(texts))}
-        tokens_TL = cut_after_ends(self._tokenize(list(position)))
+        tokens_TL = trim_padding(self._tokenize(list(position)))
         batches = torch.split(tokens_TL, self._batch_size)
         with _exactly():
             encoded = [
@@ -137,9 +137,9 @@ def published_embedder(run: Path, *, batch_size: int, device: str, threads: int)
         if path.is_file() and sha256_of(path) != outputs.get(name):
             raise ShardError(f"{path}: is not the one that {run.name} names. Delete {run} and run again.")
     return Embedder(
-        load_published(run.parent),
-        published_tokenizer(run.parent),
-        image_size=published_config(run.parent).image_size,
+        load_saved_encoder(run.parent),
+        saved_tokenizer(run.parent),
+        image_size=saved_config(run.parent).image_size,
         batch_size=batch_size,
         device=device,
         threads=threads,

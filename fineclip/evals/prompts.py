@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from fineclip.evals.sources import BenchmarkClass
-from fineclip.models.prompts import VILD_TEMPLATES, prompts_for
+from fineclip.models.prompt_templates import VILD_TEMPLATES, prompts_for
 
 __all__ = ["VILD_TEMPLATES", "class_embedding", "prompts_of"]
 

@@ -104,8 +104,9 @@ class _StandIn(ModuleType):
 def _decorator_of_compiler() -> Iterator[None]:
     """Replace `torch.compiler.disable`, which imports the compiler to decorate, by torch's own decorator that does not."""
     import torch
+    from torch._compile import _disable_dynamo
 
-    disable, torch.compiler.disable = torch.compiler.disable, torch._disable_dynamo
+    disable, torch.compiler.disable = torch.compiler.disable, _disable_dynamo  # type: ignore[assignment]
     try:
         yield
     finally:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from fineclip.config import Blip2Caption, CaptionConfig, CaptionsJsonCaption, TemplateCaption
 from fineclip.errors import ConfigError, ShardError
 from fineclip.models.batches import batches
-from fineclip.models.captioner import Captioner, RegionCaption, TemplateCaptioner, region_view
+from fineclip.models.captioner import Captioner, RegionCaption, TemplateCaptioner, region_crop
 from fineclip.shards import CaptionRow, DetectRow, Job, PieceReader, SourceRow, TableWriter, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.given.captions import looked_up
@@ -61,7 +61,7 @@ def crops(rows: Iterable[DetectRow], detected: Path, config: Blip2Caption) -> It
             place = row_of(row.key, sources, source)
             image = _same_image(row, place, reader)
             for region in row.regions:
-                yield region_view(image, Box(*(region[edge] for edge in Box._fields)), config)
+                yield region_crop(image, Box(*(region[edge] for edge in Box._fields)), config)
 
 
 def _same_image(row: DetectRow, place: SourceRow, reader: PieceReader) -> Image.Image:

@@ -95,8 +95,8 @@ def _embed(
     device: str,
 ) -> None:
     from fineclip.models.batches import chosen_device
-    from fineclip.models.checkpoint import load_encoder
-    from fineclip.models.texts import embed_texts, text_tower_hash
+    from fineclip.models.checkpoints import load_encoder
+    from fineclip.models.embed_texts import embed_texts, text_tower_hash
     from fineclip.models.tokenizer import load_tokenizer
 
     tokenize = load_tokenizer(config, vocabulary_at(tokenizer, config))

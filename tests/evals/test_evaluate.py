@@ -19,7 +19,7 @@ from fineclip.evals.benchmark import read_index
 from fineclip.evals.embedding import Embedder
 from fineclip.evals.evaluate import evaluate_run
 from fineclip.evals.sources import index_benchmark
-from fineclip.models.checkpoint import WEIGHTS, publish, published_tokenizer
+from fineclip.models.checkpoints import WEIGHTS, save_encoder, saved_tokenizer
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.images import decode, normalise, squash
 from fineclip.models.shipped import shipped
@@ -73,7 +73,7 @@ def publish_run(run: Path, folder: Path, *, seed: int) -> RegionEncoder:
         crop_size=48,
     )
     encoder = random_encoder(config, seed)
-    publish(encoder, run.parent, config=config, vocabulary=shipped("encoder/bpe.txt.gz"))
+    save_encoder(encoder, run.parent, config=config, vocabulary=shipped("encoder/bpe.txt.gz"))
     (run.parent / "config.yaml").write_text(yaml.safe_dump({"encoder": config.model_dump(mode="json")}))
     files = [run.parent / name for name in (WEIGHTS, "open_clip_config.json", "bpe.txt.gz", "config.yaml")]
     Job(run, stage="train", version=1, config={"seed": seed}, inputs={}).finish(files)
@@ -126,7 +126,7 @@ def test_the_contract(shared: World) -> None:
 
 def test_scores_are_those_of_the_encoder_itself(shared: World) -> None:
     """Worked out again image by image and class by class, without batches."""
-    encoder, tokenize = shared.encoder, published_tokenizer(shared.run.parent)
+    encoder, tokenize = shared.encoder, saved_tokenizer(shared.run.parent)
     index = read_index(shared.index("boxes"), section("boxes"))
     texts = [f"a photo of {'a' if c.is_thing else 'the'} {c.name}" for c in index.classes]
     texts = [text.replace(" a arrow", " an arrow").replace(" a umbrella", " an umbrella") for text in texts]
@@ -160,7 +160,7 @@ def test_the_batch_size_changes_nothing(shared: World, kind: str) -> None:
     ]
     parts = []
     for batch_size, threads in ((1, 1), (5, 3), (64, 1)):
-        tokenize = published_tokenizer(shared.run.parent)
+        tokenize = saved_tokenizer(shared.run.parent)
         embedder = Embedder(
             shared.encoder, tokenize, image_size=96, batch_size=batch_size, device="cpu", threads=threads
         )
@@ -182,8 +182,8 @@ def test_another_image_size_is_used(shared: World) -> None:
 
 def test_what_lies_there_is_not_made_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[Path] = []
-    load = embedding.load_published
-    monkeypatch.setattr(embedding, "load_published", lambda folder: loaded.append(folder) or load(folder))
+    load = embedding.load_saved_encoder
+    monkeypatch.setattr(embedding, "load_saved_encoder", lambda folder: loaded.append(folder) or load(folder))
     first = world.evaluate("retrieval")
     text = world.output("retrieval").read_text()
     world.output("retrieval").unlink()  # as Snakemake does before a job

@@ -1,4 +1,4 @@
-"""Token ids: of CLIP's vocabulary and of one's own, cut to length, in other processes too."""
+"""Token ids of CLIP's vocabulary and of others, truncation, pickling."""
 
 import gzip
 import pickle
@@ -28,7 +28,7 @@ def test_known_ids_and_padding() -> None:
     assert ids.dtype == torch.int64
 
 
-def test_too_long_is_cut_and_still_ends() -> None:
+def test_truncated_texts_keep_the_end_token() -> None:
     [ids] = Tokenizer(context_length=5)(["dog " * 50]).tolist()
     assert ids == [START, 1929, 1929, 1929, END]
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from fineclip.config import RuntimeConfig, Section, WeightsConfig, identity, parse
 from fineclip.errors import ConfigError, TrainingError
 from fineclip.methods import FineCLIP
-from fineclip.models.checkpoint import load_published
+from fineclip.models.checkpoints import load_saved_encoder
 from fineclip.shards import ConceptRow, Job, TableWriter, forget, read_manifest
 from fineclip.stages.weights import fetch_weights
 from fineclip.train.claims import PretrainedConfig, RunConfig
@@ -88,7 +88,7 @@ def test_a_run_leaves_what_evaluation_and_report_need(place: Path) -> None:
     }
     assert described["options"]["weights"] == {"global": 1.0, "region": 1.0, "distill": 1.0}
     assert described["train"]["weight_decay"] == 0.1
-    trained = load_published(folder)
+    trained = load_saved_encoder(folder)
     assert trained.logit_scale.item() != tiny_encoder().logit_scale.item()
     assert len(lines_of(folder / "metrics.jsonl")) == 4
 
@@ -178,7 +178,7 @@ def test_an_encoder_as_it_comes_is_a_run(place: Path) -> None:
     assert described["method"] is None
     made = read_manifest(manifest)
     assert (made.stage, made.read, "metrics.jsonl" in made.outputs) == ("train", 0, False)
-    published = load_published(manifest.parent)
+    published = load_saved_encoder(manifest.parent)
     assert torch.equal(published.logit_scale, tiny_encoder(dtype=torch.float32).logit_scale)
     before = (manifest.parent / "model.safetensors").stat().st_mtime_ns
     publish_pretrained(Path("weights/tiny.json"), manifest, config)
