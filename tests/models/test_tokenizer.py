@@ -61,7 +61,7 @@ def test_clips_own_vocabulary_is_refused_for_another_model(tmp_path: Path) -> No
 def test_a_vocabulary_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "bpe.txt.gz"
     path.write_bytes(b"no gzip")
-    with pytest.raises(ConfigError, match="no vocabulary in CLIP's format"):
+    with pytest.raises(ConfigError, match="not a vocabulary in CLIP's format"):
         Tokenizer(context_length=8, bpe=path)
     with pytest.raises(ConfigError, match="No such file"):
         Tokenizer(context_length=8, bpe=tmp_path / "absent.gz")
