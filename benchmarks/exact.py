@@ -21,7 +21,7 @@ from fineclip.config import TrainConfig
 from fineclip.methods import FineCLIP
 from fineclip.methods.chunks import Chunks
 from fineclip.methods.cost import step_flops
-from fineclip.models.flops import counted_flops
+from fineclip.models.flops import count_flops
 from fineclip.train.distributed import Processes
 from fineclip.train.optim import Precision, make_optimizer
 from fineclip.train.watch import Watch
@@ -69,7 +69,7 @@ def _flops(method: FineCLIP, loss: object) -> float:
         loss().backward()  # type: ignore[operator]
 
     method.zero_grad(set_to_none=True)
-    found = counted_flops(run)
+    found = count_flops(run)
     method.zero_grad(set_to_none=True)
     return found
 

@@ -15,7 +15,7 @@ from fineclip.config.methods import FineCLIPConfig
 from fineclip.methods import FineCLIP
 from fineclip.models.encoder import RegionEncoder, build_encoder
 from fineclip.models.images import normalise
-from fineclip.models.tokenizer import cut_after_ends
+from fineclip.models.tokenizer import trim_padding
 from fineclip.types import Batch, Counts
 
 SLOTS = 20  # of the official template
@@ -132,5 +132,5 @@ def _texts(count: int, encoder: RegionEncoder, rng: torch.Generator) -> Tensor:
 
 
 def _once(texts_NL: Tensor) -> tuple[Tensor, Tensor]:
-    texts, rows = torch.unique(cut_after_ends(texts_NL), dim=0, return_inverse=True)
+    texts, rows = torch.unique(trim_padding(texts_NL), dim=0, return_inverse=True)
     return texts, rows

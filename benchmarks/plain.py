@@ -45,12 +45,12 @@ class OurKernels:
         self.encoder, self.trunk = encoder, encoder.trunk
 
     def image(self, images_B3SS: Tensor) -> Tensor:
-        tokens_BTC = self.trunk.norm(self.trunk.last(self.trunk.before_last(images_B3SS)))
+        tokens_BTC = self.trunk.norm(self.trunk.last(self.trunk.forward_before_last(images_B3SS)))
         pooled_BC = tokens_BTC[:, 0] if self.encoder.head == "cls" else tokens_BTC[:, 1:].mean(dim=1)
         return self.trunk.project(pooled_BC)
 
     def dense(self, images_B3SS: Tensor) -> Tensor:
-        tokens_BTC = self.trunk.last_value_only(self.trunk.before_last(images_B3SS).tokens_BTC)
+        tokens_BTC = self.trunk.last_without_attention(self.trunk.forward_before_last(images_B3SS).tokens_BTC)
         return F.normalize(self.trunk.project(self.trunk.norm(tokens_BTC[:, 1:])), dim=-1)
 
     def text(self, texts_NL: Tensor) -> Tensor:

@@ -1,8 +1,4 @@
-"""From image-text pairs to a region-level CLIP: data pipeline, training, evaluation.
-
-encoder = fineclip.load("mini")
-encoder.encode_image(picture)    encoder.encode_text(["a dog"])    encoder.encode_regions(picture, [(x1, y1, x2, y2)])
-"""
+"""Region-level CLIP from image-text pairs: data pipeline, training and evaluation. `fineclip.load` is the entry point."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,17 +14,34 @@ __all__ = ["__version__", "load"]
 def load(
     path_or_name: Path | str, *, encoder: str | None = None, image_size: int | None = None, device: str = "auto"
 ) -> "FeatureEncoder":
-    """An encoder that turns pictures, texts and pixel boxes into features; see `fineclip.models.features.load`.
+    """Load an encoder of images, texts and regions. torch is imported here and not with the package.
 
     Args:
-        path_or_name: `results/<dataset>/<run>`, any folder with open_clip_config.json, any file of weights, or `mini`.
-        encoder: of a file: which model it is of, the name of an open_clip model such as EVA02-B-16 or the path of a JSON.
-        image_size: side of the square that pictures are squashed to, whole patches; None takes the encoder's own.
+        path_or_name: Folder of a run (`results/<dataset>/<run>`), folder with open_clip_config.json, file of weights, or the
+            shipped encoder `mini`.
+        encoder: Model of the weights, required for a file: name of an open_clip model such as EVA02-B-16, or path of a JSON.
+        image_size: Images are resized to a square of this side in pixels, a multiple of the patch. None takes the encoder's
+            own size.
         device: auto, cpu, cuda or mps.
 
+    Returns:
+        Encoder with `encode_image`, `encode_text` and `encode_regions`, which return unit vectors.
+
     Raises:
-        FineclipError: the message says what is wrong with the file, the name or the size.
+        FineclipError: The file, the model, the device or the size cannot be used.
+
+    Examples:
+        >>> import fineclip
+        >>> from PIL import Image
+        >>> encoder = fineclip.load("mini", device="cpu")
+        >>> image = Image.new("RGB", (200, 100), "red")
+        >>> region_RD = encoder.encode_regions(image, [(10, 20, 110, 90), (0, 0, 200, 100)])  # x1, y1, x2, y2 in pixels
+        >>> text_ND = encoder.encode_text(["a red star", "a blue cup", "a photo of the sky"])
+        >>> (region_RD @ text_ND.T).shape
+        torch.Size([2, 3])
+        >>> encoder.encode_image([image, image]).shape == (2, encoder.width)
+        True
     """
-    from fineclip.models import features  # torch is loaded when an encoder is, not with the package
+    from fineclip.models import features
 
     return features.load(path_or_name, encoder=encoder, image_size=image_size, device=device)

@@ -134,7 +134,7 @@ def _benchmark(name: str, keys: Mapping[str, Any]) -> BenchmarkConfig:
 def _evaluate_checkpoint(options: argparse.Namespace) -> None:
     from fineclip.evals.evaluate import record_text
     from fineclip.evals.evaluate_file import chosen_benchmarks, evaluate_checkpoint
-    from fineclip.models.checkpoint import find_encoder
+    from fineclip.models.checkpoints import find_encoder
 
     config = _configuration([Path(name) for name in options.config or ["config.yaml"]])
     benchmarks = chosen_benchmarks(config.benchmarks, options.benchmark)
@@ -159,7 +159,7 @@ def _evaluate_checkpoint(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from fineclip.models.checkpoint import export, find_encoder
+    from fineclip.models.checkpoints import export, find_encoder
 
     catalogue = _configuration(options.config).encoders if options.config else {}
     found = find_encoder(options.encoder_path, encoder=options.encoder, catalogue=catalogue)

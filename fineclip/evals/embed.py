@@ -18,13 +18,13 @@ from tqdm import tqdm
 from fineclip.boxes import fractions
 from fineclip.errors import DataError, ShardError
 from fineclip.models.batches import batches
-from fineclip.models.checkpoint import (
+from fineclip.models.checkpoints import (
     ARCHITECTURE,
     VOCABULARY,
     WEIGHTS,
-    load_published,
-    published_config,
-    published_tokenizer,
+    load_saved_encoder,
+    saved_config,
+    saved_tokenizer,
 )
 from fineclip.models.features import FeatureEncoder
 from fineclip.models.images import UndecodableImage, decode, squash, to_batch
@@ -115,9 +115,9 @@ def published_embedder(run: Path, *, batch_size: int, device: str, threads: int)
         if path.is_file() and sha256_of(path) != outputs.get(name):
             raise ShardError(f"{path}: is not the one that {run.name} names. Delete {run} and run again.")
     encoder = FeatureEncoder(
-        load_published(run.parent),
-        published_tokenizer(run.parent),
-        image_size=published_config(run.parent).image_size,
+        load_saved_encoder(run.parent),
+        saved_tokenizer(run.parent),
+        image_size=saved_config(run.parent).image_size,
         batch_size=batch_size,
         device=device,
     )

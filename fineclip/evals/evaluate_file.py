@@ -18,7 +18,7 @@ from fineclip.evals.embed import Embedder
 from fineclip.evals.evaluate import VERSION, score_record
 from fineclip.evals.index import index_benchmark, missing, read_index
 from fineclip.identity import identity
-from fineclip.models.checkpoint import FoundEncoder
+from fineclip.models.checkpoints import EncoderSpec
 from fineclip.models.features import FeatureEncoder
 from fineclip.models.shipped import FOLDER, PREFIX
 from fineclip.shards import read_manifest, sha256_of
@@ -57,7 +57,7 @@ def chosen_benchmarks(
 
 
 def evaluate_checkpoint(
-    found: FoundEncoder,
+    found: EncoderSpec,
     benchmarks: Mapping[str, BenchmarkConfig],
     indexes: Path,
     *,

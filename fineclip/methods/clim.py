@@ -131,7 +131,7 @@ class Clim(Method[Features]):
 
     def features(self, batch: Batch) -> Features:
         """Encode the rows of this process. No communication."""
-        images_B3SS, counts = self.encoder.seen(given(batch.images)), batch.counts.images
+        images_B3SS, counts = self.encoder.preprocess(given(batch.images)), batch.counts.images
         planned, sides = mosaic_sides(sum(counts), self.options.mosaics), self.sides_of(batch)
         used = sum(side * side for side in sides)
         mosaics_M3mm = make_mosaics(images_B3SS[:used], sides, size=self.options.mosaic_size)

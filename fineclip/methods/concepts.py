@@ -17,8 +17,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from fineclip.methods.contrastive import first_row, full_precision, gather_rows, global_mean
 from fineclip.methods.items import Tokenize
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.prompts import prompts_for
-from fineclip.models.tokenizer import cut_after_ends
+from fineclip.models.prompt_templates import prompts_for
+from fineclip.models.tokenizer import trim_padding
 
 TEXTS_AT_ONCE = 1024
 
@@ -32,7 +32,7 @@ def embed_concepts(
     Source: CLIPSelf's text-embedding tool. Computed where the encoder is, with its weights as they are.
     """
     texts = [prompts_for(name, prompts) for name in names]
-    token_TL = cut_after_ends(tokenize([text for of_one in texts for text in of_one]))
+    token_TL = trim_padding(tokenize([text for of_one in texts for text in of_one]))
     device = encoder.logit_scale.device
     parts = [encoder.encode_text(part.to(device)) for part in torch.split(token_TL, TEXTS_AT_ONCE)]
     prompt_KPD = normalize(torch.cat(parts), dim=-1).unflatten(0, (len(names), -1))  # type: ignore[no-untyped-call]

@@ -1,8 +1,4 @@
-"""What can be wrong with an image or a text of the web, done to a scene on purpose.
-
-Each flaw is a function of the scene, its JPEG bytes and a generator, and is named by the reason for which the pipeline
-should drop the image.
-"""
+"""Flaws of web images and texts. Each is named by the reason for which the pipeline should drop the image."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -25,7 +21,7 @@ NOT_FOUND_PAGE = b"""<!DOCTYPE html>
 
 
 class Content(NamedTuple):
-    """An image file and its text."""
+    """Bytes of an image file, and its text."""
 
     image: bytes
     caption: str
@@ -35,14 +31,14 @@ Flaw = Callable[[Scene, np.random.Generator], Content]
 
 
 def thumbnail(scene: Scene, generator: np.random.Generator) -> Content:
-    """The whole scene, far too small."""
+    """Shrink the scene to a thumbnail."""
     image = Image.fromarray(scene.pixels)
     factor = generator.integers(*THUMBNAIL_PX, endpoint=True) / min(image.size)
     return Content(_encoded(image.resize([round(side * factor) for side in image.size])), scene.alt)
 
 
 def banner(scene: Scene, generator: np.random.Generator) -> Content:
-    """The middle of the scene, stretched into a strip."""
+    """Stretch the middle of the scene to a banner."""
     image = Image.fromarray(scene.pixels)
     strip = (0, image.height // 3, image.width, 2 * image.height // 3)
     size = (round(BANNER_HEIGHT_PX * generator.uniform(*BANNER_ASPECT)), BANNER_HEIGHT_PX)
@@ -50,13 +46,13 @@ def banner(scene: Scene, generator: np.random.Generator) -> Content:
 
 
 def truncated(scene: Scene, generator: np.random.Generator) -> Content:
-    """A download that broke off: the header says the size, most of the pixels are missing."""
+    """Truncate the JPEG; its header stays valid."""
     whole = jpeg(scene)
     return Content(whole[: int(len(whole) * generator.uniform(0.3, 0.7))], scene.alt)
 
 
 def unreadable(scene: Scene, generator: np.random.Generator) -> Content:
-    """Not an image: a page that says 404, an empty file, or a JPEG whose beginning is overwritten."""
+    """Replace the image by an HTML page, an empty file or a JPEG with an overwritten header."""
     kind = generator.integers(3)
     if kind == 0:
         return Content(NOT_FOUND_PAGE, scene.alt)
@@ -67,18 +63,18 @@ def unreadable(scene: Scene, generator: np.random.Generator) -> Content:
 
 
 def without_caption(scene: Scene, _: np.random.Generator) -> Content:
-    """An image without a text."""
+    """Remove the text."""
     return Content(jpeg(scene), "")
 
 
 def with_one_word(scene: Scene, generator: np.random.Generator) -> Content:
-    """A text of one word, which may even be right."""
+    """Replace the text by one word, which may be correct."""
     word = scene.things[0].label if scene.things else THINGS[generator.integers(len(THINGS))]
     return Content(jpeg(scene), word)
 
 
 def with_boilerplate(scene: Scene, generator: np.random.Generator) -> Content:
-    """A text that belongs to the page and not to the image."""
+    """Replace the text by boilerplate of a web page."""
     return Content(jpeg(scene), BOILERPLATE_TEXTS[generator.integers(len(BOILERPLATE_TEXTS))])
 
 

@@ -1,7 +1,6 @@
-"""Scenes of the embedded world: drawn pictures of coloured things on textured grounds, with everything known about them.
+"""Scenes of the miniature world: drawn images of colored things on textured stuff, with boxes, panoptic maps and captions.
 
-Scene `index` of `seed` is a pure function of the two numbers, so any part of a collection can be made alone. A scene
-has boxes and a panoptic map of what is visible, an alt text as the web has it and a clean caption as COCO has it.
+A scene is a pure function of seed and index.
 
 Legend: H W pixels.
 """
@@ -13,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from fineclip.miniature.shapes import COLOUR_RGB, COLOURS, THINGS, paint
+from fineclip.miniature.shapes import COLOR_RGB, COLORS, THINGS, paint
 from fineclip.miniature.textures import STUFF, texture
 from fineclip.miniature.wording import alt_text, clean_caption, region_caption
+from fineclip.miniature.world import IntBox, Scene, Stuff, Thing
 
 __all__ = [
     "CLASSES",
-    "COLOURS",
+    "COLORS",
     "STUFF",
     "THINGS",
     "Scene",
@@ -47,65 +47,19 @@ LAYOUTS: tuple[tuple[str, ...], ...] = (  # from top to bottom
     ("water",),
     ("wall",),
 )
-CLOSE_UP_SHARE = 0.18  # of scenes that show one large thing
+CLOSE_UP_SHARE = 0.18  # share of scenes with one large thing
 CLOSE_UP_RADIUS = (0.20, 0.45)  # of the shorter side
 RADIUS = (0.085, 0.23)  # of the shorter side, in a scene of several things
 MOST_THINGS = 6
 PLACEMENT_TRIES = 12
-MIN_VISIBLE_SHARE = 0.45  # of its area; a thing of which less is seen is not counted as there
+MIN_VISIBLE_SHARE = 0.45  # of its area; less visible things are left out
 MIN_VISIBLE_PX = 20
-STUFF_FIRST_ID = 200  # segment ids: 0 nothing named, 1 and up things, 200 and up stuff
+STUFF_FIRST_ID = 200  # segment ids: 0 none, 1 and up things, 200 and up stuff
 JPEG_QUALITY = 88
-
-IntBox = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Thing:
-    """A thing in a scene. `box` is x1 y1 x2 y2 in pixels, half-open, tight around what is visible of it.
-
-    `ground` is the stuff under its lower edge and `area` its visible pixels.
-    """
-
-    label: str
-    colour: str
-    box: IntBox
-    ground: str
-    segment_id: int
-    area: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stuff:
-    """An area of stuff; its box is tight around what the things leave visible of it."""
-
-    label: str
-    box: IntBox
-    segment_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """Pixels (H, W, 3) uint8 RGB, panoptic map (H, W) uint8 of segment ids, and what they show.
-
-    A thing that is mostly hidden is left out of `things`; the pixels it still has are 0 in the panoptic map.
-    """
-
-    pixels: np.ndarray
-    panoptic: np.ndarray
-    things: tuple[Thing, ...]
-    stuff: tuple[Stuff, ...]
-    alt: str
-    clean: str
-
-    @property
-    def place(self) -> str:
-        """The stuff at the bottom of the scene, by which its captions say where it is."""
-        return self.stuff[-1].label
 
 
 def draw_scene(seed: int, index: int) -> Scene:
-    """Scene `index` of the endless collection `seed`."""
+    """Draw scene `index` of collection `seed`."""
     generator = np.random.default_rng([seed, index])
     width = int(generator.integers(MIN_SIDE_PX, MAX_SIDE_PX))
     height = int(np.clip(width * generator.uniform(0.72, 1.3), MIN_SIDE_PX, MAX_SIDE_PX))
@@ -121,13 +75,13 @@ def draw_scene(seed: int, index: int) -> Scene:
         )
         for label in layout
     )
-    pixels_HW3 = _photographed(picture, generator)
+    pixels_HW3 = _expose(picture, generator)
     alt = alt_text(things, layout[-1], generator)
     return Scene(pixels_HW3, panoptic_HW, things, stuff, alt, clean_caption(things, layout[-1]))
 
 
 def jpeg(scene: Scene) -> bytes:
-    """The scene as a JPEG file of quality 88."""
+    """Encode a scene as JPEG of quality 88."""
     buffer = io.BytesIO()
     Image.fromarray(scene.pixels).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
@@ -136,15 +90,15 @@ def jpeg(scene: Scene) -> bytes:
 @dataclass(frozen=True, slots=True)
 class _Drawn:
     label: str
-    colour: str
+    color: str
     segment_id: int
-    area: int  # before anything was drawn over it
+    area: int  # pixels before other things were drawn over it
 
 
 def _backdrop(
     layout: tuple[str, ...], horizon: int, size: tuple[int, int], generator: np.random.Generator
 ) -> tuple[Image.Image, Image.Image]:
-    """The stuff of a scene: an RGB picture and the map of its segments."""
+    """Draw the stuff of a scene as RGB image and panoptic map."""
     height, width = size
     pixels_HW3 = np.empty((height, width, 3), dtype=np.uint8)
     panoptic_HW = np.empty((height, width), dtype=np.uint8)
@@ -161,23 +115,23 @@ def _draw_things(picture: Image.Image, panoptic: Image.Image, generator: np.rand
     drawn: list[_Drawn] = []
     taken: list[tuple[float, float, float]] = []
     for _ in range(1 if alone else int(generator.integers(2, MOST_THINGS + 1))):
-        label, colour = THINGS[generator.integers(len(THINGS))], COLOURS[generator.integers(len(COLOURS))]
+        label, color = THINGS[generator.integers(len(THINGS))], COLORS[generator.integers(len(COLORS))]
         radius = shorter * _radius_share(alone, generator)
-        centre = _free_place(radius, picture.size, taken, generator)
-        if centre is None:
+        center = _free_place(radius, picture.size, taken, generator)
+        if center is None:
             continue
-        taken.append((*centre, radius))
-        rgb = np.clip(np.array(COLOUR_RGB[colour]) + generator.uniform(-16, 16, 3), 0, 255)
-        sprite = paint(label, rgb, _random_transform(radius, generator), centre)
+        taken.append((*center, radius))
+        rgb = np.clip(np.array(COLOR_RGB[color]) + generator.uniform(-16, 16, 3), 0, 255)
+        sprite = paint(label, rgb, _random_transform(radius, generator), center)
         alpha = sprite.image.getchannel("A")
         picture.paste(sprite.image, (sprite.left, sprite.top), alpha)
         segment_id = len(drawn) + 1
         panoptic.paste(segment_id, (sprite.left, sprite.top), alpha.point(_OPAQUE))
-        drawn.append(_Drawn(label, colour, segment_id, area=panoptic.histogram()[segment_id]))
+        drawn.append(_Drawn(label, color, segment_id, area=panoptic.histogram()[segment_id]))
     return drawn
 
 
-_OPAQUE = [0] * 128 + [255] * 128  # a pixel belongs to a thing where the thing covers more than half of it
+_OPAQUE = [0] * 128 + [255] * 128  # a pixel belongs to a thing that covers more than half of it
 
 
 def _radius_share(alone: bool, generator: np.random.Generator) -> float:
@@ -193,7 +147,7 @@ def _free_place(
     taken: list[tuple[float, float, float]],
     generator: np.random.Generator,
 ) -> tuple[float, float] | None:
-    """A centre at which a thing of this radius is inside the image and hides others only a little, or None."""
+    """Draw a center for a thing that lies inside the image and overlaps others little, or None after too many tries."""
     width, height = size
     for _ in range(PLACEMENT_TRIES):
         x, y = generator.uniform(radius, width - radius), generator.uniform(radius, height - radius)
@@ -203,7 +157,7 @@ def _free_place(
 
 
 def _random_transform(radius: float, generator: np.random.Generator) -> np.ndarray:
-    """(2, 2) from a shape's square to pixels: a small tilt, proportions of 0.85 to 1.15, perhaps mirrored."""
+    """Draw a (2, 2) matrix from shape to pixels: small rotation, aspect ratio of 0.85 to 1.15, mirrored half the time."""
     tilt, proportion = generator.normal(0, 0.18), generator.uniform(0.85, 1.15)
     mirror = -1 if generator.random() < 0.5 else 1
     rotation = np.array([[math.cos(tilt), -math.sin(tilt)], [math.sin(tilt), math.cos(tilt)]])
@@ -213,7 +167,7 @@ def _random_transform(radius: float, generator: np.random.Generator) -> np.ndarr
 def _visible_things(
     drawn: list[_Drawn], panoptic_HW: np.ndarray, layout: tuple[str, ...], horizon: int
 ) -> tuple[Thing, ...]:
-    """The things of which enough is visible. The map's pixels of the others become 0, in place."""
+    """Return things that are visible enough; set the others to 0 in the panoptic map."""
     things = []
     for one in drawn:
         mask_HW = panoptic_HW == one.segment_id
@@ -223,7 +177,7 @@ def _visible_things(
             continue
         box = _tight_box(mask_HW)
         stands_below = min(len(panoptic_HW) - 1, box[3]) > horizon + 2
-        things.append(Thing(one.label, one.colour, box, layout[-1 if stands_below else 0], one.segment_id, area))
+        things.append(Thing(one.label, one.color, box, layout[-1 if stands_below else 0], one.segment_id, area))
     return tuple(things)
 
 
@@ -232,8 +186,8 @@ def _tight_box(mask_HW: np.ndarray) -> IntBox:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _photographed(picture: Image.Image, generator: np.random.Generator) -> np.ndarray:
-    """(H, W, 3) uint8: exposure and sensor noise."""
+def _expose(picture: Image.Image, generator: np.random.Generator) -> np.ndarray:
+    """Apply exposure and sensor noise; (H, W, 3) uint8."""
     exposure = np.float32(generator.uniform(0.8, 1.15))
     noise_HW = 4 * generator.standard_normal((picture.height, picture.width), dtype=np.float32)
     exposed_HW3 = np.asarray(picture, dtype=np.float32) * exposure + noise_HW[..., None]

@@ -1,7 +1,7 @@
-"""Which scenes are used for what. A seed is a collection of its own, so no two purposes share a scene.
+"""Seeds of scenes. Each purpose has its own, so no scene is shared between purposes.
 
-The shipped models were trained on the seeds below 10,000; their settings were chosen on `VALIDATION`; `DEMO` is the
-web that the demonstration gathers its training data from; `TEST` is for the benchmarks and nothing else.
+The shipped models are trained on seeds below 10,000, and their settings are chosen on `VALIDATION`. `DEMO` is the training data of
+the demo, `TEST` is for benchmarks only.
 """
 
 ENCODER_TRAINING = 1_000

@@ -1,11 +1,11 @@
-"""What the twenty things look like, and the nine colours that they come in.
+"""Shapes of the twenty kinds of things, and their nine colors.
 
 A shape is a list of polygons in a square of -1 to 1, y downwards, painted in order. Each polygon has a paint:
 
-    main            the colour of the thing
-    shade, shine    that colour, darker or lighter
+    main            the color of the thing
+    shade, shine    that color, darker or lighter
     hole            cuts through everything painted before
-    black, …        a colour that does not depend on the thing's
+    black, …        a color that does not depend on the thing's
 """
 
 import math
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 RGB = tuple[int, int, int]
 
-COLOUR_RGB: Mapping[str, RGB] = {
+COLOR_RGB: Mapping[str, RGB] = {
     "red": (205, 40, 40),
     "orange": (240, 140, 30),
     "yellow": (240, 220, 50),
@@ -28,7 +28,7 @@ COLOUR_RGB: Mapping[str, RGB] = {
     "white": (240, 240, 240),
     "black": (35, 35, 40),
 }
-COLOURS: tuple[str, ...] = tuple(COLOUR_RGB)
+COLORS: tuple[str, ...] = tuple(COLOR_RGB)
 
 FIXED_RGB: Mapping[str, RGB] = {
     "black": (25, 25, 28),
@@ -58,38 +58,38 @@ def ellipse(
     turn: tuple[float, float] = (0.0, 2 * math.pi),
     corners: int = 22,
 ) -> np.ndarray:
-    """A polygon around (x, y); `turn` gives first and last angle in radians, clockwise from the right."""
+    """Return a polygon around (x, y); `turn` is the first and last angle in radians, clockwise from the right."""
     whole = abs(turn[1] - turn[0]) >= 6.28
     angle = np.linspace(turn[0], turn[1], corners, endpoint=not whole)
     return np.stack([x + radius * np.cos(angle), y + (radius_y or radius) * np.sin(angle)], axis=1)
 
 
 def rectangle(x1: float, y1: float, x2: float, y2: float) -> np.ndarray:
-    """Its four corners."""
+    """Return the four corners of a rectangle."""
     return polygon((x1, y1), (x2, y1), (x2, y2), (x1, y2))
 
 
 def polygon(*corners: tuple[float, float]) -> np.ndarray:
-    """Corners as they are given."""
+    """Return corners as an array."""
     return np.array(corners, dtype=float)
 
 
 def five_pointed_star() -> np.ndarray:
-    """Ten corners, one point upwards."""
+    """Return a star of ten corners, one point upwards."""
     angle = np.arange(10) * math.pi / 5 - math.pi / 2
     radius = np.where(np.arange(10) % 2 == 0, 1.0, 0.42)
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
 def heart_curve() -> np.ndarray:
-    """The parametric heart, 28 corners."""
+    """Return a heart of 28 corners."""
     t = np.linspace(0, 2 * math.pi, 28, endpoint=False)
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
     return np.stack([16 * np.sin(t) ** 3, -y], axis=1) / 17
 
 
 def crescent() -> np.ndarray:
-    """An outer arc and, backwards, an inner one."""
+    """Return a crescent: an outer arc and an inner one backwards."""
     outer = ellipse(turn=(0.6, 2 * math.pi - 0.6))
     inner = ellipse(0.55, 0, 0.62, turn=(2 * math.pi - 1.1, 1.1), corners=14)
     return np.concatenate([outer, inner])
@@ -186,23 +186,26 @@ THINGS: tuple[str, ...] = tuple(SHAPES)
 
 
 class Sprite(NamedTuple):
-    """A painted thing: an RGBA image and where its upper left corner lies in the scene, in pixels."""
+    """A painted thing: an RGBA image and the position of its upper left corner in the scene, in pixels."""
 
     image: Image.Image
     left: int
     top: int
 
 
-def paint(label: str, colour: np.ndarray, transform: np.ndarray, centre: tuple[float, float]) -> Sprite:
+def paint(label: str, color: np.ndarray, transform: np.ndarray, center: tuple[float, float]) -> Sprite:
     """Paint one thing.
 
     Args:
-        label: one of `THINGS`.
-        colour: (3,) RGB from 0 to 255.
-        transform: (2, 2) from the shape's square to pixels: size, proportions, tilt, mirror.
-        centre: pixels of the scene.
+        label: One of `THINGS`.
+        color: (3,) RGB from 0 to 255.
+        transform: (2, 2) from the square of the shape to pixels.
+        center: In pixels of the scene.
+
+    Returns:
+        RGBA image and its position.
     """
-    placed = [(part.corners @ transform.T + centre, part.paint) for part in SHAPES[label]]
+    placed = [(part.corners @ transform.T + center, part.paint) for part in SHAPES[label]]
     corners = np.concatenate([corners for corners, _ in placed])
     left, top = (math.floor(value) - 1 for value in corners.min(axis=0))
     width, height = (math.ceil(high) + 2 - low for high, low in zip(corners.max(axis=0), (left, top), strict=True))
@@ -210,13 +213,13 @@ def paint(label: str, colour: np.ndarray, transform: np.ndarray, centre: tuple[f
     draw = ImageDraw.Draw(canvas)
     for corners, paint_name in placed:
         outline = ((corners - (left, top)) * SUPERSAMPLING).ravel().tolist()
-        draw.polygon(outline, fill=_fill(paint_name, colour))
+        draw.polygon(outline, fill=_fill(paint_name, color))
     return Sprite(canvas.reduce(SUPERSAMPLING), left, top)
 
 
-def _fill(paint_name: str, colour: np.ndarray) -> tuple[int, int, int, int]:
+def _fill(paint_name: str, color: np.ndarray) -> tuple[int, int, int, int]:
     if paint_name == "hole":
         return (0, 0, 0, 0)
-    varying = {"main": colour, "shade": colour * 0.68, "shine": colour * 0.45 + 255 * 0.55}
+    varying = {"main": color, "shade": color * 0.68, "shine": color * 0.45 + 255 * 0.55}
     red, green, blue = varying[paint_name] if paint_name in varying else FIXED_RGB[paint_name]
     return (int(red), int(green), int(blue), 255)

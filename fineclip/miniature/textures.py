@@ -1,6 +1,6 @@
-"""What the six kinds of stuff look like: a colour, slow variation, and a grain of its own.
+"""Textures of the six kinds of stuff: a color, smooth variation and a grain.
 
-Legend: H W pixels. All noise is float32, in units of one grey level of 255.
+Legend: H W pixels. All noise is float32, in units of one gray level of 255.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,13 +18,13 @@ STUFF_RGB: Mapping[str, tuple[int, int, int]] = {
 }
 STUFF: tuple[str, ...] = tuple(STUFF_RGB)
 
-PATCH_PX = 16  # how far apart the slow variation takes new values
+PATCH_PX = 16  # distance between values of the smooth variation
 
 Grain = Callable[[int, int, np.random.Generator], np.ndarray]
 
 
 def texture(label: str, height: int, width: int, generator: np.random.Generator) -> np.ndarray:
-    """(H, W, 3) float32 from 0 to 255: an area of one kind of stuff."""
+    """Draw a texture of one kind of stuff; (H, W, 3) float32 from 0 to 255."""
     base = np.array(STUFF_RGB[label], dtype=np.float32) + generator.uniform(-18, 18, 3).astype(np.float32)
     slow = slow_variation(height, width, generator) * (14.4 if label == "sky" else 9.0)
     grain_HW = slow + GRAINS[label](height, width, generator)
@@ -32,18 +32,18 @@ def texture(label: str, height: int, width: int, generator: np.random.Generator)
 
 
 def slow_variation(height: int, width: int, generator: np.random.Generator) -> np.ndarray:
-    """(H, W) smooth noise of about unit size."""
+    """Draw smooth noise with a standard deviation of about 1; (H, W)."""
     coarse = generator.standard_normal((max(2, height // PATCH_PX), max(2, width // PATCH_PX)), dtype=np.float32)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def white_noise(height: int, width: int, generator: np.random.Generator) -> np.ndarray:
-    """(H, W) independent normal values."""
+    """Draw independent normal values; (H, W)."""
     return generator.standard_normal((height, width), dtype=np.float32)
 
 
 def running_mean(noise: np.ndarray, length: int, axis: int) -> np.ndarray:
-    """Mean of `length` neighbours along an axis, which becomes shorter by `length - 1`."""
+    """Average `length` neighbors along an axis, which becomes shorter by `length - 1`."""
     total = np.cumsum(np.insert(noise, 0, 0, axis=axis), axis=axis, dtype=np.float32)
     upper, lower = np.split(total, [length], axis=axis)[1], np.split(total, [total.shape[axis] - length], axis=axis)[0]
     return (upper - lower) / length

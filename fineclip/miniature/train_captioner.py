@@ -1,7 +1,6 @@
-"""Train the captioner of the embedded world from nothing: `python -m fineclip.miniature.train_captioner --out DIR`.
+"""Train the captioner of the miniature world from scratch: `python -m fineclip.miniature.train_captioner --out DIR`.
 
-It learns to say `a red star on sand` of a crop, from many different crops rather than many passes: colour and ground
-are learnt at once, shape is what takes variety.
+It learns captions such as `a red star on sand`. Shape needs many different crops; color and ground are learned early.
 """
 
 import argparse
@@ -36,7 +35,7 @@ MAX_NEW_TOKENS = 8
 
 @dataclass(frozen=True)
 class Settings:
-    """Chosen on validation scenes."""
+    """Settings, chosen on validation scenes."""
 
     scenes: int = 16_000
     epochs: int = 8
@@ -49,7 +48,7 @@ class Settings:
 
 
 def train(out: Path, settings: Settings, workers: int) -> None:
-    """Draw crops, train, and leave in `out` a folder that `from_pretrained` reads."""
+    """Draw crops, train, and write a folder for `from_pretrained`."""
     torch.set_num_threads(1)
     crops, captions = captioned_crops(CAPTIONER_TRAINING, settings.scenes, detected_frame, workers)
     truth = captioned_crops(VALIDATION, settings.validation_scenes, square_frame, workers=1)
@@ -75,26 +74,26 @@ def train(out: Path, settings: Settings, workers: int) -> None:
 
 
 def captioned_crops(seed: int, scenes: int, frame: object, workers: int) -> tuple[np.ndarray, list[str]]:
-    """(M, 48, 48, 3) uint8 crops of every thing of the first scenes of a seed, and their captions."""
+    """Draw crops of all things of the first scenes of a seed, (M, 48, 48, 3) uint8, and their captions."""
     plan = Plan(seed, scenes, files.CROP_PX, files.CROP_PX, frame)  # type: ignore[arg-type]
     pictures = draw_pictures(plan, workers)
     return pictures.close_ups, [region_caption(thing) for thing in pictures.things]
 
 
-def normalised(crops: np.ndarray) -> Tensor:
-    """(B, 3, H, W) float32, as the processor does it for crops of the right size."""
+def normalize(crops: np.ndarray) -> Tensor:
+    """Normalize crops as the processor does; (B, 3, H, W) float32."""
     images = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
     return (images - torch.tensor(files.MEAN).view(3, 1, 1)) / torch.tensor(files.STD).view(3, 1, 1)
 
 
 def mirrored(crops: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Every second crop, at random, left to right."""
+    """Mirror each crop with probability 0.5."""
     turn = generator.random(len(crops)) < 0.5
     return np.where(turn[:, None, None, None], crops[:, :, ::-1], crops)
 
 
 def tokenized(captions: Sequence[str]) -> Tensor:
-    """(M, L) the prompt, the words and the end, padded to the longest."""
+    """Tokenize prompt, caption and end token, padded to the longest; (M, L)."""
     rows = [[*files.PROMPT, *caption.split(), files.END] for caption in captions]
     longest = max(map(len, rows))
     return torch.tensor(
@@ -103,18 +102,18 @@ def tokenized(captions: Sequence[str]) -> Tensor:
 
 
 def learning_rate(step: int, steps: int, settings: Settings) -> float:
-    """Linear warm-up, then a cosine down to nothing."""
+    """Return the learning rate: linear warm-up, then cosine decay to 0."""
     warmup = min(1.0, (step + 1) / settings.warmup_steps)
     return settings.learning_rate * warmup * (0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
 @torch.no_grad()
 def written(model: "Blip2ForConditionalGeneration", crops: np.ndarray) -> list[str]:
-    """What the model says of each crop."""
+    """Caption each crop."""
     model.eval()
     captions: list[str] = []
     for start in range(0, len(crops), 100):
-        pixels = normalised(crops[start : start + 100])
+        pixels = normalize(crops[start : start + 100])
         rows = model.generate(pixel_values=pixels, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
         captions += [" ".join(files.WORDS[token] for token in row if token >= files.SPECIALS) for row in rows.tolist()]
     model.train()
@@ -122,10 +121,10 @@ def written(model: "Blip2ForConditionalGeneration", crops: np.ndarray) -> list[s
 
 
 def captioner_scores(captions: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
-    """Percentages of captions that are right in every word, and in colour and thing."""
+    """Return the percentage of captions with all words right, and with color and thing right."""
     exact = [said == true for said, true in zip(captions, truth, strict=True)]
     named = [said.split()[1:3] == true.split()[1:3] for said, true in zip(captions, truth, strict=True)]
-    return {"exact": round(100 * float(np.mean(exact)), 1), "colour_and_thing": round(100 * float(np.mean(named)), 1)}
+    return {"exact": round(100 * float(np.mean(exact)), 1), "color_and_thing": round(100 * float(np.mean(named)), 1)}
 
 
 def _step(
@@ -135,9 +134,7 @@ def _step(
     labels = tokens.masked_fill(~is_word, IGNORED)
     labels[:, : len(files.PROMPT)] = IGNORED
     with torch.autocast("cpu", torch.bfloat16):
-        loss = model(
-            pixel_values=normalised(crops), input_ids=tokens, attention_mask=is_word.long(), labels=labels
-        ).loss
+        loss = model(pixel_values=normalize(crops), input_ids=tokens, attention_mask=is_word.long(), labels=labels).loss
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), settings.longest_gradient)
@@ -146,8 +143,8 @@ def _step(
 
 
 def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description="Train the captioner of the embedded world from nothing.")
+    """Run the command."""
+    parser = argparse.ArgumentParser(description="Train the captioner of the miniature world from scratch.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the captioner")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw scenes")
     arguments = parser.parse_args()

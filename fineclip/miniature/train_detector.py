@@ -1,7 +1,7 @@
-"""Train the detector of the embedded world from nothing: `python -m fineclip.miniature.train_detector --out FILE`.
+"""Train the detector of the miniature world from scratch: `python -m fineclip.miniature.train_detector --out FILE`.
 
-It is ultralytics' own trainer on its own `yolov9t` architecture. The file that it leaves is cut down to the weights:
-no optimiser, no date, no path of the machine that trained it. ultralytics is AGPL-3.0, and so is that file.
+Trainer and architecture (`yolov9t`) are ultralytics'. The file holds the weights only: no optimizer, date or path. ultralytics is
+AGPL-3.0, and so is that file.
 """
 
 import argparse
@@ -33,12 +33,12 @@ IMAGE_PX = 128
 REPORTED_SCORES = (0.1, 0.2, 0.25)
 MOST_BOXES = 10
 WATCHED_SCENES = 64  # that ultralytics itself looks at when it has finished; nothing is chosen by them
-LICENCE = "AGPL-3.0 License (https://ultralytics.com/license)"
+LICENSE = "AGPL-3.0 License (https://ultralytics.com/license)"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Chosen on validation scenes."""
+    """Settings, chosen on validation scenes."""
 
     scenes: int = 3_000
     epochs: int = 10
@@ -48,7 +48,7 @@ class Settings:
 
 
 def train(out: Path, settings: Settings) -> None:
-    """Draw scenes into a temporary folder, train, and leave the weights in `out`."""
+    """Draw scenes into a temporary folder, train, and write the weights to `out`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         keep_ultralytics_offline(folder / "ultralytics")
@@ -66,11 +66,9 @@ def train(out: Path, settings: Settings) -> None:
 
 
 def keep_ultralytics_offline(folder: Path) -> None:
-    """Make ultralytics read and write its settings in `folder` and look for nothing on the network.
+    """Keep the settings of ultralytics in `folder` and prevent downloads. Call it before ultralytics is imported.
 
-    It reads the environment when it is imported, and would fetch a font if its folder had none.
-
-    Source: ultralytics 8.4, utils/checks.py `check_font`; verified with a socket that refuses every connection.
+    Source: ultralytics 8.4, utils/checks.py `check_font`: a font is downloaded if the folder has none.
     """
     os.environ.update(YOLO_CONFIG_DIR=str(folder), YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false")
     import matplotlib as mpl
@@ -81,7 +79,7 @@ def keep_ultralytics_offline(folder: Path) -> None:
 
 
 def export(checkpoint: Path, out: Path) -> None:
-    """Write what is needed to load the model and nothing else, in half precision."""
+    """Write the model in half precision, with the entries that loading needs."""
     import torch
 
     model = torch.load(checkpoint, map_location="cpu", weights_only=False)["model"].half()
@@ -93,7 +91,7 @@ def export(checkpoint: Path, out: Path) -> None:
         "ema": None,
         "epoch": -1,
         "train_args": model.args,
-        "license": LICENCE,
+        "license": LICENSE,
     }
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +102,7 @@ def export(checkpoint: Path, out: Path) -> None:
 
 
 def predict(weights: Path, scenes: list[Scene]) -> list[Predicted]:
-    """All boxes of at least the smallest of `REPORTED_SCORES`, strongest first."""
+    """Predict boxes with at least the smallest of `REPORTED_SCORES`, highest score first."""
     model = _yolo(weights)
     predicted = []
     for scene in scenes:
@@ -131,7 +129,7 @@ def _train_with_ultralytics(description: Path, folder: Path, settings: Settings)
         weight_decay=1e-3,
         warmup_epochs=0.5,
         warmup_bias_lr=0.0,
-        # Things may be larger, smaller and mirrored, but a colour is a name here and stays what it is.
+        # Things may be larger, smaller and mirrored, but a color is a name here and stays what it is.
         scale=0.25, translate=0.1, fliplr=0.5, hsv_h=0.0, hsv_s=0.2, hsv_v=0.2,
         mosaic=0, close_mosaic=0, mixup=0, copy_paste=0, erasing=0, auto_augment=None, degrees=0,
         device="cpu", workers=0, cache="ram", amp=False, seed=DETECTOR_TRAINING, deterministic=True,
@@ -152,8 +150,8 @@ def _yolo(model: Path) -> "YOLO":
 
 
 def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description="Train the detector of the embedded world from nothing.")
+    """Run the command."""
+    parser = argparse.ArgumentParser(description="Train the detector of the miniature world from scratch.")
     parser.add_argument("--out", type=Path, required=True, help="file of the weights, .pt")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

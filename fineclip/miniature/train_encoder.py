@@ -1,8 +1,7 @@
-"""Train the encoder of the embedded world from nothing: `python -m fineclip.miniature.train_encoder --out DIR`.
+"""Train the encoder of the miniature world from scratch: `python -m fineclip.miniature.train_encoder --out DIR`.
 
-Close-ups first, because small transformers learn colour at once and shape late, and need many distinct objects to see
-it; then close-ups and whole scenes by turns. The objective is CLIP's and nothing else: the dense features are left
-as such a training leaves them, and to make them name things is what this library is for.
+Training starts with close-ups, as small transformers learn shape late and from many distinct objects; then close-ups and scenes
+alternate. The objective is CLIP's only, so that dense features leave room for the methods of this library.
 
 The batch of a step is a function of (seed, step), so a run that was stopped goes on from `DIR/training-state.pt`.
 """
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from fineclip.miniature.scenes import Thing
 from fineclip.miniature.seeds import ENCODER_TRAINING, VALIDATION
 from fineclip.miniature.training import encoder_files as files
-from fineclip.miniature.training.encoder_scores import Tokenize, ValidationScenes, encoder_scores, normalised
+from fineclip.miniature.training.encoder_scores import Tokenize, ValidationScenes, encoder_scores, normalize
 from fineclip.miniature.training.fast_clip import encode_images, encode_texts
 from fineclip.miniature.training.pictures import Pictures, Plan, draw_pictures, loose_frame
 from fineclip.miniature.wording import ALT_PHRASES, PLACES, alt_text, with_article
@@ -38,10 +37,10 @@ LARGEST_LOG_SCALE = math.log(100)
 
 @dataclass(frozen=True)
 class Settings:
-    """Chosen on validation scenes. Steps are steps of the optimiser."""
+    """Settings, chosen on validation scenes. Steps are optimizer steps."""
 
     scenes: int = 60_000
-    close_up_steps: int = 2_500  # then close-ups and scenes by turns
+    close_up_steps: int = 2_500  # then close-ups and scenes alternate
     steps: int = 10_500
     cooldown_steps: int = 2_500  # the last of them: linearly down to nothing
     cosine_steps: int = 15_500  # the cosine before them would be nothing here
@@ -56,13 +55,13 @@ class Settings:
 
 
 class Batches:
-    """The batch of any step, as pixels and texts."""
+    """Batches of pixels and texts by step."""
 
     def __init__(self, pictures: Pictures, settings: Settings) -> None:
         self.pictures, self.settings, self.things = pictures, settings, pictures.things
 
     def at(self, step: int) -> tuple[np.ndarray, list[str]]:
-        """Close-ups at first, then scenes at every second step."""
+        """Return the batch of a step: close-ups first, later scenes at every second step."""
         generator = np.random.default_rng([ENCODER_TRAINING, step])
         shows_scenes = step >= self.settings.close_up_steps and step % 2 == 1
         pixels, texts = self._scenes(generator) if shows_scenes else self._close_ups(generator)
@@ -88,21 +87,21 @@ class Batches:
 
 
 def close_up_text(thing: Thing, generator: np.random.Generator) -> str:
-    """A web-style text about one thing: its colour mostly named, where it is sometimes."""
-    name = with_article(f"{thing.colour} {thing.label}" if generator.random() < 0.65 else thing.label)
+    """Draw a web-style text about one thing, mostly with its color, sometimes with its place."""
+    name = with_article(f"{thing.color} {thing.label}" if generator.random() < 0.65 else thing.label)
     where = ("", "", "", f" {PLACES[thing.ground]}", f" on {thing.ground}")[generator.integers(5)]
     return ALT_PHRASES[generator.integers(len(ALT_PHRASES))].format(name + where)
 
 
 def clip_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE over one batch."""
+    """Compute symmetric InfoNCE over one batch."""
     logits = scale * images @ texts.T
     own = torch.arange(len(logits))
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
 def learning_rate(step: int, settings: Settings) -> float:
-    """Linear warm-up, the beginning of a long cosine, linearly down to nothing from where that has come to."""
+    """Return the learning rate: linear warm-up, the first part of a long cosine, then linear decay to 0."""
     warmup = min(1.0, (step + 1) / settings.warmup_steps)
     cooldown_start = settings.steps - settings.cooldown_steps
     cosine = 0.5 + 0.5 * math.cos(math.pi * min(step, cooldown_start) / settings.cosine_steps)
@@ -111,7 +110,7 @@ def learning_rate(step: int, settings: Settings) -> float:
 
 
 def decayed_and_not(model: CLIP, weight_decay: float) -> list[dict[str, object]]:
-    """Parameter groups: matrices decay; gains, biases and the temperature do not."""
+    """Return parameter groups: weight decay for matrices only, not for gains, biases and the temperature."""
     parameters = list(model.parameters())
     return [
         {"params": [one for one in parameters if one.ndim >= 2], "weight_decay": weight_decay},
@@ -156,7 +155,7 @@ def _step(
 ) -> float:
     pixels, texts = batch
     with torch.autocast("cpu", torch.bfloat16):
-        images_BD = encode_images(model, normalised(pixels))
+        images_BD = encode_images(model, normalize(pixels))
         texts_BD = encode_texts(model, tokenize(texts))
     loss = clip_loss(images_BD, texts_BD, model.logit_scale.exp())
     optimizer.zero_grad()
@@ -188,7 +187,7 @@ def _restore(out: Path, model: CLIP, optimizer: torch.optim.Optimizer) -> int:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description="Train the encoder of the embedded world from nothing.")
+    parser = argparse.ArgumentParser(description="Train the encoder of the miniature world from scratch.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the encoder")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw scenes")
     arguments = parser.parse_args()

@@ -1,17 +1,17 @@
-"""The web of the embedded world: scenes with alt texts, and what is wrong with the web in known numbers.
+"""Web of the miniature world: scenes with alt texts, and flaws of known frequency.
 
-Item `index` of `seed` can be made alone. Items lie in shards of a fixed size, in order; an item has at most one flaw,
-and `truth` is the reason for which the pipeline should drop it:
+An item is a pure function of seed and index. Items are in shards of a fixed size, in order. An item has at most one flaw; `truth`
+is the reason for which the pipeline should drop it:
 
-    unreadable             a page that says 404, an empty file, an overwritten header
-    too-small              a thumbnail, the shorter side at most 64 pixels
-    too-elongated          a strip, at least 3.5 times as wide as high
+    unreadable             an HTML page, an empty file, an overwritten header
+    too-small              shorter side of at most 64 pixels
+    too-elongated          at least 3.5 times as wide as high
     caption-empty          no text
     caption-short          one word
-    caption-boilerplate    a text that belongs to the page and not to the image
-    undecodable            a JPEG that breaks off: the header is right, so it is found out when it is decoded
-    duplicate              the bytes of an earlier item of its shard, under another address
-    repeated               the bytes of an item of an earlier shard (`select` finds it out, in whatever order shards stand)
+    caption-boilerplate    boilerplate of a web page
+    undecodable            a truncated JPEG with a valid header
+    duplicate              bytes of an earlier item of its shard, with another URL
+    repeated               bytes of an item of an earlier shard, which `select` finds in any order of shards
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ from fineclip.miniature.scenes import draw_scene, jpeg
 DUPLICATE, REPEATED = "duplicate", "repeated"
 TRUTHS: tuple[str, ...] = (*FLAWS, DUPLICATE, REPEATED)
 
-SHARES: Mapping[str, float] = {  # of all items; what remains is flawless
+SHARES: Mapping[str, float] = {  # of all items; the rest has no flaw
     "unreadable": 0.02,
     "too-small": 0.03,
     "too-elongated": 0.02,
@@ -37,13 +37,13 @@ SHARES: Mapping[str, float] = {  # of all items; what remains is flawless
     REPEATED: 0.02,
 }
 
-_FATE, _FLAW, _ORIGINAL = 1, 2, 3  # separate streams of chance of one item
+_FATE, _FLAW, _ORIGINAL = 1, 2, 3  # random streams of one item
 _TRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
 class WebItem:
-    """One image as it is found, and the truth about it: a reason to drop it, or None."""
+    """One image of the web. `truth` is the reason to drop it, or None."""
 
     index: int
     source_key: str
@@ -56,19 +56,33 @@ class WebItem:
 def web_items(
     seed: int, start: int, count: int, *, items_per_shard: int, shares: Mapping[str, float] = SHARES
 ) -> Iterator[WebItem]:
-    """Items `start` to `start + count`, in order. A shard is `start = n * items_per_shard`."""
+    """Yield the items `start` to `start + count` in order.
+
+    Args:
+        seed: Collection of scenes.
+        start: Index of the first item, counted over all shards; shard n starts at `n * items_per_shard`.
+        count: Number of items.
+        items_per_shard: As in `web_item`.
+        shares: As in `web_item`.
+
+    Yields:
+        Image, text and truth of each item.
+    """
     for index in range(start, start + count):
         yield web_item(seed, index, items_per_shard=items_per_shard, shares=shares)
 
 
 def web_item(seed: int, index: int, *, items_per_shard: int, shares: Mapping[str, float] = SHARES) -> WebItem:
-    """One item, made from nothing else.
+    """Draw one item.
 
     Args:
-        seed: which web.
-        index: counted over all shards.
-        items_per_shard: where shards begin, and so what is a duplicate and what is repeated.
-        shares: how often each truth occurs, keys from `TRUTHS`; what remains is flawless.
+        seed: Collection of scenes.
+        index: Counted over all shards.
+        items_per_shard: Decides which items are duplicates and which are repeated.
+        shares: Frequency of each truth, with keys from `TRUTHS`; the rest has no flaw.
+
+    Returns:
+        Image, text and truth.
     """
     truth, original = _fate(seed, index, items_per_shard, shares)
     scene = draw_scene(seed, index if original is None else original)
@@ -89,26 +103,39 @@ def web_item(seed: int, index: int, *, items_per_shard: int, shares: Mapping[str
 def true_counts(
     seed: int, start: int, count: int, *, items_per_shard: int, shares: Mapping[str, float] = SHARES
 ) -> dict[str, int]:
-    """How many items of a range should be dropped for each reason that occurs. Draws no image."""
+    """Count the items of a range by truth, without drawing images.
+
+    Args:
+        seed: As in `web_items`.
+        start: As in `web_items`.
+        count: As in `web_items`.
+        items_per_shard: As in `web_item`.
+        shares: As in `web_item`.
+
+    Returns:
+        Counts of the truths that occur; items without a flaw are not counted.
+    """
     truths = [_fate(seed, index, items_per_shard, shares)[0] for index in range(start, start + count)]
     return {truth: truths.count(truth) for truth in TRUTHS if truth in truths}
 
 
 def _fate(seed: int, index: int, items_per_shard: int, shares: Mapping[str, float]) -> tuple[str | None, int | None]:
-    """The truth about an item, and the item whose bytes it has where that is another."""
+    """Return the truth of an item, and the index of the item whose bytes it repeats, if any."""
     truth = _drawn_truth(seed, index, shares)
     if truth not in (DUPLICATE, REPEATED):
         return truth, None
     position = index % items_per_shard
     in_this_shard = range(index - position, index)
-    same_place_in_earlier_shards = range(position, index, items_per_shard)  # so no two of a shard repeat the same one
+    same_place_in_earlier_shards = range(
+        position, index, items_per_shard
+    )  # so two items of a shard never repeat the same one
     candidates = in_this_shard if truth == DUPLICATE else same_place_in_earlier_shards
     original = _flawless_among(candidates, seed, index, shares)
-    return (None, None) if original is None else (truth, original)  # with nothing before it, it is flawless itself
+    return (None, None) if original is None else (truth, original)  # without an earlier item it has no flaw
 
 
 def _flawless_among(candidates: range, seed: int, index: int, shares: Mapping[str, float]) -> int | None:
-    """A flawless one of the candidates, drawn for item `index`; None if there is none to be found."""
+    """Draw a candidate without a flaw for item `index`, or None if none is found."""
     if not candidates:
         return None
     drawn = np.random.default_rng([seed, index, _ORIGINAL]).integers(len(candidates), size=_TRIES)

@@ -1,4 +1,4 @@
-"""Which open_clip model a configuration means, built with weights drawn at random. Never touches the network."""
+"""Look up open_clip model configs and build models with random weights, without network access."""
 
 import difflib
 import json
@@ -17,13 +17,16 @@ WHOLE = ("embed_dim", "vision_cfg", "text_cfg")
 
 
 def architecture(model: str) -> dict[str, Any]:
-    """open_clip's model config: `embed_dim`, `vision_cfg`, `text_cfg` and what else it says.
+    """Return open_clip's model config: `embed_dim`, `vision_cfg`, `text_cfg` and optional keys.
 
     Args:
-        model: a name that open_clip knows, the path of a JSON file in its format, or `shipped:` and the name of one.
+        model: Name of an open_clip model, path of a JSON file in its format, or `shipped:` and a shipped file.
+
+    Returns:
+        A copy that may be changed.
 
     Raises:
-        ConfigError: there is no such model or file, or it is of a kind that needs the network or is not read here.
+        ConfigError: There is no such model or file, or it is of a kind that is not supported or needs the network.
     """
     if model.startswith(PREFIX):
         found = _read(shipped(model.removeprefix(PREFIX)))
@@ -36,10 +39,16 @@ def architecture(model: str) -> dict[str, Any]:
 
 
 def build_model(config: EncoderConfig) -> nn.Module:
-    """Upstream's model, `CLIP` or `CustomTextCLIP`, untrained, drawn from torch's global generator.
+    """Build open_clip's `CLIP` or `CustomTextCLIP` with random weights from torch's global generator.
+
+    Args:
+        config: Only `model` is used.
+
+    Returns:
+        The model in training mode, on the CPU.
 
     Raises:
-        ConfigError: as `architecture`, or open_clip cannot build it.
+        ConfigError: As `architecture`, or open_clip cannot build it.
     """
     found = architecture(config.model)
     kind = open_clip.CustomTextCLIP if found.pop("custom_text", False) else open_clip.CLIP
@@ -58,10 +67,10 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read as a model config: {error.strerror}") from None
     except ValueError as error:
-        raise ConfigError(f"{path}: is no JSON: {error}") from None
+        raise ConfigError(f"{path}: is not valid JSON: {error}") from None
     found = content.get("model_cfg", content) if isinstance(content, dict) else {}
     if not (isinstance(found, dict) and all(name in found for name in WHOLE)):
-        raise ConfigError(f"{path}: is no model config of open_clip's: expected {', '.join(WHOLE)}")
+        raise ConfigError(f"{path}: is not a model config of open_clip: expected {', '.join(WHOLE)}")
     return found
 
 
@@ -71,7 +80,7 @@ def _known(name: str) -> dict[str, Any]:
         close = difflib.get_close_matches(name, names, n=3)
         hint = f", did you mean {' or '.join(close)}?" if close else ""
         raise ConfigError(
-            f"model {name!r}: not among the {len(names)} models of open_clip, no path of a .json, no {PREFIX}NAME{hint}"
+            f"model {name!r}: not among the {len(names)} models of open_clip, not the path of a .json and not {PREFIX}NAME{hint}"
         )
     found: dict[str, Any] = deepcopy(open_clip.get_model_config(name))
     return found
@@ -80,11 +89,11 @@ def _known(name: str) -> dict[str, Any]:
 def _refuse(found: dict[str, Any], model: str) -> None:
     text, vision = found["text_cfg"], found["vision_cfg"]
     if "multimodal_cfg" in found:
-        raise ConfigError(f"{model}: is a CoCa model, with a text decoder that nothing here trains")
+        raise ConfigError(f"{model}: is a CoCa model; its text decoder is not supported")
     if text.get("hf_model_name") or text.get("hf_tokenizer_name"):
         raise ConfigError(
             f"{model}: its text tower or tokenizer is Hugging Face's ({text.get('hf_model_name') or text['hf_tokenizer_name']}); "
-            "only open_clip's own text tower with CLIP's byte-pair tokenizer is read"
+            "only open_clip's own text tower with CLIP's byte-pair tokenizer is supported"
         )
     name = vision.get("timm_model_name") or ""
     if ":" in name or "/" in name:

@@ -1,13 +1,13 @@
-"""Detectors: images in, boxes out. The only file of the package, its own training apart, that imports ultralytics.
+"""Detectors: boxes, scores and labels of images.
 
-Legend: B images of a batch, S side of the square, C classes, A candidate boxes, N boxes of one image.
+Legend: B images of a batch, S side of the square, C classes, A anchors, N boxes of one image.
 
-ultralytics is AGPL-3.0: an optional extra, imported when a detector is made, in the detect job's own process. Its
-checkpoints are pickles, that can run any code when they are opened: one is opened only if its hash is in the configuration.
+ultralytics is AGPL-3.0 and therefore an optional extra. Only this file and the training of the miniature detector import it, in
+the process of the `detect` job. Its checkpoints are pickles, which can run any code when they are loaded: a checkpoint is
+loaded only if its hash is in the configuration.
 
-Every image lies alone in its square of S x S, batches have one shape, and overlaps are removed image by image. So the
-boxes of an image are a function of that image: ultralytics' own `predict` pads to what its neighbours need, and its
-`non_max_suppression` returns nothing for images at which its time has run out.
+The boxes of an image depend on that image only: each image is letterboxed to S x S, all batches have one shape, and NMS is done
+per image. ultralytics' `predict` pads to the largest image of a batch, and its NMS returns nothing after a time limit.
 """
 
 from __future__ import annotations
@@ -37,25 +37,33 @@ from fineclip.models.device import resolve_device
 from fineclip.shards import sha256_of
 from fineclip.types import Box, Region
 
-CPU_BATCH = 8  # faster than 1 by 2.5 times; larger ones gain nothing
-PADDING = (114, 114, 114)  # the grey that ultralytics trains with
-UPRIGHT_TASKS = ("detect", "segment", "pose")  # their heads give upright boxes, and then perhaps more
+CPU_BATCH = 8  # 2.5 times as fast as 1; larger batches are not faster
+PADDING = (114, 114, 114)  # gray of ultralytics
+UPRIGHT_TASKS = ("detect", "segment", "pose")  # tasks whose heads predict axis-aligned boxes
 
 _UNUSABLE = (TypeError, KeyError, AttributeError, ImportError, RuntimeError, pickle.UnpicklingError, EOFError, OSError)
 
 
 class Detector(Protocol):
-    """Finds regions. What it finds in an image does not depend on the images beside it."""
+    """Protocol of detectors. The regions of an image do not depend on the other images."""
 
     def find(self, images: Sequence[Image.Image]) -> list[tuple[Region, ...]]:
-        """Regions of each RGB image, best first, boxes in its pixels."""
+        """Detect the regions of each RGB image; highest score first, boxes in pixels of the image."""
 
 
-def letterboxed(image: Image.Image, side: int) -> tuple[Image.Image, Letterbox]:
-    """The whole image in the middle of a grey square, as large as it fits, aspect kept.
+def letterbox(image: Image.Image, side: int) -> tuple[Image.Image, Letterbox]:
+    """Resize an image to fit a square, keep its aspect ratio, and center it on gray.
 
-    Source: ultralytics `LetterBox`. Deviations: always the full square, and Pillow's bilinear filter, which looks at
-    every pixel when it makes an image smaller (there: OpenCV's, which does not).
+    Args:
+        image: RGB.
+        side: Side of the square in pixels.
+
+    Returns:
+        The square, and the position of the image in it.
+
+    Source:
+        ultralytics `LetterBox`. Deviations: always the full square, and Pillow's bilinear filter, which averages when it
+        shrinks an image; OpenCV's does not.
     """
     scale = side / max(image.size)
     width, height = (max(1, round(length * scale)) for length in image.size)
@@ -65,44 +73,57 @@ def letterboxed(image: Image.Image, side: int) -> tuple[Image.Image, Letterbox]:
     return square, place
 
 
-class Found(NamedTuple):
-    """Boxes of one image in its square: (N, 4) corners, (N,) scores, (N,) classes."""
+class Detections(NamedTuple):
+    """Boxes of one image in pixels of its square.
+
+    Attributes:
+        boxes_N4: x1, y1, x2, y2.
+        scores_N: 0 to 1.
+        classes_N: Class indices.
+    """
 
     boxes_N4: npt.NDArray[np.float64]
     scores_N: npt.NDArray[np.float64]
     classes_N: npt.NDArray[np.int64]
 
-    def only(self, chosen: npt.NDArray[Any]) -> Found:
-        """Some of them, in the order of their indices."""
-        return Found(self.boxes_N4[chosen], self.scores_N[chosen], self.classes_N[chosen])
+    def select(self, chosen: npt.NDArray[Any]) -> Detections:
+        """Return the boxes at these indices, or under this mask."""
+        return Detections(self.boxes_N4[chosen], self.scores_N[chosen], self.classes_N[chosen])
 
 
-def candidates(prediction: Tensor, *, classes: int, confidence: float) -> Found:
-    """What a head says of one image, each candidate with its best class, if that is sure enough.
+def decode_prediction(prediction: Tensor, *, classes: int, confidence: float) -> Detections:
+    """Decode the output of a head for one image: each anchor with its best class, if the score is high enough.
 
     Args:
-        prediction: (4 + C + any, A) centres, sizes and class scores; or, of heads that need no suppression, (A, 6 + any)
-            corners, score and class.
-        classes: C, or 0 for a head that needs no suppression.
-        confidence: least score.
+        prediction: (4 + C + any, A) centers, sizes and class scores. End-to-end heads: (A, 6 + any) corners, score, class.
+        classes: C, or 0 for an end-to-end head.
+        confidence: Minimum score, inclusive.
+
+    Returns:
+        Boxes in pixels of the square, in the order of the anchors.
     """
     if classes == 0:
         boxes_A4, scores_A, classes_A = prediction[:, :4], prediction[:, 4], prediction[:, 5]
     else:
-        centres_A2, sizes_A2 = prediction[:2].T, prediction[2:4].T
-        boxes_A4 = torch.cat([centres_A2 - sizes_A2 / 2, centres_A2 + sizes_A2 / 2], dim=1)
+        centers_A2, sizes_A2 = prediction[:2].T, prediction[2:4].T
+        boxes_A4 = torch.cat([centers_A2 - sizes_A2 / 2, centers_A2 + sizes_A2 / 2], dim=1)
         scores_A, classes_A = prediction[4 : 4 + classes].max(dim=0)
     sure_A = scores_A >= confidence
     boxes_N4, scores_N, classes_N = (column[sure_A].cpu() for column in (boxes_A4, scores_A, classes_A))
-    return Found(boxes_N4.double().numpy(), scores_N.double().numpy(), classes_N.long().numpy())
+    return Detections(boxes_N4.double().numpy(), scores_N.double().numpy(), classes_N.long().numpy())
 
 
-def without_overlaps(found: Found, *, iou: float) -> Found:
-    """Of two boxes that overlap by more than `iou`, whatever their classes, the one with the higher score; best first.
+def non_max_suppression(found: Detections, *, iou: float) -> Detections:
+    """Apply class-agnostic non-maximum suppression. torchvision is not used, as importing it takes longer than a small shard.
 
-    Written out, because torchvision takes longer to be imported than a shard of the miniature world to be looked at.
+    Args:
+        found: Boxes in any order.
+        iou: A box is removed if its IoU with a box of higher score is larger.
+
+    Returns:
+        The remaining boxes, highest score first.
     """
-    found = found.only(np.argsort(-found.scores_N, kind="stable"))
+    found = found.select(np.argsort(-found.scores_N, kind="stable"))
     x1_N, y1_N, x2_N, y2_N = found.boxes_N4.T
     area_N = (x2_N - x1_N) * (y2_N - y1_N)
     stays_N = np.ones(len(area_N), dtype=bool)
@@ -113,20 +134,23 @@ def without_overlaps(found: Found, *, iou: float) -> Found:
             height = np.minimum(y2_N[best], y2_N[rest]) - np.maximum(y1_N[best], y1_N[rest])
             shared = width.clip(min=0) * height.clip(min=0)
             stays_N[rest] &= shared <= iou * (area_N[best] + area_N[rest] - shared)
-    return found.only(stays_N)
+    return found.select(stays_N)
 
 
-def regions_of(
-    found: Found, place: Letterbox, *, size: tuple[int, int], names: Mapping[int, str], config: YoloDetect
+def to_regions(
+    found: Detections, place: Letterbox, *, size: tuple[int, int], names: Mapping[int, str], config: YoloDetect
 ) -> tuple[Region, ...]:
-    """Regions in pixels of the image, of 0.01, and scores of 0.0001; best first, equals by their coordinates.
+    """Convert boxes to regions, clipped to the image. Boxes without area or with a side below the minimum are removed.
 
     Args:
-        found: boxes of the square, overlaps removed.
-        place: of the image in the square.
-        size: width and height of the image.
-        names: of the classes.
-        config: limits of side and number.
+        found: Boxes after NMS.
+        place: Position of the image in the square.
+        size: Width and height of the image in pixels.
+        names: Label of each class index.
+        config: `min_side_px` and `max_regions` are used.
+
+    Returns:
+        Regions with coordinates rounded to 0.01 px and scores to 0.0001, by falling score, then by coordinates.
     """
     regions = []
     for box, score, label in zip(
@@ -140,17 +164,17 @@ def regions_of(
 
 
 class UltralyticsDetector:
-    """Any model of ultralytics that gives upright boxes, in `Detector`'s terms.
+    """Detector of ultralytics with axis-aligned boxes.
 
     Args:
-        path: its checkpoint.
-        config: hash, image size and limits.
+        path: Checkpoint, a .pt.
+        config: Hash of the checkpoint, image size and limits.
         device: auto, cpu, cuda or mps.
-        batch_size: images at once; on a CPU always `CPU_BATCH`.
-        name: entry of the catalogue `detect`, for messages.
+        batch_size: Images per batch on a GPU; on a CPU it is always `CPU_BATCH`.
+        name: Entry of the section `detect`, for messages.
 
     Raises:
-        CheckpointError: the file is not the one of the configuration, or none that can be used.
+        CheckpointError: The file does not have the configured hash, or is not a supported model.
         ConfigError: ultralytics is not installed.
     """
 
@@ -161,16 +185,16 @@ class UltralyticsDetector:
         self._config = config
         self._device = resolve_device(device)
         self._rows = rows_at_once(self._device, batch_size, on_cpu=CPU_BATCH)
-        model = _opened(path)
+        model = _load(path)
         self._names: Mapping[int, str] = {int(index): str(label) for index, label in model.names.items()}
         head = model.model[-1]
-        # `end2end` heads give corners and need no suppression; it is made all the same, for they know classes apart.
+        # end-to-end heads need no NMS within a class; it is applied across classes
         self._classes = 0 if getattr(head, "end2end", False) else int(head.nc)
         self._model = model.to(self._device, memory_format=torch.channels_last)  # twice as fast on a CPU
 
     def find(self, images: Sequence[Image.Image]) -> list[tuple[Region, ...]]:
-        """Regions of each RGB image, best first, boxes in its pixels."""
-        placed = [letterboxed(image, self._config.image_size) for image in images]
+        """Detect the regions of each RGB image; highest score first, boxes in pixels of the image."""
+        placed = [letterbox(image, self._config.image_size) for image in images]
         batches = full_batches([square for square, _ in placed], self._rows)
         predictions = (
             prediction for batch in batches for prediction in self._predict(batch)
@@ -181,17 +205,17 @@ class UltralyticsDetector:
         ]
 
     def _regions(self, image: Image.Image, place: Letterbox, prediction: Tensor) -> tuple[Region, ...]:
-        found = candidates(prediction, classes=self._classes, confidence=self._config.confidence)
-        found = without_overlaps(found, iou=self._config.iou)
-        return regions_of(found, place, size=image.size, names=self._names, config=self._config)
+        found = decode_prediction(prediction, classes=self._classes, confidence=self._config.confidence)
+        found = non_max_suppression(found, iou=self._config.iou)
+        return to_regions(found, place, size=image.size, names=self._names, config=self._config)
 
     @torch.inference_mode()
     def _predict(self, squares: Sequence[Image.Image]) -> Tensor:
-        """(B, ...) as `candidates` takes them."""
+        """Return the output of the head, (B, ...), as `decode_prediction` takes it."""
         pixels_BSS3 = torch.from_numpy(np.stack([np.asarray(square) for square in squares])).to(self._device)
         predicted: Any = self._model(pixels_BSS3.permute(0, 3, 1, 2).float() / 255)
         while not isinstance(predicted, Tensor):
-            predicted = predicted[0]  # beside the boxes lie masks, and what losses are made of
+            predicted = predicted[0]  # boxes come first, before masks and inputs of losses
         return predicted
 
 
@@ -200,18 +224,18 @@ def _require_hash(path: Path, config: YoloDetect, name: str) -> None:
     digest = sha256_of(path)
     if config.weights.sha256 is None:
         raise CheckpointError(
-            f"{path}: is a pickle, that can run any code when it is opened, and {key} is not given. If you trust where the"
-            f" file comes from, write its hash there: {digest}"
+            f"{path}: is a pickle, which can run any code when it is loaded, and {key} is not given. If you trust the source of"
+            f" the file, set the key to its hash: {digest}"
         )
     if config.weights.sha256 != digest:
         raise CheckpointError(
-            f"{path}: has sha256 {digest}, but {key} is {config.weights.sha256}; it was not opened. Bring the right file, or,"
-            " if you trust where this one comes from, write its hash there."
+            f"{path}: has sha256 {digest}, but {key} is {config.weights.sha256}; it was not loaded. Use the right file, or,"
+            " if you trust the source of this one, set the key to its hash."
         )
 
 
-def _opened(path: Path) -> Any:
-    """The torch model in a checkpoint, in float32, ready for inference."""
+def _load(path: Path) -> Any:
+    """Load the torch model of a checkpoint, in float32 and evaluation mode."""
     yolo = _yolo()
     if path.suffix != ".pt":
         raise CheckpointError(f"{path}: the name of an ultralytics checkpoint ends in .pt; rename it")
@@ -219,14 +243,14 @@ def _opened(path: Path) -> Any:
     try:
         model = yolo(str(path)).model
     except _UNUSABLE as error:
-        raise CheckpointError(f"{path}: ultralytics cannot open it ({type(error).__name__}: {error})") from error
+        raise CheckpointError(f"{path}: ultralytics cannot load it ({type(error).__name__}: {error})") from error
     finally:
-        Image.open = open_image  # a module that the checkpoint names may be imported only now
+        Image.open = open_image  # loading may import further modules of ultralytics
     head = model.model[-1]
     if getattr(model, "task", None) not in UPRIGHT_TASKS or not hasattr(head, "nc") or "RTDETR" in type(head).__name__:
         raise CheckpointError(
             f"{path}: is a {type(model).__name__} for {getattr(model, 'task', 'nothing')} that ends in {type(head).__name__}."
-            f" Engine yolo takes YOLO models for {', '.join(UPRIGHT_TASKS)}."
+            f" Engine yolo supports YOLO models for {', '.join(UPRIGHT_TASKS)}."
         )
     fused: nn.Module = model.eval().fuse(verbose=False).requires_grad_(requires_grad=False)
     return fused
@@ -234,12 +258,10 @@ def _opened(path: Path) -> Any:
 
 @cache
 def _yolo() -> Any:
-    """The class `ultralytics.YOLO`, imported so that it writes into a folder of its own and tries no network.
+    """Import `ultralytics.YOLO` without network access, with a temporary configuration folder.
 
-    It would fetch a font where its folder has none, send statistics, install what it misses, turn down torch's threads,
-    and put itself in the place of Pillow's `Image.open`.
-
-    Source: ultralytics 8.4, utils/__init__.py, utils/checks.py; verified with sockets that refuse every connection.
+    By default ultralytics downloads a font, sends statistics, installs missing packages, lowers torch's threads and replaces
+    Pillow's `Image.open`. Source: ultralytics 8.4, utils/__init__.py and utils/checks.py.
     """
     try:
         matplotlib = Path(str(metadata.distribution("matplotlib").locate_file("matplotlib")))  # importing it takes time
@@ -254,10 +276,10 @@ def _yolo() -> Any:
         from ultralytics import YOLO
 
         torch.set_num_threads(threads)
-        Image.open = open_image  # its own asks a registry for plugins when an image is of no known format
+        Image.open = open_image  # its version asks a registry for plugins if the format of an image is unknown
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"engine yolo needs ultralytics, and {error.name} is not installed. It is AGPL-3.0 and therefore optional:"
-            " pip install 'fineclip[detect]'. Engine annotations needs nothing of it."
+            " pip install 'fineclip[detect]'. Engine annotations does not need it."
         ) from None
     return YOLO

@@ -1,10 +1,10 @@
-"""A CLIP that also describes regions: upstream's open_clip model, unchanged, with another way through its last block.
+"""Region encoder: an open_clip model whose dense features describe regions.
 
 Legend: B images, N texts, L tokens of a text, R regions of all images (packed), D embedding, H W pixels, h w patches,
 C width.
 
-Images are normalised floats, or 8-bit pixels, which are normalised here: a quarter of the memory until then. Embeddings of
-images, texts and regions are not normalised: losses and scores do that. They are float32 under autocast too.
+Images are normalized floats, or uint8 pixels, which take a quarter of the memory and are normalized here. Embeddings of
+images, texts and regions are not normalized: losses and metrics do that. They are float32, also under autocast.
 """
 
 from collections.abc import Iterator
@@ -21,29 +21,47 @@ from fineclip.errors import ConfigError
 from fineclip.models.architecture import build_model
 from fineclip.models.blocks import open_clip_block
 from fineclip.models.images import normalise
-from fineclip.models.trunks import Hidden, trunk_of
+from fineclip.models.trunks import Hidden, build_trunk
 
-SMALL = 1e-12  # area of an empty mask, so that it gives zeros
-FARTHEST = 10  # images away; a box that reaches farther is not in fractions
+EPSILON = 1e-12  # added to the area of a mask, so that an empty mask gives zeros
+MAX_FRACTION = 10  # largest coordinate of a box; larger ones are pixels by mistake
 
 
 class RegionEncoder(nn.Module):
-    """An open_clip model, `CLIP` or `CustomTextCLIP`, with its own parameters under their own names.
+    """Wrap an open_clip model and add dense features and embeddings of regions.
 
-    The modules of `model` become this module's, so `state_dict()` is what open_clip itself would write.
+    The modules and parameters of `model` become those of this module, so `state_dict()` has open_clip's keys.
 
-    Rows: no image, no text or no region in gives `(0, D)` out, still connected to the parameters that the path uses, so
-    that a process without regions takes part in every collective of the backward pass.
+    Zero images, texts or regions give `(0, D)`, connected to all parameters of that path, so that a rank without regions takes
+    part in every collective of the backward pass.
+
+    Args:
+        model: `CLIP` or `CustomTextCLIP` of open_clip.
 
     Attributes:
-        width: D.
-        head: `cls`, the class token, or `mean`, all patches: what an image's embedding is made of.
-        patch: height and width of a patch in pixels; images are whole patches, of any size and aspect ratio.
-        context_length: most tokens of a text.
-        logit_scale: logarithm of the inverse temperature, a scalar parameter.
+        width: Width of the embeddings, D.
+        head: `cls` if the embedding of an image is the class token, `mean` if it is the mean of the patches.
+        patch: Height and width of a patch in pixels. Images have any size and aspect ratio in multiples of it.
+        context_length: Maximum number of tokens of a text.
+        vocabulary_size: Number of tokens of the tokenizer.
+        logit_scale: Logarithm of the inverse temperature, a scalar parameter.
 
     Raises:
-        ConfigError: the model is of a kind whose dense features nobody has defined; the message names it.
+        ConfigError: Dense features are not defined for this kind of model; the message names the part.
+
+    Examples:
+        >>> import torch
+        >>> from fineclip.models.checkpoints import find_encoder
+        >>> encoder = find_encoder("mini").load()
+        >>> encoder.width, encoder.head, encoder.patch
+        (128, 'mean', (12, 12))
+        >>> images = torch.zeros(2, 3, 96, 96, dtype=torch.uint8)
+        >>> boxes = torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.2, 0.2, 0.8, 0.8], [0.0, 0.0, 1.0, 1.0]])
+        >>> image_BD, region_RD = encoder.encode_image_and_regions(images, boxes, torch.tensor([0, 0, 1]))
+        >>> image_BD.shape, region_RD.shape
+        (torch.Size([2, 128]), torch.Size([3, 128]))
+        >>> encoder.encode_dense(torch.zeros(1, 3, 48, 120)).shape
+        torch.Size([1, 128, 4, 10])
     """
 
     logit_scale: nn.Parameter
@@ -58,7 +76,7 @@ class RegionEncoder(nn.Module):
             self.register_buffer(name, buffer, persistent=name not in model._non_persistent_buffers_set)
         if "logit_bias" in self._parameters:
             raise ConfigError("this model has a logit bias (SigLIP): the losses here have none")
-        self.trunk = trunk_of(self.get_submodule("visual"))
+        self.trunk = build_trunk(self.get_submodule("visual"))
         self.width, self.head, self.patch = self.trunk.width, self.trunk.head, self.trunk.patch
         self.context_length = int(model.context_length)  # type: ignore[arg-type]
         self.vocabulary_size = int(model.vocab_size)  # type: ignore[arg-type]
@@ -66,38 +84,52 @@ class RegionEncoder(nn.Module):
 
     @property
     def text_tower(self) -> nn.Module:
-        """What holds the parts of the text tower: `text` in newer models, the model itself in OpenAI's."""
+        """Module that holds the text tower: `text` of `CustomTextCLIP`, this module itself for `CLIP`."""
         return self.get_submodule("text") if "text" in self._modules else self
 
     def vision_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Those of the vision tower, by their names here."""
+        """Iterate over the names and parameters of the vision tower."""
         return ((name, value) for name, value in self.named_parameters() if name.startswith("visual."))
 
     def text_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Those of the text tower, by their names here; the logit scale is not among them."""
+        """Iterate over the names and parameters of the text tower, without the logit scale."""
         vision = {name for name, _ in self.vision_parameters()} | {"logit_scale"}
         return ((name, value) for name, value in self.named_parameters() if name not in vision)
 
-    def seen(self, images_B3HW: Tensor) -> Tensor:
-        """8-bit pixels as normalised floats of the weights' type; floats as they are."""
+    def preprocess(self, images_B3HW: Tensor) -> Tensor:
+        """Normalize uint8 pixels, in the type of the weights. Floats are returned as they are."""
         if images_B3HW.is_floating_point():
             return images_B3HW
         return normalise(images_B3HW).to(self.logit_scale.dtype)
 
     def encode_image(self, images_B3HW: Tensor) -> Tensor:
-        """(B, D), not normalised."""
+        """Encode whole images.
+
+        Args:
+            images_B3HW: Normalized floats or uint8 pixels; H and W are multiples of the patch.
+
+        Returns:
+            (B, D), not normalized.
+        """
         return self._global(self._before_last(images_B3HW))[: len(images_B3HW)]
 
     def encode_text(self, tokens_NL: Tensor) -> Tensor:
-        """(N, D), not normalised: read where the largest token stands, the first if there are several: the end token.
+        """Encode texts. The embedding is the output at the first of the largest tokens, which is the end token.
 
-        L may be less than `context_length`: a causal tower does not see what follows the end, so texts that are cut there
-        (`tokenizer.cut_after_ends`) have the same embeddings and gradients. The last block is computed for the end only.
+        The last block is computed for that token only.
 
-        Source: CLIP.
+        Args:
+            tokens_NL: Token ids. L may be less than `context_length`: the tower is causal, so padding after the end changes
+                neither embeddings nor gradients (`tokenizer.trim_padding` removes it).
+
+        Returns:
+            (N, D), not normalized.
 
         Raises:
-            ConfigError: the texts are longer than the tower reads.
+            ConfigError: L is 0 or larger than `context_length`.
+
+        Source:
+            Radford et al. 2021; open_clip, `text_global_pool`.
         """
         texts_NL, tower = _at_least_one(tokens_NL), self.text_tower
         length = texts_NL.shape[1]
@@ -117,23 +149,57 @@ class RegionEncoder(nn.Module):
         return _full_precision(embedding_ND)[: len(tokens_NL)]
 
     def encode_dense(self, images_B3HW: Tensor) -> Tensor:
-        """(B, D, h, w), each token a unit vector: the last block without attention, then the head, token by token."""
+        """Encode every patch: last block without attention, then norm and projection of each token.
+
+        Args:
+            images_B3HW: As in `encode_image`.
+
+        Returns:
+            (B, D, h, w), a unit vector for each patch.
+        """
         return self._dense(self._before_last(images_B3HW))[: len(images_B3HW)]
 
     def encode_regions(self, images_B3HW: Tensor, boxes_R4: Tensor, box_to_image_R: Tensor) -> Tensor:
-        """(R, D), not normalised: the dense features of each box; boxes as in `pool_regions`."""
+        """Encode boxes from dense features.
+
+        Args:
+            images_B3HW: As in `encode_image`.
+            boxes_R4: As in `pool_regions`.
+            box_to_image_R: As in `pool_regions`.
+
+        Returns:
+            (R, D), not normalized.
+        """
         hidden = self._before_last(images_B3HW, regions=boxes_R4)
         return pool_regions(self._dense(hidden), boxes_R4, box_to_image_R)
 
     def encode_masks(self, images_B3HW: Tensor, masks_Rhw: Tensor, mask_to_image_R: Tensor) -> Tensor:
-        """(R, D), not normalised: the dense features under each mask; masks as in `pool_masks`."""
+        """Encode masks from dense features.
+
+        Args:
+            images_B3HW: As in `encode_image`.
+            masks_Rhw: As in `pool_masks`.
+            mask_to_image_R: As in `pool_masks`.
+
+        Returns:
+            (R, D), not normalized.
+        """
         hidden = self._before_last(images_B3HW, regions=masks_Rhw)
         return pool_masks(self._dense(hidden), masks_Rhw, mask_to_image_R)
 
     def encode_image_and_regions(
         self, images_B3HW: Tensor, boxes_R4: Tensor, box_to_image_R: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(B, D) and (R, D), as `encode_image` and `encode_regions` give them; only the last block runs twice."""
+        """Encode whole images and boxes in one pass; only the last block runs twice.
+
+        Args:
+            images_B3HW: As in `encode_image`.
+            boxes_R4: As in `pool_regions`.
+            box_to_image_R: As in `pool_regions`.
+
+        Returns:
+            (B, D) as `encode_image` and (R, D) as `encode_regions`.
+        """
         hidden = self._before_last(images_B3HW, regions=boxes_R4)
         region_RD = pool_regions(self._dense(hidden), boxes_R4, box_to_image_R)
         return self._global(hidden)[: len(images_B3HW)], region_RD
@@ -141,7 +207,7 @@ class RegionEncoder(nn.Module):
     def _before_last(self, images_B3HW: Tensor, *, regions: Tensor | None = None) -> Hidden:
         if regions is not None and len(regions) and not len(images_B3HW):
             raise ConfigError(f"regions are given ({len(regions)}), but no image that they could be of")
-        return self.trunk.before_last(self.seen(_at_least_one(images_B3HW)))
+        return self.trunk.forward_before_last(self.preprocess(_at_least_one(images_B3HW)))
 
     def _global(self, hidden: Hidden) -> Tensor:
         if self.head == "cls":
@@ -151,16 +217,22 @@ class RegionEncoder(nn.Module):
         return _full_precision(self.trunk.project(rows_BC))
 
     def _dense(self, hidden: Hidden) -> Tensor:
-        tokens_BPC = self.trunk.last_value_only(hidden.tokens_BTC[:, 1:])
+        tokens_BPC = self.trunk.last_without_attention(hidden.tokens_BTC[:, 1:])
         dense_BPD = F.normalize(_full_precision(self.trunk.project(self.trunk.norm(tokens_BPC))), dim=-1)
         return dense_BPD.transpose(1, 2).reshape(len(dense_BPD), self.width, *hidden.grid)
 
 
 def build_encoder(config: EncoderConfig) -> RegionEncoder:
-    """The encoder that a configuration describes, with weights drawn from torch's global generator.
+    """Build an encoder with random weights from torch's global generator.
+
+    Args:
+        config: Architecture, head and sizes.
+
+    Returns:
+        The encoder in training mode, on the CPU.
 
     Raises:
-        ConfigError: the model cannot be used, pools in another way than `head` says, or its patches do not fit the sizes.
+        ConfigError: The model is not supported, has another head, or a size is no multiple of its patch.
     """
     try:
         encoder = RegionEncoder(build_model(config))
@@ -177,24 +249,28 @@ def build_encoder(config: EncoderConfig) -> RegionEncoder:
 
 
 def pool_regions(dense_BDhw: Tensor, boxes_R4: Tensor, box_to_image_R: Tensor) -> Tensor:
-    """(R, D): the mean of a map over each box, by RoIAlign 1 x 1, aligned, as many samples as the box has cells.
+    """Average a feature map over each box: RoIAlign 1 x 1, aligned, one sample for each cell of the box.
+
+    Within one cell outside the map the border value is repeated; farther out samples are zero. A box without area
+    (x2 <= x1 or y2 <= y1) gives zeros and no gradient.
 
     Args:
-        dense_BDhw: unit vectors.
-        boxes_R4: x1, y1, x2, y2 as fractions of the image; neither clipped nor enlarged here.
-        box_to_image_R: which image each box is of, from 0 to B - 1. Values are checked on the host only, not on a GPU.
+        dense_BDhw: Unit vectors.
+        boxes_R4: x1, y1, x2, y2 as fractions of the image. They are not clipped here.
+        box_to_image_R: Index of each box's image, 0 to B - 1. Values are checked on a CPU only.
 
-    Up to a cell outside the map its border goes on, beyond that are zeros. A box without area, x2 <= x1 or y2 <= y1, gives
-    zeros and no gradient, as an empty mask does.
-
-    Source: CLIPSelf and FineCLIP, `_extract_roi_features_v1` for EVA and `_v2` for OpenAI. Coordinates are
-    float32 under autocast too: in half precision a box would move by up to an eighth of a cell.
+    Returns:
+        (R, D), not normalized.
 
     Raises:
-        ConfigError: the shapes do not fit each other, a box is of no image of the batch, or in pixels.
+        ConfigError: The shapes do not fit each other, an index is out of range, or boxes are in pixels.
+
+    Source:
+        CLIPSelf and FineCLIP, `_extract_roi_features_v1` for EVA and `_v2` for OpenAI. Deviation: coordinates are float32 under
+        autocast; half precision moves a box by up to an eighth of a cell.
     """
     _check_owners(boxes_R4, box_to_image_R, shape=(4,), images=len(dense_BDhw))
-    if boxes_R4.device.type == "cpu" and not bool((boxes_R4.abs() <= FARTHEST).all()):
+    if boxes_R4.device.type == "cpu" and not bool((boxes_R4.abs() <= MAX_FRACTION).all()):
         raise ConfigError(
             f"boxes reach as far as {float(boxes_R4.abs().max()):g}: expected fractions of the image, 0 to 1"
         )
@@ -209,18 +285,21 @@ def pool_regions(dense_BDhw: Tensor, boxes_R4: Tensor, box_to_image_R: Tensor) -
 
 
 def pool_masks(dense_BDhw: Tensor, masks_Rhw: Tensor, mask_to_image_R: Tensor) -> Tensor:
-    """(R, D): the mean of a map under each mask, weighted where the mask is not 0 or 1; zeros for an empty mask.
+    """Average a feature map under each mask, with the mask as weights. An empty mask gives zeros.
 
     Args:
-        dense_BDhw: unit vectors.
-        masks_Rhw: on the grid of the map, of any type, not negative.
-        mask_to_image_R: which image each mask is of, from 0 to B - 1. Values are checked on the host only.
+        dense_BDhw: Unit vectors.
+        masks_Rhw: Weights of at least 0, of any type, on the grid of the map.
+        mask_to_image_R: Index of each mask's image, 0 to B - 1. Values are checked on a CPU only.
 
-    Source: CLIPSelf, `mask_pool`. Deviation: one product with the maps of all images, so that no map is copied for each of
-    its masks.
+    Returns:
+        (R, D), not normalized.
 
     Raises:
-        ConfigError: the masks are not on the grid of the map, or of no image of the batch.
+        ConfigError: The masks are not on the grid of the map, or an index is out of range.
+
+    Source:
+        CLIPSelf, `mask_pool`. Deviation: one product with the maps of all images, so that no map is copied for each mask.
     """
     _check_owners(masks_Rhw, mask_to_image_R, shape=tuple(dense_BDhw.shape[-2:]), images=len(dense_BDhw))
     weights_RP = _full_precision(masks_Rhw.flatten(1).to(dense_BDhw.dtype))
@@ -228,7 +307,7 @@ def pool_masks(dense_BDhw: Tensor, masks_Rhw: Tensor, mask_to_image_R: Tensor) -
     spread_RBP[torch.arange(len(weights_RP), device=weights_RP.device), mask_to_image_R] = weights_RP
     with torch.autocast(dense_BDhw.device.type, enabled=False):
         sum_RD = torch.einsum("rbp,bdp->rd", spread_RBP, _full_precision(dense_BDhw.flatten(2)))
-    return sum_RD / (weights_RP.sum(dim=1, keepdim=True) + SMALL)
+    return sum_RD / (weights_RP.sum(dim=1, keepdim=True) + EPSILON)
 
 
 def _blocks(text_tower: nn.Module) -> list[ResidualAttentionBlock]:
@@ -237,12 +316,12 @@ def _blocks(text_tower: nn.Module) -> list[ResidualAttentionBlock]:
 
 
 def _at_least_one(rows: Tensor) -> Tensor:
-    """`rows`, or one row of zeros, whose result is cut off again: not every kernel of every device takes no rows."""
+    """Return `rows`, or one row of zeros if there are none, as some kernels fail without rows. Callers remove its result."""
     return rows if len(rows) else rows.new_zeros(1, *rows.shape[1:])
 
 
 def _check_owners(rows: Tensor, owner_R: Tensor, *, shape: tuple[int, ...], images: int) -> None:
-    """That R rows of such a shape have R owners among the images; without waiting for a GPU."""
+    """Check shapes, and on a CPU the range of indices; a check of values on a GPU would wait for it."""
     if rows.shape[1:] != shape or owner_R.shape != rows.shape[:1]:
         expected = " x ".join(map(str, shape))
         raise ConfigError(
@@ -261,7 +340,7 @@ def _full_precision(rows: Tensor) -> Tensor:
 
 
 def _check_text_tower(tower: nn.Module, *, pool: str) -> None:
-    """That it is CLIP's causal transformer, read at the end token."""
+    """Check that the text tower is CLIP's causal transformer with its embedding at the end token."""
     if isinstance(tower, TextTransformer):
         pool = tower.pool_type
         if tower.cls_emb is not None or tower.attn_mask is None:

@@ -7,7 +7,7 @@
 
 Pixels are those that training and evaluation see: the whole picture is squashed to a square, bilinearly, and its boxes
 with it. A picture is taken as it is stored, never turned by its EXIF note (for that: `PIL.ImageOps.exif_transpose` first),
-what is transparent is shown on white, 16-bit grey is scaled to 8 bits.
+what is transparent is shown on white, 16-bit gray is scaled to 8 bits.
 
 Legend: B pictures, N texts, R boxes, D embedding.
 """
@@ -25,11 +25,11 @@ from torch.nn.functional import normalize
 from fineclip.boxes import clip
 from fineclip.errors import ConfigError, DataError
 from fineclip.models.batches import batches
-from fineclip.models.checkpoint import find_encoder
+from fineclip.models.checkpoints import find_encoder
 from fineclip.models.device import resolve_device
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.images import squash, to_batch
-from fineclip.models.tokenizer import cut_after_ends
+from fineclip.models.tokenizer import trim_padding
 from fineclip.shards.images import rgb
 from fineclip.types import Box
 
@@ -119,7 +119,7 @@ class FeatureEncoder:
             if not isinstance(row, str):
                 raise DataError(f"{row!r:.60} is no text")
         position = {text: index for index, text in enumerate(dict.fromkeys(rows))}
-        tokens_NL = cut_after_ends(self._tokenize(list(position)))
+        tokens_NL = trim_padding(self._tokenize(list(position)))
         with _exact():
             parts = [
                 normalize(self._encoder.encode_text(batch_NL.to(self.device)).float(), dim=-1)

@@ -1,12 +1,12 @@
-"""How much arithmetic an encoder does, counted from its own weights, and how much a GPU can do.
+"""FLOPs of an encoder, counted from the shapes of its weights, and peak FLOPs of GPUs.
 
-One multiplication with its addition is 2 FLOPs. Counted are products of matrices: with weights, and inside attention. What
-is done element by element (norms, activations, rotary positions) is some thousandths beside them.
+A multiply-add is 2 FLOPs. Matrix products are counted, with weights and inside attention. Elementwise work (norms,
+activations, rotary positions) is a few thousandths of them and is left out.
 
-A gradient costs another product for the weights that learn and another for what comes in, as far as something before it
-learns. Frozen weights have no product of their own, and in front of the first block that learns there is nothing at all.
+The backward pass of a product adds one product for the gradient of trainable weights and one for the gradient of its input,
+if anything before it is trainable.
 
-Legend: T tokens with the class token, P patches, Q rows that are asked for.
+Legend: T tokens with the class token, P patches, Q rows that are computed.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,13 +26,13 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 class Work(NamedTuple):
-    """FLOPs of one part of a tower, and what a gradient through it needs.
+    """FLOPs of one part of a tower.
 
     Attributes:
-        weights: products with its weights.
-        attention: products without weights.
-        learns: whether its weights do.
-        first: whether nothing that could learn comes in, so that it needs no gradient of that.
+        weights: Of products with weights.
+        attention: Of products without weights.
+        learns: Whether its weights are trainable.
+        first: Whether its input is the image, so that the gradient of the input is never computed.
     """
 
     weights: float
@@ -42,22 +42,25 @@ class Work(NamedTuple):
 
     @property
     def forward(self) -> float:
-        """Both kinds."""
+        """FLOPs of the forward pass."""
         return self.weights + self.attention
 
 
 def image_flops(
     encoder: RegionEncoder, height: int, width: int, *, path: Path = "global", gradient: Gradient = "none"
 ) -> float:
-    """FLOPs of one image of so many pixels.
+    """Count the FLOPs of one image.
 
     Args:
-        encoder: whose weights are counted; which of them learn is taken from `requires_grad`.
-        height: pixels, whole patches.
-        width: pixels, whole patches.
-        path: `full`, the tower as upstream runs it; `global`, the embedding alone (`encode_image`); `dense`, the map alone
-            (`encode_dense`); `shared`, both (`encode_image_and_regions`), the value of the last block made once.
-        gradient: `kept`, with the backward pass; `recomputed`, with the forward pass of the blocks once more.
+        encoder: `requires_grad` of its parameters decides which weights are trainable.
+        height: Pixels, a multiple of the patch.
+        width: Pixels, a multiple of the patch.
+        path: `full` for the tower as upstream runs it, `global` for `encode_image`, `dense` for `encode_dense`, `shared` for
+            `encode_image_and_regions` with the value of the last block computed once.
+        gradient: `none` for the forward pass, `kept` with the backward pass, `recomputed` with activation checkpointing.
+
+    Returns:
+        FLOPs.
     """
     patches = (height // encoder.patch[0]) * (width // encoder.patch[1])
     stem, *parts, head = _image_parts(encoder, patches, path)
@@ -65,7 +68,17 @@ def image_flops(
 
 
 def text_flops(encoder: RegionEncoder, length: int, *, whole: bool = False, gradient: Gradient = "none") -> float:
-    """FLOPs of one text of so many tokens; `whole`: the last block for every token, as upstream runs it."""
+    """Count the FLOPs of one text.
+
+    Args:
+        encoder: As in `image_flops`.
+        length: Tokens.
+        whole: Whether the last block computes all tokens, as upstream does.
+        gradient: As in `image_flops`.
+
+    Returns:
+        FLOPs.
+    """
     tower = encoder.text_tower
     blocks = list(tower.get_submodule("transformer.resblocks").children())
     rows = [length] * (len(blocks) - 1) + [length if whole else 1]
@@ -75,8 +88,8 @@ def text_flops(encoder: RegionEncoder, length: int, *, whole: bool = False, grad
     return _summed([*parts, projection], gradient if learns else "none")
 
 
-def counted_flops(run: Callable[[], object]) -> float:
-    """FLOPs of whatever `run` does, forward and backward, as torch's own counter sees the calls."""
+def count_flops(run: Callable[[], object]) -> float:
+    """Measure the FLOPs of `run`, forward and backward, with torch's FlopCounterMode."""
     counter = FlopCounterMode(display=False)
     with counter:
         run()
@@ -132,7 +145,7 @@ def _image_parts(encoder: RegionEncoder, patches: int, path: Path) -> list[Work]
 
 
 def _ends(encoder: RegionEncoder) -> tuple[Work, Work]:
-    """The first convolution, of one patch, and the projection of one row."""
+    """Return the work of the first convolution for one patch, and of the projection for one row."""
     trunk = encoder.trunk
     if isinstance(trunk, EvaTrunk):
         stem, head = trunk.trunk.patch_embed.proj.weight, trunk.trunk.head.weight
@@ -144,7 +157,7 @@ def _ends(encoder: RegionEncoder) -> tuple[Work, Work]:
 
 
 def _block(block: nn.Module, tokens: int, rows: int, *, has_attention: bool = True) -> Work:
-    """A block that makes so many rows, each looking at so many tokens; or each passing its own value on."""
+    """Return the work of a block that computes `rows` rows over `tokens` keys, or without attention."""
     query, key, value, after, width = _sizes(block)
     weights = 2.0 * (tokens * value + rows * after)
     attention = 0.0
@@ -159,7 +172,7 @@ def _value_weights(block: nn.Module) -> int:
 
 
 def _sizes(block: nn.Module) -> tuple[int, int, int, int, int]:
-    """Numbers of weights of query, key, value and all that follows; the width of all heads."""
+    """Return the number of weights of query, key, value and everything after attention, and the width of all heads."""
     if isinstance(block, EvaBlock):
         attention = block.attn
         query, key, value = (layer.weight.numel() for layer in (attention.q_proj, attention.k_proj, attention.v_proj))
@@ -177,9 +190,9 @@ def _linear_weights(module: nn.Module) -> int:
     return sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
 
 
-# What a GPU can do, in 10^12 FLOPs a second without sparsity: bf16 and fp16 with sums in fp32, tf32, fp32. 0: not in hardware.
-# Source: NVIDIA's data sheets and architecture whitepapers of each, halved where they state the figure with sparsity.
-# A name is looked for in what the driver calls the device; longer names go before shorter ones.
+# Peak 10^12 FLOP/s without sparsity: bf16 and fp16 with fp32 accumulation, tf32, fp32. 0: not in hardware.
+# Source: NVIDIA's data sheets and architecture whitepapers, halved where they state the figure with sparsity.
+# A name matches within the driver's device name; longer names are tried first.
 PEAKS: dict[str, tuple[float, float, float, float]] = {
     "A10": (125, 125, 62.5, 31.2),
     "A10G": (70, 70, 35, 31.5),
@@ -213,11 +226,14 @@ COLUMNS: tuple[Precision, ...] = ("bf16", "fp16", "tf32", "fp32")
 
 
 def peak_flops(device_name: str, precision: Precision) -> float | None:
-    """FLOPs a second that a GPU of this name can do in dense products; None where that is not known.
+    """Return the peak FLOP/s of a GPU in dense products, or None if it is unknown.
 
     Args:
-        device_name: as `torch.cuda.get_device_name` says it.
-        precision: what the products are made in; `tf32` is what fp32 runs in where torch is allowed to.
+        device_name: As `torch.cuda.get_device_name` returns it.
+        precision: Of the products; `tf32` if torch may use it for fp32.
+
+    Returns:
+        FLOP/s.
     """
     words = f" {device_name} "
     for name in sorted(PEAKS, key=len, reverse=True):

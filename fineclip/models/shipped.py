@@ -1,19 +1,40 @@
-"""Where the models of the miniature world lie, that come with the package. No torch here."""
+"""Find the models of the miniature world, which are shipped with the package. Nothing here imports torch."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
-import fineclip
+from fineclip.config import EncoderConfig, WeightsConfig
 from fineclip.errors import ConfigError
+from fineclip.miniature import WEIGHTS
 
 PREFIX = "shipped:"
-FOLDER = Path(fineclip.__file__).parent / "miniature" / "weights"
+FOLDER = WEIGHTS
+ENCODERS: Mapping[str, EncoderConfig] = MappingProxyType(
+    {
+        "mini": EncoderConfig(
+            model="shipped:encoder/mini.json",
+            weights=WeightsConfig(shipped="encoder/model.safetensors"),
+            tokenizer=WeightsConfig(shipped="encoder/bpe.txt.gz"),
+            head="mean",
+            image_size=96,
+            crop_size=48,
+        )
+    }
+)
 
 
 def shipped(name: str) -> Path:
-    """The file or folder `name` of the shipped models, such as `encoder/mini.json`.
+    """Return the path of a shipped file or folder.
+
+    Args:
+        name: Path below the folder of shipped models, such as `encoder/mini.json`.
+
+    Returns:
+        Existing path.
 
     Raises:
-        ConfigError: there is none of that name, or the name leads out of the folder.
+        ConfigError: There is none of that name, or the name leads out of the folder.
     """
     path = (FOLDER / name).resolve()
     if not path.is_relative_to(FOLDER.resolve()):

@@ -1,18 +1,17 @@
-"""The two kinds of vision tower: open_clip's VisionTransformer and timm's EVA-02, taken apart at the last block.
+"""Vision towers: open_clip's VisionTransformer and timm's EVA-02, with a choice of the last block and of the grid.
 
-The modules and their weights are upstream's; what is written here is the order in which they run, because upstream
-offers neither a last block without attention nor another grid than the native one.
+The modules and their weights are upstream's. The forward pass is written here because upstream has no last block without
+attention, and computes its native grid only.
 
 Legend: B images, T tokens with the class token first, P patches, C width, D embedding, H W pixels, h w patches.
 
-Dense features: the last block of an OpenAI or EVA tower serves the class token, and attention there mixes what the
-patches know. So it is taken without attention: each token passes its own value on (value and output projection, the inner
-LayerNorm of EVA, residuals and MLP stay). Source: MaskCLIP; CLIPSelf and FineCLIP, eva_vit_model.py
-`forward_without_attn`, transformer.py `forward_without_attn`.
+Dense features: the last block is trained for the class token, and its attention mixes the patches. Dense features skip that
+attention: each token keeps its own value (value and output projection, the inner LayerNorm of EVA, residuals and MLP stay).
+Source: MaskCLIP; CLIPSelf and FineCLIP, eva_vit_model.py and transformer.py, `forward_without_attn`.
 
-Other grids than the native one: positions are interpolated bicubically without antialiasing, as the authors do (timm
-and open_clip antialias: 1e-2 off); rotary tables are made again with the positions spread over the reference grid (timm hands
-out the native table whatever the size). The authors' code knows square grids only; here any height and width will do.
+Other grids: position embeddings are interpolated bicubically without antialiasing, as in the authors' code (timm and
+open_clip antialias, which differs by 1e-2). Rotary tables are computed for the grid, with positions spread over the reference
+grid (timm returns the native table for any size). Deviation: any height and width; the authors' code has square grids only.
 """
 
 from abc import ABC, abstractmethod
@@ -30,71 +29,110 @@ from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from fineclip.errors import ConfigError
-from fineclip.models.blocks import eva_block, eva_block_value_only, open_clip_block, open_clip_block_value_only
-from fineclip.models.rotary import turns_for
+from fineclip.models.blocks import (
+    eva_block,
+    eva_block_without_attention,
+    open_clip_block,
+    open_clip_block_without_attention,
+)
+from fineclip.models.rotary import rotary_table
 
-SHAPES = 64  # that a compiled block may meet before torch gives up on it, silently; its own limit is 8
+MAX_SHAPES = 64  # of a compiled block; beyond that limit, 8 by default, torch stops compiling without an error
 
 
 class Hidden(NamedTuple):
-    """What comes into the last block."""
+    """Input of the last block.
+
+    Attributes:
+        tokens_BTC: Tokens with the class token first.
+        grid: Patches down and across.
+        rotary: Table of `rotary_table`, or None without rotary positions.
+    """
 
     tokens_BTC: Tensor
     grid: tuple[int, int]
-    turns: Tensor | None  # rotary positions, as `turns_for` gives them
+    rotary: Tensor | None
 
 
 class Trunk(ABC):
-    """A vision tower up to its last block, the last block in three forms, and the way to the embedding.
+    """Base class of vision towers: all blocks but the last, the last block, the final norm and the projection.
 
     Attributes:
-        checkpointing: whether a block keeps only what comes in, and computes the rest again in the backward pass.
+        head: `cls` for the class token, `mean` for the mean of the patches.
+        width: Width of the embedding, D.
+        patch: Height and width of a patch in pixels.
+        blocks: Transformer blocks in order.
+        checkpointing: Activation checkpointing: store only the input of each block and recompute it in the backward pass.
     """
 
-    head: str  # cls or mean
-    width: int  # D
-    patch: tuple[int, int]  # pixels
-    blocks: Sequence[nn.Module]  # all of them, in order
+    head: str
+    width: int
+    patch: tuple[int, int]
+    blocks: Sequence[nn.Module]
     checkpointing: bool = False
-    _whole: Callable[..., Tensor]  # a block with attention
-    _value_only: Callable[..., Tensor]  # a block without
+    _with_attention: Callable[..., Tensor]
+    _without_attention: Callable[..., Tensor]
 
     def compile(self) -> None:
-        """Let torch.compile make the blocks' kernels, once for every shape that comes, with and without a graph."""
-        torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
-        self._whole = torch.compile(self._whole, dynamic=False)
-        self._value_only = torch.compile(self._value_only, dynamic=False)
+        """Compile the blocks with torch.compile, once for each shape, with and without gradient."""
+        torch._dynamo.config.recompile_limit = max(MAX_SHAPES, torch._dynamo.config.recompile_limit)
+        self._with_attention = torch.compile(self._with_attention, dynamic=False)
+        self._without_attention = torch.compile(self._without_attention, dynamic=False)
 
-    def _through(self, how: Callable[..., Tensor], block: nn.Module, tokens_BTC: Tensor, **options: Any) -> Tensor:
+    def _run(self, forward: Callable[..., Tensor], block: nn.Module, tokens_BTC: Tensor, **options: Any) -> Tensor:
         if not (self.checkpointing and torch.is_grad_enabled()):
-            return how(block, tokens_BTC, **options)
-        return checkpoint(how, block, tokens_BTC, use_reentrant=False, preserve_rng_state=False, **options)
+            return forward(block, tokens_BTC, **options)
+        return checkpoint(forward, block, tokens_BTC, use_reentrant=False, preserve_rng_state=False, **options)
 
     @abstractmethod
-    def before_last(self, images_B3HW: Tensor) -> Hidden:
-        """Everything before the last block."""
+    def forward_before_last(self, images_B3HW: Tensor) -> Hidden:
+        """Run the tower up to the last block.
+
+        Args:
+            images_B3HW: Normalized pixels; H and W are multiples of the patch.
+
+        Returns:
+            Input of the last block.
+
+        Raises:
+            ConfigError: As `grid_of`.
+        """
 
     @abstractmethod
     def last(self, hidden: Hidden, *, rows: int | None = None) -> Tensor:
-        """(B, rows, C): the last block as it is, for the first `rows` tokens only where that is asked; exact."""
+        """Run the last block.
+
+        Args:
+            hidden: Input of the block.
+            rows: Compute the first `rows` tokens only. None computes all.
+
+        Returns:
+            (B, rows, C).
+        """
 
     @abstractmethod
-    def last_value_only(self, tokens_BTC: Tensor) -> Tensor:
-        """(B, T, C): the last block without attention, each token by itself."""
+    def last_without_attention(self, tokens_BTC: Tensor) -> Tensor:
+        """Run the last block with each token's value in place of attention; (B, T, C)."""
 
     @abstractmethod
     def norm(self, tokens_BTC: Tensor) -> Tensor:
-        """The final LayerNorm."""
+        """Apply the final LayerNorm."""
 
     @abstractmethod
     def project(self, rows_C: Tensor) -> Tensor:
-        """(..., D) from (..., C)."""
+        """Project (..., C) to embeddings (..., D)."""
 
     def grid_of(self, images_B3HW: Tensor) -> tuple[int, int]:
-        """Patches down and across.
+        """Return the number of patches down and across.
+
+        Args:
+            images_B3HW: Only the shape is used.
+
+        Returns:
+            h and w.
 
         Raises:
-            ConfigError: the images are not of three colours, or not whole patches.
+            ConfigError: The images do not have three channels, or their sides are no multiples of the patch.
         """
         if images_B3HW.ndim != 4 or images_B3HW.shape[1] != 3:
             raise ConfigError(f"images of shape {tuple(images_B3HW.shape)}: expected (B, 3, height, width)")
@@ -108,43 +146,48 @@ class Trunk(ABC):
 
 
 class OpenClipTrunk(Trunk):
-    """open_clip's VisionTransformer, as OpenAI's models are."""
+    """open_clip's VisionTransformer, the tower of OpenAI's models.
+
+    Args:
+        visual: With the class token or the mean of the patches after the norm as its head.
+
+    Raises:
+        ConfigError: It has a part that is not supported; the message names it.
+    """
 
     def __init__(self, visual: VisionTransformer) -> None:
-        _refuse_unless(visual.attn_pool is None, "attentional pooling")
-        _refuse_unless(visual.pool_type in ("tok", "avg"), f"pool_type {visual.pool_type!r}")
-        _refuse_unless(visual.pool_type == "tok" or not visual.final_ln_after_pool, "pool_type 'avg' before its norm")
-        _refuse_unless(visual.proj is not None, "no projection")
-        _refuse_unless(isinstance(visual.patch_dropout, nn.Identity), "patch_dropout")
+        _require(visual.attn_pool is None, "attentional pooling")
+        _require(visual.pool_type in ("tok", "avg"), f"pool_type {visual.pool_type!r}")
+        _require(visual.pool_type == "tok" or not visual.final_ln_after_pool, "pool_type 'avg' before its norm")
+        _require(visual.proj is not None, "no projection")
+        _require(isinstance(visual.patch_dropout, nn.Identity), "patch_dropout")
         blocks = visual.transformer.resblocks
-        _refuse_unless(
-            all(type(block) is ResidualAttentionBlock for block in blocks), "another block_type than default"
-        )
+        _require(all(type(block) is ResidualAttentionBlock for block in blocks), "another block_type than default")
         self.visual, self.blocks = visual, tuple(blocks)
-        self._whole, self._value_only = open_clip_block, open_clip_block_value_only
+        self._with_attention, self._without_attention = open_clip_block, open_clip_block_without_attention
         self.head = "cls" if visual.pool_type == "tok" else "mean"
         self.width, self.patch = visual.output_dim, visual.patch_size
 
     @override
-    def before_last(self, images_B3HW: Tensor) -> Hidden:
+    def forward_before_last(self, images_B3HW: Tensor) -> Hidden:
         visual, grid = self.visual, self.grid_of(images_B3HW)
         patches_BPC = visual.conv1(images_B3HW).flatten(2).transpose(1, 2)
         class_B1C = visual.class_embedding.to(patches_BPC.dtype).expand(len(patches_BPC), 1, -1)
-        positions_TC = positions_for(visual.positional_embedding, native=visual.grid_size, grid=grid)
+        positions_TC = resize_positions(visual.positional_embedding, native=visual.grid_size, grid=grid)
         tokens_BTC = torch.cat([class_B1C, patches_BPC], dim=1) + positions_TC.to(patches_BPC.dtype)
         tokens_BTC = visual.ln_pre(tokens_BTC)
         for block in self.blocks[:-1]:
-            tokens_BTC = self._through(self._whole, block, tokens_BTC)
+            tokens_BTC = self._run(self._with_attention, block, tokens_BTC)
         return Hidden(tokens_BTC, grid, None)
 
     @override
     def last(self, hidden: Hidden, *, rows: int | None = None) -> Tensor:
         queries = None if rows is None else hidden.tokens_BTC[:, :rows]
-        return self._through(self._whole, self.blocks[-1], hidden.tokens_BTC, queries_BQC=queries)
+        return self._run(self._with_attention, self.blocks[-1], hidden.tokens_BTC, queries_BQC=queries)
 
     @override
-    def last_value_only(self, tokens_BTC: Tensor) -> Tensor:
-        return self._through(self._value_only, self.blocks[-1], tokens_BTC)
+    def last_without_attention(self, tokens_BTC: Tensor) -> Tensor:
+        return self._run(self._without_attention, self.blocks[-1], tokens_BTC)
 
     @override
     def norm(self, tokens_BTC: Tensor) -> Tensor:
@@ -156,57 +199,60 @@ class OpenClipTrunk(Trunk):
 
 
 class EvaTrunk(Trunk):
-    """timm's EVA-02 inside open_clip's TimmModel: class token, SwiGLU with its norm, rotary positions."""
+    """timm's EVA-02 inside open_clip's TimmModel: class token, SwiGLU with its norm, rotary positions.
+
+    Args:
+        visual: Its trunk is an `Eva` with separate query, key and value projections.
+
+    Raises:
+        ConfigError: It has a part that is not supported; the message names it.
+    """
 
     head = "cls"
 
     def __init__(self, visual: TimmModel) -> None:
         trunk = visual.trunk
-        _refuse_unless(isinstance(trunk, Eva), f"the trunk {type(trunk).__name__}")
-        _refuse_unless(
-            trunk.global_pool == "token", f"the pooling {trunk.global_pool!r} of an EVA trunk; 'token' is read"
+        _require(isinstance(trunk, Eva), f"the trunk {type(trunk).__name__}")
+        _require(
+            trunk.global_pool == "token", f"the pooling {trunk.global_pool!r} of an EVA trunk; 'token' is supported"
         )
-        _refuse_unless(isinstance(trunk.fc_norm, nn.Identity), "a norm after its pooling")
-        _refuse_unless(len(visual.head) == 0 and isinstance(trunk.head, nn.Linear), "a projection outside the trunk")
-        _refuse_unless(trunk.num_prefix_tokens == 1 and not trunk.no_embed_class, "register tokens")
-        _refuse_unless(
-            trunk.pos_embed is not None and trunk.patch_drop is None, "no learned positions, or patch_dropout"
-        )
-        _refuse_unless(
-            trunk.rope is None or type(trunk.rope) is RotaryEmbeddingCat, "rotary positions other than 'cat'"
-        )
-        _refuse_unless(trunk.rope is None or not trunk.rope.aug_active, "jittered rotary positions")
-        _refuse_unless(trunk.rope is None or not trunk.rope.rotate_half, "rotary positions of distant channels")
+        _require(isinstance(trunk.fc_norm, nn.Identity), "a norm after its pooling")
+        _require(len(visual.head) == 0 and isinstance(trunk.head, nn.Linear), "a projection outside the trunk")
+        _require(trunk.num_prefix_tokens == 1 and not trunk.no_embed_class, "register tokens")
+        _require(trunk.pos_embed is not None and trunk.patch_drop is None, "no learned positions, or patch_dropout")
+        _require(trunk.rope is None or type(trunk.rope) is RotaryEmbeddingCat, "rotary positions other than 'cat'")
+        _require(trunk.rope is None or not trunk.rope.aug_active, "jittered rotary positions")
+        _require(trunk.rope is None or not trunk.rope.rotate_half, "rotary positions of distant channels")
         for block in trunk.blocks:
-            _refuse_unless(type(block) is EvaBlock and type(block.attn) is EvaAttention, f"{type(block).__name__}")
-            _refuse_unless(block.attn.v_proj is not None, "packed query, key and value (EVA-01)")
-            _refuse_unless(block.attn.gate is None, "gated attention")
-            _refuse_unless(isinstance(block.drop_path1, nn.Identity), "stochastic depth")
+            _require(type(block) is EvaBlock and type(block.attn) is EvaAttention, f"{type(block).__name__}")
+            _require(block.attn.v_proj is not None, "packed query, key and value (EVA-01)")
+            _require(block.attn.gate is None, "gated attention")
+            _require(isinstance(block.drop_path1, nn.Identity), "stochastic depth")
         self.trunk, self.blocks = trunk, tuple(trunk.blocks)
-        self._whole, self._value_only = eva_block, eva_block_value_only
+        self._with_attention, self._without_attention = eva_block, eva_block_without_attention
         self.width, self.patch = trunk.num_classes, trunk.patch_embed.patch_size
         self._tables: dict[tuple[int, int, torch.device], Tensor] = {}
 
     @override
-    def before_last(self, images_B3HW: Tensor) -> Hidden:
+    def forward_before_last(self, images_B3HW: Tensor) -> Hidden:
         trunk, grid = self.trunk, self.grid_of(images_B3HW)
         patches_BPC = trunk.patch_embed.norm(trunk.patch_embed.proj(images_B3HW).flatten(2).transpose(1, 2))
         class_B1C = trunk.cls_token.to(patches_BPC.dtype).expand(len(patches_BPC), -1, -1)
-        positions_TC = positions_for(trunk.pos_embed[0], native=trunk.patch_embed.grid_size, grid=grid)
+        positions_TC = resize_positions(trunk.pos_embed[0], native=trunk.patch_embed.grid_size, grid=grid)
         tokens_BTC = torch.cat([class_B1C, patches_BPC], dim=1) + positions_TC.to(patches_BPC.dtype)
         tokens_BTC = trunk.norm_pre(tokens_BTC)
-        turns = self._turns(grid, images_B3HW.device)
+        rotary = self._rotary_table(grid, images_B3HW.device)
         for block in self.blocks[:-1]:
-            tokens_BTC = self._through(self._whole, block, tokens_BTC, turns=turns)
-        return Hidden(tokens_BTC, grid, turns)
+            tokens_BTC = self._run(self._with_attention, block, tokens_BTC, rotary=rotary)
+        return Hidden(tokens_BTC, grid, rotary)
 
     @override
     def last(self, hidden: Hidden, *, rows: int | None = None) -> Tensor:
-        return self._through(self._whole, self.blocks[-1], hidden.tokens_BTC, turns=hidden.turns, rows=rows)
+        return self._run(self._with_attention, self.blocks[-1], hidden.tokens_BTC, rotary=hidden.rotary, rows=rows)
 
     @override
-    def last_value_only(self, tokens_BTC: Tensor) -> Tensor:
-        return self._through(self._value_only, self.blocks[-1], tokens_BTC)
+    def last_without_attention(self, tokens_BTC: Tensor) -> Tensor:
+        return self._run(self._without_attention, self.blocks[-1], tokens_BTC)
 
     @override
     def norm(self, tokens_BTC: Tensor) -> Tensor:
@@ -216,20 +262,26 @@ class EvaTrunk(Trunk):
     def project(self, rows_C: Tensor) -> Tensor:
         return _tensor(self.trunk.head(rows_C))
 
-    def _turns(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
-        """Made once for each grid."""
+    def _rotary_table(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
+        """Return the table of a grid, which is computed once."""
         if self.trunk.rope is None:
             return None
         if (*grid, device) not in self._tables:
-            self._tables[*grid, device] = turns_for(self.trunk.rope, grid, device)
+            self._tables[*grid, device] = rotary_table(self.trunk.rope, grid, device)
         return self._tables[*grid, device]
 
 
-def trunk_of(visual: nn.Module) -> Trunk:
-    """The way through a vision tower of open_clip.
+def build_trunk(visual: nn.Module) -> Trunk:
+    """Wrap a vision tower of open_clip.
+
+    Args:
+        visual: `model.visual`.
+
+    Returns:
+        Wrapper that shares the tower's modules.
 
     Raises:
-        ConfigError: it is none of the two kinds, or pools in another way; by name.
+        ConfigError: Its class or one of its parts is not supported; the message names it.
     """
     if isinstance(visual, VisionTransformer):
         return OpenClipTrunk(visual)
@@ -238,10 +290,19 @@ def trunk_of(visual: nn.Module) -> Trunk:
     raise ConfigError(_REFUSAL.format(type(visual).__name__))
 
 
-def positions_for(position_TC: Tensor, *, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Learned positions for another grid of patches, interpolated bicubically; the class token's row is kept.
+def resize_positions(position_TC: Tensor, *, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Interpolate learned position embeddings to another grid, bicubically; the row of the class token is kept.
 
-    Source: the authors' `rescale_positional_embedding`, align_corners False, no antialiasing.
+    Args:
+        position_TC: Class token first, then the patches of the native grid.
+        native: Patches down and across.
+        grid: Patches down and across of the result.
+
+    Returns:
+        (1 + h w, C); `position_TC` itself for the native grid.
+
+    Source:
+        The authors' `rescale_positional_embedding`: align_corners False, no antialiasing.
     """
     if tuple(native) == grid:
         return position_TC
@@ -251,16 +312,16 @@ def positions_for(position_TC: Tensor, *, native: tuple[int, int], grid: tuple[i
 
 
 _REFUSAL = (
-    "this vision tower cannot be used: it has or is {}. Read are open_clip's VisionTransformer (class token, or the mean of "
+    "this vision tower cannot be used: it has or is {}. Supported are open_clip's VisionTransformer (class token, or the mean of "
     "patches after the norm) and timm's EVA-02 trunks (class token)"
 )
 
 
-def _refuse_unless(fits: bool, what: str) -> None:
+def _require(fits: bool, what: str) -> None:
     if not fits:
         raise ConfigError(_REFUSAL.format(what))
 
 
 def _tensor(value: Any) -> Tensor:
-    """What an upstream module, untyped, returns."""
+    """Return the output of an untyped upstream module as a tensor."""
     return value  # type: ignore[no-any-return]

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from fineclip.config import Blip2Caption, CaptionConfig, CaptionsJsonCaption, TemplateCaption
 from fineclip.errors import ConfigError, ShardError
 from fineclip.models.batches import batches
-from fineclip.models.captioner import Captioner, TemplateCaptioner, region_view
+from fineclip.models.captioner import Captioner, TemplateCaptioner, region_crop
 from fineclip.shards import CaptionRow, DetectRow, PieceReader, SourceRow, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.declaration import Input, Stage, stage
@@ -60,7 +60,7 @@ def crops(rows: Iterable[DetectRow], detected: Path, config: Blip2Caption) -> It
             place = row_of(row.key, sources, source)
             image = _same_image(row, place, reader)
             for region in row.regions:
-                yield region_view(image, region.box, config)
+                yield region_crop(image, region.box, config)
 
 
 def _same_image(row: DetectRow, place: SourceRow, reader: PieceReader) -> Image.Image:

@@ -113,9 +113,9 @@ def _embed(
     batch_size: int,
     device: str,
 ) -> None:
-    from fineclip.models.checkpoint import load_encoder
+    from fineclip.models.checkpoints import load_encoder
     from fineclip.models.device import resolve_device
-    from fineclip.models.texts import embed_texts, text_tower_hash
+    from fineclip.models.embed_texts import embed_texts, text_tower_hash
     from fineclip.models.tokenizer import load_tokenizer
 
     tokenize = load_tokenizer(config, vocabulary_at(tokenizer, config))

@@ -17,7 +17,7 @@ from fineclip.errors import FineclipError
 from fineclip.methods.items import Inputs, Item
 from fineclip.models.cuts import Cuts, cut
 from fineclip.models.pixels import Arena, Canvas
-from fineclip.models.tokenizer import cut_after_ends
+from fineclip.models.tokenizer import trim_padding
 from fineclip.train.ring import Lease
 from fineclip.types import Batch, Counts
 
@@ -141,7 +141,7 @@ def _once(texts: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     rows = [numbers.setdefault(row.tobytes(), len(numbers)) for row in texts.numpy()]
     first = {row: place for place, row in reversed(list(enumerate(rows)))}
     kept = texts[[first[number] for number in range(len(numbers))]]
-    shortest = kept if texts.is_floating_point() else cut_after_ends(kept).contiguous()
+    shortest = kept if texts.is_floating_point() else trim_padding(kept).contiguous()
     return shortest, torch.tensor(rows, dtype=torch.int64)
 
 

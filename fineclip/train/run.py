@@ -27,9 +27,9 @@ from fineclip.identity import canonical, identity
 from fineclip.methods import METHODS
 from fineclip.methods.items import Inputs
 from fineclip.methods.texts import CachedTexts
-from fineclip.models.checkpoint import ARCHITECTURE, VOCABULARY, WEIGHTS, load_encoder, publish
+from fineclip.models.checkpoints import ARCHITECTURE, VOCABULARY, WEIGHTS, load_encoder, save_encoder
+from fineclip.models.embed_texts import text_tower_hash
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.texts import text_tower_hash
 from fineclip.models.tokenizer import load_tokenizer
 from fineclip.shards import Job, hashes_of, write_text
 from fineclip.shards.atomic import sweep
@@ -63,7 +63,7 @@ def train_run(
     runtime: RuntimeConfig | None = None,
     threads: int = 1,
 ) -> None:
-    """Train, publish, and write the manifest last; goes on where an earlier attempt was stopped.
+    """Train, save_encoder, and write the manifest last; goes on where an earlier attempt was stopped.
 
     Args:
         select: manifest of the selection.
@@ -225,7 +225,7 @@ def _finish(
 ) -> None:
     """Publish the encoder with what was run, then the manifest."""
     folder = job.manifest.parent
-    publish(encoder, folder, config=config.encoder, vocabulary=vocabulary)
+    save_encoder(encoder, folder, config=config.encoder, vocabulary=vocabulary)
     write_text(folder / "config.yaml", _described(config, folder))
     names = [WEIGHTS, ARCHITECTURE, "config.yaml"]
     names += [VOCABULARY] if vocabulary else []

@@ -22,7 +22,7 @@ from fineclip.evals import embed, evaluate
 from fineclip.evals.embed import Embedder
 from fineclip.evals.evaluate import discard_scores, evaluate_run
 from fineclip.evals.index import index_benchmark, read_index
-from fineclip.models.checkpoint import WEIGHTS, publish, published_tokenizer
+from fineclip.models.checkpoints import WEIGHTS, save_encoder, saved_tokenizer
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.features import FeatureEncoder
 from fineclip.models.images import decode, normalise, squash
@@ -80,7 +80,7 @@ def publish_run(run: Path, folder: Path, *, seed: int) -> RegionEncoder:
         crop_size=48,
     )
     encoder = random_encoder(config, seed)
-    publish(encoder, run.parent, config=config, vocabulary=shipped("encoder/bpe.txt.gz"))
+    save_encoder(encoder, run.parent, config=config, vocabulary=shipped("encoder/bpe.txt.gz"))
     (run.parent / "config.yaml").write_text(yaml.safe_dump({"encoder": config.model_dump(mode="json")}))
     files = [run.parent / name for name in (WEIGHTS, "open_clip_config.json", "bpe.txt.gz", "config.yaml")]
     Job(run, stage="train", version=1, config={"seed": seed}, inputs={}).finish(files)
@@ -133,7 +133,7 @@ def test_the_contract(shared: World) -> None:
 
 def test_scores_are_those_of_the_encoder_itself(shared: World) -> None:
     """Worked out again image by image and class by class, without batches."""
-    encoder, tokenize = shared.encoder, published_tokenizer(shared.run.parent)
+    encoder, tokenize = shared.encoder, saved_tokenizer(shared.run.parent)
     index = read_index(shared.index("boxes"), section("boxes"))
     texts = [f"a photo of {'a' if c.is_thing else 'the'} {c.name}" for c in index.classes]
     texts = [text.replace(" a arrow", " an arrow").replace(" a umbrella", " an umbrella") for text in texts]
@@ -165,7 +165,7 @@ def test_batch_size_changes_no_result(shared: World, kind: str) -> None:
     ]
     parts = []
     for batch_size, threads in ((1, 1), (5, 3), (64, 1)):
-        tokenize = published_tokenizer(shared.run.parent)
+        tokenize = saved_tokenizer(shared.run.parent)
         encoder = FeatureEncoder(shared.encoder, tokenize, image_size=96, batch_size=batch_size, device="cpu")
         embedder = Embedder(encoder, threads)
         rows = embedder.regions(index.images, size=96) if kind == "boxes" else embedder.images(index.images, size=96)
@@ -188,8 +188,8 @@ def test_another_image_size_is_used(shared: World) -> None:
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The folders that encoders were loaded from."""
     folders: list[Path] = []
-    load = embed.load_published
-    monkeypatch.setattr(embed, "load_published", lambda folder: folders.append(folder) or load(folder))
+    load = embed.load_saved_encoder
+    monkeypatch.setattr(embed, "load_saved_encoder", lambda folder: folders.append(folder) or load(folder))
     return folders
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fineclip.evals.benchmarks.boxes import class_embedding
-from fineclip.models.prompts import prompts_for
+from fineclip.models.prompt_templates import prompts_for
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from fineclip.config import ClimConfig
 from fineclip.methods import Clim
 from fineclip.methods.clim import make_mosaics, mosaic_sides, tile_boxes
 from fineclip.methods.items import Inputs
-from fineclip.models.checkpoint import load_encoder
+from fineclip.models.checkpoints import load_encoder
 from fineclip.types import Batch, Counts
 from tests.helpers.golden import GOLDEN, arrays, golden_encoder, values
 from tests.helpers.tiny import TinyTokenizer

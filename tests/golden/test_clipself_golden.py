@@ -10,7 +10,7 @@ import torch
 from fineclip.config import ClipSelfConfig, parse
 from fineclip.methods import ClipSelf
 from fineclip.methods.base import mixture
-from fineclip.models.checkpoint import load_encoder
+from fineclip.models.checkpoints import load_encoder
 from tests.helpers.golden import GOLDEN, arrays, batch_of_the_authors, golden_encoder, ours, values
 
 pytestmark = pytest.mark.skipif(

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fineclip.config import EncoderConfig, WeightsConfig
-from fineclip.models.checkpoint import as_open_clip, fill
+from fineclip.models.checkpoints import as_open_clip, load_state_dict_strict
 from fineclip.models.encoder import RegionEncoder, build_encoder, pool_masks, pool_regions
-from fineclip.models.tokenizer import cut_after_ends
-from fineclip.models.trunks import EvaTrunk, Hidden, positions_for
+from fineclip.models.tokenizer import trim_padding
+from fineclip.models.trunks import EvaTrunk, Hidden, resize_positions
 from tests.helpers.encoders import as_official
 from tests.helpers.golden import GOLDEN, arrays, loaded_encoder, values
 
@@ -71,7 +71,7 @@ ONCE: dict[str, tuple[str, Quantity]] = {
     ),
     "region texts, cut": (
         "region_text_embed",
-        lambda encoder, given, _: encoder.encode_text(cut_after_ends(given["region_tokens"])),
+        lambda encoder, given, _: encoder.encode_text(trim_padding(given["region_tokens"])),
     ),
     "no token": (
         "zero_tokens_embed",
@@ -116,17 +116,17 @@ def test_positions_of_every_size(case: Case) -> None:
     trunk = encoder.trunk
     for size in sizes(given):
         with torch.no_grad():
-            hidden = trunk.before_last(given[f"images{size}"])
+            hidden = trunk.forward_before_last(given[f"images{size}"])
         if isinstance(trunk, EvaTrunk):
             learned, native = trunk.trunk.pos_embed[0], trunk.trunk.patch_embed.grid_size
-            for name, part in (("cos", hidden.turns[..., 0]), ("sin", hidden.turns[..., 1])):
+            for name, part in (("cos", hidden.rotary[..., 0]), ("sin", hidden.rotary[..., 1])):
                 table = part[1:].repeat_interleave(2, dim=-1)
                 torch.testing.assert_close(table, expected[f"rope_{name}{size}"], **close)
         else:
             learned, native = trunk.visual.positional_embedding, trunk.visual.grid_size
-            assert hidden.turns is None
+            assert hidden.rotary is None
         if size:
-            found = positions_for(learned, native=native, grid=hidden.grid)
+            found = resize_positions(learned, native=native, grid=hidden.grid)
             torch.testing.assert_close(found, expected[f"pos_embed{size}"].flatten(0, -2), **close)
 
 
@@ -134,7 +134,7 @@ def test_the_last_block(case: Case) -> None:
     """As it is, for all rows and for the first alone, and without attention."""
     encoder, given, expected = case
     with torch.no_grad():
-        turns = encoder.trunk.before_last(given["images"]).turns
+        rotary = encoder.trunk.forward_before_last(given["images"]).rotary
     order = "" if isinstance(encoder.trunk, EvaTrunk) else "_lnd"  # tokens before the batch
     given_BTC, whole_BTC, value_only_BTC = (
         stored.transpose(0, 1) if order else stored
@@ -144,11 +144,11 @@ def test_the_last_block(case: Case) -> None:
             expected[f"block_last_value_only{order}"],
         )
     )
-    hidden = Hidden(given_BTC, (0, 0), turns)
+    hidden = Hidden(given_BTC, (0, 0), rotary)
     with torch.no_grad():
         torch.testing.assert_close(encoder.trunk.last(hidden), whole_BTC, **close)
         torch.testing.assert_close(encoder.trunk.last(hidden, rows=1), whole_BTC[:, :1], **close)
-        torch.testing.assert_close(encoder.trunk.last_value_only(given_BTC), value_only_BTC, **close)
+        torch.testing.assert_close(encoder.trunk.last_without_attention(given_BTC), value_only_BTC, **close)
 
 
 def test_nothing_stored_is_left_out(case: Case) -> None:
@@ -190,7 +190,7 @@ def test_a_model_of_real_size() -> None:
     }
     for place, first in meta["check_values"].items():
         assert official[place.partition("[")[0]].flatten()[: len(first)].tolist() == pytest.approx(first, abs=1e-7)
-    fill(encoder, as_open_clip(official), where="recipe")
+    load_state_dict_strict(encoder, as_open_clip(official), where="recipe")
     sides = sorted(int(name.removeprefix("image_embed")) for name in expected if name.startswith("image_embed"))
     for more, side in enumerate(sides):
         images = noise(len(expected[f"image_embed{side}"]), 3, side, side, seed=meta["input_seed"] + more)
@@ -206,7 +206,7 @@ def test_a_model_of_real_size() -> None:
         sample = dense[:, :, list(rows), list(columns)]
         torch.testing.assert_close(sample, expected[f"dense{side}_sample"], atol=1e-4, rtol=1e-4)
     with torch.no_grad():
-        for tokens in (expected["tokens"], cut_after_ends(expected["tokens"])):
+        for tokens in (expected["tokens"], trim_padding(expected["tokens"])):
             torch.testing.assert_close(encoder.encode_text(tokens), expected["text_embed"], **close)
 
 

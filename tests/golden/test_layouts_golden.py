@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fineclip.models.checkpoint import FoundEncoder, as_open_clip, export, load_encoder
+from fineclip.models.checkpoints import EncoderSpec, as_open_clip, export, load_encoder
 from tests.helpers.golden import GOLDEN, golden_encoder
 
 pytestmark = pytest.mark.skipif(
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 
 def test_eva_clip(tmp_path: Path) -> None:
     path = GOLDEN / "eva_tiny/weights.safetensors"
-    found = FoundEncoder(golden_encoder("eva_tiny", tmp_path), path, None)
+    found = EncoderSpec(golden_encoder("eva_tiny", tmp_path), path, None)
     for name in ("again.safetensors", "again.pt"):
         export(found, tmp_path / name, layout="eva_clip")
     theirs, ours = load_file(path), load_file(tmp_path / "again.safetensors")
@@ -34,7 +34,7 @@ def test_eva_clip(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["eva_tiny", "openai_tiny"])
 def test_open_clip(tmp_path: Path, name: str) -> None:
     path, config = GOLDEN / name / "weights.safetensors", golden_encoder(name, tmp_path)
-    export(FoundEncoder(config, path, None), tmp_path / "folder", layout="open_clip")
+    export(EncoderSpec(config, path, None), tmp_path / "folder", layout="open_clip")
     theirs, ours = as_open_clip(load_file(path)), load_file(tmp_path / "folder/model.safetensors")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)

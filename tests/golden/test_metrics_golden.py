@@ -6,7 +6,7 @@ import pytest
 from fineclip.evals.benchmarks.boxes import box_scores
 from fineclip.evals.benchmarks.retrieval import retrieval_scores
 from fineclip.evals.metrics import class_mean_accuracy
-from fineclip.models.prompts import VILD_TEMPLATES, prompts_for
+from fineclip.models.prompt_templates import VILD_TEMPLATES, prompts_for
 from tests.helpers.golden import GOLDEN, values
 
 pytestmark = pytest.mark.skipif(

@@ -15,8 +15,8 @@ from fineclip.errors import ShardError
 from fineclip.methods import METHODS
 from fineclip.methods.items import Inputs
 from fineclip.methods.texts import CachedTexts
+from fineclip.models.embed_texts import embed_texts, text_tower_hash
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.texts import embed_texts, text_tower_hash
 from fineclip.shards import PieceReader, TextsFile, write_texts
 from fineclip.stages.embed_texts import texts_of
 from fineclip.stages.upstream import keys_by_shard, manifests_of

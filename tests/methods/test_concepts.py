@@ -16,7 +16,7 @@ from fineclip.methods.concepts import (
     taught,
     teacher_loss,
 )
-from fineclip.models.prompts import VILD_TEMPLATES, prompts_for
+from fineclip.models.prompt_templates import VILD_TEMPLATES, prompts_for
 from tests.helpers.tiny import TinyTokenizer, tiny_encoder
 
 CONCEPTS = ("cat", "dog", "tree", "cup", "lamp", "car", "bird")

@@ -8,7 +8,7 @@ import torch
 from fineclip.config import parse
 from fineclip.methods import METHODS, Method
 from fineclip.methods.cost import step_flops
-from fineclip.models.flops import counted_flops, image_flops, text_flops
+from fineclip.models.flops import count_flops, image_flops, text_flops
 from fineclip.types import Batch
 from tests.helpers.methods import made
 from tests.helpers.tiny import IMAGE_PX, batch_of, tiny_encoder
@@ -59,7 +59,7 @@ def test_a_step_costs_what_is_counted(name: str, options: dict[str, Any]) -> Non
     def step() -> None:
         method(batch).total.backward()
 
-    found = counted_flops(step)
+    found = count_flops(step)
     assert step_flops(method, batch) == pytest.approx(found, rel=0.1)
 
 

@@ -1,4 +1,4 @@
-"""A scene is what it says it is, each time."""
+"""Scenes agree with their annotations and are reproducible."""
 
 import hashlib
 import io
@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from fineclip.miniature import seeds
-from fineclip.miniature.scenes import CLASSES, COLOURS, STUFF, THINGS, Scene, draw_scene, jpeg, region_caption
+from fineclip.miniature.scenes import CLASSES, COLORS, STUFF, THINGS, Scene, draw_scene, jpeg, region_caption
 from fineclip.miniature.wording import joined, with_article
 
 SCENES = [draw_scene(seeds.TEST, index) for index in range(60)]
 
 
 def test_vocabulary() -> None:
-    assert (len(THINGS), len(STUFF), len(COLOURS)) == (20, 6, 9)
+    assert (len(THINGS), len(STUFF), len(COLORS)) == (20, 6, 9)
     assert THINGS + STUFF == CLASSES
     assert len(set(CLASSES)) == 26
 
@@ -77,12 +77,12 @@ def test_every_segment_is_listed_once(scene: Scene) -> None:
 @pytest.mark.parametrize("scene", SCENES)
 def test_captions_name_what_is_there(scene: Scene) -> None:
     there = {thing.label for thing in scene.things} | {stuff.label for stuff in scene.stuff}
-    colours = {thing.colour for thing in scene.things}
+    colors = {thing.color for thing in scene.things}
     for caption in (scene.alt, scene.clean):
         words = set(caption.replace(",", "").split())
         assert words & set(CLASSES)
         assert words & set(CLASSES) <= there
-        assert words & set(COLOURS) <= colours
+        assert words & set(COLORS) <= colors
         assert len(words) >= 2
 
 
@@ -94,14 +94,14 @@ def test_a_thing_stands_on_stuff_of_its_scene(scene: Scene) -> None:
 def test_clean_caption_by_hand() -> None:
     scene = next(scene for scene in SCENES if len(scene.things) == 2)
     large, small = sorted(scene.things, key=lambda thing: -thing.area)
-    named = [with_article(f"{thing.colour} {thing.label}") for thing in (large, small)]
+    named = [with_article(f"{thing.color} {thing.label}") for thing in (large, small)]
     assert scene.clean.startswith(f"{named[0]} and {named[1]} ")
 
 
 def test_region_caption_by_hand() -> None:
     thing = SCENES[0].things[0]
-    article = "an" if thing.colour == "orange" else "a"
-    assert region_caption(thing) == f"{article} {thing.colour} {thing.label} on {thing.ground}"
+    article = "an" if thing.color == "orange" else "a"
+    assert region_caption(thing) == f"{article} {thing.color} {thing.label} on {thing.ground}"
 
 
 def test_lists_of_words() -> None:
@@ -131,7 +131,7 @@ def test_a_black_star_is_black_where_the_map_says_so() -> None:
         (scene, thing)
         for scene in SCENES
         for thing in scene.things
-        if (thing.colour, thing.area > 200) == ("black", True)
+        if (thing.color, thing.area > 200) == ("black", True)
     ]
     assert black
     for scene, thing in black:

@@ -1,4 +1,4 @@
-"""What the trainings share: pictures, vocabulary, fast forward passes, labels. Nothing is trained here."""
+"""Shared parts of the trainings: pictures, vocabulary, fast forward passes, labels. Nothing is trained."""
 
 from itertools import pairwise
 
@@ -11,7 +11,7 @@ from fineclip.miniature.seeds import VALIDATION
 from fineclip.miniature.training import bpe, captioner_files, encoder_files
 from fineclip.miniature.training.detector_scenes import label_lines
 from fineclip.miniature.training.detector_scores import Predicted, box_overlap, detector_scores
-from fineclip.miniature.training.fast_clip import encode_dense, encode_images, encode_texts, positions_for
+from fineclip.miniature.training.fast_clip import encode_dense, encode_images, encode_texts, resize_positions
 from fineclip.miniature.training.pictures import Plan, detected_frame, draw_pictures, loose_frame, square_frame
 
 
@@ -41,11 +41,11 @@ def test_dense_features_are_of_unit_length(model: torch.nn.Module) -> None:
 def test_positions_keep_the_class_row_and_constants() -> None:
     positions = torch.ones(65, 4)
     positions[0] = 7
-    smaller = positions_for(positions, 4)
+    smaller = resize_positions(positions, 4)
     assert smaller.shape == (17, 4)
     assert (smaller[0] == 7).all()
     torch.testing.assert_close(smaller[1:], torch.ones(16, 4))
-    assert positions_for(positions, 8) is positions
+    assert resize_positions(positions, 8) is positions
 
 
 def test_merges_by_hand() -> None:
@@ -104,10 +104,10 @@ def test_a_perfect_detector_and_a_blind_one() -> None:
     boxes = [np.array([thing.box for thing in scene.things]) for scene in scenes]
     labels = [np.array([THINGS.index(thing.label) for thing in scene.things]) for scene in scenes]
     perfect = [Predicted(box, np.ones(len(box)), label) for box, label in zip(boxes, labels, strict=True)]
-    colour_blind = [one._replace(labels=(one.labels + 1) % 20) for one in perfect]
+    color_blind = [one._replace(labels=(one.labels + 1) % 20) for one in perfect]
     unsure = [one._replace(scores=np.full(len(one.boxes), 0.1)) for one in perfect]
     assert detector_scores(scenes, perfect, 0.5) == {"found": 100, "found_and_named": 100, "boxes_per_thing": 1}
-    assert detector_scores(scenes, colour_blind, 0.5)["found_and_named"] == 0
+    assert detector_scores(scenes, color_blind, 0.5)["found_and_named"] == 0
     assert detector_scores(scenes, unsure, 0.5) == {"found": 0, "found_and_named": 0, "boxes_per_thing": 0}
 
 

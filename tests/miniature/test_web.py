@@ -1,4 +1,4 @@
-"""The web has the flaws that it says it has."""
+"""The web has its flaws at the stated frequencies."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""The shipped files are those that their cards speak of, and they load."""
+"""The shipped files have the recorded hashes and load."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,13 @@ from PIL import Image
 
 from fineclip.config import WeightsConfig, YoloDetect
 from fineclip.errors import ConfigError
-from fineclip.miniature import WEIGHTS, weights_path
-from fineclip.miniature.scenes import CLASSES, COLOURS, THINGS, Scene, draw_scene, region_caption
+from fineclip.miniature import WEIGHTS
+from fineclip.miniature.scenes import CLASSES, COLORS, THINGS, Scene, draw_scene, region_caption
 from fineclip.miniature.seeds import VALIDATION
 from fineclip.miniature.training.hashes import HASHES, hashes
 from fineclip.miniature.training.pictures import square_frame
 from fineclip.models.detector import UltralyticsDetector
+from fineclip.models.shipped import shipped
 
 MOST_BYTES = 9_000_000
 SHIPPED = [path for path in sorted(WEIGHTS.rglob("*")) if path.is_file()]
@@ -38,19 +39,19 @@ def test_no_file_knows_the_machine_that_made_it(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["encoder", "detector.pt", "captioner", "detector.LICENSE"])
 def test_names(name: str) -> None:
-    assert weights_path(name).exists()
+    assert shipped(name).exists()
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(ConfigError, match=r"bert: no such weights .* encoder"):
-        weights_path("bert")
+    with pytest.raises(ConfigError, match=r"shipped:bert: .* captioner, .* encoder"):
+        shipped("bert")
 
 
 def test_encoder_weights_fit_the_model_exactly() -> None:
     open_clip, safetensors = pytest.importorskip("open_clip"), pytest.importorskip("safetensors.torch")
-    open_clip.add_model_config(weights_path("encoder"))
+    open_clip.add_model_config(shipped("encoder"))
     model = open_clip.create_model("mini")
-    state = safetensors.load_file(weights_path("encoder") / "model.safetensors")
+    state = safetensors.load_file(shipped("encoder") / "model.safetensors")
     model.load_state_dict(state, strict=True)
     assert all(value.isfinite().all() for value in state.values())
     assert model.visual.pool_type == "avg"
@@ -59,10 +60,10 @@ def test_encoder_weights_fit_the_model_exactly() -> None:
 
 def test_encoder_vocabulary() -> None:
     tokenizer_module = pytest.importorskip("open_clip.tokenizer")
-    tokenize = tokenizer_module.SimpleTokenizer(bpe_path=weights_path("encoder") / "bpe.txt.gz", context_length=20)
-    config = json.loads((weights_path("encoder") / "mini.json").read_text())
+    tokenize = tokenizer_module.SimpleTokenizer(bpe_path=shipped("encoder") / "bpe.txt.gz", context_length=20)
+    config = json.loads((shipped("encoder") / "mini.json").read_text())
     assert tokenize.vocab_size == config["text_cfg"]["vocab_size"]
-    assert all(len(tokenize.encode(word)) == 1 for word in (*CLASSES, *COLOURS, "a", "photo", "of", ","))
+    assert all(len(tokenize.encode(word)) == 1 for word in (*CLASSES, *COLORS, "a", "photo", "of", ","))
     for index in range(20):
         scene = draw_scene(VALIDATION, index)
         for text in (scene.alt, scene.clean, *map(region_caption, scene.things)):
@@ -74,7 +75,7 @@ def test_encoder_vocabulary() -> None:
 def test_captioner_says_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
-    folder = weights_path("captioner")
+    folder = shipped("captioner")
     processor = transformers.Blip2Processor.from_pretrained(folder)
     model = transformers.Blip2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     scenes = [draw_scene(VALIDATION, index) for index in range(15)]
@@ -93,7 +94,7 @@ def crops_of(scene: Scene) -> list[Image.Image]:
 
 def test_detector_finds_things() -> None:
     pytest.importorskip("ultralytics")
-    path = weights_path("detector.pt")
+    path = shipped("detector.pt")
     weights = WeightsConfig(shipped="detector.pt", sha256=json.loads((WEIGHTS / HASHES).read_text())["detector.pt"])
     config = YoloDetect(engine="yolo", weights=weights, image_size=128, confidence=0.2)
     scenes = [draw_scene(VALIDATION, index) for index in range(10)]

@@ -1,4 +1,4 @@
-"""What no encoder is made of is refused by name, and nothing is ever downloaded."""
+"""Unsupported models are refused by name, and nothing is downloaded."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def changed(folder: Path, base: dict[str, Any], *, text: dict[str, Any] | None =
         (EVA, {"timm_model_name": "hf-hub:someone/something"}, "is an address"),
     ],
 )
-def test_other_towers_are_refused_by_name(
+def test_unsupported_vision_towers_are_named(
     tmp_path: Path, base: dict[str, Any], vision: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(ConfigError, match=says):
@@ -57,7 +57,7 @@ def test_other_towers_are_refused_by_name(
         ({"block_type": "custom"}, "another block_type"),
     ],
 )
-def test_other_text_towers_are_refused_by_name(tmp_path: Path, text: dict[str, Any], says: str) -> None:
+def test_unsupported_text_towers_are_named(tmp_path: Path, text: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         build_encoder(changed(tmp_path, EVA, text=text))
 
@@ -74,12 +74,12 @@ def test_other_text_towers_are_refused_by_name(tmp_path: Path, text: dict[str, A
         ("shipped:no-such.json", "ships no such model"),
     ],
 )
-def test_models_that_cannot_be_had_are_refused_by_name(name: str, says: str) -> None:
+def test_unknown_models_are_named(name: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         build_encoder(EncoderConfig(model=name, weights=WeightsConfig(path="nowhere")))
 
 
-def test_the_head_and_the_sizes_must_fit(tmp_path: Path) -> None:
+def test_head_and_sizes_must_match_the_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="head is 'mean', but the model's is 'cls'"):
         build_encoder(encoder_config(tmp_path, "openai", head="mean"))
     with pytest.raises(ConfigError, match="crop_size 50 px is not whole patches of 8 px"):

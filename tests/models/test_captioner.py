@@ -1,4 +1,4 @@
-"""Captions are those of the crop alone, without the prompt, and only weights that cannot run code are opened."""
+"""Captions depend on their crop only, without the prompt; files that can run code are not loaded."""
 
 import pickle
 import shutil
@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save_file
 
 from fineclip.config import Blip2Caption, TemplateCaption
 from fineclip.errors import CheckpointError
-from fineclip.miniature import weights_path
 from fineclip.miniature.scenes import draw_scene, region_caption
 from fineclip.miniature.seeds import VALIDATION
-from fineclip.models.captioner import TemplateCaptioner, region_view
+from fineclip.models.captioner import TemplateCaptioner, region_crop
 from fineclip.models.captioner.blip2 import Blip2Captioner, mean_logprob, without_prompt
+from fineclip.models.shipped import shipped
 from fineclip.types import Box, RegionCaption
 
-SHIPPED = weights_path("captioner")
+SHIPPED = shipped("captioner")
 
 
 def config(**changes: object) -> Blip2Caption:
@@ -36,7 +36,7 @@ def things() -> tuple[tuple[Image.Image, ...], tuple[str, ...]]:
     """Crops of things, and what is true of each."""
     scenes = [draw_scene(VALIDATION, index) for index in range(12)]
     pairs = [
-        (region_view(Image.fromarray(scene.pixels), Box(*thing.box), config()), region_caption(thing))
+        (region_crop(Image.fromarray(scene.pixels), Box(*thing.box), config()), region_caption(thing))
         for scene in scenes
         for thing in scene.things
     ]
@@ -44,7 +44,7 @@ def things() -> tuple[tuple[Image.Image, ...], tuple[str, ...]]:
     return crops, captions
 
 
-def test_the_template_is_taken_as_it_is() -> None:
+def test_template_is_not_changed() -> None:
     template = TemplateCaptioner(TemplateCaption(engine="template", template="a {label}: {label}"))
     assert template.describe(["cat", "{x}"]) == [RegionCaption("a cat: cat", None), RegionCaption("a {x}: {x}", None)]
 
@@ -61,11 +61,11 @@ def test_the_template_is_taken_as_it_is() -> None:
         ("a star, a photo of it", "a photo of", "a star, a photo of it"),
     ],
 )
-def test_the_prompt_is_not_echoed(text: str, prompt: str, left: str) -> None:
+def test_repeated_prompt_is_removed(text: str, prompt: str, left: str) -> None:
     assert without_prompt(text, prompt) == left
 
 
-def test_the_mean_is_over_the_tokens_up_to_the_first_end() -> None:
+def test_logprob_is_averaged_up_to_the_first_end() -> None:
     tokens = torch.tensor([[5, 6, 2, 0], [5, 6, 7, 8], [2, 2, 2, 2]])
     logprobs = torch.tensor([[-1.0, -2, -3, -100], [-1, -1, -1, -3], [-0.25, -9, -9, -9]])
     assert mean_logprob(tokens, logprobs, [2]) == [-2.0, -1.5, -0.25]
@@ -83,11 +83,11 @@ def test_the_mean_is_over_the_tokens_up_to_the_first_end() -> None:
         (Box(99.9, 49.9, 100, 50), {"context": 1, "square": False}, (1, 1)),
     ],
 )
-def test_the_view_of_a_region(box: Box, changes: dict, size: tuple[int, int]) -> None:
-    assert region_view(Image.new("RGB", (100, 50)), box, config(**changes)).size == size
+def test_size_of_the_crop_of_a_region(box: Box, changes: dict, size: tuple[int, int]) -> None:
+    assert region_crop(Image.new("RGB", (100, 50)), box, config(**changes)).size == size
 
 
-def test_a_caption_depends_on_no_neighbour_position_or_batch_size() -> None:
+def test_caption_does_not_depend_on_the_batch() -> None:
     crops = [*things()[0][:9], *(Image.new("RGB", (3, side), "red") for side in (1, 3, 9))]
     together = captioner().describe(crops)
     assert [captioner().describe([one])[0] for one in crops[::4]] == together[::4]
@@ -103,7 +103,7 @@ def test_more_crops_than_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said == [caption.caption for caption in captioner().describe(crops)][:10]
 
 
-def test_the_shipped_captioner_says_what_is_there() -> None:
+def test_shipped_captioner_is_accurate() -> None:
     crops, truth = things()
     said = captioner().describe(crops)
     right = [caption.caption == true for caption, true in zip(said, truth, strict=True)]
@@ -111,7 +111,7 @@ def test_the_shipped_captioner_says_what_is_there() -> None:
     assert all(caption.logprob is not None and caption.logprob <= 0 for caption in said)
 
 
-def test_logprob_is_that_of_the_caption_under_the_model() -> None:
+def test_logprob_equals_the_forward_pass() -> None:
     one = captioner()
     crop = things()[0][0]
     [said] = one.describe([crop])
@@ -136,7 +136,7 @@ def test_a_prompt_is_continued() -> None:
         assert [f"{article} {continued[index]}" for index in chosen] == [alone[index] for index in chosen]
 
 
-def test_beams_and_half_precision_say_much_the_same() -> None:
+def test_beams_and_half_precision_change_little() -> None:
     crops = things()[0][:8]
     greedy = [caption.caption for caption in captioner().describe(crops)]
     for changes in ({"num_beams": 3}, {"precision": "bf16"}):

@@ -1,4 +1,4 @@
-"""Weights come in strictly and safely, and go out so that they come back the same."""
+"""Weights are loaded strictly and safely, and saved so that they load the same."""
 
 import os
 import pickle
@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fineclip.errors import CheckpointError
-from fineclip.models.checkpoint import (
+from fineclip.models.checkpoints import (
     as_open_clip,
     load_encoder,
-    load_published,
-    publish,
-    published_tokenizer,
+    load_saved_encoder,
     read_weights,
+    save_encoder,
+    saved_tokenizer,
 )
 from tests.helpers.encoders import KINDS, as_official, encoder_config, tiny_encoder
 
@@ -30,36 +30,36 @@ def same(left: nn.Module, right: nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_published_and_loaded_is_the_same(kind: str, tmp_path: Path) -> None:
+def test_saved_encoder_loads_the_same(kind: str, tmp_path: Path) -> None:
     encoder, config = tiny_encoder(tmp_path, kind), encoder_config(tmp_path, kind)
-    publish(encoder, tmp_path / "run", config=config)
+    save_encoder(encoder, tmp_path / "run", config=config)
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"encoder": config.model_dump(mode="json")}))
     Path(config.model).unlink()  # the folder is enough
-    assert same(load_published(tmp_path / "run"), encoder)
+    assert same(load_saved_encoder(tmp_path / "run"), encoder)
     with pytest.raises(Exception, match="49408 tokens"):
-        published_tokenizer(tmp_path / "run")
+        saved_tokenizer(tmp_path / "run")
 
 
-def test_published_bytes_depend_on_the_weights_alone(tmp_path: Path) -> None:
+def test_saved_bytes_depend_on_the_weights_only(tmp_path: Path) -> None:
     config = encoder_config(tmp_path, "openai")
     for folder in ("one", "two"):
-        publish(tiny_encoder(tmp_path, "openai"), tmp_path / folder, config=config)
+        save_encoder(tiny_encoder(tmp_path, "openai"), tmp_path / folder, config=config)
     one, two = (sorted((tmp_path / folder).iterdir()) for folder in ("one", "two"))
     assert [path.name for path in one] == ["model.safetensors", "open_clip_config.json"]
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
-    publish(tiny_encoder(tmp_path, "openai", seed=1), tmp_path / "two", config=config)
+    save_encoder(tiny_encoder(tmp_path, "openai", seed=1), tmp_path / "two", config=config)
     assert one[0].read_bytes() != two[0].read_bytes()
 
 
-def test_open_clip_opens_what_is_published(tmp_path: Path) -> None:
+def test_open_clip_loads_the_folder(tmp_path: Path) -> None:
     encoder = tiny_encoder(tmp_path, "mean")
-    publish(encoder, tmp_path / "run", config=encoder_config(tmp_path, "mean"))
+    save_encoder(encoder, tmp_path / "run", config=encoder_config(tmp_path, "mean"))
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'run'}")
     assert same(model, encoder)
     assert "squash" in str(preprocess) or "32, 32" in str(preprocess)
 
 
-def test_the_authors_layout_with_its_wrapping(tmp_path: Path) -> None:
+def test_authors_layout_with_wrapping(tmp_path: Path) -> None:
     encoder = tiny_encoder(tmp_path, "eva")
     wrapped = {f"module.{name}": value for name, value in as_official(encoder.state_dict()).items()}
     path = tmp_path / "epoch_10.pt"
@@ -76,7 +76,7 @@ def test_half_precision_becomes_float32(tmp_path: Path) -> None:
     assert torch.equal(loaded.visual.proj, half["visual.proj"].float())
 
 
-def test_texts_at_the_top_or_in_a_tower_of_their_own(tmp_path: Path) -> None:
+def test_text_tower_at_the_top_or_nested(tmp_path: Path) -> None:
     encoder = tiny_encoder(tmp_path, "openai")
     flat = encoder.state_dict()
     nested = {name if name.startswith(("visual.", "logit")) else f"text.{name}": value for name, value in flat.items()}
@@ -106,7 +106,7 @@ def test_a_folder_of_the_hub(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path: Path, change, says: str) -> None:
+def test_keys_and_shapes_that_do_not_fit_are_named(tmp_path: Path, change, says: str) -> None:
     weights = dict(tiny_encoder(tmp_path, "openai").state_dict())
     change(weights)
     save_file({name: value.clone() for name, value in weights.items()}, tmp_path / "weights.safetensors")
@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, change, says: str) -> None:
         load_encoder(encoder_config(tmp_path, "openai"), tmp_path / "weights.safetensors")
 
 
-def test_another_architecture_says_how_much_is_wrong(tmp_path: Path) -> None:
+def test_another_architecture_counts_the_keys(tmp_path: Path) -> None:
     save_file(dict(tiny_encoder(tmp_path, "eva").state_dict()), tmp_path / "eva.safetensors")
     with pytest.raises(CheckpointError, match=r"keys are missing: .* and \d+ more; \d+ keys are not expected"):
         load_encoder(encoder_config(tmp_path, "openai"), tmp_path / "eva.safetensors")
@@ -162,7 +162,7 @@ def test_files_without_weights(tmp_path: Path, content: object) -> None:
         read_weights(tmp_path / "odd.pt")
 
 
-def test_a_torchscript_archive_is_refused_in_words(tmp_path: Path) -> None:
+def test_torchscript_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "ViT-B-16.pt", "w") as archive:
         archive.writestr("model/constants.pkl", b"")
         archive.writestr("model/data.pkl", b"")
@@ -176,17 +176,17 @@ def test_names_of_open_clip_stay(tmp_path: Path) -> None:
     assert as_open_clip(as_official(weights)).keys() == weights.keys()
 
 
-def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.yaml: cannot be read"):
-        load_published(tmp_path)
+        load_saved_encoder(tmp_path)
     (tmp_path / "config.yaml").write_text("train: {}")
     with pytest.raises(CheckpointError, match="has no key `encoder`"):
-        load_published(tmp_path)
+        load_saved_encoder(tmp_path)
 
 
-def test_the_vocabulary_lies_beside_the_weights(tmp_path: Path) -> None:
+def test_vocabulary_is_copied_to_the_folder(tmp_path: Path) -> None:
     config = encoder_config(tmp_path, "openai")
     (tmp_path / "own.gz").write_bytes(b"merges")
-    publish(tiny_encoder(tmp_path, "openai"), tmp_path / "run", config=config, vocabulary=tmp_path / "own.gz")
+    save_encoder(tiny_encoder(tmp_path, "openai"), tmp_path / "run", config=config, vocabulary=tmp_path / "own.gz")
     assert (tmp_path / "run" / "bpe.txt.gz").read_bytes() == b"merges"
     assert set(load_file(tmp_path / "run" / "model.safetensors")) == set(tiny_encoder(tmp_path, "openai").state_dict())

@@ -1,4 +1,4 @@
-"""Boxes are those of the image alone, come back to its pixels, and no unknown pickle is opened."""
+"""Boxes depend on their image only and are in its pixels; unknown pickles are not loaded."""
 
 import pickle
 import sys
@@ -13,24 +13,24 @@ from PIL import Image
 from fineclip.boxes import Letterbox
 from fineclip.config import WeightsConfig, YoloDetect
 from fineclip.errors import CheckpointError, ConfigError
-from fineclip.miniature import weights_path
 from fineclip.miniature.scenes import draw_scene
 from fineclip.miniature.seeds import VALIDATION
 from fineclip.models import detector as module
 from fineclip.models.batches import batches, full_batches
 from fineclip.models.detector import (
-    Found,
+    Detections,
     UltralyticsDetector,
-    candidates,
-    letterboxed,
-    regions_of,
-    without_overlaps,
+    decode_prediction,
+    letterbox,
+    non_max_suppression,
+    to_regions,
 )
+from fineclip.models.shipped import FOLDER
 from fineclip.shards import sha256_of
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.types import Box
 
-SHIPPED = weights_path("detector.pt")
+SHIPPED = FOLDER / "detector.pt"
 
 
 def config(path: Path = SHIPPED, **changes: object) -> YoloDetect:
@@ -54,8 +54,8 @@ def images(count: int) -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (200, 100), (33, 190), (640, 7), (3, 5)])
-def test_a_box_comes_back_from_the_square(size: tuple[int, int]) -> None:
-    square, place = letterboxed(Image.new("RGB", size, "red"), 128)
+def test_letterbox_is_inverted(size: tuple[int, int]) -> None:
+    square, place = letterbox(Image.new("RGB", size, "red"), 128)
     pixels = np.asarray(square)
     is_red = (pixels == (255, 0, 0)).all(axis=2)
     assert (pixels[~is_red] == 114).all()
@@ -65,19 +65,19 @@ def test_a_box_comes_back_from_the_square(size: tuple[int, int]) -> None:
     assert max(inside[2] - inside[0], inside[3] - inside[1]) == 128
 
 
-def test_candidates_take_their_best_class() -> None:
+def test_anchors_take_their_best_class() -> None:
     # columns: sure of class 1; not sure; sure of class 0; the last row is a mask's and no class
     prediction = torch.tensor(
         [[10, 0, 4], [20, 0, 4], [4, 0, 2], [6, 0, 2], [0.1, 0.2, 0.9], [0.8, 0.1, 0.3], [9, 9, 9]]
     )
-    found = candidates(prediction, classes=2, confidence=0.5)
+    found = decode_prediction(prediction, classes=2, confidence=0.5)
     assert found.boxes_N4.tolist() == [[8, 17, 12, 23], [3, 3, 5, 5]]
     assert found.scores_N == pytest.approx([0.8, 0.9])
     assert found.classes_N.tolist() == [1, 0]
 
 
-def test_candidates_of_a_head_that_needs_no_suppression() -> None:
-    found = candidates(torch.tensor([[1.0, 2, 3, 4, 0.9, 7], [1, 2, 3, 4, 0.1, 7]]), classes=0, confidence=0.5)
+def test_output_of_an_end_to_end_head() -> None:
+    found = decode_prediction(torch.tensor([[1.0, 2, 3, 4, 0.9, 7], [1, 2, 3, 4, 0.1, 7]]), classes=0, confidence=0.5)
     assert found.boxes_N4.tolist() == [[1, 2, 3, 4]]
     assert found.classes_N.tolist() == [7]
 
@@ -85,7 +85,7 @@ def test_candidates_of_a_head_that_needs_no_suppression() -> None:
 @pytest.mark.parametrize("classes", [2, 0])
 def test_a_score_equal_to_the_confidence_is_enough(classes: int) -> None:
     prediction = torch.tensor([[4, 4, 2, 2, 0.5, 0.5], [4, 4, 2, 2, 0.4999, 0.25]])
-    found = candidates(prediction if classes == 0 else prediction.T, classes=classes, confidence=0.5)
+    found = decode_prediction(prediction if classes == 0 else prediction.T, classes=classes, confidence=0.5)
     assert found.scores_N.tolist() == [0.5]
 
 
@@ -103,27 +103,27 @@ def test_the_model_sees_pixels_from_0_to_1_and_channels_first(monkeypatch: pytes
     torch.testing.assert_close(seen[0][0, :, 0, 0], torch.full((3,), 114 / 255))
 
 
-def found_of(*boxes: tuple[float, float, float, float, float, int]) -> Found:
+def found_of(*boxes: tuple[float, float, float, float, float, int]) -> Detections:
     rows = np.array(boxes, dtype=np.float64).reshape(-1, 6)
-    return Found(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64))
+    return Detections(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64))
 
 
-def test_overlaps_go_whatever_their_class() -> None:
+def test_nms_ignores_classes() -> None:
     found = found_of(
         (0, 0, 10, 10, 0.5, 0),  # shares 80 of 120 with the next: goes
         (0, 2, 10, 12, 0.9, 1),
         (0, 7, 10, 17, 0.4, 1),  # shares 50 of 150 with the best, which is no more than a third: stays
         (50, 50, 60, 60, 0.1, 0),
     )
-    assert without_overlaps(found, iou=1 / 3).scores_N.tolist() == [0.9, 0.4, 0.1]
-    assert without_overlaps(found, iou=0.3).scores_N.tolist() == [0.9, 0.1]
-    assert without_overlaps(found, iou=0.7).scores_N.tolist() == [0.9, 0.5, 0.4, 0.1]
-    assert without_overlaps(found_of(), iou=0.5).scores_N.size == 0
+    assert non_max_suppression(found, iou=1 / 3).scores_N.tolist() == [0.9, 0.4, 0.1]
+    assert non_max_suppression(found, iou=0.3).scores_N.tolist() == [0.9, 0.1]
+    assert non_max_suppression(found, iou=0.7).scores_N.tolist() == [0.9, 0.5, 0.4, 0.1]
+    assert non_max_suppression(found_of(), iou=0.5).scores_N.size == 0
 
 
-def test_a_box_that_went_takes_none_with_it() -> None:
+def test_nms_ignores_removed_boxes() -> None:
     found = found_of((0, 0, 10, 10, 0.9, 0), (4, 0, 14, 10, 0.8, 0), (8, 0, 18, 10, 0.7, 0))
-    assert without_overlaps(found, iou=0.4).scores_N.tolist() == [0.9, 0.7]
+    assert non_max_suppression(found, iou=0.4).scores_N.tolist() == [0.9, 0.7]
 
 
 def test_regions_are_clipped_limited_and_ordered() -> None:
@@ -136,7 +136,7 @@ def test_regions_are_clipped_limited_and_ordered() -> None:
         (1, 2, 40, 40, 0.1, 1),  # one too many
     )
     limits = config(min_side_px=3, max_regions=3)
-    regions = regions_of(found, Letterbox(2.0, 2.0, 0, 0), size=(60, 60), names={0: "cat", 1: "dog"}, config=limits)
+    regions = to_regions(found, Letterbox(2.0, 2.0, 0, 0), size=(60, 60), names={0: "cat", 1: "dog"}, config=limits)
     assert [(region.box, region.score, region.label) for region in regions] == [
         (Box(0, 1, 5, 6), 0.5, "cat"),
         (Box(1, 1, 5, 4.95), 0.5, "cat"),
@@ -156,11 +156,11 @@ def test_boxes_without_area_are_dropped_at_any_least_side() -> None:
     )
     place, size = Letterbox(2.0, 2.0, 0, 0), (60, 60)
     for least, boxes in ((0, [Box(5, 5, 5.02, 15)]), (1, [])):
-        regions = regions_of(found, place, size=size, names={0: "cat"}, config=config(min_side_px=least))
+        regions = to_regions(found, place, size=size, names={0: "cat"}, config=config(min_side_px=least))
         assert [region.box for region in regions] == boxes
 
 
-def test_a_box_depends_on_no_neighbour_position_or_batch_size() -> None:
+def test_boxes_do_not_depend_on_the_batch() -> None:
     pictures = [*images(11), Image.new("RGB", (30, 300), "gray")]
     together = shipped().find(pictures)
     assert sum(map(len, together)) > 20
@@ -170,7 +170,7 @@ def test_a_box_depends_on_no_neighbour_position_or_batch_size() -> None:
     assert shipped().find([]) == []
 
 
-def test_the_shipped_detector_finds_and_names_things() -> None:
+def test_shipped_detector_is_accurate() -> None:
     count = 20
     hits = things = 0
     for scene, regions in zip(scenes(count), shipped().find(images(count)), strict=True):
@@ -192,10 +192,10 @@ def overlap(left: Box, right: Box) -> float:
 def test_a_box_without_area_is_no_region(min_side_px: float, kept: list[int]) -> None:
     """One outside the image, one that is a line in hundredths, and three of side 0.5, 1 and 1.5 px."""
     boxes = [[-9, 0, -2, 9], [3, 3, 3.004, 9], [1, 1, 1.5, 9], [2, 2, 3, 9], [3, 3, 4.5, 9]]
-    found = Found(np.array(boxes), np.full(5, 0.5), np.arange(5) - 1)
-    _, place = letterboxed(Image.new("RGB", (64, 64)), 64)
+    found = Detections(np.array(boxes), np.full(5, 0.5), np.arange(5) - 1)
+    _, place = letterbox(Image.new("RGB", (64, 64)), 64)
     names = {number: str(number) for number in range(-1, 5)}
-    regions = regions_of(found, place, size=(64, 64), names=names, config=config(min_side_px=min_side_px))
+    regions = to_regions(found, place, size=(64, 64), names=names, config=config(min_side_px=min_side_px))
     assert [int(region.label) for region in regions] == kept
 
 
@@ -214,23 +214,23 @@ def test_a_pickle_without_its_hash_is_not_opened(tmp_path: Path) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_file_that_is_no_detector_is_named(tmp_path: Path) -> None:
+def test_file_without_a_detector_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(b"PK nothing")
-    with pytest.raises(CheckpointError, match="model.pt: ultralytics cannot open it"):
+    with pytest.raises(CheckpointError, match="model.pt: ultralytics cannot load it"):
         UltralyticsDetector(path, config(path), device="cpu", batch_size=1)
     renamed = path.rename(tmp_path / "model.bin")
     with pytest.raises(CheckpointError, match="ends in .pt"):
         UltralyticsDetector(renamed, config(renamed), device="cpu", batch_size=1)
 
 
-def test_a_model_for_something_else_is_refused(tmp_path: Path) -> None:
+def test_model_of_another_task_is_refused(tmp_path: Path) -> None:
     module._yolo()("yolov8n-cls.yaml").save(tmp_path / "classes.pt")
     with pytest.raises(CheckpointError, match="is a ClassificationModel for classify"):
         UltralyticsDetector(tmp_path / "classes.pt", config(tmp_path / "classes.pt"), device="cpu", batch_size=1)
 
 
-def test_a_head_without_suppression_gives_the_same_kind_of_boxes(tmp_path: Path) -> None:
+def test_end_to_end_head(tmp_path: Path) -> None:
     torch.manual_seed(0)
     made = module._yolo()("yolov10n.yaml")
     made.model.model[-1].end2end = True
@@ -243,7 +243,7 @@ def test_a_head_without_suppression_gives_the_same_kind_of_boxes(tmp_path: Path)
     assert {region.label for region in regions} <= set(made.names.values())
 
 
-def test_without_ultralytics_one_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ultralytics_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     module._yolo.cache_clear()
     monkeypatch.setitem(sys.modules, "ultralytics", None)
     with pytest.raises(ConfigError, match=r"AGPL-3.0.*pip install 'fineclip\[detect\]'"):
@@ -263,7 +263,7 @@ def test_batches() -> None:
     assert list(full_batches([], 2)) == []
 
 
-def test_pillow_stays_as_it_was() -> None:
+def test_pillow_is_not_changed() -> None:
     before = Image.open
     module._yolo()
     assert "ultralytics" in sys.modules

@@ -1,4 +1,4 @@
-"""Texts embedded in batches by length are those that the tower gives alone; a hash tells towers apart."""
+"""Batches of texts by length equal single texts; the hash of a text tower."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fineclip.models.embed_texts import embed_texts, text_tower_hash
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.texts import embed_texts, text_tower_hash
 from tests.helpers.encoders import tiny_encoder
 
 START, END, LENGTH = 510, 511, 77
@@ -30,7 +30,7 @@ def encoder(request: pytest.FixtureRequest, tmp_path: Path) -> RegionEncoder:
     return tiny_encoder(tmp_path, request.param)
 
 
-def test_embeddings_are_those_of_the_tower_whatever_their_length(encoder: RegionEncoder) -> None:
+def test_embeddings_equal_the_tower_at_all_lengths(encoder: RegionEncoder) -> None:
     found = embed_texts(encoder, tokens(*LENGTHS), batch_size=4)
     with torch.no_grad():
         expected = torch.cat([encoder.encode_text(row[None]) for row in tokens(*LENGTHS)])
@@ -38,7 +38,7 @@ def test_embeddings_are_those_of_the_tower_whatever_their_length(encoder: Region
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_other_texts_and_the_batch_size_change_not_a_bit(encoder: RegionEncoder) -> None:
+def test_embeddings_do_not_depend_on_the_batch(encoder: RegionEncoder) -> None:
     every = embed_texts(encoder, tokens(*LENGTHS), batch_size=4)
     assert torch.equal(embed_texts(encoder, tokens(*LENGTHS)[3:], batch_size=64), every[3:])
     assert torch.equal(embed_texts(encoder, tokens(*LENGTHS).flip(0), batch_size=1).flip(0), every)
@@ -54,7 +54,7 @@ def test_no_text(encoder: RegionEncoder) -> None:
     assert embed_texts(encoder, tokens(), batch_size=4).shape == (0, encoder.width)
 
 
-def test_the_hash_is_that_of_the_text_tower_alone(encoder: RegionEncoder) -> None:
+def test_hash_depends_on_the_text_tower_only(encoder: RegionEncoder) -> None:
     before = text_tower_hash(encoder)
     with torch.no_grad():
         encoder.logit_scale += 1
@@ -67,7 +67,7 @@ def test_the_hash_is_that_of_the_text_tower_alone(encoder: RegionEncoder) -> Non
     assert text_tower_hash(encoder) != before
 
 
-def test_the_hash_knows_the_activation(encoder: RegionEncoder) -> None:
+def test_hash_depends_on_the_activation(encoder: RegionEncoder) -> None:
     before = text_tower_hash(encoder)
     for block in encoder.text_tower.get_submodule("transformer.resblocks").children():
         block.mlp.gelu = torch.nn.ReLU()

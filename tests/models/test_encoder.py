@@ -1,4 +1,4 @@
-"""The encoder's surface: one pass for two results, rows that do not exist, precision, parameters of each tower."""
+"""The region encoder: one pass for images and regions, zero rows, precision, parameters of each tower."""
 
 import copy
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_the_native_size_is_upstream(kind: str, tmp_path: Path) -> None:
+def test_native_size_equals_upstream(kind: str, tmp_path: Path) -> None:
     encoder = tiny_encoder(tmp_path, kind)
     upstream = build_model(encoder_config(tmp_path, kind)).eval()
     upstream.load_state_dict(encoder.state_dict(), strict=True)  # the keys are upstream's own
@@ -69,11 +69,11 @@ def test_the_mean_head_is_the_mean_of_projected_patches(tmp_path: Path) -> None:
     """As open_clip's own, which takes the mean of the patches after the norm and projects that."""
     encoder, images = tiny_encoder(tmp_path, "mean"), random(2, 3, 24, 40)
     with torch.no_grad():
-        tokens = encoder.trunk.last(encoder.trunk.before_last(images))[:, 1:]
+        tokens = encoder.trunk.last(encoder.trunk.forward_before_last(images))[:, 1:]
         per_patch = encoder.trunk.project(encoder.trunk.norm(tokens))
         found = encoder.encode_image(images)
         torch.testing.assert_close(found, per_patch.mean(dim=1), **close)
-        class_row = encoder.trunk.last(encoder.trunk.before_last(images), rows=1)
+        class_row = encoder.trunk.last(encoder.trunk.forward_before_last(images), rows=1)
         assert (found - encoder.trunk.project(encoder.trunk.norm(class_row))[:, 0]).abs().max() > 0.1
 
 
@@ -110,8 +110,10 @@ def test_bytes_become_normalized_numbers_of_the_type_of_the_weights(tmp_path: Pa
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
     expected = ((pixels / 255 - mean[:, None, None]) / std[:, None, None]).to(dtype)
-    torch.testing.assert_close(encoder.seen(pixels), expected, atol=1e-6, rtol=1e-6 if dtype == torch.float64 else 0.01)
-    assert encoder.seen(pixels).dtype == dtype
+    torch.testing.assert_close(
+        encoder.preprocess(pixels), expected, atol=1e-6, rtol=1e-6 if dtype == torch.float64 else 0.01
+    )
+    assert encoder.preprocess(pixels).dtype == dtype
     assert encoder.encode_image(pixels).shape == (2, 32)
 
 
@@ -142,7 +144,7 @@ def gradients(encoder: RegionEncoder, found: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_nothing_in_nothing_out_but_connected(kind: str, tmp_path: Path, path: str) -> None:
+def test_zero_rows_stay_connected(kind: str, tmp_path: Path, path: str) -> None:
     """The same parameters have a gradient as where there are rows, and it is zero."""
     encoder = tiny_encoder(tmp_path, kind)
     expected = gradients(encoder, PATHS[path](encoder, 3, 4))
@@ -157,7 +159,7 @@ def test_nothing_in_nothing_out_but_connected(kind: str, tmp_path: Path, path: s
 
 
 @pytest.mark.parametrize("path", ["boxes", "masks", "boxes of one pass"])
-def test_regions_of_no_image_are_refused(tmp_path: Path, path: str) -> None:
+def test_regions_without_images_are_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(ConfigError, match="but no image that they could be of"):
         PATHS[path](tiny_encoder(tmp_path, "openai"), 0, 1)
 

@@ -1,4 +1,4 @@
-"""What `fineclip.load` finds and what people get of it: the pixels and the features of training and evaluation."""
+"""`fineclip.load`: what it finds, and features equal to training and evaluation."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ import fineclip
 from fineclip.config import EncoderConfig
 from fineclip.errors import CheckpointError, ConfigError, DataError
 from fineclip.miniature.scenes import draw_scene, jpeg
-from fineclip.models.checkpoint import export, find_encoder, load_encoder, publish
+from fineclip.models.checkpoints import export, find_encoder, load_encoder, save_encoder
 from fineclip.models.features import FeatureEncoder, fractions
 from fineclip.models.images import decode, normalise, squash
 from fineclip.models.shipped import shipped
@@ -35,7 +35,7 @@ def mini() -> FeatureEncoder:
     return fineclip.load("mini", device="cpu")
 
 
-def test_regions_are_those_of_the_region_encoder(mini: FeatureEncoder) -> None:
+def test_regions_equal_the_region_encoder(mini: FeatureEncoder) -> None:
     found = find_encoder("mini")
     encoder = load_encoder(found.config, found.weights).eval()
     width, height = PICTURE.size
@@ -48,7 +48,7 @@ def test_regions_are_those_of_the_region_encoder(mini: FeatureEncoder) -> None:
     assert torch.equal(mini.encode_image(PICTURE), normalize(image, dim=-1))
 
 
-def test_it_knows_what_is_in_a_box(mini: FeatureEncoder) -> None:
+def test_boxes_are_classified(mini: FeatureEncoder) -> None:
     """On fifty scenes more than half of the things are named right among twenty, where chance is one in twenty."""
     from fineclip.miniature.scenes import THINGS
 
@@ -74,7 +74,7 @@ def test_shapes_and_lengths(mini: FeatureEncoder) -> None:
         torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows)))
 
 
-def test_many_rows_are_those_of_one_at_a_time(mini: FeatureEncoder) -> None:
+def test_batches_equal_single_rows(mini: FeatureEncoder) -> None:
     pictures = [Image.fromarray(draw_scene(8, index).pixels) for index in range(70)]
     texts = [draw_scene(8, index).clean for index in range(70)]
     torch.testing.assert_close(mini.encode_image(pictures)[66:67], mini.encode_image(pictures[66]), atol=1e-5, rtol=0)
@@ -105,12 +105,12 @@ def test_boxes_are_clipped_to_the_picture() -> None:
         ([("a", 5, 9, 9)], "expected rows of x1, y1, x2, y2"),
     ],
 )
-def test_boxes_that_are_none(mini: FeatureEncoder, boxes: object, says: str) -> None:
+def test_invalid_boxes_are_refused(mini: FeatureEncoder, boxes: object, says: str) -> None:
     with pytest.raises(DataError, match=says):
         mini.encode_regions(PICTURE, boxes)
 
 
-def test_pictures_of_any_mode_as_the_package_decodes_them(mini: FeatureEncoder, tmp_path: Path) -> None:
+def test_images_of_any_mode_equal_the_decoder(mini: FeatureEncoder, tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     (tmp_path / "plain.jpg").write_bytes(jpeg(SCENE))
@@ -127,7 +127,7 @@ def test_pictures_of_any_mode_as_the_package_decodes_them(mini: FeatureEncoder, 
             assert torch.equal(mini.encode_image(opened), decoded), path.name
 
 
-def test_what_is_no_picture_or_text(mini: FeatureEncoder, tmp_path: Path) -> None:
+def test_other_types_than_images_and_texts_are_refused(mini: FeatureEncoder, tmp_path: Path) -> None:
     for wrong in ("photo.jpg", [np.zeros((4, 4, 3))], Path("photo.jpg")):
         with pytest.raises(DataError, match=r"is no picture: open it with PIL\.Image\.open first"):
             mini.encode_image(wrong)
@@ -149,7 +149,7 @@ def test_another_image_size(mini: FeatureEncoder) -> None:
 
 def test_the_folder_of_a_run(mini: FeatureEncoder, tmp_path: Path) -> None:
     found = find_encoder("mini")
-    publish(found.load(), tmp_path / "run", config=found.config, vocabulary=shipped("encoder/bpe.txt.gz"))
+    save_encoder(found.load(), tmp_path / "run", config=found.config, vocabulary=shipped("encoder/bpe.txt.gz"))
     text = yaml.safe_dump({"encoder": found.config.model_dump(mode="json")})
     (tmp_path / "run/config.yaml").write_text(text)
     assert torch.equal(
@@ -166,7 +166,7 @@ def test_a_folder_of_open_clips(mini: FeatureEncoder, tmp_path: Path) -> None:
     assert torch.equal(loaded.encode_text("a star"), mini.encode_text("a star"))
 
 
-def test_a_folder_whose_pixels_are_others(tmp_path: Path) -> None:
+def test_folder_with_other_preprocessing(tmp_path: Path) -> None:
     export(find_encoder("mini"), tmp_path / "folder", layout="open_clip")
     path = tmp_path / "folder/open_clip_config.json"
     content = json.loads(path.read_text())
@@ -189,7 +189,7 @@ def test_a_file_with_the_name_of_its_model(mini: FeatureEncoder, tmp_path: Path)
         assert torch.equal(loaded.encode_text("a star"), mini.encode_text("a star"))
 
 
-def test_an_entry_of_a_catalogue_comes_first(tmp_path: Path) -> None:
+def test_catalogue_comes_first(tmp_path: Path) -> None:
     config = encoder_config(tmp_path, "eva", image_size=48)
     torch.save(dict(tiny_encoder(tmp_path, "eva").state_dict()), tmp_path / "eva.pt")
     found = find_encoder(tmp_path / "eva.pt", encoder="mini", catalogue={"mini": config})
@@ -201,7 +201,7 @@ def test_an_entry_of_a_catalogue_comes_first(tmp_path: Path) -> None:
         find_encoder(tmp_path / "eva.pt", encoder="mine", catalogue={"mini": config})
 
 
-def test_what_cannot_be_loaded_is_said(tmp_path: Path) -> None:
+def test_missing_encoders_are_explained(tmp_path: Path) -> None:
     torch.save(dict(tiny_encoder(tmp_path, "openai").state_dict()), tmp_path / "weights.pt")
     (tmp_path / "empty").mkdir()
     for path, says in (
@@ -224,7 +224,7 @@ def test_what_cannot_be_loaded_is_said(tmp_path: Path) -> None:
         fineclip.load(tmp_path / "weights.pt", encoder=str(tmp_path / "openai.json"))
 
 
-def test_the_shipped_encoder_is_the_configurations() -> None:
+def test_shipped_encoder_equals_the_default_configuration() -> None:
     values = yaml.safe_load((ROOT / "config.yaml").read_text())["encoders"]["mini"]
     for place in ("weights", "tokenizer"):
         values[place].pop("sha256", None)

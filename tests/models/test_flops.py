@@ -1,4 +1,4 @@
-"""The count by arithmetic against torch's counter of what is really called, and against figures worked out by hand."""
+"""Counted FLOPs against torch's counter and numbers computed by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 
 from fineclip.config import EncoderConfig, WeightsConfig
 from fineclip.models.encoder import RegionEncoder, build_encoder
-from fineclip.models.flops import counted_flops, image_flops, peak_flops, text_flops
+from fineclip.models.flops import count_flops, image_flops, peak_flops, text_flops
 from tests.helpers.encoders import tiny_encoder
 
 SIZE = (48, 32)
@@ -28,7 +28,7 @@ def b16() -> RegionEncoder:
 
 
 @pytest.mark.parametrize(("path", "giga"), [("full", 35.13), ("dense", 34.70), ("global", 32.70), ("shared", 34.93)])
-def test_b16_is_what_was_worked_out(b16: RegionEncoder, path: Any, giga: float) -> None:
+def test_b16_equals_the_hand_count(b16: RegionEncoder, path: Any, giga: float) -> None:
     assert image_flops(b16, 224, 224, path=path) / 1e9 == pytest.approx(giga, rel=1e-3)
 
 
@@ -39,14 +39,14 @@ def test_b16_texts_and_sizes(b16: RegionEncoder) -> None:
     assert image_flops(b16, 112, 112) / 1e9 == pytest.approx(8.06, rel=3e-3)
 
 
-def test_b16_is_what_the_counter_sees(b16: RegionEncoder) -> None:
+def test_b16_equals_the_counter(b16: RegionEncoder) -> None:
     image, text = torch.empty(1, 3, 224, 224, device="meta"), torch.ones(1, 77, dtype=torch.int64, device="meta")
     visual, tower = b16.get_submodule("visual"), b16.text_tower
-    assert near(counted_flops(lambda: visual(image)), image_flops(b16, 224, 224, path="full"))
-    assert near(counted_flops(lambda: b16.encode_image(image)), image_flops(b16, 224, 224))
-    assert near(counted_flops(lambda: b16.encode_dense(image)), image_flops(b16, 224, 224, path="dense"))
-    assert near(counted_flops(lambda: tower(text)), text_flops(b16, 77, whole=True))
-    learnt = counted_flops(lambda: b16.encode_image(image).sum().backward())
+    assert near(count_flops(lambda: visual(image)), image_flops(b16, 224, 224, path="full"))
+    assert near(count_flops(lambda: b16.encode_image(image)), image_flops(b16, 224, 224))
+    assert near(count_flops(lambda: b16.encode_dense(image)), image_flops(b16, 224, 224, path="dense"))
+    assert near(count_flops(lambda: tower(text)), text_flops(b16, 77, whole=True))
+    learnt = count_flops(lambda: b16.encode_image(image).sum().backward())
     assert near(learnt, image_flops(b16, 224, 224, gradient="kept"))
 
 
@@ -55,8 +55,8 @@ def test_b16_is_what_the_counter_sees(b16: RegionEncoder) -> None:
 def test_every_kind_of_tower_forward_and_backward(tmp_path: Path, kind: str, path: Any) -> None:
     encoder, image = tiny_encoder(tmp_path, kind), torch.randn(2, 3, *SIZE)
     run = {"global": encoder.encode_image, "dense": encoder.encode_dense}[path]
-    assert counted_flops(lambda: run(image)) == 2 * image_flops(encoder, *SIZE, path=path)
-    learnt = counted_flops(
+    assert count_flops(lambda: run(image)) == 2 * image_flops(encoder, *SIZE, path=path)
+    learnt = count_flops(
         lambda: run(image).sum().backward()
     )  # fused attention makes its logits once more on the way back
     assert learnt == pytest.approx(2 * image_flops(encoder, *SIZE, path=path, gradient="kept"), rel=0.06)
@@ -65,7 +65,7 @@ def test_every_kind_of_tower_forward_and_backward(tmp_path: Path, kind: str, pat
 @pytest.mark.parametrize("kind", ["openai", "mean", "eva"])
 def test_one_pass_for_both(tmp_path: Path, kind: str) -> None:
     encoder, image = tiny_encoder(tmp_path, kind), torch.randn(1, 3, *SIZE)
-    found = counted_flops(lambda: encoder.encode_image_and_regions(image, BOX, OWNERS))
+    found = count_flops(lambda: encoder.encode_image_and_regions(image, BOX, OWNERS))
     parts = [image_flops(encoder, *SIZE, path=path) for path in ("shared", "global", "dense")]
     assert found < parts[1] + parts[2]
     assert found == pytest.approx(parts[0], rel=0.06)  # a value of the last block more, of three blocks
@@ -74,8 +74,8 @@ def test_one_pass_for_both(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["openai", "eva"])
 def test_texts_of_every_kind(tmp_path: Path, kind: str) -> None:
     encoder, texts = tiny_encoder(tmp_path, kind), torch.ones(3, 20, dtype=torch.int64)
-    assert counted_flops(lambda: encoder.encode_text(texts)) == 3 * text_flops(encoder, 20)
-    learnt = counted_flops(lambda: encoder.encode_text(texts).sum().backward())
+    assert count_flops(lambda: encoder.encode_text(texts)) == 3 * text_flops(encoder, 20)
+    learnt = count_flops(lambda: encoder.encode_text(texts).sum().backward())
     assert near(learnt, 3 * text_flops(encoder, 20, gradient="kept"))
     for _, parameter in encoder.text_parameters():
         parameter.requires_grad_(False)
@@ -83,7 +83,7 @@ def test_texts_of_every_kind(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["openai", "eva"])
-def test_what_is_frozen_has_no_backward_pass(tmp_path: Path, kind: str) -> None:
+def test_frozen_blocks_have_no_backward_pass(tmp_path: Path, kind: str) -> None:
     encoder, image = tiny_encoder(tmp_path, kind), torch.randn(1, 3, *SIZE)
     whole = image_flops(encoder, *SIZE, gradient="kept")
     for _, parameter in encoder.vision_parameters():
@@ -92,10 +92,10 @@ def test_what_is_frozen_has_no_backward_pass(tmp_path: Path, kind: str) -> None:
     encoder.trunk.blocks[-1].requires_grad_(True)
     last = image_flops(encoder, *SIZE, gradient="kept")
     assert image_flops(encoder, *SIZE) < last < whole
-    assert counted_flops(lambda: encoder.encode_image(image).sum().backward()) == pytest.approx(last, rel=0.03)
+    assert count_flops(lambda: encoder.encode_image(image).sum().backward()) == pytest.approx(last, rel=0.03)
 
 
-def test_computing_again_costs_a_forward_pass_of_the_blocks(b16: RegionEncoder) -> None:
+def test_recomputation_costs_one_forward_pass_of_the_blocks(b16: RegionEncoder) -> None:
     kept, again = (image_flops(b16, 224, 224, gradient=kind) for kind in ("kept", "recomputed"))
     assert 0.99 < (again - kept) / image_flops(b16, 224, 224) < 1
 
@@ -117,7 +117,7 @@ def test_computing_again_costs_a_forward_pass_of_the_blocks(b16: RegionEncoder) 
         ("NVIDIA B200", "bf16", 2250),
     ],
 )
-def test_peaks_are_found_by_the_name_that_the_driver_says(name: str, precision: Any, tera: float) -> None:
+def test_peak_by_device_name(name: str, precision: Any, tera: float) -> None:
     assert peak_flops(name, precision) == pytest.approx(tera * 1e12)
 
 

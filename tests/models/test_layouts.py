@@ -1,4 +1,4 @@
-"""The same weights under other names: back and forth bit for bit, and what others load of them."""
+"""Layouts: renaming round trips bit for bit, and loading in other programs."""
 
 from functools import partial
 from pathlib import Path
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fineclip.errors import CheckpointError, ConfigError
-from fineclip.models.checkpoint import (
-    FoundEncoder,
+from fineclip.models.checkpoints import (
+    EncoderSpec,
     as_backbone,
     as_eva_clip,
     as_open_clip,
@@ -36,11 +36,11 @@ TIMM_VIT = {  # timm's own kind of CLIP tower, of the size of the tiny ones
 }
 
 
-def saved(folder: Path, kind: str) -> tuple[RegionEncoder, FoundEncoder]:
+def saved(folder: Path, kind: str) -> tuple[RegionEncoder, EncoderSpec]:
     """A tiny encoder, and how it is found on disk."""
     encoder = tiny_encoder(folder, kind)
     torch.save(dict(encoder.state_dict()), folder / "weights.pt")
-    return encoder, FoundEncoder(encoder_config(folder, kind), folder / "weights.pt", None)
+    return encoder, EncoderSpec(encoder_config(folder, kind), folder / "weights.pt", None)
 
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
@@ -52,7 +52,7 @@ def images() -> Tensor:
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
-def test_the_authors_layout_and_back(tmp_path: Path, suffix: str) -> None:
+def test_authors_layout_round_trip(tmp_path: Path, suffix: str) -> None:
     encoder, found = saved(tmp_path, "eva")
     export(found, tmp_path / f"official{suffix}", layout="eva_clip")
     official = read_weights(tmp_path / f"official{suffix}")
@@ -64,7 +64,7 @@ def test_the_authors_layout_and_back(tmp_path: Path, suffix: str) -> None:
     assert not any("trunk" in name or "fc1_g" in name for name in official)
 
 
-def test_others_may_read_what_is_written(tmp_path: Path) -> None:
+def test_written_files_are_readable_by_others(tmp_path: Path) -> None:
     _, found = saved(tmp_path, "eva")
     (tmp_path / "any").touch()
     for name, layout in (("a.pt", "eva_clip"), ("b.safetensors", "backbone"), ("folder", "open_clip")):
@@ -73,7 +73,7 @@ def test_others_may_read_what_is_written(tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_mode == (tmp_path / "any").stat().st_mode, name
 
 
-def test_a_pickle_is_what_the_authors_trainers_leave(tmp_path: Path) -> None:
+def test_pickle_equals_the_authors_files(tmp_path: Path) -> None:
     encoder, found = saved(tmp_path, "eva")
     for name in ("one.pt", "two.pt"):
         export(found, tmp_path / name, layout="eva_clip")
@@ -83,7 +83,7 @@ def test_a_pickle_is_what_the_authors_trainers_leave(tmp_path: Path) -> None:
     assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "two.pt").read_bytes()
 
 
-def test_the_tables_are_those_of_the_authors_formula(tmp_path: Path) -> None:
+def test_rotary_tables_equal_the_authors_formula(tmp_path: Path) -> None:
     """Positions spread over [0, 16), rows in the first half of the channels, columns in the second."""
     official = official_weights(tiny_encoder(tmp_path, "eva"))
     frequencies = 10000 ** (-torch.arange(0, 8, 2, dtype=torch.float64) / 8)
@@ -96,14 +96,14 @@ def test_the_tables_are_those_of_the_authors_formula(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["openai", "mean"])
-def test_another_tower_has_no_place_in_the_authors_layout(tmp_path: Path, kind: str) -> None:
+def test_other_towers_do_not_fit_the_authors_layout(tmp_path: Path, kind: str) -> None:
     _, found = saved(tmp_path, kind)
     with pytest.raises(CheckpointError, match="can be exported as open_clip or as backbone"):
         export(found, tmp_path / "official.pt", layout="eva_clip")
     assert not (tmp_path / "official.pt").exists()
 
 
-def test_another_eva_has_no_place_in_the_authors_layout(tmp_path: Path) -> None:
+def test_other_eva_trunks_do_not_fit_the_authors_layout(tmp_path: Path) -> None:
     weights = dict(tiny_encoder(tmp_path, "eva").state_dict()) | {"visual.trunk.blocks.0.gamma_1": torch.ones(64)}
     with pytest.raises(CheckpointError, match=r"no place for visual\.blocks\.0\.gamma_1"):
         as_eva_clip(weights, tables=None)
@@ -139,7 +139,7 @@ def test_timm_loads_the_backbone_of_eva(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["vit_base_patch16_clip_quickgelu_224", "vit_large_patch14_clip_quickgelu_336"])
-def test_the_names_are_those_of_timms_models(name: str) -> None:
+def test_names_equal_timm(name: str) -> None:
     """Names and shapes of real sizes, without a weight in memory."""
     model = {"vit_base_patch16_clip_quickgelu_224": "ViT-B-16-quickgelu"}.get(name, "ViT-L-14-336-quickgelu")
     with torch.device("meta"):
@@ -154,7 +154,7 @@ def _vision(model: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("kind", ["openai", "mean", "eva"])
-def test_plain_open_clip_opens_the_folder(tmp_path: Path, kind: str) -> None:
+def test_open_clip_alone_loads_the_folder(tmp_path: Path, kind: str) -> None:
     encoder, found = saved(tmp_path, kind)
     export(found, tmp_path / "folder", layout="open_clip")
     model = open_clip.create_model(f"local-dir:{tmp_path / 'folder'}").eval()
@@ -169,7 +169,7 @@ def test_plain_open_clip_opens_the_folder(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("layout", "name"), [("open_clip", "folder"), ("eva_clip", "a.pt"), ("backbone", "b.safetensors")]
 )
-def test_nothing_is_replaced_unasked(tmp_path: Path, layout: str, name: str) -> None:
+def test_existing_output_is_kept(tmp_path: Path, layout: str, name: str) -> None:
     _, found = saved(tmp_path, "eva")
     export(found, tmp_path / name, layout=layout)
     with pytest.raises(CheckpointError, match=f"{name}: is there already"):
@@ -177,7 +177,7 @@ def test_nothing_is_replaced_unasked(tmp_path: Path, layout: str, name: str) -> 
     export(found, tmp_path / name, layout=layout, replace=True)
 
 
-def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
+def test_mistakes_are_reported_before_writing(tmp_path: Path) -> None:
     _, found = saved(tmp_path, "eva")
     with pytest.raises(ConfigError, match="none of that name, but open_clip, eva_clip, backbone"):
         export(found, tmp_path / "x.pt", layout="evaclip")
@@ -189,7 +189,7 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("x*"))
 
 
-def test_openais_own_weights_do_not_go_into_another_activation(tmp_path: Path) -> None:
+def test_openai_weights_need_quick_gelu(tmp_path: Path) -> None:
     encoder, found = saved(tmp_path, "mean")
     torch.save({**encoder.state_dict(), "input_resolution": torch.tensor(32)}, tmp_path / "ViT.pt")
     with pytest.raises(CheckpointError, match=r"input_resolution.*trained with QuickGELU"):

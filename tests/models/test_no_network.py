@@ -1,4 +1,4 @@
-"""Detector and captioner load and run where every socket is refused, and leave nothing behind in the home folder."""
+"""Detector and captioner run without network and leave no files in the home folder."""
 
 import os
 import subprocess
@@ -21,14 +21,14 @@ torch.set_num_threads(2)
 
 from PIL import Image
 from fineclip.config import Blip2Caption, YoloDetect
-from fineclip.miniature import weights_path
+from fineclip.models.shipped import shipped
 from fineclip.miniature.scenes import draw_scene
 from fineclip.models.captioner.blip2 import Blip2Captioner
 from fineclip.models.detector import UltralyticsDetector
 from fineclip.shards import sha256_of
 
 image = Image.fromarray(draw_scene(1, 0).pixels)
-path, folder = weights_path("detector.pt"), weights_path("captioner")
+path, folder = shipped("detector.pt"), shipped("captioner")
 weights = {"path": str(path), "sha256": sha256_of(path)}
 detector = UltralyticsDetector(path, YoloDetect(engine="yolo", weights=weights, image_size=128), device="cpu", batch_size=1)
 [regions] = detector.find([image])
@@ -38,7 +38,7 @@ print(len(regions), repr(caption.caption), "threads", torch.get_num_threads(), "
 """
 
 
-def test_no_socket_is_tried_and_nothing_left_behind(tmp_path: Path) -> None:
+def test_no_socket_is_used_and_no_file_remains(tmp_path: Path) -> None:
     home, temporary = tmp_path / "home", tmp_path / "tmp"
     home.mkdir(), temporary.mkdir()
     kept = {

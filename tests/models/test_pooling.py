@@ -1,4 +1,4 @@
-"""What a box and a mask are of a map: numbers known beforehand, and defined results where there is nothing to average."""
+"""Pooling of boxes and masks: known numbers, and defined results for empty boxes and masks."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def test_a_box_without_area_gives_zeros_and_no_gradient(box: tuple[float, float,
     assert not dense.grad.any()
 
 
-def test_what_lies_outside() -> None:
+def test_boxes_outside_the_map() -> None:
     """For a cell the border goes on, beyond are zeros: of four samples across, three count."""
     ones = torch.ones(1, 1, 4, 4)
     assert pooled(ones, (-0.5, 0, 0.5, 1), (0.5, 0.5, 1.5, 1.5), (2, 2, 3, 3)) == pytest.approx([3 / 4, 9 / 16, 0])

@@ -1,4 +1,4 @@
-"""Token ids: of CLIP's vocabulary and of one's own, cut to length, in other processes too."""
+"""Token ids of CLIP's vocabulary and of others, truncation, pickling."""
 
 import gzip
 import pickle
@@ -28,7 +28,7 @@ def test_known_ids_and_padding() -> None:
     assert ids.dtype == torch.int64
 
 
-def test_too_long_is_cut_and_still_ends() -> None:
+def test_truncated_texts_keep_the_end_token() -> None:
     [ids] = Tokenizer(context_length=5)(["dog " * 50]).tolist()
     assert ids == [START, 1929, 1929, 1929, END]
 
@@ -61,7 +61,7 @@ def test_clips_own_vocabulary_is_refused_for_another_model(tmp_path: Path) -> No
 def test_a_vocabulary_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "bpe.txt.gz"
     path.write_bytes(b"no gzip")
-    with pytest.raises(ConfigError, match="no vocabulary in CLIP's format"):
+    with pytest.raises(ConfigError, match="not a vocabulary in CLIP's format"):
         Tokenizer(context_length=8, bpe=path)
     with pytest.raises(ConfigError, match="No such file"):
         Tokenizer(context_length=8, bpe=tmp_path / "absent.gz")

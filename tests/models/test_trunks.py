@@ -1,4 +1,4 @@
-"""Every grid of patches, in the global and the dense way, is upstream's tower built for that grid."""
+"""Every grid of patches equals upstream's tower built for that grid, in the global and the dense path."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from fineclip.errors import ConfigError
 from fineclip.models.architecture import build_model
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.rotary import turned, turns_for
-from fineclip.models.trunks import positions_for, trunk_of
+from fineclip.models.rotary import apply_rotary, rotary_table
+from fineclip.models.trunks import build_trunk, resize_positions
 from fineclip.train.memory import saved_bytes
 from tests.helpers.encoders import KINDS, encoder_config, tiny_encoder, tiny_eva02
 from tests.helpers.marks import needs_compiler
@@ -72,7 +72,7 @@ def dense_by_hand(kind: str, model: nn.Module, images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_every_grid_is_upstream_built_for_it(kind: str, tmp_path: Path, size: tuple[int, int]) -> None:
+def test_every_grid_equals_upstream_built_for_it(kind: str, tmp_path: Path, size: tuple[int, int]) -> None:
     encoder, images = tiny_encoder(tmp_path, kind), random(3, 3, *size)
     upstream = upstream_at(tmp_path, kind, encoder, size)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_every_grid_is_upstream_built_for_it(kind: str, tmp_path: Path, size: tu
         torch.testing.assert_close(encoder.encode_dense(images), dense_by_hand(kind, upstream, images), **close)
 
 
-def test_gradients_are_upstream_s_row_by_row(kind: str, tmp_path: Path) -> None:
+def test_gradients_equal_upstream(kind: str, tmp_path: Path) -> None:
     """Also of what is computed in another way: the first row of the last block alone, queries and keys turned in pairs."""
     encoder, images = tiny_encoder(tmp_path, kind), random(3, 3, 32, 32)
     upstream, weight = upstream_at(tmp_path, kind, encoder, (32, 32)), random(3, 32, seed=1)
@@ -98,39 +98,39 @@ def test_gradients_are_upstream_s_row_by_row(kind: str, tmp_path: Path) -> None:
 def test_the_first_rows_of_the_last_block_alone(kind: str, tmp_path: Path) -> None:
     trunk = tiny_encoder(tmp_path, kind).trunk
     with torch.no_grad():
-        hidden = trunk.before_last(random(2, 3, 24, 40))
+        hidden = trunk.forward_before_last(random(2, 3, 24, 40))
         for rows in (1, 5):
             torch.testing.assert_close(trunk.last(hidden, rows=rows), trunk.last(hidden)[:, :rows], **close)
 
 
 def test_positions_keep_the_class_row_and_do_not_smooth() -> None:
     learned = random(17, 8)
-    smaller = positions_for(learned, native=(4, 4), grid=(2, 6))
+    smaller = resize_positions(learned, native=(4, 4), grid=(2, 6))
     assert smaller.shape == (13, 8)
     assert torch.equal(smaller[0], learned[0])
     grid = F.interpolate(learned[1:].T.reshape(1, 8, 4, 4), (2, 6), mode="bicubic", align_corners=False)
     torch.testing.assert_close(smaller[1:], grid[0].reshape(8, 12).T)
-    assert positions_for(learned, native=(4, 4), grid=(4, 4)) is learned
+    assert resize_positions(learned, native=(4, 4), grid=(4, 4)) is learned
 
 
 def test_rotary_positions_spread_over_the_reference_grid(tmp_path: Path) -> None:
     """Row r of h lies at 16 r / h, column c of w at 16 c / w, on rectangles too; the class token is not turned."""
     rope = tiny_encoder(tmp_path, "eva").visual.trunk.rope
-    turns = turns_for(rope, (2, 8), torch.device("cpu"))  # 16 patches, as the native 4 x 4 has
+    rotary = rotary_table(rope, (2, 8), torch.device("cpu"))  # 16 patches, as the native 4 x 4 has
     frequency = 10000 ** (-torch.arange(4) / 4)
-    assert torch.equal(turns[0], torch.tensor([1.0, 0.0]).expand(8, 2))
+    assert torch.equal(rotary[0], torch.tensor([1.0, 0.0]).expand(8, 2))
     for row, column in ((0, 0), (1, 5), (1, 7)):
         angles = torch.cat([16 * row / 2 * frequency, 16 * column / 8 * frequency])
         expected = torch.stack([angles.cos(), angles.sin()], dim=-1)
-        torch.testing.assert_close(turns[1 + 8 * row + column], expected, **close)
+        torch.testing.assert_close(rotary[1 + 8 * row + column], expected, **close)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_pairs_are_turned_as_timm_does(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_rotary_equals_timm(tmp_path: Path, dtype: torch.dtype) -> None:
     rope = tiny_encoder(tmp_path, "eva").visual.trunk.rope
-    turns, table = turns_for(rope, (4, 4), torch.device("cpu")), rope.get_embed()
+    rotary, table = rotary_table(rope, (4, 4), torch.device("cpu")), rope.get_embed()
     rows, weight = random(2, 17, 4, 16).to(dtype).requires_grad_(), random(2, 17, 4, 16, seed=1).to(dtype)
-    (ours := turned(rows, turns)).backward(weight)
+    (ours := apply_rotary(rows, rotary)).backward(weight)
     gradient, rows.grad = rows.grad, None
     patches = apply_rot_embed_cat(rows[:, 1:].transpose(1, 2), table).transpose(1, 2)
     (theirs := torch.cat([rows[:, :1], patches.to(dtype)], dim=1)).backward(weight)
@@ -139,12 +139,12 @@ def test_pairs_are_turned_as_timm_does(tmp_path: Path, dtype: torch.dtype) -> No
     torch.testing.assert_close(gradient, rows.grad, **tolerance)
 
 
-def test_turns_spelled_out_for_a_compiler_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = turns_for(tiny_encoder(tmp_path, "eva").visual.trunk.rope, (4, 4), torch.device("cpu"))
+def test_rotary_for_the_compiler_is_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rotary = rotary_table(tiny_encoder(tmp_path, "eva").visual.trunk.rope, (4, 4), torch.device("cpu"))
     rows = random(2, 17, 4, 16)
-    expected = turned(rows, turns)
+    expected = apply_rotary(rows, rotary)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    torch.testing.assert_close(turned(rows, turns), expected, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(apply_rotary(rows, rotary), expected, atol=1e-6, rtol=1e-6)
 
 
 def images_and_gradients(encoder: RegionEncoder) -> list[torch.Tensor]:
@@ -177,7 +177,7 @@ def test_compiled_blocks_differ_by_rounding(tmp_path: Path, kind: str) -> None:
         assert (found - value).norm() <= 1e-5 * value.norm() + 1e-7
 
 
-def test_a_table_made_while_evaluating_serves_training(tmp_path: Path) -> None:
+def test_rotary_table_of_inference_mode_is_usable_in_training(tmp_path: Path) -> None:
     encoder, images = tiny_encoder(tmp_path, "eva"), random(1, 3, 32, 32)
     with torch.inference_mode():
         encoder.encode_image(images)
@@ -194,7 +194,7 @@ def test_a_table_made_while_evaluating_serves_training(tmp_path: Path) -> None:
         ((3, 32, 32), r"images of shape \(3, 32, 32\)"),
     ],
 )
-def test_images_that_do_not_fit_are_refused(kind: str, tmp_path: Path, shape: tuple[int, ...], says: str) -> None:
+def test_images_of_wrong_shape_are_refused(kind: str, tmp_path: Path, shape: tuple[int, ...], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         tiny_encoder(tmp_path, kind).encode_image(torch.zeros(shape))
 
@@ -234,10 +234,10 @@ def without_positions(trunk: Any) -> None:
         (without_positions, "no learned positions"),
     ],
 )
-def test_eva_trunks_that_compute_otherwise_are_refused(
+def test_eva_trunks_with_other_modules_are_refused(
     tmp_path: Path, change: Callable[[nn.Module], None], says: str
 ) -> None:
     visual = tiny_encoder(tmp_path, "eva").visual
     change(visual.trunk)
     with pytest.raises(ConfigError, match=says):
-        trunk_of(visual)
+        build_trunk(visual)

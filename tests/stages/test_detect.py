@@ -8,10 +8,10 @@ from PIL import Image
 
 from fineclip.config import AnnotationsDetect, WeightsConfig, YoloDetect
 from fineclip.errors import CheckpointError, ConfigError, DataError, ShardError
-from fineclip.miniature import weights_path
 from fineclip.miniature.flaws import jpeg
 from fineclip.miniature.scenes import draw_scene
 from fineclip.miniature.seeds import VALIDATION
+from fineclip.models.shipped import FOLDER
 from fineclip.shards import DetectRow, FilterRow, Job, TableWriter, read_manifest, read_rows, sha256_of
 from fineclip.shards.images import read_header
 from fineclip.stages import detect as module
@@ -26,7 +26,7 @@ CUT = encoded(200, 100)[:-40]
 
 
 def shipped(**changes: object) -> YoloDetect:
-    weights = WeightsConfig(shipped="detector.pt", sha256=sha256_of(weights_path("detector.pt")))
+    weights = WeightsConfig(shipped="detector.pt", sha256=sha256_of(FOLDER / "detector.pt"))
     return YoloDetect.model_validate({"engine": "yolo", "weights": weights, "image_size": 128} | changes)
 
 

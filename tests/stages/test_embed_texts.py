@@ -9,10 +9,10 @@ import torch
 
 from fineclip.config import EncoderConfig, WeightsConfig
 from fineclip.errors import ConfigError, ShardError
-from fineclip.models import texts as models
-from fineclip.models.checkpoint import load_encoder
+from fineclip.models import embed_texts as models
+from fineclip.models.checkpoints import load_encoder
+from fineclip.models.embed_texts import text_tower_hash
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.texts import text_tower_hash
 from fineclip.models.tokenizer import load_tokenizer
 from fineclip.shards import TextsFile, invalidate, read_manifest, sha256_of
 from fineclip.stages.embed_texts import text_files, texts_of, texts_shard

@@ -167,7 +167,7 @@ def test_pixels_are_normalised_where_they_are_used(samples: PackedSamples) -> No
     batch = placed(host, Counts([4], [host.regions]), torch.device("cpu"), seed=0)
     assert batch.images.dtype == batch.crops.dtype == torch.uint8
     encoder = tiny_encoder(dtype=torch.float32)
-    assert torch.equal(encoder.seen(batch.images), normalise(host.images))
+    assert torch.equal(encoder.preprocess(batch.images), normalise(host.images))
     assert torch.equal(encoder.encode_image(batch.crops), encoder.encode_image(normalise(host.crops)))
     assert batch.regions_per_image == tuple(torch.bincount(batch.box_to_image, minlength=4).tolist())
     assert torch.equal(batch.boxes, host.boxes)

@@ -214,7 +214,9 @@ def text_and_counts() -> dict[str, Any]:
 
 
 @case(
-    "stages.texts", after=("stages.filter", "stages.detect", "stages.caption", "stages.pack", "stages.weights"), relative=1e-5
+    "stages.texts",
+    after=("stages.filter", "stages.detect", "stages.caption", "stages.pack", "stages.weights"),
+    relative=1e-5,
 )
 def embeddings_of_captions() -> dict[str, Any]:
     """Of a shard with and one without regions that have a caption; the first numbers of each embedding."""

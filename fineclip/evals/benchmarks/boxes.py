@@ -25,7 +25,7 @@ from fineclip.config import BoxesBenchmark
 from fineclip.evals.benchmarks.base import Benchmark, Outcome
 from fineclip.evals.index import Index
 from fineclip.evals.metrics import class_mean_accuracy, label_rank
-from fineclip.models.prompts import prompts_for
+from fineclip.models.prompt_templates import prompts_for
 from fineclip.types import Score
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""How the three shipped models were made: what the commands `train_encoder`, `train_detector`, `train_captioner` share."""
+"""Shared parts of `train_encoder`, `train_detector` and `train_captioner`, which train the three shipped models."""

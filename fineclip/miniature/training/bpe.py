@@ -1,4 +1,4 @@
-"""A small vocabulary in the format of CLIP's own: the words of the embedded world are one token each, others are spelt.
+"""Small BPE vocabulary in CLIP's format: each word of the miniature world is one token, others are split into letters.
 
 The file is what `open_clip.tokenizer.SimpleTokenizer(bpe_path=...)` reads: gzip, a version line, then one merge a line.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
-from fineclip.miniature.scenes import CLASSES, COLOURS
+from fineclip.miniature.scenes import CLASSES, COLORS
 from fineclip.miniature.wording import ALT_PHRASES, PLACES
 
 BYTE_TOKENS = 512  # every byte, within a word and at its end
@@ -25,24 +25,24 @@ Pair = tuple[str, str]
 
 
 def words_to_know() -> list[str]:
-    """Every word that captions and prompts are made of, sorted."""
-    phrases = (*ALT_PHRASES, *PLACES.values(), COMMON_WORDS, *CLASSES, *COLOURS)
+    """Return all words of captions and prompts, sorted."""
+    phrases = (*ALT_PHRASES, *PLACES.values(), COMMON_WORDS, *CLASSES, *COLORS)
     return sorted({word for phrase in phrases for word in phrase.replace("{}", " ").split()})
 
 
 def learn_merges(words: Iterable[str]) -> list[Pair]:
-    """Merges, in order, that join each of the words into one token. Ties go to the pair first in the alphabet."""
-    spelt = [(*word[:-1], f"{word[-1]}</w>") for word in words]
+    """Learn merges, in order, that join each word into one token. Ties are resolved alphabetically."""
+    spelled = [(*word[:-1], f"{word[-1]}</w>") for word in words]
     merges: list[Pair] = []
-    while pairs := Counter(pair for symbols in spelt for pair in pairwise(symbols)):
+    while pairs := Counter(pair for symbols in spelled for pair in pairwise(symbols)):
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
-        spelt = [_merge(symbols, best) for symbols in spelt]
+        spelled = [_merge(symbols, best) for symbols in spelled]
     return merges
 
 
 def write_bpe(path: Path) -> int:
-    """Write the vocabulary and return its size. The same bytes each time."""
+    """Write the vocabulary and return its size. The bytes are always the same."""
     merges = learn_merges(words_to_know())
     # No newline at the end: SimpleTokenizer would take the empty line for a merge.
     text = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)])

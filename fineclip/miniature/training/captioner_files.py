@@ -1,4 +1,4 @@
-"""A BLIP-2 small enough to ship, built from the real classes, and its processor with a vocabulary of about 45 words."""
+"""Small BLIP-2 of transformers' classes, and its processor with a vocabulary of about 45 words."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from fineclip.miniature.scenes import COLOURS, STUFF, THINGS
+from fineclip.miniature.scenes import COLORS, STUFF, THINGS
 
 CROP_PX = 48
 QUERIES = 4
@@ -23,13 +23,13 @@ HEADS = 3
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 PAD, BEGIN, END, UNKNOWN, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
-WORDS = (PAD, BEGIN, END, UNKNOWN, IMAGE, "a", "an", "on", *COLOURS, *THINGS, *STUFF)
+WORDS = (PAD, BEGIN, END, UNKNOWN, IMAGE, "a", "an", "on", *COLORS, *THINGS, *STUFF)
 SPECIALS = 5  # of them come first
 PROMPT = (IMAGE,) * QUERIES + (BEGIN,)  # what transformers puts before the words when it is given images only
 
 
 def new_processor() -> Blip2Processor:
-    """Image preprocessing and a tokenizer of whole words."""
+    """Build image preprocessing and a tokenizer of whole words."""
     words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token=UNKNOWN))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(
@@ -45,7 +45,7 @@ def new_processor() -> Blip2Processor:
 
 
 def new_model() -> Blip2ForConditionalGeneration:
-    """An untrained model, drawn from torch's global generator.
+    """Build a model with random weights from torch's global generator.
 
     Attention is eager: transformers' fused kernels are slower to train on a CPU.
     """
@@ -90,7 +90,7 @@ def new_model() -> Blip2ForConditionalGeneration:
 
 
 def write(folder: Path, model: Blip2ForConditionalGeneration, processor: Blip2Processor) -> None:
-    """Write a folder that `from_pretrained` reads, in half precision. The model itself becomes half precision."""
+    """Write a folder for `from_pretrained` in half precision. The model is converted in place."""
     folder.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(folder)
     processor.save_pretrained(folder)

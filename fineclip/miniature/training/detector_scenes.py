@@ -1,4 +1,4 @@
-"""Scenes as the folder of images and labels that ultralytics trains on."""
+"""Scenes as a data set of ultralytics: images and label files."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from fineclip.miniature.scenes import THINGS, Scene, draw_scene, jpeg
 
 
 def write_description(folder: Path) -> Path:
-    """Write the YAML file that says what the two splits and the classes are."""
+    """Write the YAML file of splits and classes."""
     names = "".join(f"  {index}: {label}\n" for index, label in enumerate(THINGS))
     description = folder / "scenes.yaml"
     description.write_text(f"path: {folder.resolve()}\ntrain: images/train\nval: images/val\nnames:\n{names}")
@@ -25,11 +25,11 @@ def write_split(folder: Path, split: str, seed: int, count: int) -> None:
 
 
 def label_lines(scene: Scene) -> str:
-    """A line for each thing: class, and centre and size of its box as fractions of the image."""
+    """Return a line for each thing: class, center and size of its box as fractions of the image."""
     height, width = scene.panoptic.shape
     lines = []
     for thing in scene.things:
         x1, y1, x2, y2 = thing.box
-        centre_and_size = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
-        lines.append(" ".join([str(THINGS.index(thing.label)), *(f"{value:.6f}" for value in centre_and_size)]))
+        center_and_size = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+        lines.append(" ".join([str(THINGS.index(thing.label)), *(f"{value:.6f}" for value in center_and_size)]))
     return "".join(f"{line}\n" for line in lines)

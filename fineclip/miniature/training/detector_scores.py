@@ -1,4 +1,4 @@
-"""How good a detector is on validation scenes: how many of the things it finds, and names.
+"""Recall of a detector on validation scenes, with and without the right class.
 
 Legend: M things of a scene, P predicted boxes.
 """
@@ -22,7 +22,7 @@ class Predicted(NamedTuple):
 
 
 def detector_scores(scenes: Sequence[Scene], predicted: Sequence[Predicted], min_score: float) -> dict[str, float]:
-    """Percentages of the things that have a box of overlap 0.5, and one that also names them; boxes per thing."""
+    """Return the percentage of things with a box of IoU 0.5, the same with the right class, and boxes per thing."""
     found = named = things = boxes = 0
     for scene, all_boxes in zip(scenes, predicted, strict=True):
         sure = all_boxes.scores >= min_score
@@ -45,7 +45,7 @@ def detector_scores(scenes: Sequence[Scene], predicted: Sequence[Predicted], min
 
 
 def box_overlap(left_M4: np.ndarray, right_P4: np.ndarray) -> np.ndarray:
-    """(M, P) intersection over union."""
+    """Compute intersection over union; (M, P)."""
     corner_MP2 = np.maximum(left_M4[:, None, :2], right_P4[None, :, :2])
     opposite_MP2 = np.minimum(left_M4[:, None, 2:], right_P4[None, :, 2:])
     shared_MP = np.clip(opposite_MP2 - corner_MP2, 0, None).prod(axis=2)

@@ -1,4 +1,4 @@
-"""The folder in which an encoder is shipped: open_clip's model configuration, the vocabulary, the weights."""
+"""Folder of the shipped encoder: open_clip's model config, vocabulary and weights."""
 
 import json
 import os
@@ -19,7 +19,7 @@ CLOSE_UP_PX = 48
 
 
 def model_config(vocabulary_size: int) -> dict[str, Any]:
-    """What open_clip calls a model config."""
+    """Return open_clip's model config."""
     return {
         "embed_dim": 128,
         "vision_cfg": {
@@ -42,25 +42,25 @@ def model_config(vocabulary_size: int) -> dict[str, Any]:
 
 
 def write_description(folder: Path) -> None:
-    """Write all that is not weights: `mini.json` and `bpe.txt.gz`."""
+    """Write `mini.json` and `bpe.txt.gz`."""
     folder.mkdir(parents=True, exist_ok=True)
     config = model_config(write_bpe(folder / "bpe.txt.gz"))
     (folder / f"{NAME}.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def new_model(folder: Path) -> CLIP:
-    """An untrained model as `folder` describes it, drawn from torch's global generator."""
+    """Build the model of a folder with random weights from torch's global generator."""
     open_clip.add_model_config(folder)
     return open_clip.create_model(NAME)
 
 
 def tokenizer(folder: Path) -> SimpleTokenizer:
-    """The tokenizer of `folder`."""
+    """Load the tokenizer of a folder."""
     return SimpleTokenizer(bpe_path=str(folder / "bpe.txt.gz"), context_length=CONTEXT_LENGTH)
 
 
 def write_weights(folder: Path, model: CLIP) -> None:
-    """Replace `model.safetensors` at once, in half precision."""
+    """Replace `model.safetensors` atomically, in half precision."""
     half = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
     temporary = folder / f".model.safetensors.{os.getpid()}"
     temporary.write_bytes(save(half, metadata={"format": "pt"}))

@@ -1,4 +1,4 @@
-"""How good an encoder is on validation scenes: crops and dense boxes named, captions and scenes matched.
+"""Validation of the encoder: classification of crops and of boxes, and retrieval.
 
 Legend: I images, M things of all images, K class names, D embedding.
 """
@@ -24,7 +24,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 BATCH_IMAGES = 100
 
 
-def normalised(pixels: np.ndarray) -> Tensor:
+def normalize(pixels: np.ndarray) -> Tensor:
     """(B, 3, H, W) float32 from (B, H, W, 3) uint8, as open_clip's own preprocessing does it."""
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     return (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
@@ -49,7 +49,7 @@ class ValidationScenes:
         self.labels_M = torch.tensor(labels)
 
     def boxes(self, grid: int) -> list[Tensor]:
-        """For each scene its boxes in units of a square grid."""
+        """Return the boxes of each scene in cells of a square grid."""
         return [
             torch.tensor([thing.box for thing in scene.things], dtype=torch.float32).view(-1, 4)
             / torch.tensor(scene.pixels.shape[1::-1] * 2)
@@ -60,7 +60,7 @@ class ValidationScenes:
 
 @torch.no_grad()
 def encoder_scores(model: CLIP, tokenize: Tokenize, validation: ValidationScenes) -> dict[str, float]:
-    """Percentages: class-mean top-1 of crops and of dense boxes over twenty things, retrieval R@1 of clean captions."""
+    """Return percentages: class-mean top-1 of crops and boxes over twenty things, and R@1 of clean captions."""
     model.eval()
     names_KD = encode_texts(model, tokenize([f"a photo of {with_article(label)}" for label in THINGS]))
     captions_ID = encode_texts(model, tokenize([scene.clean for scene in validation.scenes]))
@@ -82,7 +82,7 @@ def encoder_scores(model: CLIP, tokenize: Tokenize, validation: ValidationScenes
 
 def _in_batches(model: CLIP, encode: Callable[[CLIP, Tensor], Tensor], pixels: np.ndarray) -> Tensor:
     starts = range(0, len(pixels), BATCH_IMAGES)
-    return torch.cat([encode(model, normalised(pixels[start : start + BATCH_IMAGES])) for start in starts])
+    return torch.cat([encode(model, normalize(pixels[start : start + BATCH_IMAGES])) for start in starts])
 
 
 def _class_mean_top1(similarity_MK: Tensor, labels_M: Tensor) -> float:

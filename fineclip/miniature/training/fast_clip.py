@@ -1,7 +1,7 @@
-"""The forward passes of the small CLIP, written for a CPU: plain matrix products instead of fused attention.
+"""Forward passes of the small CLIP for a CPU, with matrix products instead of fused attention.
 
-Fused attention on a CPU is slow backwards, the more so in bfloat16, and sequences are short here. The numbers are those
-of open_clip's own forward to rounding; a test compares them.
+The backward pass of fused attention is slow on a CPU, above all in bfloat16, and sequences are short. The results equal
+open_clip's up to rounding.
 
 Legend: B images, N texts, L tokens of a text, T tokens of an image with the class token first, C width, D embedding.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def encode_images(model: CLIP, images: Tensor) -> Tensor:
-    """(B, D) unit vectors: the mean over patches of an open_clip `VisionTransformer` that pools by `avg`."""
+    """Encode images by the mean over patches; (B, D) unit vectors."""
     visual = model.visual
     tokens_BTC = _trunk(visual, images)
     tokens_BTC = _block(visual.transformer.resblocks[-1], tokens_BTC)
@@ -22,7 +22,7 @@ def encode_images(model: CLIP, images: Tensor) -> Tensor:
 
 
 def encode_dense(model: CLIP, images: Tensor) -> Tensor:
-    """(B, D, h, w) unit vectors: the last block passes values on instead of attending."""
+    """Encode patches without attention in the last block; (B, D, h, w) unit vectors."""
     visual = model.visual
     tokens_BTC = _trunk(visual, images)
     last = visual.transformer.resblocks[-1]
@@ -35,7 +35,7 @@ def encode_dense(model: CLIP, images: Tensor) -> Tensor:
 
 
 def encode_texts(model: CLIP, texts: Tensor) -> Tensor:
-    """(N, D) unit vectors, each read where its end token stands."""
+    """Encode texts by the output at the end token; (N, D) unit vectors."""
     end_N = texts.argmax(dim=-1)
     texts = texts[:, : int(end_N.max()) + 1]  # a causal tower does not see what follows
     tokens_NLC = model.token_embedding(texts) + model.positional_embedding[: texts.shape[1]]
@@ -46,8 +46,8 @@ def encode_texts(model: CLIP, texts: Tensor) -> Tensor:
     return F.normalize((ends_NC @ model.text_projection).float(), dim=-1)
 
 
-def positions_for(position_TC: Tensor, side: int) -> Tensor:
-    """A learned position embedding for a grid of `side` by `side` patches; the class token's row is kept."""
+def resize_positions(position_TC: Tensor, side: int) -> Tensor:
+    """Interpolate position embeddings to `side` by `side` patches; the row of the class token is kept."""
     old_side = round((len(position_TC) - 1) ** 0.5)
     if side == old_side:
         return position_TC
@@ -57,11 +57,11 @@ def positions_for(position_TC: Tensor, side: int) -> Tensor:
 
 
 def _trunk(visual: VisionTransformer, images: Tensor) -> Tensor:
-    """(B, T, C) after all blocks but the last."""
+    """Run all blocks but the last; (B, T, C)."""
     patches_BPC = visual.conv1(images).flatten(2).transpose(1, 2)
     side = round(patches_BPC.shape[1] ** 0.5)
     class_B1C = visual.class_embedding.to(patches_BPC.dtype).expand(len(images), 1, -1)
-    tokens_BTC = torch.cat([class_B1C, patches_BPC], dim=1) + positions_for(visual.positional_embedding, side)
+    tokens_BTC = torch.cat([class_B1C, patches_BPC], dim=1) + resize_positions(visual.positional_embedding, side)
     tokens_BTC = visual.ln_pre(tokens_BTC)
     for block in visual.transformer.resblocks[:-1]:
         tokens_BTC = _block(block, tokens_BTC)

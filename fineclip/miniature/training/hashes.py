@@ -1,4 +1,4 @@
-"""The hashes of the shipped files: `python -m fineclip.miniature.training.hashes` writes them anew."""
+"""Hashes of the shipped files; `python -m fineclip.miniature.training.hashes` updates them."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ HASHES = "hashes.json"
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """The sha256 of every file below a folder, but for what people read (`.md`), `hashes.json` and hidden files."""
+    """Return the sha256 of every file below a folder, except `.md`, `hashes.json` and hidden files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path: path.relative_to(folder).as_posix() for path in files}
     return {
@@ -21,7 +21,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    """The command."""
+    """Update `hashes.json`."""
     (WEIGHTS / HASHES).write_text(json.dumps(hashes(WEIGHTS), indent=2) + "\n")
 
 

@@ -1,7 +1,4 @@
-"""Scenes and close-ups drawn once, as arrays that a training loop can index.
-
-A close-up is a thing with a little of what is around it, cut from a scene of which it is one of several things.
-"""
+"""Scenes and close-ups as arrays. A close-up is a crop of one thing with some context."""
 
 import multiprocessing
 from collections.abc import Callable, Sequence
@@ -12,7 +9,8 @@ from itertools import chain
 import numpy as np
 from PIL import Image
 
-from fineclip.miniature.scenes import IntBox, Scene, Thing, draw_scene
+from fineclip.miniature.scenes import draw_scene
+from fineclip.miniature.world import IntBox, Scene, Thing
 
 CHUNK_SCENES = 500
 
@@ -22,10 +20,12 @@ Frame = Callable[[IntBox, np.random.Generator], FloatBox]
 
 @dataclass(frozen=True)
 class Pictures:
-    """Scenes resized to a square, and a close-up of every thing in them.
+    """Scenes resized to squares, and a close-up of each of their things.
 
-    scenes (N, S, S, 3) uint8; close_ups (M, s, s, 3) uint8, in the order of `things`; things_of_scene and places have
-    N entries, things has M.
+    Attributes:
+        scenes: (N, S, S, 3) uint8.
+        close_ups: (M, s, s, 3) uint8, in the order of `things`.
+        things_of_scene: Things of each of the N scenes.
     """
 
     scenes: np.ndarray
@@ -35,7 +35,7 @@ class Pictures:
 
     @property
     def things(self) -> list[Thing]:
-        """The things of all scenes, one for each close-up."""
+        """Things of all scenes, M in the order of the close-ups."""
         return list(chain.from_iterable(self.things_of_scene))
 
 
@@ -51,24 +51,24 @@ class Plan:
 
 
 def loose_frame(box: IntBox, generator: np.random.Generator) -> FloatBox:
-    """The box up to 1.5 times as large; every second time made square."""
+    """Enlarge a box by up to 1.5, and make it square half the time."""
     factor, square = generator.uniform(1.0, 1.5), generator.random() < 0.5
     return _enlarged(box, factor, square, shift=(0.0, 0.0))
 
 
 def square_frame(box: IntBox, _: np.random.Generator) -> FloatBox:
-    """The square of 1.2 times the longer side, in which regions are captioned."""
+    """Return the square of 1.2 times the longer side, which the captioner sees."""
     return _enlarged(box, 1.2, square=True, shift=(0.0, 0.0))
 
 
 def detected_frame(box: IntBox, generator: np.random.Generator) -> FloatBox:
-    """As `square_frame`, but moved and scaled by up to 8 % like the box of a detector."""
+    """Return `square_frame`, moved and scaled by up to 8 % as boxes of a detector are."""
     shift_x, shift_y = generator.uniform(-0.08, 0.08, 2)
     return _enlarged(box, 1.2 * generator.uniform(0.92, 1.08), square=True, shift=(shift_x, shift_y))
 
 
 def draw_pictures(plan: Plan, workers: int = 1) -> Pictures:
-    """Draw all of a plan; the result does not depend on the number of worker processes."""
+    """Draw all scenes of a plan. The result does not depend on the number of processes."""
     starts = range(0, plan.count, CHUNK_SCENES)
     if workers == 1:
         chunks = [_draw_chunk(plan, start) for start in starts]
@@ -84,7 +84,7 @@ def draw_pictures(plan: Plan, workers: int = 1) -> Pictures:
 
 
 def close_up(image: Image.Image, box: FloatBox, side_px: int) -> np.ndarray:
-    """(s, s, 3) the part of the image inside the box, as far as there is any."""
+    """Crop the part of a box inside the image, and resize it; (s, s, 3)."""
     inside = (max(0.0, box[0]), max(0.0, box[1]), min(image.width, box[2]), min(image.height, box[3]))
     return np.asarray(image.resize((side_px, side_px), Image.Resampling.BICUBIC, box=inside))
 

@@ -1,9 +1,8 @@
-"""BLIP-2 on crops, by transformers' own classes, with nothing fetched and nothing unsafe opened.
+"""BLIP-2 captions of crops, with the classes of transformers, without downloads and without running pickled code.
 
-Legend: B crops of a batch, L tokens written for each, V words of the vocabulary.
+Legend: B crops of a batch, L tokens generated for each, V tokens of the vocabulary.
 
-A batch has one shape, filled up where crops are missing, and every crop is resized alone; so a caption is a function of
-its crop. Weights are read by safetensors or torch's `weights_only`, never as pickled code.
+All batches have one shape, the last is padded, and every crop is resized alone, so a caption depends on its crop only.
 """
 
 import os
@@ -26,45 +25,56 @@ from fineclip.models.batches import full_batches, rows_at_once
 from fineclip.models.captioner import RegionCaption
 from fineclip.models.device import resolve_device
 
-CPU_BATCH = 64  # twice as fast as 8; larger ones gain little
+CPU_BATCH = 64  # twice as fast as 8; larger batches are hardly faster
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _UNUSABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, pickle.UnpicklingError)
 
 
 def without_prompt(text: str, prompt: str) -> str:
-    """The text in single spaces, without the prompt where a model says it again: `a photo of` may be all it says."""
-    words, said = text.split(), prompt.split()
-    echoes = said and [word.lower() for word in words[: len(said)]] == [word.lower() for word in said]
-    return " ".join(words[len(said) :] if echoes else words)
+    """Remove the prompt from the start of a caption, as some models repeat it, and collapse white space."""
+    words, prompt_words = text.split(), prompt.split()
+    repeats = prompt_words and [word.lower() for word in words[: len(prompt_words)]] == [
+        word.lower() for word in prompt_words
+    ]
+    return " ".join(words[len(prompt_words) :] if repeats else words)
 
 
 def mean_logprob(tokens_BL: Tensor, logprobs_BL: Tensor, ends: Sequence[int]) -> list[float]:
-    """(B,) mean over the tokens of each row up to and with the first end, rounded to 0.0001."""
+    """Average the log-probabilities of each caption.
+
+    Args:
+        tokens_BL: Generated token ids.
+        logprobs_BL: Log-probability of each token.
+        ends: Ids of end tokens; the first one counts, later tokens do not.
+
+    Returns:
+        B means, rounded to 0.0001.
+    """
     is_end_BL = torch.isin(tokens_BL, torch.tensor(list(ends), device=tokens_BL.device))
-    written_BL = is_end_BL.cumsum(dim=1) - is_end_BL.long() == 0  # no end before it
+    written_BL = is_end_BL.cumsum(dim=1) - is_end_BL.long() == 0  # no end token before
     sums_B = torch.where(written_BL, logprobs_BL, 0.0).sum(dim=1, dtype=torch.float64)
     return [round(value, 4) for value in (sums_B / written_BL.sum(dim=1)).tolist()]
 
 
 class Blip2Captioner:
-    """A caption for each crop, greedy unless the configuration says otherwise.
+    """Caption crops with BLIP-2, greedily or with beam search.
 
     Args:
-        folder: of the model and its processor, as `save_pretrained` writes them.
-        config: prompt, length, beams, precision.
+        folder: Model and processor, as `save_pretrained` writes them.
+        config: Prompt, length, beams, precision.
         device: auto, cpu, cuda or mps.
-        batch_size: crops at once; on a CPU always `CPU_BATCH`.
+        batch_size: Crops per batch on a GPU; on a CPU it is always `CPU_BATCH`.
 
     Raises:
-        CheckpointError: the folder holds no BLIP-2, or a part of one.
+        CheckpointError: The folder does not hold a complete BLIP-2.
     """
 
     def __init__(self, folder: Path, config: Blip2Caption, *, device: str, batch_size: int) -> None:
         self._config = config
         self._device = resolve_device(device)
         self._rows = rows_at_once(self._device, batch_size, on_cpu=CPU_BATCH)
-        processor, model = _opened(folder, PRECISIONS[config.precision])
+        processor, model = _load(folder, PRECISIONS[config.precision])
         self._images, self._tokenizer = processor.image_processor, processor.tokenizer
         self._model = model.to(self._device).eval().requires_grad_(requires_grad=False)
         self._prompt = _prompt_tokens(model.config, self._tokenizer, config.prompt)
@@ -72,13 +82,13 @@ class Blip2Captioner:
         self._ends = [] if end is None else [end] if isinstance(end, int) else list(end)
 
     def describe(self, regions: Sequence[Image.Image]) -> list[RegionCaption]:
-        """A caption for each crop, in order."""
+        """Return a caption for each crop, in order."""
         described = [row for batch in full_batches(regions, self._rows) for row in self._describe(batch)]
         return described[: len(regions)]
 
     @torch.inference_mode()
     def _describe(self, crops: Sequence[Image.Image]) -> list[RegionCaption]:
-        # Pillow's filter, whether torchvision is installed or not; a crop of 3 pixels' height is no stack of channels
+        # channels_last: a crop that is 3 pixels high would be taken for channels first
         pixels = self._images(list(crops), input_data_format="channels_last", return_tensors="pt")["pixel_values"]
         prompt = torch.tensor([self._prompt] * len(crops), device=self._device)
         written = self._model.generate(
@@ -102,8 +112,8 @@ class Blip2Captioner:
 
 
 def _logprobs(written: Any, tokens_BL: Tensor) -> Tensor:
-    """(B, L) log probability of each token under the model, given those before it."""
-    rows_BL = getattr(written, "beam_indices", None)  # of (B x beams); -1 behind the end
+    """Return the log-probability of each token given the tokens before it, (B, L)."""
+    rows_BL = getattr(written, "beam_indices", None)  # rows of (B x beams); -1 after the end
     if rows_BL is None:
         rows_BL = torch.arange(len(tokens_BL), device=tokens_BL.device)[:, None].expand_as(tokens_BL)
     steps = [
@@ -114,19 +124,18 @@ def _logprobs(written: Any, tokens_BL: Tensor) -> Tensor:
 
 
 def _prompt_tokens(config: Any, tokenizer: Any, prompt: str) -> list[int]:
-    """Room for the image, then the prompt as the language model was trained to read it.
+    """Return image tokens followed by the prompt, which starts with the begin token for a decoder-only language model.
 
-    A decoder reads its begin token first. Deviation from `Blip2Processor`: that leaves it out where the tokenizer does not
-    set it of its own accord, and the first word written is junk then.
+    Deviation from `Blip2Processor`: it omits the begin token if the tokenizer does not add it, and the first word is wrong then.
     """
-    room = [config.image_token_index] * config.num_query_tokens
+    image_tokens = [config.image_token_index] * config.num_query_tokens
     if config.text_config.is_encoder_decoder:
-        return room + list(tokenizer(prompt)["input_ids"])
-    return [*room, config.text_config.bos_token_id, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+        return image_tokens + list(tokenizer(prompt)["input_ids"])
+    return [*image_tokens, config.text_config.bos_token_id, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
 
 
-def _opened(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Processor and model of a folder; every weight of the model is in it."""
+def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Load processor and model; missing weights are an error."""
     transformers_logging.disable_progress_bar()
     try:
         processor = Blip2Processor.from_pretrained(folder, local_files_only=True, backend="pil")
@@ -135,11 +144,11 @@ def _opened(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
             local_files_only=True,
             dtype=dtype,
             weights_only=True,
-            ignore_mismatched_sizes=True,  # named below
+            ignore_mismatched_sizes=True,  # reported below
             output_loading_info=True,
         )
     except _UNUSABLE as error:
-        raise CheckpointError(f"{folder}: holds no BLIP-2 that transformers can open: {error}") from error
+        raise CheckpointError(f"{folder}: holds no BLIP-2 that transformers can load: {error}") from error
     absent = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
     if absent:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Texts: cut after the last end they have the same embeddings and gradients, and those are upstream's at full length."""
+"""Trimmed texts have the embeddings and gradients of upstream at full length; attention."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fineclip.errors import ConfigError
 from fineclip.models.architecture import build_model
-from fineclip.models.attention import attend
-from fineclip.models.tokenizer import cut_after_ends
+from fineclip.models.attention import dot_product_attention
+from fineclip.models.tokenizer import trim_padding
 from tests.helpers.encoders import encoder_config, tiny_encoder
 
 START, END, LENGTH = 510, 511, 77
@@ -50,9 +50,9 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("kind", TOWERS)
-def test_cut_texts_have_the_embeddings_and_gradients_of_whole_ones(kind: str, tmp_path: Path, case: str) -> None:
+def test_trimmed_texts_have_the_same_embeddings_and_gradients(kind: str, tmp_path: Path, case: str) -> None:
     whole_NL = CASES[case]
-    cut_NL = cut_after_ends(whole_NL)
+    cut_NL = trim_padding(whole_NL)
     encoder = tiny_encoder(tmp_path, kind).double()
     upstream = build_model(encoder_config(tmp_path, kind)).double().eval()
     upstream.load_state_dict(encoder.state_dict(), strict=True)
@@ -73,11 +73,11 @@ def test_cut_texts_have_the_embeddings_and_gradients_of_whole_ones(kind: str, tm
             torch.testing.assert_close(gradient, expected[1][name], rtol=1e-9, atol=1e-10, msg=f"{case}: {name}")
 
 
-def test_where_texts_are_cut() -> None:
-    lengths = {case: cut_after_ends(rows).shape[1] for case, rows in CASES.items()}
+def test_trimmed_length() -> None:
+    lengths = {case: trim_padding(rows).shape[1] for case, rows in CASES.items()}
     assert lengths == {"short": 8, "one has no token": 6, "none has a token": 1, "full": 77, "one": 2, "end twice": 5}
-    assert cut_after_ends(torch.zeros(0, LENGTH, dtype=torch.long)).shape == (0, 1)
-    assert torch.equal(cut_after_ends(CASES["short"]), CASES["short"][:, :8])
+    assert trim_padding(torch.zeros(0, LENGTH, dtype=torch.long)).shape == (0, 1)
+    assert torch.equal(trim_padding(CASES["short"]), CASES["short"][:, :8])
 
 
 @pytest.mark.parametrize("kind", TOWERS)
@@ -85,27 +85,29 @@ def test_a_text_does_not_depend_on_its_batch(kind: str, tmp_path: Path) -> None:
     encoder, rows = tiny_encoder(tmp_path, kind).double(), CASES["short"]
     with torch.no_grad():
         together = encoder.encode_text(rows)
-        alone = torch.cat([encoder.encode_text(cut_after_ends(row[None])) for row in rows])
+        alone = torch.cat([encoder.encode_text(trim_padding(row[None])) for row in rows])
     torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("kind", TOWERS)
 @pytest.mark.parametrize("length", [0, LENGTH + 1])
-def test_texts_that_the_tower_cannot_read_are_refused(kind: str, tmp_path: Path, length: int) -> None:
+def test_texts_of_wrong_length_are_refused(kind: str, tmp_path: Path, length: int) -> None:
     with pytest.raises(ConfigError, match=f"texts of {length} tokens, but the text tower reads 1 to 77"):
         tiny_encoder(tmp_path, kind).encode_text(torch.zeros(1, length, dtype=torch.long))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("mask", ["none", "causal", "visible"])
-def test_both_ways_to_attend_are_one(mask: str, dtype: torch.dtype) -> None:
+def test_fused_and_unfused_attention_are_equal(mask: str, dtype: torch.dtype) -> None:
     """In half precision on a CPU two products take the place of the fused attention."""
     query, key, value = (random(2, 3, 9, 8, seed=seed) for seed in range(3))
     visible = (torch.arange(9) <= torch.tensor([[2], [8]]))[:, None, None] if mask == "visible" else None
     allowed = torch.ones(9, 9, dtype=torch.bool).tril() if mask == "causal" else visible
     logits = query @ key.transpose(2, 3) / 8**0.5
     expected = (logits if allowed is None else logits.masked_fill(~allowed, float("-inf"))).softmax(dim=-1) @ value
-    found = attend(*(part.to(dtype) for part in (query, key, value)), causal=mask == "causal", visible_B11K=visible)
+    found = dot_product_attention(
+        *(part.to(dtype) for part in (query, key, value)), causal=mask == "causal", visible_B11K=visible
+    )
     tolerance = 1e-12 if dtype == torch.float64 else 0.05
     torch.testing.assert_close(found.double(), expected, atol=tolerance, rtol=tolerance)
 
@@ -120,5 +122,5 @@ def test_logits_are_scaled_by_the_width_of_a_head(queries: int, keys: int, width
     key, value = (random(2, 3, keys, width, seed=seed).to(dtype) for seed in (1, 2))
     logits = query.double() @ key.double().transpose(2, 3) / width**0.5
     expected = logits.softmax(dim=-1) @ value.double()
-    error = (attend(query, key, value).double() - expected).norm() / expected.norm()
+    error = (dot_product_attention(query, key, value).double() - expected).norm() / expected.norm()
     assert error < {torch.bfloat16: 0.03, torch.float16: 0.004, torch.float32: 1e-5}[dtype]

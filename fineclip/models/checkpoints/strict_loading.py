@@ -1,4 +1,4 @@
-"""Weights into an encoder: every key there, none to spare, each of the right shape, or an error that names it."""
+"""Load weights into an encoder strictly: missing or unexpected keys and other shapes are errors that name them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,18 +8,25 @@ from torch import Tensor
 from fineclip.config import EncoderConfig
 from fineclip.errors import CheckpointError
 from fineclip.models.architecture import architecture
-from fineclip.models.checkpoint.files import read_weights, some
-from fineclip.models.checkpoint.layouts import NOT_WEIGHTS, as_open_clip, with_texts
+from fineclip.models.checkpoints.weights_files import read_weights, some
+from fineclip.models.checkpoints.layouts import NOT_WEIGHTS, as_open_clip, with_texts
 from fineclip.models.encoder import RegionEncoder, build_encoder
 
 
 def load_encoder(config: EncoderConfig, weights: Path) -> RegionEncoder:
-    """The encoder that `config` describes with the weights of a file or folder, in float32 on the CPU.
+    """Build an encoder and load its weights, in float32 on the CPU.
+
+    Args:
+        config: Architecture, head and sizes.
+        weights: File or folder, in a layout of `layouts`.
+
+    Returns:
+        The encoder in training mode.
 
     Raises:
-        CheckpointError: the file cannot be read, or is not of this architecture: names the first few keys; or OpenAI's own
-            weights are to go into a model with another activation, which the keys do not show.
-        ConfigError: the architecture cannot be used.
+        CheckpointError: The file cannot be read, its keys or shapes are those of another model, or OpenAI's own weights are
+            given for a model without QuickGELU, which keys do not show.
+        ConfigError: The architecture is not supported.
     """
     encoder = build_encoder(config)
     found = read_weights(weights)
@@ -28,15 +35,20 @@ def load_encoder(config: EncoderConfig, weights: Path) -> RegionEncoder:
             f"{weights} as {config.model}: these weights are OpenAI's own ({some(sorted(NOT_WEIGHTS & found.keys()))} are among them), which"
             f" were trained with QuickGELU, and this model is built without. Name the one with: {config.model}-quickgelu."
         )
-    fill(encoder, as_open_clip(found), where=f"{weights} as {config.model}")
+    load_state_dict_strict(encoder, as_open_clip(found), where=f"{weights} as {config.model}")
     return encoder
 
 
-def fill(encoder: RegionEncoder, weights: Mapping[str, Tensor], *, where: str) -> None:
-    """Set every weight of `encoder`; half precision becomes float32.
+def load_state_dict_strict(encoder: RegionEncoder, weights: Mapping[str, Tensor], *, where: str) -> None:
+    """Set all weights of an encoder, converted to float32.
+
+    Args:
+        encoder: Changed in place.
+        weights: Under open_clip's names; the text tower may be nested or not.
+        where: Start of the error message, such as the file.
 
     Raises:
-        CheckpointError: a key is missing, unexpected, or of another shape or kind.
+        CheckpointError: A key is missing or unexpected, or has another shape or an integer type.
     """
     wanted = encoder.state_dict()
     weights = with_texts(weights, nested=any(name.startswith("text.") for name in wanted))

@@ -1,11 +1,11 @@
-"""The names that the same weights go by, one pure function for each layout; what is not renamed keeps its value and name.
+"""Checkpoint layouts: pure functions that rename tensors. Tensors that are not renamed keep their name and value.
 
-    open_clip    what open_clip writes and what is used here: `visual.trunk.*` (timm's EVA-02) or `visual.*` (open_clip's
-                 own VisionTransformer), the text tower under `text.*` or, in OpenAI's models, at the top
-    eva_clip     EVA-02-CLIP, CLIPSelf and FineCLIP as their authors save them, rotary tables and all
-    backbone     the vision tower alone, by timm's names, head included
+    open_clip    open_clip's names, which are used here: `visual.trunk.*` (timm's EVA-02) or `visual.*` (open_clip's
+                 VisionTransformer), the text tower under `text.*` or, in OpenAI's models, at the top
+    eva_clip     EVA-02-CLIP, CLIPSelf and FineCLIP as their authors save them, with rotary tables
+    backbone     the vision tower with its head, under timm's names
 
-Source of the maps: the authors' eva_vit_model.py beside timm's eva.py; timm's `_convert_openai_clip`.
+Source of the maps: the authors' eva_vit_model.py and timm's eva.py; timm's `_convert_openai_clip`.
 """
 
 import re
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from fineclip.errors import CheckpointError
-from fineclip.models.checkpoint.files import some
+from fineclip.models.checkpoints.weights_files import some
 
-NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})  # numbers that OpenAI's files hold
+NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})  # entries of OpenAI's files that are no weights
 ROTARY_TABLE = re.compile(r"^visual\.(.+\.)?rope\.freqs_(cos|sin)$")  # computed again for every grid
 BLOCK = re.compile(r"^visual\.blocks\.(\d+)\.")
 TRUNK = "visual.trunk."
@@ -64,7 +64,7 @@ class RotaryTables(NamedTuple):
 
 
 def as_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under open_clip's names; those of open_clip and OpenAI keep theirs."""
+    """Rename tensors to open_clip's names; those of open_clip and OpenAI keep their names."""
     weights = {name: value for name, value in weights.items() if name not in NOT_WEIGHTS}
     if not any(map(BLOCK.match, weights)):
         return weights
@@ -77,14 +77,18 @@ def as_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def as_eva_clip(weights: Mapping[str, Tensor], *, tables: RotaryTables | None) -> dict[str, Tensor]:
-    """The same tensors under the names of EVA-02-CLIP's authors, with the rotary tables that their files carry.
+    """Rename tensors to the names of EVA-02-CLIP's authors, and add the rotary tables that their files have.
 
     Args:
-        weights: under open_clip's names.
-        tables: of the trunk's native grid; they stand at the top and in every block. None for a trunk without.
+        weights: Under open_clip's names.
+        tables: Of the trunk's native grid; they are written once at the top and once for every block. None for a trunk
+            without rotary positions.
+
+    Returns:
+        Tensors by the authors' names.
 
     Raises:
-        CheckpointError: there is something among the weights that the authors' model does not have.
+        CheckpointError: The authors' model has no place for one of the tensors.
     """
     if not any(name.startswith(TRUNK) for name in weights):
         raise CheckpointError(
@@ -114,13 +118,15 @@ def as_eva_clip(weights: Mapping[str, Tensor], *, tables: RotaryTables | None) -
 
 
 def as_backbone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The vision tower alone under timm's names; its head is a linear layer from the width of a token to the embedding.
+    """Return the vision tower under timm's names, for a timm model with `num_classes` equal to the width of the embedding.
 
-    The model in timm is built with `num_classes` equal to the width of the embedding. Deviation from open_clip: its
-    projection has no bias, timm's has; it is zero, as timm itself has it.
+    open_clip's projection becomes timm's head; its bias, which open_clip does not have, is zero.
 
     Args:
-        weights: under open_clip's names.
+        weights: Under open_clip's names.
+
+    Returns:
+        Tensors by timm's names.
     """
     if any(name.startswith(TRUNK) for name in weights):
         return {name.removeprefix(TRUNK): value for name, value in weights.items() if name.startswith(TRUNK)}
@@ -133,7 +139,7 @@ def as_backbone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def with_texts(weights: Mapping[str, Any], *, nested: bool) -> Mapping[str, Any]:
-    """The text tower under `text.` (`nested`) or at the top, wherever it was."""
+    """Move the text tower under `text.` if `nested`, else to the top."""
     is_nested = any(name.startswith("text.") for name in weights)
     if is_nested == nested:
         return weights

@@ -1,4 +1,4 @@
-"""Many texts through a text tower that stays as it is, and what tells one such tower from another.
+"""Embed many texts with a frozen text tower, and hash a text tower.
 
 Legend: T texts, L tokens of a text, D embedding width.
 """
@@ -13,14 +13,18 @@ from tqdm import tqdm
 from fineclip.models.batches import full_batches, rows_at_once
 from fineclip.models.encoder import RegionEncoder
 
-STEP = 8  # texts are cut to a multiple of so many tokens, so that there are few shapes
-ON_CPU = 64
+STEP = 8  # tokens; lengths are rounded up to a multiple, so that there are few shapes
+CPU_BATCH = 64
 
 
 def text_tower_hash(encoder: RegionEncoder) -> str:
-    """The sha256 of what decides which embedding a text has, once it is tokens.
+    """Hash everything that decides the embedding of a text, given its tokens.
 
-    That is names, types, shapes and bytes of the tower's parameters, and what they do not show: activation and heads.
+    Args:
+        encoder: Only its text tower is read.
+
+    Returns:
+        sha256 of activation and number of heads of each block, and of name, type, shape and bytes of each parameter.
     """
     digest = hashlib.sha256()
     for block in encoder.text_tower.get_submodule("transformer.resblocks").children():
@@ -36,29 +40,31 @@ def text_tower_hash(encoder: RegionEncoder) -> str:
 
 @torch.inference_mode()
 def embed_texts(encoder: RegionEncoder, tokens_TL: Tensor, *, batch_size: int) -> Tensor:
-    """(T, D) float32 on the host, not normalised, as `encode_text` gives them.
+    """Embed texts in batches of equal length.
 
-    Texts of about the same length go together, cut after their ends; the shape of a batch is a function of the length, so
-    that an embedding does not depend on which other texts there are.
+    The shape of a batch depends on the length only, so an embedding does not depend on the other texts.
 
     Args:
-        encoder: computes where it is, with its weights as they are.
-        tokens_TL: on the host.
-        batch_size: texts at once; always as many on a CPU.
+        encoder: Its device is used.
+        tokens_TL: On the CPU.
+        batch_size: Texts per batch on a GPU; on a CPU it is always `CPU_BATCH`.
+
+    Returns:
+        (T, D) float32 on the CPU, not normalized, as `RegionEncoder.encode_text`.
     """
     device = encoder.logit_scale.device
-    size = rows_at_once(device, batch_size, on_cpu=ON_CPU)
+    size = rows_at_once(device, batch_size, on_cpu=CPU_BATCH)
     embedding_TD = torch.empty(len(tokens_TL), encoder.width)
     with tqdm(total=len(tokens_TL), desc="texts", unit="text", disable=None) as progress:
         for index_N, length in _batches(tokens_TL, size):
             encoded_ND = encoder.encode_text(tokens_TL[index_N, :length].to(device))
-            embedding_TD[index_N] = encoded_ND.float().cpu()  # what fills a batch up is written again, the same
+            embedding_TD[index_N] = encoded_ND.float().cpu()  # padding rows are copies, so they write the same values
             progress.update(len(set(index_N)))
     return embedding_TD
 
 
 def _batches(tokens_TL: Tensor, size: int) -> Iterator[tuple[list[int], int]]:
-    """Numbers of texts and how many tokens they have, shortest first."""
+    """Yield the indices of the texts of each batch and their length in tokens, shortest first."""
     length_T = torch.ceil((tokens_TL.argmax(dim=1) + 1) / STEP).long() * STEP
     for length in sorted(set(length_T.tolist())):
         of_length = (length_T == length).nonzero()[:, 0].tolist()

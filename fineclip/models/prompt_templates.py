@@ -1,13 +1,13 @@
-"""Texts that stand for a thing by its name, for the text tower.
+"""Prompt templates: texts of a class name.
 
-`photo` is one text: "a photo of a dog" for a thing, "a photo of the sky" for stuff, which has no plural. `vild` are the 63
-texts that CLIPSelf and FineCLIP take from ViLD, the same for things and stuff.
+`photo` is one prompt: "a photo of a dog" for a thing, "a photo of the sky" for stuff. `vild` are ViLD's 63 prompts as CLIPSelf
+and FineCLIP use them, the same for things and stuff.
 """
 
 from typing import Literal
 
-# Source: CLIPSelf's text-embedding tool; the original list is ViLD's (Gu et al. 2021). The tool writes "This is" before
-# every template that opens with an article; here it is part of the template.
+# Source: CLIPSelf's text-embedding tool; the original list is ViLD's (Gu et al. 2021). The tool adds "This is" to
+# templates that start with an article; here it is part of the template.
 VILD_TEMPLATES: tuple[str, ...] = (
     "There is {article} {name} in the scene.",
     "There is the {name} in the scene.",
@@ -76,16 +76,25 @@ VILD_TEMPLATES: tuple[str, ...] = (
 
 
 def prompts_for(name: str, kind: Literal["photo", "vild"], *, is_thing: bool = True) -> list[str]:
-    """The texts for one name; as many for every name. The article goes by the name as written: only small vowels have an."""
-    said = spoken(name)
+    """Return the prompts of a class name; their number is the same for every name.
+
+    Args:
+        name: The article is `an` before a lower-case vowel, as in CLIPSelf's tool.
+        kind: `photo` for 1 prompt, `vild` for 63.
+        is_thing: For `photo`: whether the article is `a` or `an` rather than `the`.
+
+    Returns:
+        1 or 63 prompts.
+    """
+    words = spoken(name)
     article = "an" if name.startswith(("a", "e", "i", "o", "u")) else "a"
     if kind == "vild":
-        return [template.format(article=article, name=said) for template in VILD_TEMPLATES]
-    return [f"a photo of {article if is_thing else 'the'} {said}"]
+        return [template.format(article=article, name=words) for template in VILD_TEMPLATES]
+    return [f"a photo of {article if is_thing else 'the'} {words}"]
 
 
 def spoken(name: str) -> str:
-    """A class name as it stands in a sentence: `traffic_light/x.` is `traffic light or x`; hyphens stay.
+    """Return a class name as it is written in a sentence: `traffic_light/x.` becomes `traffic light or x`.
 
     Source: CLIPSelf's text-embedding tool.
     """

@@ -1,4 +1,4 @@
-"""Tensors by their names, in and out of files, without ever running what a file says."""
+"""Read and write files of named tensors, without running code from them."""
 
 import pickle
 import zipfile
@@ -21,13 +21,16 @@ PICKLES = (".pt", ".pth")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a file by its name there, unwrapped from what trainers put around it.
+    """Read all tensors of a file, without the dictionaries and prefixes that trainers add around them.
 
     Args:
-        path: a .safetensors, or what `torch.save` wrote; or a folder that holds one under a usual name.
+        path: A .safetensors, a file of `torch.save`, or a folder that has one under a name of `IN_FOLDERS`.
+
+    Returns:
+        Tensors by their names in the file.
 
     Raises:
-        CheckpointError: it is absent, cut short, holds more than tensors and plain values, or no tensors at all.
+        CheckpointError: The file is absent, damaged, holds objects other than tensors and plain values, or no tensors.
     """
     path = weights_file(path)
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
@@ -44,41 +47,50 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor], *, wrapping: str | None = None) -> None:
-    """Write tensors in float32, whole or not at all; the same bytes for the same weights.
+    """Write tensors in float32, atomically. The same weights give the same bytes.
 
     Args:
-        path: ends in .safetensors, or in .pt or .pth for what `torch.load(path, weights_only=True)` reads.
-        weights: by the names that they get there.
-        wrapping: in a pickle, the key under which they stand, where they do not stand by themselves.
+        path: Ends in .safetensors, or in .pt or .pth for `torch.load(path, weights_only=True)`.
+        weights: Tensors by their names in the file.
+        wrapping: Key of the dictionary in a .pt that holds the tensors. None writes them at the top.
 
     Raises:
-        CheckpointError: the path ends in something else.
+        CheckpointError: The path has another ending.
     """
     require_known_ending(path)
     tensors = _as_written(weights)
     with atomic(path) as temporary:
-        if path.suffix == ".safetensors":  # by way of memory: its own writing goes through a file that no sweep knows
+        if path.suffix == ".safetensors":  # in memory first: save_file writes a temporary file that is not cleaned up
             temporary.write_bytes(save(tensors, metadata={"format": "pt"}))
             return
-        with temporary.open("wb") as file:  # torch writes the name of a path, which is temporary, into the file
+        with temporary.open("wb") as file:  # given a path, torch would write its temporary name into the file
             torch.save(tensors if wrapping is None else {wrapping: tensors}, file)
 
 
 def require_known_ending(path: Path) -> None:
-    """That a file of this name can be written.
+    """Check that weights can be written to a file of this name.
+
+    Args:
+        path: Its suffix is checked.
 
     Raises:
-        CheckpointError: it cannot.
+        CheckpointError: The suffix is not .safetensors, .pt or .pth.
     """
     if path.suffix not in (".safetensors", *PICKLES):
         raise CheckpointError(f"{path}: weights are written to a name that ends in .safetensors, .pt or .pth")
 
 
 def weights_file(path: Path) -> Path:
-    """The file itself, or that of a folder that holds one under a usual name.
+    """Return the file of weights.
+
+    Args:
+        path: The file itself, or a folder that has one under a name of `IN_FOLDERS`.
+
+    Returns:
+        Path of an existing file.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: There is none.
     """
     if path.is_dir():
         found = next((path / name for name in IN_FOLDERS if (path / name).is_file()), None)
@@ -91,13 +103,13 @@ def weights_file(path: Path) -> Path:
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
-    """The first few of many names, in words."""
+    """Join the first names, and say how many follow."""
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _as_written(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies in float32 on the CPU, each with memory of its own, in the order of their names."""
+    """Copy to float32 on the CPU, without shared memory, sorted by name."""
     return {
         name: value.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
         for name, value in sorted(weights.items())

@@ -1,0 +1,181 @@
+"""Find the architecture, the weights and the vocabulary of an encoder by its path or name.
+
+results/coco2017/fineclip-eva02.b16-all-s0    folder of a finished run
+exported/                                     folder of open_clip: open_clip_config.json and weights
+FineCLIP_coco_vitb16.pt and EVA02-B-16        file of weights, and the name of its model
+mini                                          encoder that is shipped with the package
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import open_clip
+
+from fineclip.config import EncoderConfig, WeightsConfig
+from fineclip.errors import CheckpointError, ConfigError
+from fineclip.models.architecture import architecture
+from fineclip.models.checkpoints.weights_files import WEIGHTS, weights_file
+from fineclip.models.checkpoints.strict_loading import load_encoder
+from fineclip.models.checkpoints.encoder_folder import ARCHITECTURE, RUN, VOCABULARY, saved_config
+from fineclip.models.encoder import RegionEncoder
+from fineclip.models.images import MEAN, STD
+from fineclip.models.shipped import ENCODERS, PREFIX, shipped
+from fineclip.models.tokenizer import Tokenizer, load_tokenizer
+
+NONE: Mapping[str, EncoderConfig] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """Files and configuration of an encoder.
+
+    Attributes:
+        config: Architecture, head and sizes.
+        weights: File of the weights.
+        vocabulary: File of its own vocabulary, or None for the one of `config`.
+    """
+
+    config: EncoderConfig
+    weights: Path
+    vocabulary: Path | None
+
+    def load(self) -> RegionEncoder:
+        """Load the encoder, in float32 on the CPU.
+
+        Returns:
+            The encoder in training mode.
+
+        Raises:
+            CheckpointError: The file cannot be read, or its weights do not fit the architecture.
+        """
+        return load_encoder(self.config, self.weights)
+
+    def tokenizer(self) -> Tokenizer:
+        """Load the tokenizer with the vocabulary of the folder, of the configuration, or of CLIP, in this order.
+
+        Returns:
+            Callable that turns texts into token ids.
+
+        Raises:
+            ConfigError: Its size is not that of the model.
+        """
+        return load_tokenizer(self.config, self.vocabulary)
+
+
+def find_encoder(
+    path_or_name: Path | str, *, encoder: str | None = None, catalogue: Mapping[str, EncoderConfig] = NONE
+) -> EncoderSpec:
+    """Find an encoder by its path or name. A shipped name comes first: use `./mini` for a folder of that name.
+
+    Args:
+        path_or_name: Folder of a run, folder of open_clip, file of weights, or `mini`.
+        encoder: Model of the weights, required for a file: an entry of `catalogue`, the name of an open_clip model such as
+            EVA02-B-16, the path of a JSON in open_clip's format, or `mini`.
+        catalogue: Section `encoders` of a configuration.
+
+    Returns:
+        Its files and configuration; nothing is loaded yet.
+
+    Raises:
+        CheckpointError: There is no such path, or its model is not known.
+        ConfigError: There is no such model.
+
+    Examples:
+        >>> spec = find_encoder("mini")
+        >>> spec.config.image_size, spec.weights.name
+        (96, 'model.safetensors')
+    """
+    path = Path(path_or_name)
+    if encoder is None and str(path_or_name) in ENCODERS:
+        config = ENCODERS[str(path_or_name)]
+        path = shipped(str(config.weights.shipped))
+    elif not path.exists():
+        raise CheckpointError(_absent(str(path_or_name)))
+    elif encoder is not None:
+        config = encoder_by_name(encoder, weights=path, catalogue=catalogue)
+    elif (path / RUN).is_file():
+        config = saved_config(path)
+        path = path / WEIGHTS
+    elif (path / ARCHITECTURE).is_file():
+        config = _described(str(path / ARCHITECTURE), weights=path)
+    else:
+        raise CheckpointError(_does_not_say(path))
+    path = weights_file(path)
+    beside = path.parent / VOCABULARY
+    return EncoderSpec(config, path, beside if beside.is_file() else None)
+
+
+def encoder_by_name(name: str, *, weights: Path, catalogue: Mapping[str, EncoderConfig] = NONE) -> EncoderConfig:
+    """Return the configuration of an encoder by its name.
+
+    Args:
+        name: As `encoder` of `find_encoder`.
+        weights: File of the weights.
+        catalogue: Section `encoders` of a configuration.
+
+    Returns:
+        Architecture, head and sizes.
+
+    Raises:
+        ConfigError: There is no such model.
+    """
+    if name in catalogue:
+        return catalogue[name]
+    if name in ENCODERS:
+        return ENCODERS[name]
+    try:
+        return _described(name, weights=weights)
+    except ConfigError as error:
+        entries = f"no entry of `encoders` ({', '.join(catalogue)}), and " if catalogue else ""
+        raise ConfigError(f"encoder {name}: {entries}{error}") from None
+
+
+def _described(model: str, *, weights: Path) -> EncoderConfig:
+    """Return a configuration from open_clip's model config; a folder's `preprocess_cfg` sets the image size."""
+    vision: Mapping[str, Any] = architecture(model)["vision_cfg"]
+    pixels = _preprocessing(model)
+    for name, ours in (("mean", MEAN), ("std", STD)):
+        if (theirs := pixels.get(name)) is not None and tuple(theirs) != ours:
+            raise ConfigError(
+                f"{model}: its pixels have {name} {theirs}; only models with CLIP's, {list(ours)}, are supported"
+            )
+    size = pixels.get("size") or vision["image_size"]
+    side = min(size) if isinstance(size, list | tuple) else size
+    return EncoderConfig(
+        model=model,
+        weights=WeightsConfig(path=str(weights)),
+        head="mean" if vision.get("pool_type") == "avg" else "cls",
+        image_size=side,
+        crop_size=side,
+    )
+
+
+def _preprocessing(model: str) -> Mapping[str, Any]:
+    """Return `preprocess_cfg` of a JSON file, or nothing."""
+    if not model.endswith(".json") or model.startswith(PREFIX):
+        return {}
+    content = json.loads(Path(model).read_text(encoding="utf-8"))
+    return content.get("preprocess_cfg") or {}
+
+
+def _absent(name: str) -> str:
+    if name in open_clip.list_models():
+        return (
+            f"{name}: is an architecture that open_clip knows, and no weights: nothing is downloaded here. Give a file of weights and "
+            f"the name of its architecture: encoder {name}."
+        )
+    return f"{name}: no such file or folder, and no encoder that the package ships ({', '.join(ENCODERS)})"
+
+
+def _does_not_say(path: Path) -> str:
+    if path.is_dir():
+        return (
+            f"{path}: holds neither {RUN} of a finished run nor {ARCHITECTURE}, so the model of its weights is "
+            "not known. Name it as encoder, for example EVA02-B-16."
+        )
+    folder = f", or give the folder {path.parent}" if (path.parent / ARCHITECTURE).is_file() else ""
+    return f"{path}: does not say of which model it is. Name it as encoder, for example EVA02-B-16{folder}."

@@ -1,0 +1,113 @@
+"""Import torchvision, timm and open_clip without libraries that they import and no job runs.
+
+* `torch._dynamo`, the compiler of torch. torchvision imports it for one function that `roi_align` calls on a GPU under
+  deterministic algorithms, and timm for a decorator in one of its models. `defer_compiler` defers it to the first call.
+* `transformers` and `huggingface_hub`, which open_clip and timm import where they are installed, for text towers of
+  Hugging Face (refused by `architecture`) and for downloads (made by `fineclip weights`). `hide_hugging_face` hides them
+  while open_clip and timm are imported. Only commands call it: a program that imports `fineclip` gets both as they are.
+
+Each is a change of what one upstream module sees while it is executed for the first time, and is undone afterwards.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+COMPILER = "torch._dynamo.utils"
+
+
+def defer_compiler() -> None:
+    """Let later imports of torchvision and timm leave torch._dynamo to the first call that needs it."""
+    contexts = {"torchvision.ops.roi_align": _function_of_compiler, "timm.layers.typing": _decorator_of_compiler}
+    sys.meta_path.insert(0, _ContextFinder(contexts))
+
+
+def hide_hugging_face() -> None:
+    """Let later imports of open_clip and timm find neither transformers nor huggingface_hub."""
+    sys.meta_path.insert(0, _ContextFinder({"open_clip": _without_hugging_face, "timm": _without_hugging_face}))
+
+
+class _ContextFinder(MetaPathFinder):
+    """Find modules where Python finds them, and execute each within a context.
+
+    Args:
+        contexts: By name of the module.
+    """
+
+    def __init__(self, contexts: Mapping[str, Callable[[], AbstractContextManager[None]]]) -> None:
+        self._contexts = contexts
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the module's spec with another `exec_module`, or None for modules without a context."""
+        context = self._contexts.get(name)
+        spec = None if context is None else PathFinder.find_spec(name, path, target)
+        if context is None or spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_in_context(module: ModuleType) -> None:
+            with context():
+                execute(module)
+
+        spec.loader.exec_module = execute_in_context  # type: ignore[method-assign]
+        return spec
+
+
+@contextmanager
+def _without_hugging_face() -> Iterator[None]:
+    """Let imports of both libraries fail as if they were not installed, unless they are already imported."""
+    hidden = {"transformers", "huggingface_hub"} - sys.modules.keys()
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+@contextmanager
+def _function_of_compiler() -> Iterator[None]:
+    """Replace the module that `is_compile_supported` is imported from, unless it is already imported."""
+    if COMPILER in sys.modules:
+        yield
+        return
+    sys.modules[COMPILER] = _StandIn(COMPILER)
+    try:
+        yield
+    finally:
+        if isinstance(sys.modules[COMPILER], _StandIn):
+            del sys.modules[COMPILER]
+
+
+class _StandIn(ModuleType):
+    @staticmethod
+    def is_compile_supported(device: Any) -> Any:
+        """Import the compiler and return its answer."""
+        return import_module(COMPILER).is_compile_supported(device)
+
+    def __getattr__(self, name: str) -> Any:
+        """Import the compiler for any other name, which another version of torchvision may import."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        del sys.modules[COMPILER]
+        return getattr(import_module(COMPILER), name)
+
+
+@contextmanager
+def _decorator_of_compiler() -> Iterator[None]:
+    """Replace `torch.compiler.disable`, which imports the compiler to decorate, by torch's own decorator that does not."""
+    import torch
+    from torch._compile import _disable_dynamo
+
+    disable, torch.compiler.disable = torch.compiler.disable, _disable_dynamo  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compiler.disable = disable
