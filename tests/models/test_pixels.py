@@ -1,6 +1,7 @@
 """The fast way to pixels is within its bounds of Pillow's, and leaves to Pillow what it cannot read."""
 
 import io
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,19 @@ from PIL import Image
 
 from fineclip.miniature.scenes import draw_scene, jpeg
 from fineclip.models import cuts
+from fineclip.models import pixels as pixels_module
 from fineclip.models.cuts import Cuts, Square, cut
-from fineclip.models.images import CENTRED, LETTERBOX, SQUASH, SQUASH_BICUBIC, Fit, UndecodableImage, crop, decode
+from fineclip.models.images import (
+    CENTRED,
+    LETTERBOX,
+    SQUASH,
+    SQUASH_BICUBIC,
+    Fit,
+    UndecodableImage,
+    crop,
+    decode,
+    read_header,
+)
 from fineclip.models.pixels import Arena, Canvas, Pixels, Wanted, decode_only, draw, drawn_on
 from fineclip.types import Box
 from tests.helpers.images import HTML, bomb, encoded
@@ -179,6 +191,53 @@ def test_a_jpeg_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
         draw(bytes(content), Wanted(Square(SQUASH, 8), Square(SQUASH, 8)), pillow=False)
 
 
+LIMIT = 61 * 47
+DECODERS = {
+    "fast": lambda content: draw(content, Wanted(Square(SQUASH, 8), Square(SQUASH, 8)), pillow=False),
+    "pillow": lambda content: draw(content, Wanted(Square(SQUASH, 8), Square(SQUASH, 8)), pillow=True),
+    "for the device": lambda content: decode_only(content, Wanted(Square(SQUASH, 8), Square(SQUASH, 8))),
+    "whole": decode,
+}
+
+
+def limit_pixels(monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
+    """The limit at a size that a test can decode, everywhere."""
+    for module in ("fineclip.shards.images", "fineclip.models.images", "fineclip.models.pixels"):
+        monkeypatch.setattr(f"{module}.MAX_PIXELS", pixels)
+
+
+@pytest.mark.parametrize("way", DECODERS)
+@pytest.mark.parametrize("kind", ["baseline", "progressive", "grey", "CMYK", "PNG", "WEBP"])
+def test_a_valid_picture_of_one_pixel_too_many_is_refused(way: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit_pixels(monkeypatch, LIMIT)
+    DECODERS[way](FILES[kind])
+    assert read_header(FILES[kind]) is not None
+    limit_pixels(monkeypatch, LIMIT - 1)
+    with pytest.raises(UndecodableImage, match=f"61 x 47 are more than {LIMIT - 1} pixels"):
+        DECODERS[way](FILES[kind])
+    assert read_header(FILES[kind]) is None
+
+
+@pytest.mark.parametrize("side", [(1, 3000), (3000, 1)])
+@pytest.mark.parametrize("way", DECODERS)
+def test_the_limit_counts_pixels_and_not_sides(
+    way: str, side: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_pixels(monkeypatch, 3000)
+    DECODERS[way](saved(picture(*side)))
+    limit_pixels(monkeypatch, 2999)
+    with pytest.raises(UndecodableImage, match=f"{side[0]} x {side[1]} are more"):
+        DECODERS[way](saved(picture(*side)))
+
+
+@pytest.mark.parametrize(("most", "keeps"), [(LIMIT * 3, True), (LIMIT * 3 - 1, False)])
+def test_memory_of_a_very_large_picture_is_not_kept(most: int, keeps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixels_module, "_kept", threading.local())
+    monkeypatch.setattr(pixels_module, "KEPT_BYTES", most)
+    DECODERS["fast"](FILES["baseline"])
+    assert hasattr(pixels_module._kept, "memory_N") == keeps
+
+
 @pytest.mark.parametrize("pillow", [False, True])
 def test_tiny_and_narrow_crops_have_pixels(pillow: bool) -> None:
     content = saved(picture(300, 200), "PNG")
@@ -228,6 +287,52 @@ def test_what_is_shrunk_very_much_is_cut_in_two_passes(monkeypatch: pytest.Monke
     monkeypatch.setattr(cuts, "MOST_SHRUNK", 4)
     for found, expected in zip(cut_on_device(content, want), whole, strict=True):
         assert (found.int() - expected.int()).abs().max() <= 1  # another order of sums
+
+
+def stripes(width: int, height: int) -> bytes:
+    """Blocks of strong colours, so that a pass that mixes neighbours is seen."""
+    coarse = (
+        np.random.default_rng(11).integers(0, 2, (max(height // 9, 2), max(width // 9, 2), 3), dtype=np.uint8) * 255
+    )
+    return saved(Image.fromarray(coarse).resize((width, height), Image.Resampling.NEAREST), "PNG")
+
+
+SHAPES = {
+    "squash": [(1200, 12), (12, 1200), (900, 40), (40, 900), (300, 300)],
+    "cut out": [(1200, 12), (12, 1200), (900, 40), (40, 900), (300, 300)],
+    "letterbox": [(1200, 60), (300, 1200), (640, 200), (200, 640), (300, 300)],
+}
+
+
+@pytest.mark.parametrize(("fit", "size"), [(fit, size) for fit, sizes in SHAPES.items() for size in sizes])
+def test_two_passes_are_one_pass_for_pictures_of_any_shape(
+    fit: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    width, height = size
+    content, fits = stripes(width, height), FITS[fit]
+    boxes = [Box(0, 0, width, height), Box(width // 4, 0, width, height), Box(0, height // 4, width, height)]
+    want = Wanted(Square(fits[0], 16), Square(fits[1], 8), boxes)
+    whole, expected = cut_on_device(content, want), squares(draw(content, want, pillow=True))
+    monkeypatch.setattr(cuts, "MOST_SHRUNK", 2)
+    for found, one_pass, pillow in zip(cut_on_device(content, want), whole, expected, strict=True):
+        assert (found.int() - one_pass.int()).abs().max() <= 1  # another order of sums
+        assert (found.int() - pillow.int()).abs().float().mean() < 2
+
+
+@pytest.mark.parametrize(("width", "height"), [(1000, 30), (30, 1000), (500, 400)])
+def test_the_first_pass_changes_the_width_alone(width: int, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes, resize = [], cuts.interpolate
+
+    def interpolate(values: torch.Tensor, *, size: tuple[int, int], **options: object) -> torch.Tensor:
+        passes.append((tuple(values.shape[2:]), tuple(size)))
+        return resize(values, size=size, **options)
+
+    monkeypatch.setattr(cuts, "interpolate", interpolate)
+    monkeypatch.setattr(cuts, "MOST_SHRUNK", 20)
+    want = Wanted(Square(SQUASH, 16), Square(SQUASH, 8))
+    cut_on_device(saved(picture(width, height), "PNG"), want._replace(boxes=[]))
+    two = [((width, height), (16, height)), ((height, 16), (16, 16))]  # the first with its axes exchanged
+    assert passes == (two if width > 20 * 16 else [((height, width), (16, 16))])
 
 
 @pytest.mark.parametrize("pillow", [False, True])

@@ -1,5 +1,6 @@
 """Packed samples come back as they went in, from any reader of WebDataset; cut tars are found."""
 
+import json
 import tarfile
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from fineclip.errors import ShardError
 from fineclip.shards import PieceReader, TarAppender, add_sample, members, read_sample, sha256_of
+from fineclip.shards.packed import description
 from fineclip.types import Box, Region, Sample
 
 REGION = Region(Box(0.25, 1, 2, 3.5), 0.5, "cat", "a cat, ünïcode")
@@ -36,6 +38,57 @@ def test_members_are_those_of_a_webdataset(tmp_path: Path) -> None:
     assert names == [f"s-00000{i}.{kind}" for i, first in ((0, "jpg"), (1, "png")) for kind in (first, "txt", "json")]
     with tarfile.open(tmp_path / "a.tar") as opened:
         assert [opened.getmember("s-000001.png").offset_data] == [rows[1].image_offset]
+
+
+BLOCK_SIZES = [0, 1, 511, 512, 513, 1023, 1024, 1025, 10_240, 20 * 512 - 1]
+
+
+def content_of(size: int) -> bytes:
+    """Bytes of which no two blocks are equal and none is zero."""
+    return bytes(1 + (index * 7 + index // 251) % 255 for index in range(size))
+
+
+@pytest.mark.parametrize("name", ["short", "n" * 100, "n" * 101, "folder/" * 30 + "name"])
+def test_a_member_lies_where_its_piece_says_whatever_its_size(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.tar"
+    tar = TarAppender(path)
+    pieces = [tar.add(f"{name}-{size}", content_of(size)) for size in BLOCK_SIZES]
+    tar.close()
+    written = path.read_bytes()
+    assert [piece.size for piece in pieces] == BLOCK_SIZES
+    with tarfile.open(path) as opened:
+        for piece, size in zip(pieces, BLOCK_SIZES, strict=True):
+            assert written[piece.offset : piece.offset + size] == content_of(size)
+            assert opened.getmember(f"{name}-{size}").offset_data == piece.offset
+    assert len(written) % tarfile.RECORDSIZE == 0
+
+
+@pytest.mark.parametrize("size", BLOCK_SIZES[1:])
+def test_an_image_of_any_size_and_a_json_of_any_size_come_back(tmp_path: Path, size: int) -> None:
+    empty = len(json.dumps(description(Sample("k", b"", 8, 8, ("",)))))
+    filled = Sample("s-000000", content_of(size), 8, 8, ("c" * max(0, size - empty),))
+    tar = TarAppender(tmp_path / "a.tar")
+    rows = [add_sample(tar, sample, image_format="JPEG") for sample in (filled, SAMPLES[1])]
+    tar.close()
+    assert size < empty or rows[0].json_size == size
+    with PieceReader() as reader:
+        assert [read_sample(reader, tmp_path / "a.tar", row) for row in rows] == [filled, SAMPLES[1]]
+
+
+def test_a_tar_that_ends_before_its_last_member_does_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    tar = TarAppender(path)
+    last = [tar.add(f"{size}", content_of(size)) for size in (512, 700, 1024)][-1]
+    tar.close()
+    whole = path.read_bytes()
+    end = last.offset + last.size
+    for size in {*range(1, end, 101), *(block + off for block in range(512, end, 512) for off in (-1, 0, 1)), end}:
+        path.write_bytes(whole[:size])
+        with pytest.raises(ShardError, match=r"a\.tar: is (cut short|no tar)"):
+            for member in members(path):
+                assert member.offset_data + member.size <= size
+    path.write_bytes(whole)
+    assert [member.size for member in members(path)] == [512, 700, 1024]
 
 
 def test_tars_are_the_same_bytes(tmp_path: Path) -> None:
