@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from benchmarks.command import parser_of, run
 from benchmarks.figures import Figure, less, of_limit
@@ -20,9 +19,8 @@ from fineclip.config.methods import FineCLIPConfig
 from fineclip.config.training import LoaderConfig
 from fineclip.methods import FineCLIP
 from fineclip.methods.items import Inputs, generator
-from fineclip.models.pixels import Arena, Canvas, drawn_on
 from fineclip.models.tokenizer import CONTEXT_LENGTH, Tokenizer
-from fineclip.train.host import Collate
+from fineclip.train.data import Collate
 from fineclip.types import Sample
 
 BATCH = 16
@@ -93,20 +91,13 @@ def _official(samples: Sequence[Sample]) -> Callable[[], None]:
 
 
 def _ours(samples: Sequence[Sample], config: LoaderConfig) -> Callable[[], None]:
-    """As a worker does it: pixels are drawn into a slot of memory that was used before."""
+    """Transform and collate, as a worker does."""
     inputs = Inputs(Tokenizer(context_length=CONTEXT_LENGTH), SIDE, SIDE, loader=config)
     prepare, collate = FineCLIP.preparation(inputs, FineCLIPConfig(), max_regions=20), Collate(inputs)
-    pixels = max(sample.width * sample.height * 3 for sample in samples)
-    boxes = max(len(sample.regions) for sample in samples)
-    slot_images = torch.zeros(BATCH * max(pixels if config.crops == "device" else 0, 3 * SIDE**2), dtype=torch.uint8)
-    slot_crops = torch.zeros(BATCH * boxes * 3 * SIDE**2, dtype=torch.uint8)
 
     def run() -> None:
         for first in range(0, len(samples), BATCH):
-            canvas = Canvas(Arena(slot_images), Arena(slot_crops))
-            with drawn_on(canvas):
-                items = [prepare(each, generator(0, 0, each.key)) for each in samples[first : first + BATCH]]
-            collate(items, canvas)
+            collate([prepare(each, generator(0, 0, each.key)) for each in samples[first : first + BATCH]])
 
     return run
 

@@ -31,8 +31,8 @@ from fineclip.methods import FineCLIP
 from fineclip.methods.items import Inputs
 from fineclip.models.tokenizer import CONTEXT_LENGTH, Tokenizer
 from fineclip.shards import TarAppender, add_sample
-from fineclip.train.loader import Collate, PackedSamples, batches
-from fineclip.train.order import BatchSampler, Order
+from fineclip.train.data import Collate, PackedDataset, build_batches
+from fineclip.train.sampler import BatchSampler, EpochOrder
 from fineclip.train.selection import PLACES, PackedShard
 
 BATCH, WARM_UP, MEASURED = 16, 8, 24  # images, batches, batches
@@ -83,10 +83,12 @@ def measure(case: Case, shard: PackedShard) -> Throughput:
     """Load batches until the rate is steady, then measure."""
     inputs = Inputs(Tokenizer(context_length=CONTEXT_LENGTH), SIDE, SIDE, loader=LoaderConfig(crops=case.crops))
     prepare = FineCLIP.preparation(inputs, FineCLIPConfig(), max_regions=20)
-    order = Order((len(shard),), BATCH, seed=0, shuffle_shards=1)
+    order = EpochOrder((len(shard),), BATCH, seed=0, shuffle_shards=1)
     sampler = BatchSampler(order, 0, WARM_UP + MEASURED + 8, rank=0, world_size=1)
     begin = cpu_seconds()
-    stream = batches(PackedSamples([shard], prepare, seed=0), Collate(inputs), sampler, workers=case.workers, pin=False)
+    stream = build_batches(
+        PackedDataset([shard], prepare, seed=0), Collate(inputs), sampler, workers=case.workers, pin_memory=False
+    )
     next(stream)
     started = cpu_seconds()
     for _ in range(WARM_UP - 1):

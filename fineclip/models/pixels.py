@@ -9,9 +9,8 @@ its vectorised way (a crop takes 0.12 ms, else 0.18, and 0.58 where colours lie 
 """
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from math import prod
 from typing import NamedTuple
@@ -56,77 +55,26 @@ class Pixels(NamedTuple):
     cuts: Cuts | None = None
 
 
-class Arena:
-    """Memory that is handed out piece by piece; what does not fit it is new memory.
-
-    Attributes:
-        content: all that was handed out, one after another; None without memory, or where something did not fit.
-    """
-
-    def __init__(self, memory_N: Tensor | None = None) -> None:
-        self._memory_N = memory_N
-        self._used = 0
-
-    @property
-    def content(self) -> Tensor | None:
-        """(n,) uint8."""
-        return None if self._memory_N is None else self._memory_N[: self._used]
-
-    def take(self, *shape: int) -> Tensor:
-        """Of that shape, uint8, whatever it holds."""
-        size = prod(shape)
-        if self._memory_N is not None and self._used + size > len(self._memory_N):
-            self._memory_N = None
-        if self._memory_N is None:
-            return torch.empty(shape, dtype=torch.uint8)
-        start, self._used = self._used, self._used + size
-        return self._memory_N[start : self._used].view(shape)
-
-    def give_back(self, piece: Tensor) -> None:
-        """The piece that was taken last."""
-        self._used -= 0 if self._memory_N is None else piece.numel()
-
-
-class Canvas(NamedTuple):
-    """Where images and crops are drawn."""
-
-    images: Arena
-    crops: Arena
-
-
-_canvas: ContextVar[Canvas | None] = ContextVar("canvas", default=None)
-
-
-@contextmanager
-def drawn_on(canvas: Canvas) -> Iterator[None]:
-    """Inside, pixels are drawn there, one picture after another."""
-    token = _canvas.set(canvas)
-    try:
-        yield
-    finally:
-        _canvas.reset(token)
-
-
 def draw(content: bytes, wanted: Wanted, *, pillow: bool) -> Pixels:
     """The squares of an encoded picture.
 
     Raises:
         UndecodableImage: the bytes are no image that we read.
     """
-    canvas, (image, crop, boxes, part) = _canvas.get() or Canvas(Arena(), Arena()), wanted
+    image, crop, boxes, part = wanted
     if pillow:
         picture = decode(content)
         width, height = picture.size
         onto = partial(_by_pillow, picture)
     else:
-        picture_HW3 = _decoded(content)
+        picture_HW3 = _decoded(content, _scratch)
         height, width = picture_HW3.shape[:2]
         onto = partial(_by_torch, picture_HW3)
-    image_SS3 = canvas.images.take(image.size, image.size, 3)
+    image_SS3 = _empty(image.size, image.size, 3)
     onto((0, 0, width, height) if part is None else edges(part, width, height), image.fit, image_SS3)
     if boxes is None:
         return Pixels(image_SS3.permute(2, 0, 1), None)
-    crops_rss3 = canvas.crops.take(len(boxes), crop.size, crop.size, 3)
+    crops_rss3 = _empty(len(boxes), crop.size, crop.size, 3)
     for box, crop_ss3 in zip(boxes, crops_rss3, strict=True):
         onto(edges(box, width, height), crop.fit, crop_ss3)
     return Pixels(image_SS3.permute(2, 0, 1), crops_rss3.permute(0, 3, 1, 2))
@@ -138,7 +86,7 @@ def decode_only(content: bytes, wanted: Wanted) -> Pixels:
     Raises:
         UndecodableImage: the bytes are no image that we read.
     """
-    picture_HW3 = _decoded(content, (_canvas.get() or Canvas(Arena(), Arena())).images)
+    picture_HW3 = _decoded(content, _empty)
     height, width = picture_HW3.shape[:2]
     part = (0, 0, width, height) if wanted.part is None else edges(wanted.part, width, height)
     crops = None if wanted.boxes is None else tuple(edges(box, width, height) for box in wanted.boxes)
@@ -146,23 +94,18 @@ def decode_only(content: bytes, wanted: Wanted) -> Pixels:
     return Pixels(picture_HW3.permute(2, 0, 1), None, cuts)
 
 
-def _decoded(content: bytes, arena: Arena | None = None) -> Tensor:
-    """(H, W, 3) uint8; without an arena in memory that the next call in this thread uses again.
+def _decoded(content: bytes, allocate: Callable[..., Tensor]) -> Tensor:
+    """Decode to (H, W, 3) uint8, by libjpeg-turbo into allocated memory if it can, else by Pillow.
 
     Raises:
         UndecodableImage: the bytes are no image that we read.
     """
     if (size := _fast_size(content)) is not None:
-        memory_HW3 = _scratch(*size, 3) if arena is None else arena.take(*size, 3)
-        try:
+        memory_HW3 = allocate(*size, 3)
+        with suppress(ValueError):
             simplejpeg.decode_jpeg(content, buffer=memory_HW3.numpy())
-        except ValueError:
-            if arena is not None:
-                arena.give_back(memory_HW3)
-        else:
             return memory_HW3
-    picture_HW3 = torch.from_numpy(np.array(decode(content)))
-    return picture_HW3 if arena is None else arena.take(*picture_HW3.shape).copy_(picture_HW3)
+    return torch.from_numpy(np.array(decode(content)))
 
 
 def _fast_size(content: bytes) -> tuple[int, int] | None:
@@ -179,13 +122,17 @@ def _fast_size(content: bytes) -> tuple[int, int] | None:
 _kept = threading.local()
 
 
+def _empty(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.uint8)
+
+
 def _scratch(*shape: int) -> Tensor:
     """Memory of that shape; mapping new pages for each picture would take as long as a third of its decoding."""
     size = prod(shape)
     if size > KEPT_BYTES:
-        return torch.empty(shape, dtype=torch.uint8)
+        return _empty(*shape)
     if getattr(_kept, "memory_N", None) is None or len(_kept.memory_N) < size:
-        _kept.memory_N = torch.empty(size, dtype=torch.uint8)
+        _kept.memory_N = _empty(size)
     memory_HW3: Tensor = _kept.memory_N[:size].view(shape)
     return memory_HW3
 

@@ -42,8 +42,8 @@ from fineclip.stages.texts import text_files
 from fineclip.stages.upstream import keys_by_shard, manifests_of
 from fineclip.stages.weights import vocabulary_at, weights_at
 from fineclip.train.claims import PretrainedConfig, RunConfig
+from fineclip.train.data import Collate, PackedDataset
 from fineclip.train.distributed import Processes, joined
-from fineclip.train.loader import Collate, PackedSamples
 from fineclip.train.loop import train
 from fineclip.train.selection import Selection, read_selection
 from fineclip.train.state import StateFolder
@@ -210,7 +210,7 @@ def _training(
     return Training(
         method,
         config.train,
-        samples=PackedSamples(selection.shards, prepare, seed=config.train.seed),
+        samples=PackedDataset(selection.shards, prepare, seed=config.train.seed),
         collate=Collate(inputs),
         folder=state.folder.parent,
         state=state,

@@ -24,7 +24,7 @@ from fineclip.models.images import (
     decode,
     read_header,
 )
-from fineclip.models.pixels import Arena, Canvas, Pixels, Wanted, decode_only, draw, drawn_on
+from fineclip.models.pixels import Pixels, Wanted, decode_only, draw
 from fineclip.types import Box
 from tests.helpers.images import HTML, bomb, encoded
 
@@ -335,28 +335,9 @@ def test_the_first_pass_changes_the_width_alone(width: int, height: int, monkeyp
     assert passes == (two if width > 20 * 16 else [((height, width), (16, 16))])
 
 
-@pytest.mark.parametrize("pillow", [False, True])
-def test_pixels_are_drawn_where_the_canvas_says(pillow: bool) -> None:
-    content = FILES["baseline"]
-    want = Wanted(Square(SQUASH, 8), Square(SQUASH, 4), [Box(0, 0, 20, 20)] * 2)
-    alone = draw(content, want, pillow=pillow)
-    images, crops = torch.zeros(2 * 3 * 64, dtype=torch.uint8), torch.zeros(3 * 3 * 16, dtype=torch.uint8)
-    canvas = Canvas(Arena(images), Arena(crops))
-    with drawn_on(canvas):
-        first, second = draw(content, want, pillow=pillow), draw(content, want, pillow=pillow)
-    assert torch.equal(canvas.images.content.view(2, 8, 8, 3)[1], alone.image.permute(1, 2, 0))
-    assert torch.equal(first.image, second.image)
-    assert first.image.untyped_storage().data_ptr() == images.untyped_storage().data_ptr()
-    assert canvas.crops.content is None  # three fit, and four were asked for
-    assert torch.equal(second.crops, alone.crops)
-    assert draw(content, want, pillow=pillow).image.untyped_storage().data_ptr() != images.untyped_storage().data_ptr()
-
-
-def test_a_picture_that_libjpeg_turbo_gives_up_leaves_no_gap() -> None:
-    arena = Arena(torch.zeros(100_000, dtype=torch.uint8))
-    broken, want = BROKEN["cut short"], Wanted(Square(SQUASH, 8), Square(SQUASH, 8))
-    with drawn_on(Canvas(arena, Arena())):
-        with pytest.raises(UndecodableImage):
-            decode_only(broken, want)
-        decode_only(FILES["grey"], want)
-    assert len(arena.content) == 61 * 47 * 3
+def test_a_picture_that_is_left_to_the_device_has_memory_of_its_own() -> None:
+    want = Wanted(Square(SQUASH, 8), Square(SQUASH, 8))
+    first = decode_only(FILES["baseline"], want).image
+    before = first.clone()
+    decode_only(FILES["progressive"], want)
+    assert torch.equal(first, before)

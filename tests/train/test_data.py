@@ -1,10 +1,14 @@
 """Batches: the same samples and the same draws for any number of workers and processes."""
 
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -14,8 +18,8 @@ from fineclip.methods import METHODS
 from fineclip.methods.items import Inputs, Item
 from fineclip.models.images import normalise
 from fineclip.stages.upstream import keys_by_shard, manifests_of
-from fineclip.train.loader import Collate, HostBatch, PackedSamples, batches, placed
-from fineclip.train.order import BatchSampler, Order
+from fineclip.train.data import Collate, CPUBatch, PackedDataset, build_batches, to_device
+from fineclip.train.sampler import BatchSampler, EpochOrder
 from fineclip.train.selection import read_selection
 from fineclip.types import Counts
 from tests.helpers.packs import sample, write_pack, write_select, write_world
@@ -26,33 +30,27 @@ SIZES = {"a": 5, "b": 3, "c": 4}
 STEPS = 6
 
 
-def samples_of(select: Path, packed: list[Path], *, method: str = "fineclip", inputs: Inputs = INPUTS) -> PackedSamples:
+def samples_of(select: Path, packed: list[Path], *, method: str = "fineclip", inputs: Inputs = INPUTS) -> PackedDataset:
     keys = keys_by_shard(select)
     selection = read_selection(keys, manifests_of(keys, packed, stage="pack", select=select), TrainConfig())
     prepare = METHODS[method].preparation(inputs, METHODS[method].section(), max_regions=1)
-    return PackedSamples(selection.shards, prepare, seed=0)
+    return PackedDataset(selection.shards, prepare, seed=0)
 
 
 @pytest.fixture
-def samples(tmp_path: Path) -> PackedSamples:
+def samples(tmp_path: Path) -> PackedDataset:
     return samples_of(*write_world(tmp_path, SIZES))
 
 
 def read(
-    samples: PackedSamples, *, start: int = 0, workers: int = 0, rank: int = 0, world_size: int = 1
-) -> list[HostBatch]:
-    order = Order(tuple(SIZES.values()), batch_size=4, seed=0, shuffle_shards=2)
+    samples: PackedDataset, *, start: int = 0, workers: int = 0, rank: int = 0, world_size: int = 1
+) -> list[CPUBatch]:
+    order = EpochOrder(tuple(SIZES.values()), batch_size=4, seed=0, shuffle_shards=2)
     sampler = BatchSampler(order, start=start, stop=STEPS, rank=rank, world_size=world_size)
-    return [kept(batch) for batch in batches(samples, Collate(INPUTS), sampler, workers=workers, pin=False)]
+    return list(build_batches(samples, Collate(INPUTS), sampler, workers=workers, pin_memory=False))
 
 
-def kept(batch: HostBatch) -> HostBatch:
-    """A copy: what lies in the ring is written again."""
-    copies = {name: value.clone() for name, value in batch.tensors.items()}
-    return HostBatch(**(batch._asdict() | copies | {"lease": None}))
-
-
-def assert_same(left: HostBatch, right: HostBatch) -> None:
+def assert_same(left: CPUBatch, right: CPUBatch) -> None:
     assert left.keys == right.keys
     assert left.cuts == right.cuts
     assert left.tensors.keys() == right.tensors.keys()
@@ -60,7 +58,7 @@ def assert_same(left: HostBatch, right: HostBatch) -> None:
         assert torch.equal(value, right.tensors[name]), name
 
 
-def test_a_batch_is_packed(samples: PackedSamples) -> None:
+def test_a_batch_is_packed(samples: PackedDataset) -> None:
     for batch in read(samples):
         per_image = [0 if key.endswith(("1", "4")) else 1 for key in batch.keys]
         assert batch.images.shape == (4, 3, 16, 16)
@@ -69,12 +67,12 @@ def test_a_batch_is_packed(samples: PackedSamples) -> None:
         assert len(batch.text_rows) == 4
 
 
-def test_workers_change_nothing(samples: PackedSamples) -> None:
+def test_workers_change_nothing(samples: PackedDataset) -> None:
     for left, right in zip(read(samples), read(samples, workers=2), strict=True):
         assert_same(left, right)
 
 
-def test_a_later_start_goes_on_where_the_other_stood(samples: PackedSamples) -> None:
+def test_a_later_start_goes_on_where_the_other_stood(samples: PackedDataset) -> None:
     for left, right in zip(read(samples)[4:], read(samples, start=4), strict=True):
         assert_same(left, right)
 
@@ -118,18 +116,20 @@ def test_a_text_that_several_rows_share_is_kept_once_in_the_order_of_their_first
 def test_bytes_to_the_device_are_those_of_its_tensors() -> None:
     tokens_NL = INPUTS.tokenize(["a", "a"])
     batch = Collate(INPUTS)(items_of(tokens_NL, tokens_NL[:0]))
-    assert batch.bytes_to_device == 2 * 3 * 16 * 16 + 2 * 8 + 2 * 8  # pixels, one text of two tokens, two rows
+    assert (
+        sum(value.nbytes for value in batch.tensors.values()) == 2 * 3 * 16 * 16 + 2 * 8 + 2 * 8
+    )  # pixels, one text of two tokens, two rows
 
 
 def test_ten_boxes_are_less_than_a_seventh_of_the_authors_template() -> None:
     pixels = torch.zeros(3, 224, 224, dtype=torch.uint8)
     texts, crops = INPUTS.tokenize(list("abcdefghij")), pixels.expand(10, -1, -1, -1)
     batch = Collate(INPUTS)([Item("k", pixels, texts[0], torch.zeros(10, 4), texts, crops=crops)])
-    assert 7 * batch.bytes_to_device < 20 * 3 * 224 * 224 * 4
+    assert 7 * sum(value.nbytes for value in batch.tensors.values()) < 20 * 3 * 224 * 224 * 4
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
-def test_processes_share_the_same_samples_and_draws(samples: PackedSamples, world_size: int) -> None:
+def test_processes_share_the_same_samples_and_draws(samples: PackedDataset, world_size: int) -> None:
     whole = read(samples)
     shares = [read(samples, rank=rank, world_size=world_size) for rank in range(world_size)]
     for step, batch in enumerate(whole):
@@ -148,7 +148,7 @@ def test_processes_share_the_same_samples_and_draws(samples: PackedSamples, worl
             first += len(part.keys)
 
 
-def test_draws_differ_between_epochs(samples: PackedSamples) -> None:
+def test_draws_differ_between_epochs(samples: PackedDataset) -> None:
     texts: dict[str, list[torch.Tensor]] = {}
     for batch in read(samples):
         for key, text in zip(batch.keys, batch.texts[batch.text_rows], strict=True):
@@ -162,9 +162,9 @@ def test_a_method_without_regions_leaves_their_fields_empty(tmp_path: Path) -> N
     assert batch.regions == 0
 
 
-def test_pixels_are_normalised_where_they_are_used(samples: PackedSamples) -> None:
+def test_pixels_are_normalised_where_they_are_used(samples: PackedDataset) -> None:
     host = read(samples)[0]
-    batch = placed(host, Counts([4], [host.regions]), torch.device("cpu"), seed=0)
+    batch = to_device(host, Counts([4], [host.regions]), torch.device("cpu"), seed=0)
     assert batch.images.dtype == batch.crops.dtype == torch.uint8
     encoder = tiny_encoder(dtype=torch.float32)
     assert torch.equal(encoder.seen(batch.images), normalise(host.images))
@@ -192,11 +192,13 @@ def test_the_device_cuts_what_the_workers_would(tmp_path: Path, method: str, opt
     for way in ("worker", "device"):
         inputs = replace(INPUTS, concepts=("thing",), loader=LoaderConfig(crops=way))
         samples = samples_of(select, packed)
-        samples.prepare = METHODS[method].preparation(inputs, section, max_regions=2)
-        sampler = BatchSampler(Order((5, 3, 4), 12, seed=0, shuffle_shards=1), start=0, stop=1, rank=0, world_size=1)
-        [host] = batches(samples, Collate(inputs), sampler, workers=0, pin=False)
+        samples.transform = METHODS[method].preparation(inputs, section, max_regions=2)
+        sampler = BatchSampler(
+            EpochOrder((5, 3, 4), 12, seed=0, shuffle_shards=1), start=0, stop=1, rank=0, world_size=1
+        )
+        [host] = build_batches(samples, Collate(inputs), sampler, workers=0, pin_memory=False)
         assert (host.cuts is None) == (way == "worker")
-        found.append(placed(host, Counts([12], [host.regions]), torch.device("cpu"), seed=0))
+        found.append(to_device(host, Counts([12], [host.regions]), torch.device("cpu"), seed=0))
     one, other = found
     assert one.images.shape == other.images.shape == (12, 3, 16, 16)
     assert error(one.images, other.images) < 2  # 45 dB, of noise: rounding alone differs
@@ -216,9 +218,9 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
 def test_what_is_no_image_is_named(tmp_path: Path, workers: int) -> None:
     manifest = write_pack(tmp_path, "a", [sample("a-000000"), sample("a-000001", image=b"<html>")])
     samples = samples_of(write_select(tmp_path / "select.json", {"a": ["a-000000", "a-000001"]}), [manifest])
-    sampler = BatchSampler(Order((2,), 2, seed=0, shuffle_shards=1), start=0, stop=1, rank=0, world_size=1)
+    sampler = BatchSampler(EpochOrder((2,), 2, seed=0, shuffle_shards=1), start=0, stop=1, rank=0, world_size=1)
     with pytest.raises(DataError, match=r"a\.tar: sample a-000001 no header of JPEG"):
-        list(batches(samples, Collate(INPUTS), sampler, workers=workers, pin=False))
+        list(build_batches(samples, Collate(INPUTS), sampler, workers=workers, pin_memory=False))
 
 
 def test_a_tar_that_was_cut_is_named(tmp_path: Path) -> None:
@@ -233,7 +235,7 @@ def test_a_tar_that_was_cut_is_named(tmp_path: Path) -> None:
 def test_crops_are_made_only_where_they_are_compared(tmp_path: Path) -> None:
     samples = samples_of(*write_world(tmp_path, SIZES))
     options = FineCLIPConfig.model_validate({"weights": {"distill": 0}})
-    samples.prepare = METHODS["fineclip"].preparation(INPUTS, options, max_regions=1)
+    samples.transform = METHODS["fineclip"].preparation(INPUTS, options, max_regions=1)
     assert read(samples)[0].crops is None
 
 
@@ -248,3 +250,122 @@ def test_a_shard_is_announced_as_a_whole_when_it_is_opened(tmp_path: Path, monke
     read(samples_of(*write_world(tmp_path, SIZES)))
     whole = (0, 0, os.POSIX_FADV_WILLNEED)
     assert sorted(announced) == [(f"{name}.tar", *whole) for name in sorted(SIZES)]
+
+
+@pytest.mark.parametrize("crops", ["worker", "device"])
+def test_batches_are_the_same_from_any_number_of_workers(tmp_path: Path, crops: str) -> None:
+    inputs = replace(INPUTS, loader=LoaderConfig(crops=crops))
+    samples = samples_of(*write_world(tmp_path, SIZES), inputs=inputs)
+    sampler = BatchSampler(EpochOrder(tuple(SIZES.values()), 4, 0, 2), 0, 12, rank=0, world_size=1)
+    alone, *others = (
+        list(build_batches(samples, Collate(inputs), sampler, workers=workers, pin_memory=False))
+        for workers in (0, 1, 2)
+    )
+    assert len(alone) == 12
+    assert all((batch.cuts is not None) == (crops == "device") for batch in alone)
+    for batches in others:
+        for found, expected in zip(batches, alone, strict=True):
+            assert_same(found, expected)
+
+
+def test_pinned_memory_is_asked_for_every_tensor(samples: PackedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = read(samples)[0]
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    pinned = batch.pin_memory()
+    assert pinned.keys == batch.keys
+    assert pinned.tensors.keys() == batch.tensors.keys()
+    assert all(torch.equal(value, batch.tensors[name] + 1) for name, value in pinned.tensors.items())
+
+
+SCRIPT = """
+import multiprocessing, sys
+from pathlib import Path
+from fineclip.errors import DataError
+from fineclip.train.data import Collate, build_batches
+from fineclip.train.sampler import BatchSampler, EpochOrder
+from tests.helpers.packs import write_world
+from tests.train.test_data import INPUTS, SIZES, samples_of
+
+class Holder:
+    pass
+
+def fail(sample, rng):
+    raise DataError("sample 7 is broken")
+
+def main():
+    samples = samples_of(*write_world(Path(sys.argv[1]), SIZES))
+    sampler = BatchSampler(EpochOrder((5, 3, 4), 4, 0, 2), 0, 500, rank=0, world_size=1)
+    stream = build_batches(samples, Collate(INPUTS), sampler, workers=2, pin_memory=False)
+    holder = Holder()
+    holder.me, holder.stream = holder, stream  # a cycle, so that only the garbage collector or the exit ends it
+    next(stream)
+    print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+    if sys.argv[2] == "exit":
+        raise SystemExit(7)
+    if sys.argv[2] == "error":
+        samples.transform = fail
+        next(build_batches(samples, Collate(INPUTS), sampler, workers=2, pin_memory=False))
+    for line in sys.stdin:
+        print(len([next(stream) for _ in range(int(line))]), flush=True)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def started(folder: Path, how: str) -> tuple[subprocess.Popen[str], list[int]]:
+    """A process in a group of its own, and the ids of its two workers."""
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(folder / "world"), how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        start_new_session=True,
+    )
+    workers = [int(word) for word in process.stdout.readline().split()]
+    assert len(workers) == 2
+    return process, workers
+
+
+def finished(process: subprocess.Popen[str], given: str = "") -> tuple[str, str]:
+    """What a process that must end wrote; one that hangs is killed with its workers."""
+    try:
+        return process.communicate(given, timeout=100)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
+def assert_gone(workers: list[int], *, within_s: float) -> None:
+    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in workers if psutil.pid_exists(pid)], timeout=within_s)
+    assert alive == []
+
+
+@pytest.mark.parametrize("how", ["exit", "error"])
+def test_a_training_that_ends_early_ends_its_workers(tmp_path: Path, how: str) -> None:
+    process, workers = started(tmp_path, how)
+    _, errors = finished(process)
+    assert process.returncode == (7 if how == "exit" else 1)
+    assert how == "exit" or errors.strip().endswith("DataError: sample 7 is broken")
+    assert_gone(workers, within_s=0)
+
+
+def test_a_training_that_is_killed_ends_its_workers(tmp_path: Path) -> None:
+    process, workers = started(tmp_path, "kill")
+    with process:
+        process.kill()
+    assert_gone(workers, within_s=3)  # torch looks for the parent every 5 s
+
+
+def test_signals_to_stop_leave_the_workers_to_the_training(tmp_path: Path) -> None:
+    process, workers = started(tmp_path, "signals")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        for pid in workers:
+            os.kill(pid, number)
+    output, _ = finished(process, "40\n")
+    assert (output, process.returncode) == ("40\n", 0)
+    assert_gone(workers, within_s=0)

@@ -5,13 +5,13 @@ from itertools import chain
 import pytest
 
 from fineclip.methods.items import Group
-from fineclip.train.order import BatchSampler, Order, Visit, share
+from fineclip.train.sampler import BatchSampler, EpochOrder, SampleRef, split_by_rank
 
-ORDER = Order((5, 3, 4, 6), batch_size=4, seed=3, shuffle_shards=2)
+ORDER = EpochOrder((5, 3, 4, 6), batch_size=4, seed=3, shuffle_shards=2)
 
 
-def rows(order: Order, steps: range) -> list[int]:
-    return [visit.row for step in steps for visit in order.batch(step)]
+def rows(order: EpochOrder, steps: range) -> list[int]:
+    return [sample.index for step in steps for sample in order.batch(step)]
 
 
 def test_an_epoch_sees_every_sample_once_but_for_the_last_incomplete_batch() -> None:
@@ -24,23 +24,23 @@ def test_an_epoch_sees_every_sample_once_but_for_the_last_incomplete_batch() -> 
 
 def test_epochs_differ_and_so_do_seeds() -> None:
     first, second = rows(ORDER, range(4)), rows(ORDER, range(4, 8))
-    other = rows(Order(ORDER.shard_sizes, 4, seed=4, shuffle_shards=2), range(4))
+    other = rows(EpochOrder(ORDER.shard_sizes, 4, seed=4, shuffle_shards=2), range(4))
     assert first != second
     assert first != other
     assert rows(ORDER, range(4)) == first
-    assert {visit.epoch for visit in ORDER.batch(4)} == {1}
+    assert {sample.epoch for sample in ORDER.batch(4)} == {1}
 
 
 def test_samples_are_shuffled_inside_windows_of_shards() -> None:
-    order = Order((10, 10, 10, 10), batch_size=20, seed=0, shuffle_shards=2)
-    windows = [{visit.row // 10 for visit in order.batch(step)} for step in range(2)]
+    order = EpochOrder((10, 10, 10, 10), batch_size=20, seed=0, shuffle_shards=2)
+    windows = [{sample.index // 10 for sample in order.batch(step)} for step in range(2)]
     assert sorted(map(len, windows)) == [2, 2]
     assert windows[0] | windows[1] == {0, 1, 2, 3}
     assert rows(order, range(1)) != sorted(rows(order, range(1)))
 
 
 def test_fewer_samples_than_a_batch_make_one_batch_of_all() -> None:
-    order = Order((2, 1), batch_size=8, seed=0, shuffle_shards=4)
+    order = EpochOrder((2, 1), batch_size=8, seed=0, shuffle_shards=4)
     assert order.steps_per_epoch == 1
     assert order.images_per_step == 3
     assert ORDER.images_per_step == 4
@@ -55,7 +55,7 @@ def test_position_counts_epochs_and_steps() -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 6])
 def test_shares_are_the_batch_in_order(world_size: int) -> None:
-    order = Order(ORDER.shard_sizes, batch_size=7, seed=3, shuffle_shards=2)
+    order = EpochOrder(ORDER.shard_sizes, batch_size=7, seed=3, shuffle_shards=2)
     batch = order.batch(1)
     samplers = [BatchSampler(order, start=1, stop=2, rank=rank, world_size=world_size) for rank in range(world_size)]
     shares = [next(iter(sampler)) for sampler in samplers]
@@ -69,8 +69,8 @@ def test_shares_are_the_batch_in_order(world_size: int) -> None:
 )
 def test_a_group_is_never_divided_and_costs_are_spread(world_size: int, sizes: list[int]) -> None:
     groups = [Group(4, 21), Group(9, 21), Group(16, 21), Group(1, 1), Group(1, 1), Group(1, 1)]
-    batch = [Visit(row, 0) for row in range(32)]
-    shares = [share(batch, groups, rank=rank, world_size=world_size) for rank in range(world_size)]
+    batch = [SampleRef(row, 0) for row in range(32)]
+    shares = [split_by_rank(batch, groups, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert list(chain.from_iterable(shares)) == batch
     assert [len(part) for part in shares] == sizes
 
@@ -78,8 +78,8 @@ def test_a_group_is_never_divided_and_costs_are_spread(world_size: int, sizes: l
 @pytest.mark.parametrize("world_size", range(1, 40))
 def test_no_sample_is_lost_whatever_groups_cost(world_size: int) -> None:
     groups = [Group(1 + index % 3, 0.1 + (index * 7919 % 13) / 3) for index in range(17)]
-    batch = [Visit(row, 0) for row in range(sum(group.images for group in groups))]
-    shares = [share(batch, groups, rank=rank, world_size=world_size) for rank in range(world_size)]
+    batch = [SampleRef(row, 0) for row in range(sum(group.images for group in groups))]
+    shares = [split_by_rank(batch, groups, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert list(chain.from_iterable(shares)) == batch
 
 
@@ -91,5 +91,5 @@ def test_a_sampler_that_starts_later_goes_on_where_the_other_stood() -> None:
 
 def test_the_order_is_the_one_that_was_recorded() -> None:
     # another order needs another VERSION in train/run.py
-    assert ORDER.batch(0) == [Visit(row, 0) for row in (17, 11, 10, 14)]
-    assert ORDER.batch(4) == [Visit(row, 1) for row in (5, 4, 7, 1)]
+    assert ORDER.batch(0) == [SampleRef(row, 0) for row in (17, 11, 10, 14)]
+    assert ORDER.batch(4) == [SampleRef(row, 1) for row in (5, 4, 7, 1)]
