@@ -14,7 +14,7 @@ from fineclip.config import EncoderConfig, WeightsConfig, parse
 from fineclip.config.methods import FineCLIPConfig
 from fineclip.methods import FineCLIP
 from fineclip.models.encoder import RegionEncoder, build_encoder
-from fineclip.models.images import normalise
+from fineclip.models.images import normalize_pixels
 from fineclip.models.tokenizer import cut_after_ends
 from fineclip.types import Batch, Counts
 
@@ -109,10 +109,10 @@ def padded(step: Step, *, slots: int = SLOTS) -> Padded:
     for image, count in enumerate(step.regions):
         rows = slice(first, first + count)
         boxes_BK5[image, :count, :4], boxes_BK5[image, :count, 4] = step.boxes_R4[rows], 1
-        crops_BK3SS[image, :count] = normalise(step.crops_R3SS[rows])
+        crops_BK3SS[image, :count] = normalize_pixels(step.crops_R3SS[rows])
         texts_BKL[image, :count] = step.region_texts_RL[rows]
         first += count
-    return Padded(normalise(step.images_B3SS), step.texts_BL, boxes_BK5, crops_BK3SS, texts_BKL)
+    return Padded(normalize_pixels(step.images_B3SS), step.texts_BL, boxes_BK5, crops_BK3SS, texts_BKL)
 
 
 def _pixels(count: int, size: int, rng: torch.Generator) -> Tensor:

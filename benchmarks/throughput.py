@@ -33,7 +33,7 @@ from fineclip.models.tokenizer import CONTEXT_LENGTH, Tokenizer
 from fineclip.shards import TarAppender, add_sample
 from fineclip.train.data import Collate, PackedDataset, build_batches
 from fineclip.train.sampler import BatchSampler, EpochOrder
-from fineclip.train.selection import PLACES, PackedShard
+from fineclip.train.selection import INDEX_COLUMNS, PackedShard
 
 BATCH, WARM_UP, MEASURED = 16, 8, 24  # images, batches, batches
 PHOTOGRAPHS = 32
@@ -75,8 +75,8 @@ def write_shard(folder: Path, *, boxes: int) -> PackedShard:
     ]
     rows = [add_sample(tar, sample, image_format="JPEG") for sample in samples]
     tar.close()
-    places = np.array([[getattr(row, place) for place in PLACES] for row in rows], dtype=np.int64)
-    return PackedShard(path, np.array([row.key.encode() for row in rows], dtype=np.bytes_), places)
+    index = np.array([[getattr(row, column) for column in INDEX_COLUMNS] for row in rows], dtype=np.int64)
+    return PackedShard(path, np.array([row.key.encode() for row in rows], dtype=np.bytes_), index)
 
 
 def measure(case: Case, shard: PackedShard) -> Throughput:

@@ -29,7 +29,7 @@ from fineclip.models.checkpoint import (
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.images import UndecodableImage, decode, squash, to_batch
 from fineclip.models.tokenizer import cut_after_ends
-from fineclip.shards import BenchmarkRow, PieceReader, read_manifest, sha256_of
+from fineclip.shards import BenchmarkRow, ByteRangeReader, read_manifest, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Embedder:
     def _batches(self, rows: Sequence[BenchmarkRow], size: int) -> Iterator[tuple[Sequence[BenchmarkRow], Tensor]]:
         """Rows with their pixels on the device, (B, 3, S, S)."""
         self._require_whole_patches(size)
-        with PieceReader() as reader, ThreadPoolExecutor(self._threads) as pool:
+        with ByteRangeReader() as reader, ThreadPoolExecutor(self._threads) as pool:
             todo = iter(tqdm(rows, desc="images", unit="image", disable=None))
             while part := list(islice(todo, self._batch_size)):
                 contents = [_read(reader, row) for row in part]
@@ -164,7 +164,7 @@ def _fractions(rows: Sequence[BenchmarkRow]) -> tuple[Tensor, Tensor]:
     return torch.tensor(boxes, dtype=torch.float32).view(-1, 4), torch.tensor(owners, dtype=torch.int64)
 
 
-def _read(reader: PieceReader, row: BenchmarkRow) -> bytes:
+def _read(reader: ByteRangeReader, row: BenchmarkRow) -> bytes:
     content = reader.read(row.file, row.offset, row.size)
     if hashlib.sha256(content).hexdigest() != row.sha256:
         raise DataError(

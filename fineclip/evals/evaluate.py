@@ -20,7 +20,7 @@ from fineclip.config import BenchmarkConfig, canonical, identity
 from fineclip.evals import boxes, retrieval
 from fineclip.evals.benchmark import Index, Outcome, read_index
 from fineclip.shards import hashes_of, write_text
-from fineclip.shards.atomic import sweep
+from fineclip.shards.atomic import remove_stale_temp_files
 from fineclip.shards.manifest import hidden_copy
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def evaluate_run(
         "inputs": hashes_of([run, index]),
         "config": identity(config),
     }
-    sweep(output.parent, output.stem)
+    remove_stale_temp_files(output.parent, output.stem)
     if _is_done(output, claim):
         return
     images = read_index(index, config)

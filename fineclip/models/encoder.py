@@ -20,7 +20,7 @@ from fineclip.config import EncoderConfig
 from fineclip.errors import ConfigError
 from fineclip.models.architecture import build_model
 from fineclip.models.blocks import open_clip_block
-from fineclip.models.images import normalise
+from fineclip.models.images import normalize_pixels
 from fineclip.models.trunks import Hidden, trunk_of
 
 SMALL = 1e-12  # area of an empty mask, so that it gives zeros
@@ -82,7 +82,7 @@ class RegionEncoder(nn.Module):
         """8-bit pixels as normalised floats of the weights' type; floats as they are."""
         if images_B3HW.is_floating_point():
             return images_B3HW
-        return normalise(images_B3HW).to(self.logit_scale.dtype)
+        return normalize_pixels(images_B3HW).to(self.logit_scale.dtype)
 
     def encode_image(self, images_B3HW: Tensor) -> Tensor:
         """(B, D), not normalised."""

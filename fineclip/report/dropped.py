@@ -11,11 +11,11 @@ from fineclip.report.funnel import Funnel
 from fineclip.report.gallery import data_uri, evenly
 from fineclip.report.reading import Ledger, Place
 from fineclip.shards import (
+    ByteRangeReader,
     CaptionRow,
     DetectRow,
     FilterRow,
     PackRow,
-    PieceReader,
     Row,
     SelectRow,
     SourceRow,
@@ -65,7 +65,7 @@ def dropped_tiles(funnel: Funnel, folders: Mapping[str, Path], place: Place, led
     """An example of each reason that the funnel counts, in the order of the stages."""
     examples = list(_examples(funnel, folders, place, ledger))[:MOST_TILES]
     tiles: dict[Example, DroppedTile] = {}
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         for shard in dict.fromkeys(example.shard for example in examples):
             mine = {example.key: example for example in examples if example.shard == shard}
             manifest = folders["source"] / f"{shard}.json"
@@ -75,7 +75,7 @@ def dropped_tiles(funnel: Funnel, folders: Mapping[str, Path], place: Place, led
     return tuple(tiles[example] for example in examples if example in tiles)
 
 
-def dropped_tile(example: Example, row: SourceRow, reader: PieceReader, root: Path) -> DroppedTile:
+def dropped_tile(example: Example, row: SourceRow, reader: ByteRangeReader, root: Path) -> DroppedTile:
     """What can be shown of one example."""
     picture, note = _look(row, reader, root)
     return DroppedTile(
@@ -133,7 +133,7 @@ def first_of_each(manifest: Path, row_type: type[R], reasons: Collection[str]) -
     return found
 
 
-def _look(row: SourceRow, reader: PieceReader, root: Path) -> tuple[str, str]:
+def _look(row: SourceRow, reader: ByteRangeReader, root: Path) -> tuple[str, str]:
     """Picture and note of a source row; no picture where there is none to decode."""
     if row.file is None:
         return "", row.error or "has no image"

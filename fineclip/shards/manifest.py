@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from fineclip.config import canonical, identity
 from fineclip.errors import ShardError
-from fineclip.shards.atomic import sha256_of, sweep, write_text
+from fineclip.shards.atomic import remove_stale_temp_files, sha256_of, write_text
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class Job:
         It is if the copy of the manifest says the same stage, version, configuration and inputs, and every output is
         there with its hash. `forget` makes it work all the same.
         """
-        sweep(self.manifest.parent, self.manifest.stem)
+        remove_stale_temp_files(self.manifest.parent, self.manifest.stem)
         copy = hidden_copy(self.manifest)
         if not copy.is_file():
             return False

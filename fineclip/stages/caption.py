@@ -20,7 +20,7 @@ from fineclip.config import Blip2Caption, CaptionConfig, CaptionsJsonCaption, Te
 from fineclip.errors import ConfigError, ShardError
 from fineclip.models.batches import batches
 from fineclip.models.captioner import Captioner, RegionCaption, TemplateCaptioner, region_view
-from fineclip.shards import CaptionRow, DetectRow, Job, PieceReader, SourceRow, TableWriter, kept_rows
+from fineclip.shards import ByteRangeReader, CaptionRow, DetectRow, Job, SourceRow, TableWriter, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.given.captions import looked_up
 from fineclip.stages.given.tables import given_at
@@ -54,7 +54,7 @@ def crops(rows: Iterable[DetectRow], detected: Path, config: Blip2Caption) -> It
     """
     source = chain(detected)["source"]
     sources = kept_by_key(source, SourceRow)
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         for row in rows:
             if not row.regions:
                 continue
@@ -64,7 +64,7 @@ def crops(rows: Iterable[DetectRow], detected: Path, config: Blip2Caption) -> It
                 yield region_view(image, Box(*(region[edge] for edge in Box._fields)), config)
 
 
-def _same_image(row: DetectRow, place: SourceRow, reader: PieceReader) -> Image.Image:
+def _same_image(row: DetectRow, place: SourceRow, reader: ByteRangeReader) -> Image.Image:
     try:
         image = decode(content_of(place, reader))
     except UndecodableImage as error:

@@ -25,7 +25,16 @@ from tqdm import tqdm
 from fineclip.config import AnnotationsDetect, BoxesJsonDetect, DetectConfig, YoloDetect
 from fineclip.errors import ConfigError, DataError
 from fineclip.models.batches import batches
-from fineclip.shards import DetectRow, FilterRow, Job, PieceReader, SourceRow, TableWriter, input_manifest, kept_rows
+from fineclip.shards import (
+    ByteRangeReader,
+    DetectRow,
+    FilterRow,
+    Job,
+    SourceRow,
+    TableWriter,
+    input_manifest,
+    kept_rows,
+)
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.boxes import fault, stored
 from fineclip.stages.given.captions import GivenBox
@@ -53,7 +62,7 @@ class Picture:
     reason: str | None = None
 
 
-def pictures(samples: Iterable[tuple[FilterRow, SourceRow]], reader: PieceReader) -> Iterator[Picture]:
+def pictures(samples: Iterable[tuple[FilterRow, SourceRow]], reader: ByteRangeReader) -> Iterator[Picture]:
     """Each sample's pixels, decoded when they are asked for.
 
     Raises:
@@ -220,7 +229,7 @@ def detect_shard(
     if job.is_done():
         return
     samples = _samples(kept)
-    with PieceReader() as reader, TableWriter(job, DetectRow) as table:
+    with ByteRangeReader() as reader, TableWriter(job, DetectRow) as table:
         bar = tqdm(samples, desc=f"detect {manifest.stem}", unit="image", disable=None)  # shown on a terminal
         shown = pictures(bar, reader)
         rows: Iterable[DetectRow] = ()

@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 
 from fineclip.config import FilterConfig
-from fineclip.shards import FilterRow, Job, PieceReader, SourceRow, TableWriter, kept_rows
+from fineclip.shards import ByteRangeReader, FilterRow, Job, SourceRow, TableWriter, kept_rows
 from fineclip.shards.images import Header, read_header
 from fineclip.types import Candidate
 
@@ -112,7 +112,7 @@ def filter_shard(source: Path, manifest: Path, config: FilterConfig) -> None:
     job = Job(manifest, stage="filter", version=VERSION, config=config, inputs=[source])
     if job.is_done():
         return
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         looked_at = [_look_at(row, reader) for row in kept_rows(source, SourceRow)]
     reasons = judge((image for image, _ in looked_at), config)
     with TableWriter(job, FilterRow) as table:
@@ -129,7 +129,7 @@ def filter_shard(source: Path, manifest: Path, config: FilterConfig) -> None:
             table.write(row)
 
 
-def _look_at(row: SourceRow, reader: PieceReader) -> tuple[Candidate, Header | None]:
+def _look_at(row: SourceRow, reader: ByteRangeReader) -> tuple[Candidate, Header | None]:
     content = reader.read(row.file or "", row.offset, row.size)
     header = read_header(content)
     width, height = (header.width, header.height) if header else (0, 0)

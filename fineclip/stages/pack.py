@@ -18,12 +18,12 @@ from pathlib import Path
 from fineclip.config import FilterConfig, PackConfig, parse
 from fineclip.errors import ShardError
 from fineclip.shards import (
+    ByteRangeReader,
     CaptionRow,
     DetectRow,
     FilterRow,
     Job,
     PackRow,
-    PieceReader,
     SourceRow,
     TableWriter,
     TarAppender,
@@ -105,7 +105,7 @@ def pack_shard(captioned: Path, manifest: Path, config: PackConfig) -> None:
         TableWriter(job, PackRow, also=(path,)) as index,
         atomic(path) as temporary,
         closing(TarAppender(temporary)) as tar,
-        PieceReader() as reader,
+        ByteRangeReader() as reader,
     ):
         for row in joined_rows(manifests):
             sample = _sample(row, limits, manifests, reader=reader)
@@ -119,7 +119,7 @@ def pack_shard(captioned: Path, manifest: Path, config: PackConfig) -> None:
     )
 
 
-def _sample(row: Joined, limits: FilterConfig, manifests: dict[str, Path], *, reader: PieceReader) -> Sample:
+def _sample(row: Joined, limits: FilterConfig, manifests: dict[str, Path], *, reader: ByteRangeReader) -> Sample:
     captions = good_captions(row.source.captions, limits)
     if not captions and not may_be_silent(row.source.captions, limits):
         raise ShardError(

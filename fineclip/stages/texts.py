@@ -20,9 +20,9 @@ from pathlib import Path
 from fineclip.config import EncoderConfig
 from fineclip.errors import ShardError
 from fineclip.shards import (
+    ByteRangeReader,
     Job,
     PackRow,
-    PieceReader,
     TextsFile,
     kept_rows,
     read_description,
@@ -75,7 +75,7 @@ def texts_shard(
     if job.is_done():
         return
     rows = list(kept_rows(packed, PackRow))
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         samples = (read_description(reader, packed.with_suffix(".tar"), row) for row in rows)
         texts = Counter(text for sample in samples for text in texts_of(sample))
     path = manifest.with_suffix(".safetensors")

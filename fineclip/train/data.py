@@ -28,10 +28,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from fineclip.errors import DataError, FineclipError
 from fineclip.methods.items import Inputs, Item, Prepare, generator
-from fineclip.models.cuts import Cuts, cut
+from fineclip.models.device_crops import CropPlan, crop_on_device
 from fineclip.models.images import UndecodableImage
 from fineclip.models.tokenizer import cut_after_ends
-from fineclip.shards import PieceReader
+from fineclip.shards import ByteRangeReader
 from fineclip.train.sampler import BatchSampler, SampleRef
 from fineclip.train.selection import PackedShard
 from fineclip.types import Batch, Counts
@@ -51,7 +51,7 @@ class PackedDataset(Dataset[Item]):
     transform: Prepare
     seed: int
     _starts: npt.NDArray[np.int64] = field(init=False, repr=False)
-    _reader: PieceReader | None = field(default=None, init=False, repr=False)
+    _reader: ByteRangeReader | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._starts = np.cumsum([0, *map(len, self.shards)])
@@ -69,10 +69,10 @@ class PackedDataset(Dataset[Item]):
             DataError: The image cannot be decoded.
             ShardError: The tar is missing, truncated, or does not match its index.
         """
-        number = int(np.searchsorted(self._starts, sample.index, side="right")) - 1
-        shard, index = self.shards[number], sample.index - int(self._starts[number])
-        self._reader = self._reader or PieceReader(wholly=True)
-        packed = shard.read(index, self._reader)
+        number = int(np.searchsorted(self._starts, sample.row, side="right")) - 1
+        shard, within = self.shards[number], sample.row - int(self._starts[number])
+        self._reader = self._reader or ByteRangeReader(read_ahead=True)
+        packed = shard.read(within, self._reader)
         try:
             return self.transform(packed, generator(self.seed, sample.epoch, packed.key))
         except UndecodableImage as error:
@@ -97,7 +97,7 @@ class CPUBatch:
 
     Attributes:
         keys: Keys of the B images.
-        images: (B, 3, S, S) uint8, or, with `cuts`, (n,) uint8: all decoded images one after another.
+        images: (B, 3, S, S) uint8, or, with `crop_plans`, (n,) uint8: all decoded images one after another.
         texts: (N, L) int64 tokens or (N, D) float32 embeddings.
         text_rows: (B,) int64, row of `texts` of each image.
         boxes: (R, 4) float32, x1 y1 x2 y2 as fractions of the image square.
@@ -106,7 +106,7 @@ class CPUBatch:
         region_text_rows: (R,) int64, row of `region_texts` of each region.
         region_labels: (R,) int64.
         crops: (R, 3, s, s) uint8.
-        cuts: One for each image if the device resizes and crops.
+        crop_plans: One for each image if the device resizes and crops.
     """
 
     keys: tuple[str, ...]
@@ -119,7 +119,7 @@ class CPUBatch:
     region_text_rows: Tensor | None
     region_labels: Tensor | None
     crops: Tensor | None
-    cuts: tuple[Cuts, ...] | None = None
+    crop_plans: tuple[CropPlan, ...] | None = None
 
     @property
     def regions(self) -> int:
@@ -133,7 +133,8 @@ class CPUBatch:
 
     def pin_memory(self) -> "CPUBatch":
         """Copy all tensors to pinned memory. `DataLoader` calls it."""
-        return replace(self, **{name: value.pin_memory() for name, value in self.tensors.items()})
+        pinned: dict[str, Any] = {name: value.pin_memory() for name, value in self.tensors.items()}
+        return replace(self, **pinned)
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class Collate:
         if isinstance(examples, FineclipError):
             return examples
         empty = self._empty_example()
-        cuts = tuple(example.cuts for example in examples if example.cuts is not None) or None
+        crop_plans = tuple(example.cuts for example in examples if example.cuts is not None) or None
         regions = torch.tensor(
             [0 if example.boxes is None else len(example.boxes) for example in examples], dtype=torch.int64
         )
@@ -161,7 +162,7 @@ class Collate:
         unique_region_texts, region_text_rows = _unique_texts(region_texts)
         return CPUBatch(
             keys=tuple(example.key for example in examples),
-            images=_images(examples, empty.image, are_whole=cuts is not None),
+            images=_images(examples, empty.image, are_whole=crop_plans is not None),
             texts=unique_texts,
             text_rows=text_rows,
             boxes=_concatenate([example.boxes for example in examples], empty.boxes),
@@ -170,7 +171,7 @@ class Collate:
             region_text_rows=region_text_rows,
             region_labels=_concatenate([example.region_labels for example in examples], empty.region_labels),
             crops=_crops([example.crops for example in examples], empty.crops),
-            cuts=cuts,
+            crop_plans=crop_plans,
         )
 
     def _empty_example(self) -> Item:
@@ -310,8 +311,8 @@ def to_device(batch: CPUBatch, counts: Counts, device: torch.device, *, seed: in
     """
     moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in batch.tensors.items()}
     images, crops = moved.pop("images"), moved.pop("crops", None)
-    if batch.cuts is not None:
-        images, crops = cut(images, batch.cuts)
+    if batch.crop_plans is not None:
+        images, crops = crop_on_device(images, batch.crop_plans)
     per_image = None
     if batch.box_to_image is not None:
         per_image = tuple(torch.bincount(batch.box_to_image, minlength=len(batch.keys)).tolist())

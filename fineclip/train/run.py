@@ -36,7 +36,7 @@ from fineclip.models.encoder import RegionEncoder
 from fineclip.models.texts import text_tower_hash
 from fineclip.models.tokenizer import load_tokenizer
 from fineclip.shards import Job, hashes_of, write_text
-from fineclip.shards.atomic import sweep
+from fineclip.shards.atomic import remove_stale_temp_files
 from fineclip.stages.concepts import read_concepts
 from fineclip.stages.texts import text_files
 from fineclip.stages.upstream import keys_by_shard, manifests_of
@@ -130,7 +130,7 @@ def publish_pretrained(
 def _job(manifest: Path, config: Section, inputs: Sequence[Path]) -> Job:
     """The manifest's stage is `train` for an untrained encoder too: what reads runs need not tell them apart."""
     for name in (WEIGHTS, ARCHITECTURE, VOCABULARY, "config.yaml", "metrics.jsonl", "speed.jsonl"):
-        sweep(manifest.parent, name)
+        remove_stale_temp_files(manifest.parent, name)
     return Job(manifest, stage="train", version=VERSION, config=config, inputs=inputs)
 
 

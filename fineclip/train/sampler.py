@@ -18,11 +18,11 @@ class SampleRef(NamedTuple):
     """Reference to one sample in one epoch.
 
     Attributes:
-        index: Position of the sample in the concatenated shards, from 0.
+        row: Row of the sample in the concatenated shards, from 0.
         epoch: Epoch, from 0; the random draws of the sample depend on it.
     """
 
-    index: int
+    row: int
     epoch: int
 
 
@@ -76,20 +76,20 @@ class EpochOrder:
         epoch, within = self.position(step)
         start = within * self.batch_size
         order = _epoch_permutation(self.shard_sizes, (self.seed, epoch), self.shuffle_shards)
-        return [SampleRef(int(index), epoch) for index in order[start : start + self.batch_size]]
+        return [SampleRef(int(row), epoch) for row in order[start : start + self.batch_size]]
 
 
 @lru_cache(maxsize=2)
 def _epoch_permutation(
     shard_sizes: tuple[int, ...], seed: tuple[int, int], shuffle_shards: int
 ) -> npt.NDArray[np.int64]:
-    """Return every sample index once, in the order of one epoch."""
+    """Return every row once, in the order of one epoch."""
     rng = np.random.default_rng(seed)
     starts = np.cumsum([0, *shard_sizes])
-    indices = [np.arange(start, start + size) for start, size in zip(starts[:-1], shard_sizes, strict=True)]
+    rows = [np.arange(start, start + size) for start, size in zip(starts[:-1], shard_sizes, strict=True)]
     shards = rng.permutation(len(shard_sizes))
     windows = [shards[first : first + shuffle_shards] for first in range(0, len(shards), shuffle_shards)]
-    order = [rng.permutation(np.concatenate([indices[shard] for shard in window])) for window in windows]
+    order = [rng.permutation(np.concatenate([rows[shard] for shard in window])) for window in windows]
     return np.concatenate(order) if order else np.empty(0, dtype=np.int64)
 
 

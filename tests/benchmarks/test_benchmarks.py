@@ -23,7 +23,7 @@ from fineclip.config.training import LoaderConfig
 from fineclip.methods import FineCLIP
 from fineclip.methods.chunks import Chunks
 from fineclip.methods.items import Inputs, generator
-from fineclip.models.images import normalise
+from fineclip.models.images import normalize_pixels
 from fineclip.models.tokenizer import Tokenizer
 from tests.helpers.encoders import encoder_config
 from tests.helpers.tiny import ARCHITECTURE
@@ -124,11 +124,11 @@ def test_the_official_loader_gives_the_pixels_that_ours_gives_by_pillow() -> Non
     image, boxes_K5, crops_K3SS, _, _ = OfficialLoader(tokenize, size=SIDE).item(sample, np.random.default_rng(0))
     inputs = Inputs(tokenize, SIDE, SIDE, loader=LoaderConfig(resample="pillow"))
     item = FineCLIP.preparation(inputs, FineCLIPConfig(), max_regions=20)(sample, generator(0, 0, sample.key))
-    torch.testing.assert_close(image, normalise(item.image), atol=1e-5, rtol=0)
+    torch.testing.assert_close(image, normalize_pixels(item.image), atol=1e-5, rtol=0)
     assert item.crops is not None and item.boxes is not None
     order = np.random.default_rng(0).permutation(3)
     torch.testing.assert_close(boxes_K5[:3, :4], item.boxes[order], atol=1e-6, rtol=0)
-    torch.testing.assert_close(crops_K3SS[:3], normalise(item.crops[order]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(crops_K3SS[:3], normalize_pixels(item.crops[order]), atol=1e-5, rtol=0)
     assert not crops_K3SS[3:].any()
 
 

@@ -21,7 +21,7 @@ from fineclip.evals.evaluate import evaluate_run
 from fineclip.evals.sources import index_benchmark
 from fineclip.models.checkpoint import WEIGHTS, publish, published_tokenizer
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.images import decode, normalise, squash
+from fineclip.models.images import decode, normalize_pixels, squash
 from fineclip.models.shipped import shipped
 from fineclip.shards import Job, forget
 from tests.helpers.encoders import tiny_encoder
@@ -135,7 +135,7 @@ def test_scores_are_those_of_the_encoder_itself(shared: World) -> None:
         classes = normalize(encoder.encode_text(tokenize(texts)).double(), dim=-1)
         for row in index.images:
             content = Path(row.file).read_bytes()[row.offset : row.offset + row.size]
-            image = normalise(squash(decode(content), 96))[None]
+            image = normalize_pixels(squash(decode(content), 96))[None]
             for box in row.boxes:
                 sides = torch.tensor(
                     [[box["x1"] / row.width, box["y1"] / row.height, box["x2"] / row.width, box["y2"] / row.height]]

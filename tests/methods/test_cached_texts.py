@@ -17,7 +17,7 @@ from fineclip.methods.items import Inputs
 from fineclip.methods.texts import CachedTexts
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.texts import embed_texts, text_tower_hash
-from fineclip.shards import PieceReader, TextsFile, write_texts
+from fineclip.shards import ByteRangeReader, TextsFile, write_texts
 from fineclip.stages.texts import texts_of
 from fineclip.stages.upstream import keys_by_shard, manifests_of
 from fineclip.train.data import Collate, PackedDataset, build_batches, to_device
@@ -50,7 +50,7 @@ def cached(selection: Selection, tmp_path_factory: pytest.TempPathFactory) -> Ca
     folder, encoder = tmp_path_factory.mktemp("texts"), tiny_encoder(dtype=torch.float32)
     files = {}
     for shard in selection.shards:
-        with PieceReader() as reader:
+        with ByteRangeReader() as reader:
             found = [text for row in range(len(shard)) for text in texts_of(shard.read(row, reader))]
         texts = list(dict.fromkeys(found))
         files[shard.tar.stem] = folder / f"{shard.tar.stem}.safetensors"

@@ -1,4 +1,4 @@
-"""Batches: the same samples and the same draws for any number of workers and processes."""
+"""Batches: the same samples and draws for any number of workers and ranks; workers end with the training process."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from fineclip.config import FineCLIPConfig, LoaderConfig, TrainConfig, parse
 from fineclip.errors import DataError, ShardError
 from fineclip.methods import METHODS
 from fineclip.methods.items import Inputs, Item
-from fineclip.models.images import normalise
+from fineclip.models.images import normalize_pixels
 from fineclip.stages.upstream import keys_by_shard, manifests_of
 from fineclip.train.data import Collate, CPUBatch, PackedDataset, build_batches, to_device
 from fineclip.train.sampler import BatchSampler, EpochOrder
@@ -30,7 +30,7 @@ SIZES = {"a": 5, "b": 3, "c": 4}
 STEPS = 6
 
 
-def samples_of(select: Path, packed: list[Path], *, method: str = "fineclip", inputs: Inputs = INPUTS) -> PackedDataset:
+def dataset_of(select: Path, packed: list[Path], *, method: str = "fineclip", inputs: Inputs = INPUTS) -> PackedDataset:
     keys = keys_by_shard(select)
     selection = read_selection(keys, manifests_of(keys, packed, stage="pack", select=select), TrainConfig())
     prepare = METHODS[method].preparation(inputs, METHODS[method].section(), max_regions=1)
@@ -39,7 +39,7 @@ def samples_of(select: Path, packed: list[Path], *, method: str = "fineclip", in
 
 @pytest.fixture
 def samples(tmp_path: Path) -> PackedDataset:
-    return samples_of(*write_world(tmp_path, SIZES))
+    return dataset_of(*write_world(tmp_path, SIZES))
 
 
 def read(
@@ -52,13 +52,13 @@ def read(
 
 def assert_same(left: CPUBatch, right: CPUBatch) -> None:
     assert left.keys == right.keys
-    assert left.cuts == right.cuts
+    assert left.crop_plans == right.crop_plans
     assert left.tensors.keys() == right.tensors.keys()
     for name, value in left.tensors.items():
         assert torch.equal(value, right.tensors[name]), name
 
 
-def test_a_batch_is_packed(samples: PackedDataset) -> None:
+def test_regions_of_a_batch_are_concatenated_without_padding(samples: PackedDataset) -> None:
     for batch in read(samples):
         per_image = [0 if key.endswith(("1", "4")) else 1 for key in batch.keys]
         assert batch.images.shape == (4, 3, 16, 16)
@@ -67,18 +67,18 @@ def test_a_batch_is_packed(samples: PackedDataset) -> None:
         assert len(batch.text_rows) == 4
 
 
-def test_workers_change_nothing(samples: PackedDataset) -> None:
+def test_workers_give_the_batches_of_the_main_process(samples: PackedDataset) -> None:
     for left, right in zip(read(samples), read(samples, workers=2), strict=True):
         assert_same(left, right)
 
 
-def test_a_later_start_goes_on_where_the_other_stood(samples: PackedDataset) -> None:
+def test_a_later_start_gives_the_later_batches(samples: PackedDataset) -> None:
     for left, right in zip(read(samples)[4:], read(samples, start=4), strict=True):
         assert_same(left, right)
 
 
-def lengthened(part_NL: torch.Tensor, whole_NL: torch.Tensor) -> torch.Tensor:
-    """Each process cuts its texts after the last end of its own."""
+def padded(part_NL: torch.Tensor, whole_NL: torch.Tensor) -> torch.Tensor:
+    """Pad to the length of the whole batch: each rank cuts its texts after the end of its longest."""
     return torch.nn.functional.pad(part_NL, (0, whole_NL.shape[1] - part_NL.shape[1]))
 
 
@@ -87,11 +87,11 @@ def test_texts_are_as_long_as_the_longest() -> None:
     batch = Collate(INPUTS)(items_of(tokens_NL, tokens_NL[::2]))
     assert torch.equal(batch.texts, tokens_NL[:, :5])
     assert torch.equal(batch.region_texts, tokens_NL[::2][:, :3])
-    assert batch.texts.untyped_storage().nbytes() == 3 * 5 * 8  # what is sent from a worker
+    assert batch.texts.untyped_storage().nbytes() == 3 * 5 * 8  # a view would send the storage that it is a view of
 
 
 def items_of(texts: torch.Tensor, region_texts: torch.Tensor) -> list[Item]:
-    """One for each text, all with the same regions."""
+    """One example per text, all with the same regions."""
     image = torch.zeros(3, 16, 16, dtype=torch.uint8)
     boxes = torch.zeros(len(region_texts), 4)
     return [
@@ -100,7 +100,7 @@ def items_of(texts: torch.Tensor, region_texts: torch.Tensor) -> list[Item]:
 
 
 @pytest.mark.parametrize("kind", ["tokens", "embeddings"])
-def test_a_text_that_several_rows_share_is_kept_once_in_the_order_of_their_first(kind: str) -> None:
+def test_equal_texts_are_stored_once_in_the_order_of_first_use(kind: str) -> None:
     texts = INPUTS.tokenize(["b", "a", "b", "c", "a"])
     if kind == "embeddings":
         texts = texts.float() / 7
@@ -113,7 +113,7 @@ def test_a_text_that_several_rows_share_is_kept_once_in_the_order_of_their_first
     assert batch.texts.dtype == texts.dtype
 
 
-def test_bytes_to_the_device_are_those_of_its_tensors() -> None:
+def test_bytes_of_a_batch() -> None:
     tokens_NL = INPUTS.tokenize(["a", "a"])
     batch = Collate(INPUTS)(items_of(tokens_NL, tokens_NL[:0]))
     assert (
@@ -129,18 +129,18 @@ def test_ten_boxes_are_less_than_a_seventh_of_the_authors_template() -> None:
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
-def test_processes_share_the_same_samples_and_draws(samples: PackedDataset, world_size: int) -> None:
+def test_ranks_split_the_batch_of_one_process(samples: PackedDataset, world_size: int) -> None:
     whole = read(samples)
-    shares = [read(samples, rank=rank, world_size=world_size) for rank in range(world_size)]
+    parts_of_ranks = [read(samples, rank=rank, world_size=world_size) for rank in range(world_size)]
     for step, batch in enumerate(whole):
-        parts = [share[step] for share in shares]
+        parts = [rank_batches[step] for rank_batches in parts_of_ranks]
         assert tuple(key for part in parts for key in part.keys) == batch.keys
         for name in ("images", "boxes", "crops"):
             assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
         for name, rows in (("texts", "text_rows"), ("region_texts", "region_text_rows")):
             whole_NL = getattr(batch, name)[getattr(batch, rows)]
             own = [getattr(part, name)[getattr(part, rows)] for part in parts]
-            assert torch.equal(torch.cat([lengthened(part_NL, whole_NL) for part_NL in own]), whole_NL)
+            assert torch.equal(torch.cat([padded(part_NL, whole_NL) for part_NL in own]), whole_NL)
         first = 0
         for part in parts:
             own = batch.box_to_image[(batch.box_to_image >= first) & (batch.box_to_image < first + len(part.keys))]
@@ -157,18 +157,18 @@ def test_draws_differ_between_epochs(samples: PackedDataset) -> None:
 
 
 def test_a_method_without_regions_leaves_their_fields_empty(tmp_path: Path) -> None:
-    batch = read(samples_of(*write_world(tmp_path, SIZES), method="clip"))[0]
+    batch = read(dataset_of(*write_world(tmp_path, SIZES), method="clip"))[0]
     assert batch.boxes is batch.region_texts is batch.crops is None
     assert batch.regions == 0
 
 
-def test_pixels_are_normalised_where_they_are_used(samples: PackedDataset) -> None:
+def test_pixels_stay_uint8_until_the_encoder_normalizes_them(samples: PackedDataset) -> None:
     host = read(samples)[0]
     batch = to_device(host, Counts([4], [host.regions]), torch.device("cpu"), seed=0)
     assert batch.images.dtype == batch.crops.dtype == torch.uint8
     encoder = tiny_encoder(dtype=torch.float32)
-    assert torch.equal(encoder.seen(batch.images), normalise(host.images))
-    assert torch.equal(encoder.encode_image(batch.crops), encoder.encode_image(normalise(host.crops)))
+    assert torch.equal(encoder.seen(batch.images), normalize_pixels(host.images))
+    assert torch.equal(encoder.encode_image(batch.crops), encoder.encode_image(normalize_pixels(host.crops)))
     assert batch.regions_per_image == tuple(torch.bincount(batch.box_to_image, minlength=4).tolist())
     assert torch.equal(batch.boxes, host.boxes)
     assert torch.equal(batch.text_rows, host.text_rows)
@@ -185,19 +185,19 @@ def test_pixels_are_normalised_where_they_are_used(samples: PackedDataset) -> No
         ("clim", {}),
     ],
 )
-def test_the_device_cuts_what_the_workers_would(tmp_path: Path, method: str, options: dict[str, Any]) -> None:
+def test_crops_of_the_device_equal_crops_of_the_workers(tmp_path: Path, method: str, options: dict[str, Any]) -> None:
     select, packed = write_world(tmp_path, SIZES)
     section = parse(METHODS[method].section, options, where="test")
     found = []
     for way in ("worker", "device"):
         inputs = replace(INPUTS, concepts=("thing",), loader=LoaderConfig(crops=way))
-        samples = samples_of(select, packed)
+        samples = dataset_of(select, packed)
         samples.transform = METHODS[method].preparation(inputs, section, max_regions=2)
         sampler = BatchSampler(
             EpochOrder((5, 3, 4), 12, seed=0, shuffle_shards=1), start=0, stop=1, rank=0, world_size=1
         )
         [host] = build_batches(samples, Collate(inputs), sampler, workers=0, pin_memory=False)
-        assert (host.cuts is None) == (way == "worker")
+        assert (host.crop_plans is None) == (way == "worker")
         found.append(to_device(host, Counts([12], [host.regions]), torch.device("cpu"), seed=0))
     one, other = found
     assert one.images.shape == other.images.shape == (12, 3, 16, 16)
@@ -210,65 +210,65 @@ def test_the_device_cuts_what_the_workers_would(tmp_path: Path, method: str, opt
 
 
 def error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The mean square of the difference."""
+    """Mean squared difference."""
     return (found.double() - expected.double()).square().mean().item()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_is_no_image_is_named(tmp_path: Path, workers: int) -> None:
+def test_an_undecodable_image_is_reported_with_its_tar_and_key(tmp_path: Path, workers: int) -> None:
     manifest = write_pack(tmp_path, "a", [sample("a-000000"), sample("a-000001", image=b"<html>")])
-    samples = samples_of(write_select(tmp_path / "select.json", {"a": ["a-000000", "a-000001"]}), [manifest])
+    samples = dataset_of(write_select(tmp_path / "select.json", {"a": ["a-000000", "a-000001"]}), [manifest])
     sampler = BatchSampler(EpochOrder((2,), 2, seed=0, shuffle_shards=1), start=0, stop=1, rank=0, world_size=1)
     with pytest.raises(DataError, match=r"a\.tar: sample a-000001 no header of JPEG"):
         list(build_batches(samples, Collate(INPUTS), sampler, workers=workers, pin_memory=False))
 
 
-def test_a_tar_that_was_cut_is_named(tmp_path: Path) -> None:
+def test_a_truncated_tar_is_reported_with_its_path(tmp_path: Path) -> None:
     select, packed = write_world(tmp_path, SIZES)
-    samples = samples_of(select, packed)
+    samples = dataset_of(select, packed)
     tar = packed[1].with_suffix(".tar")
     tar.write_bytes(tar.read_bytes()[:700])
     with pytest.raises(ShardError, match=r"b\.tar: ends at byte"):
         read(samples)
 
 
-def test_crops_are_made_only_where_they_are_compared(tmp_path: Path) -> None:
-    samples = samples_of(*write_world(tmp_path, SIZES))
+def test_crops_are_made_only_if_the_method_uses_them(tmp_path: Path) -> None:
+    samples = dataset_of(*write_world(tmp_path, SIZES))
     options = FineCLIPConfig.model_validate({"weights": {"distill": 0}})
     samples.transform = METHODS["fineclip"].preparation(INPUTS, options, max_regions=1)
     assert read(samples)[0].crops is None
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system cannot be told what will be read")
-def test_a_shard_is_announced_as_a_whole_when_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    announced: list[tuple[str, int, int, int]] = []
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="no posix_fadvise on this system")
+def test_a_shard_is_read_ahead_as_a_whole_when_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    advised: list[tuple[str, int, int, int]] = []
 
     def advise(descriptor: int, *said: int) -> None:
-        announced.append((Path(f"/proc/self/fd/{descriptor}").resolve().name, *said))
+        advised.append((Path(f"/proc/self/fd/{descriptor}").resolve().name, *said))
 
     monkeypatch.setattr(os, "posix_fadvise", advise)
-    read(samples_of(*write_world(tmp_path, SIZES)))
+    read(dataset_of(*write_world(tmp_path, SIZES)))
     whole = (0, 0, os.POSIX_FADV_WILLNEED)
-    assert sorted(announced) == [(f"{name}.tar", *whole) for name in sorted(SIZES)]
+    assert sorted(advised) == [(f"{name}.tar", *whole) for name in sorted(SIZES)]
 
 
 @pytest.mark.parametrize("crops", ["worker", "device"])
 def test_batches_are_the_same_from_any_number_of_workers(tmp_path: Path, crops: str) -> None:
     inputs = replace(INPUTS, loader=LoaderConfig(crops=crops))
-    samples = samples_of(*write_world(tmp_path, SIZES), inputs=inputs)
+    samples = dataset_of(*write_world(tmp_path, SIZES), inputs=inputs)
     sampler = BatchSampler(EpochOrder(tuple(SIZES.values()), 4, 0, 2), 0, 12, rank=0, world_size=1)
     alone, *others = (
         list(build_batches(samples, Collate(inputs), sampler, workers=workers, pin_memory=False))
         for workers in (0, 1, 2)
     )
     assert len(alone) == 12
-    assert all((batch.cuts is not None) == (crops == "device") for batch in alone)
+    assert all((batch.crop_plans is not None) == (crops == "device") for batch in alone)
     for batches in others:
         for found, expected in zip(batches, alone, strict=True):
             assert_same(found, expected)
 
 
-def test_pinned_memory_is_asked_for_every_tensor(samples: PackedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_tensor_is_pinned(samples: PackedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = read(samples)[0]
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
     pinned = batch.pin_memory()
@@ -284,7 +284,7 @@ from fineclip.errors import DataError
 from fineclip.train.data import Collate, build_batches
 from fineclip.train.sampler import BatchSampler, EpochOrder
 from tests.helpers.packs import write_world
-from tests.train.test_data import INPUTS, SIZES, samples_of
+from tests.train.test_data import INPUTS, SIZES, dataset_of
 
 class Holder:
     pass
@@ -293,7 +293,7 @@ def fail(sample, rng):
     raise DataError("sample 7 is broken")
 
 def main():
-    samples = samples_of(*write_world(Path(sys.argv[1]), SIZES))
+    samples = dataset_of(*write_world(Path(sys.argv[1]), SIZES))
     sampler = BatchSampler(EpochOrder((5, 3, 4), 4, 0, 2), 0, 500, rank=0, world_size=1)
     stream = build_batches(samples, Collate(INPUTS), sampler, workers=2, pin_memory=False)
     holder = Holder()
@@ -314,7 +314,7 @@ if __name__ == "__main__":
 
 
 def started(folder: Path, how: str) -> tuple[subprocess.Popen[str], list[int]]:
-    """A process in a group of its own, and the ids of its two workers."""
+    """Start a process in its own group; return it and the ids of its two workers."""
     script = folder / "script.py"
     script.write_text(SCRIPT)
     process = subprocess.Popen(
@@ -332,7 +332,7 @@ def started(folder: Path, how: str) -> tuple[subprocess.Popen[str], list[int]]:
 
 
 def finished(process: subprocess.Popen[str], given: str = "") -> tuple[str, str]:
-    """What a process that must end wrote; one that hangs is killed with its workers."""
+    """Return stdout and stderr of a process; kill it and its workers if it hangs."""
     try:
         return process.communicate(given, timeout=100)
     except subprocess.TimeoutExpired:
@@ -346,7 +346,7 @@ def assert_gone(workers: list[int], *, within_s: float) -> None:
 
 
 @pytest.mark.parametrize("how", ["exit", "error"])
-def test_a_training_that_ends_early_ends_its_workers(tmp_path: Path, how: str) -> None:
+def test_workers_end_if_the_training_stops_early(tmp_path: Path, how: str) -> None:
     process, workers = started(tmp_path, how)
     _, errors = finished(process)
     assert process.returncode == (7 if how == "exit" else 1)
@@ -354,14 +354,14 @@ def test_a_training_that_ends_early_ends_its_workers(tmp_path: Path, how: str) -
     assert_gone(workers, within_s=0)
 
 
-def test_a_training_that_is_killed_ends_its_workers(tmp_path: Path) -> None:
+def test_workers_end_if_the_training_is_killed(tmp_path: Path) -> None:
     process, workers = started(tmp_path, "kill")
     with process:
         process.kill()
     assert_gone(workers, within_s=3)  # torch looks for the parent every 5 s
 
 
-def test_signals_to_stop_leave_the_workers_to_the_training(tmp_path: Path) -> None:
+def test_workers_ignore_stop_signals(tmp_path: Path) -> None:
     process, workers = started(tmp_path, "signals")
     for number in (signal.SIGTERM, signal.SIGINT):
         for pid in workers:
