@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 import torch
 
-from benchmarks.command import parser_of, run
+from benchmarks.command import build_parser, run
 from benchmarks.figures import Figure
 from benchmarks.photos import COCO, photographs, sample_of
 from fineclip.config.methods import FineCLIPConfig
@@ -199,7 +199,7 @@ def _figure(name: str, unit: str, pairs: Sequence[Pair]) -> Figure:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare two checkouts, show, write."""
-    parser = parser_of(__doc__, repeats=5)
+    parser = build_parser(__doc__, repeats=5)
     parser.add_argument("--base", type=Path, help="the other checkout")
     parser.add_argument("--serve", action="store_true", help="measure here what stdin asks for")
     if parser.parse_args(arguments).serve:
