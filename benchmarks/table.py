@@ -46,6 +46,8 @@ def _kind(title: str, names: Sequence[str], results: Sequence[Content], select: 
         return []
     latest = max(found, key=lambda each: max(_date(each, name) for name in names))
     rows = [_row(figure) for name in names for figure in figures_of(latest, name) if name == "gpu" or select(figure)]
+    if not rows:
+        return []
     head = ["| | plain, or limit | ours | ratio | target |", "|---|---|---|---|---|"]
     return [f"**{title}** ({_where(latest, names)})", "\n".join([*head, *rows])]
 

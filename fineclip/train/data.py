@@ -262,10 +262,10 @@ def build_batches(
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,  # starts without imports
     )
     iterator = iter(loader)
-    end_workers = getattr(
-        iterator, "_shutdown_workers", _do_nothing
-    )  # what its own __del__ calls; absent without workers
-    atexit.register(end_workers)  # runs before Python joins the workers, which ignore its SIGTERM
+    # The iterator's own __del__ calls this method; it is absent if there are no workers.
+    end_workers = getattr(iterator, "_shutdown_workers", _do_nothing)
+    # At exit, Python sends SIGTERM to the workers and joins them. They ignore it, so they must end before.
+    atexit.register(end_workers)
     try:
         for batch in iterator:
             if isinstance(batch, FineclipError):
