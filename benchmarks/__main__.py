@@ -1,8 +1,8 @@
-"""All benchmarks of this machine, then the tables of them: what `make bench` runs.
+"""Run all benchmarks and write the tables (`make bench`).
 
     python -m benchmarks [--images FOLDER]
 
-Each in a process of its own, so that none meets what another left in memory.
+Each benchmark runs in its own process, so that no state is shared.
 """
 
 import argparse
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run them one after another; the first that fails ends it."""
+    """Run all benchmarks in order; stop at the first failure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of photographs for the loader; without it they are drawn")
     chosen = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Whether `workflow/presets/24gb.yaml` keeps its promise: what a step takes with the chunks that it leads to.
+"""Memory of a step with `workflow/presets/24gb.yaml`, with the micro-batches that it leads to.
 
 Measured as the trainer measures it, on an image and on a crop, with autocast and attention as a GPU has them.
 """
@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from benchmarks.figures import Figure
-from benchmarks.inputs import made_encoder, made_method
+from benchmarks.inputs import build_method, random_encoder
 from benchmarks.memory import as_on_a_gpu
 from fineclip.config.plan import RuntimeConfig
 from fineclip.methods import FineCLIP
@@ -25,7 +25,7 @@ GB = 1e9
 
 
 class Case(NamedTuple):
-    """A model at its size."""
+    """A model and its image size."""
 
     model: str
     px: int
@@ -35,12 +35,12 @@ CASES = (Case("EVA02-B-16", 224), Case("EVA02-L-14-336", 336))
 
 
 def preset() -> RuntimeConfig:
-    """What the overlay says."""
+    """Return the runtime section of the preset."""
     return RuntimeConfig(**yaml.safe_load(PRESET.read_text(encoding="utf-8"))["runtime"])
 
 
 class Chosen(NamedTuple):
-    """What the preset leads to.
+    """Memory that the preset leads to.
 
     Attributes:
         limit: bytes.
@@ -54,12 +54,12 @@ class Chosen(NamedTuple):
 
     @property
     def taken(self) -> float:
-        """Bytes of a step."""
+        """Memory of a step in bytes."""
         return self.costs.of(self.chunks.images or self.share.images, self.chunks.crops or self.share.regions)
 
     @property
     def said(self) -> str:
-        """Of what it is made."""
+        """Parts of the memory, for the note."""
         chunks, costs = self.chunks, self.costs
         at_a_time = [
             f"{count or 'all'} {name} at a time" for name, count in (("images", chunks.images), ("crops", chunks.crops))
@@ -72,16 +72,16 @@ class Chosen(NamedTuple):
 
 
 def chosen(case: Case, *, images: int = IMAGES, regions: int = REGIONS) -> Chosen:
-    """The chunks that the trainer takes on one process.
+    """Return the micro-batches that the trainer chooses on one process.
 
     Raises:
         ConfigError: not even one image and one crop fit.
     """
     runtime = preset()
     limit = float(runtime.memory_gb or 0) * GB
-    encoder = made_encoder(case.model, size=case.px)
+    encoder = random_encoder(case.model, size=case.px)
     encoder.trunk.checkpointing = runtime.checkpointing
-    method = made_method(encoder)
+    method = build_method(encoder)
     inputs = Inputs(tokenize=lambda _: torch.zeros(0, 77, dtype=torch.int64), image_size=case.px, crop_size=case.px)
     share = Share(images, images * regions, images, images * regions)
     with as_on_a_gpu():
@@ -91,7 +91,7 @@ def chosen(case: Case, *, images: int = IMAGES, regions: int = REGIONS) -> Chose
 
 
 def card_figures(cases: Sequence[Case] = CASES, *, images: int = IMAGES, regions: int = REGIONS) -> list[Figure]:
-    """The memory that a whole global batch takes on one card, each model at its size."""
+    """Return the memory of a whole global batch on one GPU, for each model."""
     found = [(case, chosen(case, images=images, regions=regions)) for case in cases]
     return [
         Figure(

@@ -1,4 +1,4 @@
-"""What every benchmark does when it is run by itself: read its options, measure on one thread, show, write."""
+"""Command line of a benchmark: parse options, measure on one thread, print, write."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -9,8 +9,8 @@ from benchmarks.figures import Figure, show, write
 from benchmarks.machine import load_average
 
 
-def parser_of(about: str | None, *, repeats: int | None = None) -> argparse.ArgumentParser:
-    """Options of a benchmark; timed ones say how often a variant runs at least."""
+def build_parser(about: str | None, *, repeats: int | None = None) -> argparse.ArgumentParser:
+    """Return a parser; `repeats` adds the option `--repeats` with that default."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     if repeats is not None:
         parser.add_argument("--repeats", type=int, default=repeats)
@@ -20,13 +20,13 @@ def parser_of(about: str | None, *, repeats: int | None = None) -> argparse.Argu
 def run(
     benchmark: str,
     parser: argparse.ArgumentParser,
-    measured: Callable[[argparse.Namespace], list[Figure]],
+    measure: Callable[[argparse.Namespace], list[Figure]],
     arguments: Sequence[str] | None,
 ) -> None:
-    """Measure with these options, show, write."""
+    """Parse the options, measure, print and write the figures."""
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     load = load_average()
-    figures = measured(chosen)
+    figures = measure(chosen)
     show(figures)
     print(write(benchmark, figures, load=load))

@@ -1,4 +1,4 @@
-"""Collectives of a step, and the places where the host waits to read what a device has computed."""
+"""Count the collectives of a step and the places where the host waits for the device."""
 
 import traceback
 from collections import Counter
@@ -30,7 +30,7 @@ WRAPPERS = {"__torch_dispatch__", "inner", "_fn"}  # torch's own, around a mode
 
 
 class Calls:
-    """What a step asked for.
+    """Collectives and host reads of a step.
 
     Attributes:
         reads: times that a value went to the host, by the function of this package that asked.
@@ -43,13 +43,13 @@ class Calls:
 
     @property
     def waits(self) -> int:
-        """Reads that happen on a GPU too."""
+        """Reads that also happen on a GPU."""
         return sum(count for place, count in self.reads.items() if place not in HOST_ONLY)
 
 
 @contextmanager
 def counted_calls() -> Iterator[Calls]:
-    """What happens while this is open, forward and backward."""
+    """Count in the block, forward and backward."""
     calls = Calls()
     with _Python(calls), _Dispatched(calls):
         yield calls
@@ -79,7 +79,7 @@ def _is_used_table(tensor: Tensor) -> bool:
 
 
 class _Python(TorchFunctionMode):
-    """`tolist` and `numpy` read memory without an operation that is dispatched."""
+    """Count `tolist` and `numpy`, which read memory without a dispatched operation."""
 
     def __init__(self, calls: Calls) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def _has_mask(indices: Any) -> bool:
 
 
 def _asked_by() -> str:
-    """The innermost function of the package, as `module.function`; else where it was."""
+    """Return the innermost function of the package on the stack, as `module.function`."""
     frames = traceback.extract_stack()[:-2]
     for frame in reversed(frames):
         path = Path(frame.filename)
@@ -106,7 +106,7 @@ def _asked_by() -> str:
 
 
 def on_a_gpu(method: nn.Module, batch: Batch) -> None:
-    """A forward pass on a device of the kind cuda that has shapes and no values: whatever reads a value raises.
+    """Run a forward pass on a fake CUDA device that has shapes and no values; reading a value raises an error.
 
     Works on a machine without a GPU. Parameters and buffers of `method` are replaced for good.
 
@@ -130,7 +130,7 @@ def on_a_gpu(method: nn.Module, batch: Batch) -> None:
 
 
 def in_two_processes(function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `function(*arguments)` returned on each of two gloo processes; a function of the top level of a module."""
+    """Return the results of a module-level function on each of two gloo processes."""
     context = torch.multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
     with dist_store() as address:
@@ -147,7 +147,7 @@ def in_two_processes(function: Callable[..., Any], *arguments: Any) -> list[Any]
 
 @contextmanager
 def dist_store() -> Iterator[str]:
-    """The address of a file where processes meet."""
+    """Return the URL of a file for the rendezvous of processes."""
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory() as folder:

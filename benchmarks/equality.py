@@ -1,4 +1,4 @@
-"""That ours and the plain formulation are the same function, before anybody times them."""
+"""Check that ours and the plain formulation are the same function, before they are timed."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -13,19 +13,19 @@ TOLERANCE = 1e-5
 
 
 class Difference(NamedTuple):
-    """Relative errors: of the loss, of all gradients together."""
+    """Relative errors of the loss and of all gradients together."""
 
     loss: float
     gradients: float
 
     @property
     def is_rounding(self) -> bool:
-        """Whether both are under 1e-5."""
+        """Whether both errors are at most 1e-5."""
         return max(self) < TOLERANCE
 
 
 def differences(method: FineCLIP, step: Step) -> dict[str, Difference]:
-    """Ours against the plain formulation on our kernels, and on upstream's."""
+    """Compare ours with the plain formulation on our kernels and on the upstream kernels."""
     kernels: Mapping[str, Kernels] = {
         "our kernels": OurKernels(method.encoder),
         "upstream's trunk": UpstreamKernels(method.encoder),
@@ -41,7 +41,7 @@ def differences(method: FineCLIP, step: Step) -> dict[str, Difference]:
 
 
 def outcome(module: nn.Module, loss: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """A loss and every gradient; the module is left without any."""
+    """Return a loss and all gradients, and clear the gradients of the module."""
     module.zero_grad(set_to_none=True)
     value = loss()
     value.backward()
@@ -51,7 +51,7 @@ def outcome(module: nn.Module, loss: Callable[[], Tensor]) -> tuple[Tensor, dict
 
 
 def difference(one: tuple[Tensor, dict[str, Tensor]], other: tuple[Tensor, dict[str, Tensor]]) -> Difference:
-    """Norm of the difference by the norm of the other; a gradient that only one has is a difference of 1."""
+    """Return the norm of the difference divided by the norm of the second; a gradient that only one has counts as a difference of 1."""
     loss = abs(float(one[0]) / float(other[0]) - 1)
     if one[1].keys() != other[1].keys():
         return Difference(loss, 1.0)

@@ -1,4 +1,4 @@
-"""What is the same on every machine: FLOPs, bytes kept, bytes sent, collectives, waits of the host.
+"""Machine-independent figures: FLOPs, bytes kept, bytes sent, collectives, host waits.
 
 python -m benchmarks.exact
 """
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.card import card_figures
-from benchmarks.command import parser_of, run
+from benchmarks.command import build_parser, run
 from benchmarks.counting import Calls, counted_calls, in_two_processes
 from benchmarks.equality import require_equal
-from benchmarks.figures import Figure, less, of_limit
-from benchmarks.inputs import SLOTS, made_encoder, made_method, made_step, packed, padded
+from benchmarks.figures import Figure, ratio_to_limit, ratio_to_plain
+from benchmarks.inputs import SLOTS, build_method, packed, padded, random_encoder, random_step
 from benchmarks.memory import StepBytes, step_bytes
 from benchmarks.plain import OurKernels, plain_loss
 from fineclip.config import TrainConfig
@@ -32,7 +32,7 @@ STEPS = 3  # counted in two processes; the first is left out
 
 
 class Sizes(NamedTuple):
-    """What the figures are of: images and regions of each, for the arithmetic and for the memory; pixels."""
+    """Numbers of images and regions of the measured steps, and image size."""
 
     model: str = MODEL
     px: int = 224
@@ -43,8 +43,8 @@ class Sizes(NamedTuple):
 
 
 def flops_figures(method: FineCLIP, sizes: Sizes) -> list[Figure]:
-    """A step forward and backward, at a few regions an image."""
-    step = made_step(method.encoder, [sizes.few] * sizes.images, size=sizes.px)
+    """Count the FLOPs of a step with few regions per image."""
+    step = random_step(method.encoder, [sizes.few] * sizes.images, size=sizes.px)
     batch, template = packed(step), padded(step)
     kernels = OurKernels(method.encoder)
     ours = _flops(method, lambda: method(batch).total)
@@ -52,8 +52,8 @@ def flops_figures(method: FineCLIP, sizes: Sizes) -> list[Figure]:
     arithmetic = step_flops(method, batch) or 0.0
     what = f"{sizes.images} images x {sizes.few} regions"
     return [
-        less(f"FLOPs of a step, {what}", "TFLOP", plain / 1e12, ours / 1e12, target=1.25),
-        of_limit(
+        ratio_to_plain(f"FLOPs of a step, {what}", "TFLOP", plain / 1e12, ours / 1e12, target=1.25),
+        ratio_to_limit(
             "FLOPs of a step, by torch's counter",
             "TFLOP",
             arithmetic / 1e12,
@@ -75,8 +75,8 @@ def _flops(method: FineCLIP, loss: object) -> float:
 
 
 def memory_figures(method: FineCLIP, sizes: Sizes) -> list[Figure]:
-    """Bytes kept for the backward pass in bf16, at many regions an image: all at once, in chunks, checkpointed."""
-    step = made_step(method.encoder, [sizes.many] * sizes.images, size=sizes.px)
+    """Measure the bytes kept for the backward pass in bf16 with many regions per image: whole batch, micro-batches, checkpointed."""
+    step = random_step(method.encoder, [sizes.many] * sizes.images, size=sizes.px)
     batch, template = packed(step), padded(step)
     kernels, trunk, blocks = OurKernels(method.encoder), method.encoder.trunk, len(method.encoder.trunk.blocks)
     plain = step_bytes(method, lambda: plain_loss(method.encoder, kernels, template))
@@ -99,7 +99,7 @@ def memory_figures(method: FineCLIP, sizes: Sizes) -> list[Figure]:
         (f"{what}, all crops at once, checkpointed", again, 5.0),
     ]
     return [
-        less(
+        ratio_to_plain(
             name,
             "MB",
             plain.saved / 1e6,
@@ -112,13 +112,13 @@ def memory_figures(method: FineCLIP, sizes: Sizes) -> list[Figure]:
 
 
 def sent_figure(method: FineCLIP, sizes: Sizes) -> Figure:
-    """What goes to the device for one image with many boxes: 8-bit pixels of what is there, or a template of floats."""
-    step = made_step(method.encoder, [sizes.many], size=sizes.px)
+    """Compare the bytes sent to the device for one image with many boxes: uint8 pixels, or a padded float template."""
+    step = random_step(method.encoder, [sizes.many], size=sizes.px)
     batch = packed(step)
     pixels = step.images_B3SS.numel() + step.crops_R3SS.numel()
     rest = sum(_bytes(getattr(batch, name)) for name in REST)
     plain = sum(_bytes(each) for each in vars(padded(step, slots=SLOTS)).values())
-    return less(
+    return ratio_to_plain(
         f"bytes to the device for an image with {sizes.many} boxes", "MB", plain / 1e6, (pixels + rest) / 1e6, target=7
     )
 
@@ -131,7 +131,7 @@ def _bytes(tensor: Tensor | None) -> int:
 
 
 def call_figures(sizes: Sizes) -> list[Figure]:
-    """Of a step of one process of two, after the first step."""
+    """Count host waits and collectives of a step in one of two processes, after the first step."""
     found: list[tuple[dict[str, float], dict[str, float], float]] = in_two_processes(counted_steps, sizes)
     reads, collectives, _ = found[0]
     said = ", ".join(f"{name} {count:g}" for name, count in sorted(collectives.items()))
@@ -150,14 +150,14 @@ def call_figures(sizes: Sizes) -> list[Figure]:
 
 
 def counted_steps(sizes: Sizes) -> tuple[dict[str, float], dict[str, float], float]:
-    """Reads by place, collectives by name, waits: of one step, the mean of those after the first."""
+    """Return reads by place, collectives by name, and waits, as means over the steps after the first."""
     rank = torch.distributed.get_rank()
     processes = Processes(rank, 2, torch.device("cpu"))
-    method = made_method(made_encoder(sizes.model, size=sizes.px))
+    method = build_method(random_encoder(sizes.model, size=sizes.px))
     config = TrainConfig()
     module, optimizer = processes.wrap(method), make_optimizer(method.parameter_groups(), config)
     precision, watch = Precision.of(config, processes.device), Watch(processes, 3.0, "benchmark", STEPS)
-    step = made_step(method.encoder, [2, 2 + rank], size=sizes.px, seed=rank)
+    step = random_step(method.encoder, [2, 2 + rank], size=sizes.px, seed=rank)
     batch = packed(step)
     batch.counts = Counts([2, 2], [4, 5])
 
@@ -183,10 +183,10 @@ def counted_steps(sizes: Sizes) -> tuple[dict[str, float], dict[str, float], flo
     )
 
 
-def measured(sizes: Sizes) -> list[Figure]:
-    """Every exact figure, after ours and the plain formulation were found equal."""
-    method = made_method(made_encoder(sizes.model, size=sizes.px))
-    equal = require_equal(method, made_step(method.encoder, [2, 1], size=sizes.px))
+def measure(sizes: Sizes) -> list[Figure]:
+    """Check that ours equals the plain formulation, then measure all figures."""
+    method = build_method(random_encoder(sizes.model, size=sizes.px))
+    equal = require_equal(method, random_step(method.encoder, [2, 1], size=sizes.px))
     differences = [
         Figure(
             f"relative difference of all gradients, fp32, plain on {name}",
@@ -207,8 +207,8 @@ def measured(sizes: Sizes) -> list[Figure]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, show, write."""
-    run("exact", parser_of(__doc__), lambda _: [*measured(Sizes()), *card_figures()], arguments)
+    """Measure, print, write."""
+    run("exact", build_parser(__doc__), lambda _: [*measure(Sizes()), *card_figures()], arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One measured thing, and the file that all of a machine's figures lie in."""
+"""Measured figures, and the file of results of each machine."""
 
 import json
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ Side = Literal["at least", "at most"]
 
 @dataclass(frozen=True)
 class Figure:
-    """A number beside what it is compared with.
+    """Measured value with its reference.
 
     Attributes:
-        name: what is measured, in words.
-        unit: of `reference` and `ours`.
-        reference: of the plain formulation, or of the machine's limit; None where nothing is compared.
-        ours: the same of this package.
-        against: what the reference is.
-        ratio: how many times less ours is than a plain formulation; how many times the limit it is.
-        target: what the ratio, or `ours` where there is no ratio, should be.
-        side: whether at least or at most.
-        spread: lowest and highest of every timed variant, by its name.
-        note: what bounds it where it falls short, or how it was measured.
+        name: Name of the measurement.
+        unit: Unit of `reference` and `ours`.
+        ours: Value of this package.
+        reference: Value of the plain formulation or the limit of the machine; None if there is none.
+        against: Name of the reference.
+        ratio: `reference / ours` for a plain formulation, `ours / reference` for a limit or an earlier commit.
+        target: Bound of the ratio, or of `ours` if there is no ratio.
+        side: Side of the bound.
+        spread: Lowest and highest value of each timed variant, by its name.
+        note: Cause of a missed target, or conditions of the measurement.
     """
 
     name: str
@@ -43,37 +43,40 @@ class Figure:
 
     @property
     def judged(self) -> float:
-        """What the target is about."""
+        """Value that is compared with the target."""
         return self.ours if self.ratio is None else self.ratio
 
     @property
     def met(self) -> bool | None:
-        """None without a target."""
+        """Whether the target is met; None without a target."""
         if self.target is None:
             return None
         return self.judged >= self.target if self.side == "at least" else self.judged <= self.target
 
 
-def less(name: str, unit: str, plain: float, ours: float, **more: Any) -> Figure:
-    """How many times less of something ours takes than the plain formulation."""
+def ratio_to_plain(name: str, unit: str, plain: float, ours: float, **more: Any) -> Figure:
+    """Return a figure with the ratio of the plain formulation to ours."""
     return Figure(name, unit, ours=ours, reference=plain, ratio=plain / ours, **more)
 
 
-def of_limit(name: str, unit: str, limit: float, ours: float, *, against: str, **more: Any) -> Figure:
-    """How many times the machine's limit ours takes."""
+def ratio_to_limit(name: str, unit: str, limit: float, ours: float, *, against: str, **more: Any) -> Figure:
+    """Return a figure with the ratio of ours to the limit of the machine."""
     return Figure(
         name, unit, ours=ours, reference=limit, ratio=ours / limit, against=against, **({"side": "at most"} | more)
     )
 
 
 def write(benchmark: str, figures: Sequence[Figure], *, load: Sequence[float], folder: Path = RESULTS) -> Path:
-    """Put a benchmark's figures into the file of this machine, in place of what it said of it before.
+    """Write the figures of a benchmark to the file of this machine and replace earlier ones.
 
     Args:
-        benchmark: its name.
-        figures: in the order of the table.
-        load: average of the last minute when it began.
-        folder: where the file lies.
+        benchmark: Name of the benchmark.
+        figures: Figures in the order of the table.
+        load: Load averages of 1, 5 and 15 minutes at the start.
+        folder: Folder of the file.
+
+    Returns:
+        Path of the file.
     """
     path = folder / f"{slug()}.json"
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -90,13 +93,13 @@ def write(benchmark: str, figures: Sequence[Figure], *, load: Sequence[float], f
 
 
 def figures_of(content: dict[str, Any], benchmark: str) -> list[Figure]:
-    """The figures of one benchmark, as a file holds them; none where it was not run there."""
+    """Return the figures of one benchmark in the content of a file; empty if it was not run there."""
     found = content["benchmarks"].get(benchmark, {"figures": []})["figures"]
     return [Figure(**{name: value for name, value in entry.items() if name != "met"}) for entry in found]
 
 
 def show(figures: Sequence[Figure]) -> None:
-    """A line each, for who waits."""
+    """Print one line per figure."""
     for figure in figures:
         said = f"{figure.name}: {figure.ours:.4g} {figure.unit}"
         if figure.reference is not None:

@@ -1,8 +1,8 @@
-"""CPU-seconds of putting the features of 8 processes together, 640 slots each: row by row, and ours.
+"""CPU time of gathering the features of 8 ranks with 640 slots each: row by row, and ours.
 
     python -m benchmarks.gather
 
-Torch's `fake` process group stands in for the other seven: nothing is sent, for ours as for the official code.
+Torch's `fake` process group replaces the other seven ranks: neither variant sends data.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,23 +14,23 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from benchmarks.command import parser_of, run
-from benchmarks.figures import Figure, less, of_limit
+from benchmarks.command import build_parser, run
+from benchmarks.figures import Figure, ratio_to_limit, ratio_to_plain
 from benchmarks.limits import copy_rate
 from benchmarks.plain import dropped
-from benchmarks.timing import alternated, spreads
+from benchmarks.timing import spreads, time_alternately
 from fineclip.methods.contrastive import gather_rows
 
 
 class Rows(NamedTuple):
-    """What a process has: features of W processes padded to equally many slots, and how many of each are real."""
+    """Features of W ranks, padded to the same number of slots, and the number of used slots of each."""
 
     padded: Sequence[Tensor]
     counts: Sequence[int]
 
 
-def made_rows(*, processes: int = 8, slots: int = 640, width: int = 512, seed: int = 0) -> Rows:
-    """Half to all of the slots are taken, as with 10 to 20 boxes an image."""
+def random_rows(*, processes: int = 8, slots: int = 640, width: int = 512, seed: int = 0) -> Rows:
+    """Draw features; half to all of the slots are used, as with 10 to 20 boxes per image."""
     rng = torch.Generator().manual_seed(seed)
     counts = torch.randint(slots // 2, slots + 1, (processes,), generator=rng).tolist()
     padded = []
@@ -42,8 +42,8 @@ def made_rows(*, processes: int = 8, slots: int = 640, width: int = 512, seed: i
 
 
 @contextmanager
-def pretended(processes: int) -> Iterator[None]:
-    """As the first of so many processes."""
+def fake_process_group(processes: int) -> Iterator[None]:
+    """Run the block as rank 0 of a fake process group."""
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
     try:
         yield
@@ -52,7 +52,7 @@ def pretended(processes: int) -> Iterator[None]:
 
 
 def official(rows: Rows) -> Callable[[], Tensor]:
-    """Pad, gather, put the own rows back in, drop rows of zeros one by one, forward and backward.
+    """Pad, gather, insert the local rows, drop zero rows one by one; forward and backward.
 
     Source: FineCLIP, eva_clip/loss.py `gather_features`.
     """
@@ -73,7 +73,7 @@ def official(rows: Rows) -> Callable[[], Tensor]:
 
 
 def ours(rows: Rows) -> Callable[[], Tensor]:
-    """As `contrastive_loss` gathers, forward and backward: counts are known, so what is real is cut out in blocks."""
+    """Gather as `contrastive_loss` does, forward and backward; counts are known, so used rows are sliced in blocks."""
     own = rows.padded[0][: rows.counts[0]].clone().requires_grad_()
 
     def run() -> Tensor:
@@ -85,23 +85,23 @@ def ours(rows: Rows) -> Callable[[], Tensor]:
     return run
 
 
-def measured(*, repeats: int) -> list[Figure]:
-    """Against the loop, and against copying the features once."""
-    rows = made_rows()
-    with pretended(len(rows.counts)):
-        found = alternated({"official": official(rows), "ours": ours(rows)}, repeats=repeats)
+def measure(*, repeats: int) -> list[Figure]:
+    """Compare ours with the official code and with one copy of the features."""
+    rows = random_rows()
+    with fake_process_group(len(rows.counts)):
+        found = time_alternately({"official": official(rows), "ours": ours(rows)}, repeats=repeats)
     times = {name: each.per(1 / 1000) for name, each in found.items()}
     copied = sum(rows.counts) * rows.padded[0].shape[1] * 4 / copy_rate() * 1000
     what = "gather of 8 x 640 rows, forward and backward"
     return [
-        less(what, "ms", times["official"].least, times["ours"].least, target=4, spread=spreads(times)),
-        of_limit(what, "ms", copied, times["ours"].least, against="one copy of the features"),
+        ratio_to_plain(what, "ms", times["official"].least, times["ours"].least, target=4, spread=spreads(times)),
+        ratio_to_limit(what, "ms", copied, times["ours"].least, against="one copy of the features"),
     ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, show, write."""
-    run("gather", parser_of(__doc__, repeats=15), lambda chosen: measured(repeats=chosen.repeats), arguments)
+    """Measure, print, write."""
+    run("gather", build_parser(__doc__, repeats=15), lambda chosen: measure(repeats=chosen.repeats), arguments)
 
 
 if __name__ == "__main__":

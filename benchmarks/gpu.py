@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.card import CASES, Case, chosen
 from benchmarks.card import IMAGES as CARD_IMAGES
 from benchmarks.figures import Figure, show, write
-from benchmarks.inputs import Padded, Step, made_encoder, made_method, made_step, packed, padded
+from benchmarks.inputs import Padded, Step, build_method, packed, padded, random_encoder, random_step
 from benchmarks.machine import load_average
 from benchmarks.plain import OurKernels, UpstreamKernels, plain_loss
 from benchmarks.step import DETACHED
@@ -70,7 +70,7 @@ ARMS = (
 
 
 class Seen(NamedTuple):
-    """What a variant took."""
+    """Measurements of a variant."""
 
     times: Times
     peak_bytes: int
@@ -78,7 +78,7 @@ class Seen(NamedTuple):
 
 
 def moved(record: Any, device: torch.device) -> Any:
-    """The same dataclass with its tensors on the device."""
+    """Copy the tensors of a dataclass to the device."""
     values = {each.name: getattr(record, each.name) for each in fields(record)}
     return replace(record, **{name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)})
 
@@ -89,7 +89,7 @@ def run_arm(arm: Arm, encoder: RegionEncoder, step: Step, device: torch.device, 
     Raises:
         torch.OutOfMemoryError: it does not fit the device.
     """
-    method = made_method(encoder, arm.options).to(device)
+    method = build_method(encoder, arm.options).to(device)
     encoder.trunk.checkpointing = arm.checkpointing
     if arm.compiled:
         encoder.trunk.compile()
@@ -134,7 +134,7 @@ def _finish(device: torch.device) -> None:
 
 
 def arm_figures(arm: Arm, seen: Seen, images: int, *, peak: float | None, plain: Seen | None) -> list[Figure]:
-    """Step time, images a second, memory, share of the peak."""
+    """Return step time, images per second, memory and model FLOPs utilization."""
     seconds, spread = seen.times.least, {arm.name: seen.times.spread}
     what = f"GPU, {images} images x {REGIONS} regions, bf16, {arm.name}"
     times_less = None if plain is None else plain.times.least / seconds
@@ -174,10 +174,10 @@ def arm_figures(arm: Arm, seen: Seen, images: int, *, peak: float | None, plain:
 
 
 def attempted(arm: Arm, size: tuple[str, int], step: Step, device: torch.device, *, repeats: int) -> Seen | None:
-    """What it took; None where it does not fit the device. An encoder of its own, so that nothing stays of the one before."""
+    """Measure a variant with its own encoder, so that no memory remains of the previous one; None if it does not fit the device."""
     model, px = size
     try:
-        return run_arm(arm, made_encoder(model, size=px), step, device, repeats=repeats)
+        return run_arm(arm, random_encoder(model, size=px), step, device, repeats=repeats)
     except torch.OutOfMemoryError:
         print(f"{arm.name}: does not fit the device", flush=True)
         return None
@@ -189,11 +189,11 @@ def attempted(arm: Arm, size: tuple[str, int], step: Step, device: torch.device,
 
 
 def card_peaks(device: torch.device, cases: Sequence[Case] = CASES, *, images: int = CARD_IMAGES) -> list[Figure]:
-    """Peak memory of a whole global batch with the chunks that `24gb.yaml` leads to."""
+    """Measure the peak memory of a global batch with the micro-batches that `24gb.yaml` leads to."""
     figures = []
     for case in cases:
         found = chosen(case, images=images)
-        step = made_step(found.method.encoder, [REGIONS] * images, size=case.px)
+        step = random_step(found.method.encoder, [REGIONS] * images, size=case.px)
         arm = Arm("24gb.yaml", chunks=found.chunks, checkpointing=found.method.encoder.trunk.checkpointing)
         seen = attempted(arm, (case.model, case.px), step, device, repeats=1)
         if seen is not None:
@@ -204,7 +204,7 @@ def card_peaks(device: torch.device, cases: Sequence[Case] = CASES, *, images: i
     return figures
 
 
-def measured(
+def measure(
     device: torch.device,
     *,
     repeats: int,
@@ -212,10 +212,10 @@ def measured(
     images: int = IMAGES,
     arms: Sequence[Arm] = ARMS,
 ) -> list[Figure]:
-    """Every variant, each by itself; ratios are to the plain formulation on our kernels."""
+    """Measure each variant alone; ratios are relative to the plain formulation on our kernels."""
     torch.set_float32_matmul_precision("high")
     model, px = size
-    step = made_step(made_encoder(model, size=px), [REGIONS] * images, size=px)
+    step = random_step(random_encoder(model, size=px), [REGIONS] * images, size=px)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     peak = peak_flops(name, "bf16")
     seen = [(arm, attempted(arm, size, step, device, repeats=repeats)) for arm in arms]
@@ -228,7 +228,7 @@ def measured(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, show, write; on a machine without a GPU say so."""
+    """Measure, print, write; print a message on a machine without a GPU."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=10)
     options = parser.parse_args(arguments)
@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     load = load_average()
     device = torch.device("cuda", 0)
-    figures = [*measured(device, repeats=options.repeats), *card_peaks(device)]
+    figures = [*measure(device, repeats=options.repeats), *card_peaks(device)]
     show(figures)
     print(write("gpu", figures, load=load))
 

@@ -1,4 +1,4 @@
-"""An encoder with random weights and what a step gives it: packed as ours takes it, padded as the official code does.
+"""Encoders with random weights and random steps: packed for this package, padded for the official code.
 
 Legend: B images, R regions of all of them, K slots for the regions of an image, L tokens, S side of an image in pixels.
 """
@@ -14,18 +14,18 @@ from fineclip.config import EncoderConfig, WeightsConfig, parse
 from fineclip.config.methods import FineCLIPConfig
 from fineclip.methods import FineCLIP
 from fineclip.models.encoder import RegionEncoder, build_encoder
-from fineclip.models.images import normalise
+from fineclip.models.images import normalize_pixels
 from fineclip.models.tokenizer import trim_padding
 from fineclip.types import Batch, Counts
 
 SLOTS = 20  # of the official template
 START, END = 49406, 49407
-NOISE = 0.02  # laid on the weights, so that no norm or bias is without effect
+NOISE = 0.02  # standard deviation of the noise added to the weights
 
 
 @dataclass(frozen=True)
 class Step:
-    """What is in a step, 8-bit pixels, before it is packed or padded: regions lie behind one another, image by image."""
+    """Content of one step, uint8 pixels. Regions of all images are concatenated."""
 
     regions: tuple[int, ...]
     images_B3SS: Tensor
@@ -37,7 +37,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Padded:
-    """The official template: K slots an image whatever it has, float pixels, the last column of a box says it is there."""
+    """Padded batch of the official code: K slots per image, float pixels; the last column of a box is 1 if the slot is used."""
 
     images_B3SS: Tensor
     texts_BL: Tensor
@@ -46,8 +46,8 @@ class Padded:
     region_texts_BKL: Tensor
 
 
-def made_encoder(model: str = "EVA02-B-16", *, size: int = 224, seed: int = 0) -> RegionEncoder:
-    """An encoder with weights of this seed, none of them where it started."""
+def random_encoder(model: str = "EVA02-B-16", *, size: int = 224, seed: int = 0) -> RegionEncoder:
+    """Build an encoder with random weights; noise is added, so that no norm or bias is neutral."""
     torch.manual_seed(seed)
     weights = WeightsConfig(path="random.pt")
     encoder = build_encoder(EncoderConfig(model=model, weights=weights, image_size=size, crop_size=size))
@@ -58,13 +58,13 @@ def made_encoder(model: str = "EVA02-B-16", *, size: int = 224, seed: int = 0) -
     return encoder
 
 
-def made_method(encoder: RegionEncoder, options: Mapping[str, Any] | None = None) -> FineCLIP:
-    """FineCLIP on it."""
+def build_method(encoder: RegionEncoder, options: Mapping[str, Any] | None = None) -> FineCLIP:
+    """Build FineCLIP with an encoder."""
     return FineCLIP(encoder, parse(FineCLIPConfig, options or {}, where="benchmark"))
 
 
-def made_step(encoder: RegionEncoder, regions: Sequence[int], *, size: int = 224, seed: int = 0) -> Step:
-    """Random pixels, boxes of 8 to 48 % of a side, texts of 8 to 16 words' tokens."""
+def random_step(encoder: RegionEncoder, regions: Sequence[int], *, size: int = 224, seed: int = 0) -> Step:
+    """Draw pixels, boxes of 8 to 48 % of a side, and texts of 8 to 16 tokens."""
     rng = torch.Generator().manual_seed(seed)
     images, total = len(regions), sum(regions)
     corners_R2 = torch.rand(total, 2, generator=rng) * 0.5
@@ -80,7 +80,7 @@ def made_step(encoder: RegionEncoder, regions: Sequence[int], *, size: int = 224
 
 
 def packed(step: Step) -> Batch:
-    """As our loader hands it over: regions packed, texts as long as the longest, each text once."""
+    """Return the batch that our loader makes of a step."""
     texts, rows = _once(step.texts_BL)
     region_texts, region_rows = _once(step.region_texts_RL)
     owners = torch.repeat_interleave(torch.arange(len(step.regions)), torch.tensor(step.regions))
@@ -100,7 +100,7 @@ def packed(step: Step) -> Batch:
 
 
 def padded(step: Step, *, slots: int = SLOTS) -> Padded:
-    """As the official loader hands it over."""
+    """Return the batch that the official loader makes of a step."""
     images, length = len(step.regions), step.texts_BL.shape[1]
     boxes_BK5 = torch.zeros(images, slots, 5)
     crops_BK3SS = torch.zeros(images, slots, *step.crops_R3SS.shape[1:])
@@ -109,10 +109,10 @@ def padded(step: Step, *, slots: int = SLOTS) -> Padded:
     for image, count in enumerate(step.regions):
         rows = slice(first, first + count)
         boxes_BK5[image, :count, :4], boxes_BK5[image, :count, 4] = step.boxes_R4[rows], 1
-        crops_BK3SS[image, :count] = normalise(step.crops_R3SS[rows])
+        crops_BK3SS[image, :count] = normalize_pixels(step.crops_R3SS[rows])
         texts_BKL[image, :count] = step.region_texts_RL[rows]
         first += count
-    return Padded(normalise(step.images_B3SS), step.texts_BL, boxes_BK5, crops_BK3SS, texts_BKL)
+    return Padded(normalize_pixels(step.images_B3SS), step.texts_BL, boxes_BK5, crops_BK3SS, texts_BKL)
 
 
 def _pixels(count: int, size: int, rng: torch.Generator) -> Tensor:
@@ -120,7 +120,7 @@ def _pixels(count: int, size: int, rng: torch.Generator) -> Tensor:
 
 
 def _texts(count: int, encoder: RegionEncoder, rng: torch.Generator) -> Tensor:
-    """(N, L): start, some tokens, end, zeros."""
+    """Draw texts (N, L): start token, words, end token, zeros."""
     length, vocabulary = encoder.context_length, encoder.vocabulary_size
     start, end = (START, END) if vocabulary > END else (vocabulary - 2, vocabulary - 1)
     texts_NL = torch.zeros(count, length, dtype=torch.int64)

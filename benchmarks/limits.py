@@ -1,17 +1,17 @@
-"""What the machine itself can do: decode, multiply, copy."""
+"""Limits of the machine: decoding, matrix products, copies."""
 
 from collections.abc import Callable, Sequence
 
 import simplejpeg
 import torch
 
-from benchmarks.timing import alternated
+from benchmarks.timing import time_alternately
 
 SHAPES = ((768, 768), (768, 2048), (2048, 768))  # of B/16's blocks
 
 
 def decoding(jpegs: Sequence[bytes]) -> Callable[[], None]:
-    """libjpeg-turbo on each, into memory of its own that is used again."""
+    """Return a function that decodes all images with libjpeg-turbo into a reused buffer."""
     shapes = [simplejpeg.decode_jpeg_header(data)[:2] for data in jpegs]
     largest = max(height * width * 3 for height, width in shapes)
     memory = torch.empty(largest, dtype=torch.uint8)
@@ -24,7 +24,7 @@ def decoding(jpegs: Sequence[bytes]) -> Callable[[], None]:
 
 
 def products(dtype: torch.dtype, *, rows: int, flops: float) -> tuple[Callable[[], None], float]:
-    """Products of so many rows with the matrices of B/16's blocks, over and over, and how many FLOPs they are: about `flops`."""
+    """Return a function that multiplies `rows` rows with the matrices of a B/16 block repeatedly, and its FLOPs, about `flops`."""
     pairs = [(torch.randn(rows, wide, dtype=dtype), torch.randn(wide, out, dtype=dtype)) for wide, out in SHAPES]
     of_one = sum(2.0 * left.shape[0] * right.numel() for left, right in pairs)
     times = max(1, round(flops / of_one))
@@ -38,6 +38,6 @@ def products(dtype: torch.dtype, *, rows: int, flops: float) -> tuple[Callable[[
 
 
 def copy_rate(size: int = 64_000_000) -> float:
-    """Bytes a second from memory to memory, read once and written once."""
+    """Measure the rate of a memory copy in bytes per second."""
     source, target = torch.ones(size, dtype=torch.uint8), torch.empty(size, dtype=torch.uint8)
-    return size / alternated({"copy": lambda: target.copy_(source)}, repeats=7)["copy"].least
+    return size / time_alternately({"copy": lambda: target.copy_(source)}, repeats=7)["copy"].least

@@ -1,4 +1,4 @@
-"""CPU-seconds of one sample, from its bytes to its place in a batch: ours, the official loader's, and decoding alone.
+"""CPU time per sample from encoded bytes to a batch: ours, the official loader, and decoding alone.
 
 python -m benchmarks.loader [--images FOLDER]
 """
@@ -8,21 +8,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from benchmarks.command import parser_of, run
-from benchmarks.figures import Figure, less, of_limit
+from benchmarks.command import build_parser, run
+from benchmarks.figures import Figure, ratio_to_limit, ratio_to_plain
 from benchmarks.limits import decoding
 from benchmarks.photos import COCO, TWO_MEGAPIXELS, bits_per_pixel, photographs, sample_of
 from benchmarks.plain_loader import OfficialLoader
-from benchmarks.timing import alternated, spreads
+from benchmarks.timing import spreads, time_alternately
 from fineclip.config.methods import FineCLIPConfig
 from fineclip.config.training import LoaderConfig
 from fineclip.methods import FineCLIP
 from fineclip.methods.items import Inputs, generator
-from fineclip.models.pixels import Arena, Canvas, drawn_on
 from fineclip.models.tokenizer import CONTEXT_LENGTH, Tokenizer
-from fineclip.train.host import Collate
+from fineclip.train.data import Collate
 from fineclip.types import Sample
 
 BATCH = 16
@@ -30,7 +28,12 @@ SIDE = 224
 
 
 class Case(NamedTuple):
-    """A kind of photograph, and what is asked of the loader there."""
+    """Size and number of boxes of the samples, with the targets.
+
+    Attributes:
+        times_less: Least ratio of the official loader to ours.
+        times_decoding: Largest ratio of ours to decoding alone.
+    """
 
     name: str
     size: tuple[int, int]
@@ -48,7 +51,7 @@ CASES = (
 
 
 def case_figures(case: Case, jpegs: Sequence[bytes], *, repeats: int = 5) -> list[Figure]:
-    """One kind of photograph: against the official loader, and against decoding."""
+    """Compare ours with the official loader and with decoding alone."""
     samples = [sample_of(data, case.size, boxes=case.boxes, seed=number) for number, data in enumerate(jpegs)]
     variants = {
         "official": _official(samples),
@@ -57,18 +60,18 @@ def case_figures(case: Case, jpegs: Sequence[bytes], *, repeats: int = 5) -> lis
         "ours, crops on the device": _ours(samples, LoaderConfig(crops="device")),
         "decoding": decoding(jpegs),
     }
-    times = {name: each.per(len(samples) / 1000) for name, each in alternated(variants, repeats=repeats).items()}
+    times = {name: each.per(len(samples) / 1000) for name, each in time_alternately(variants, repeats=repeats).items()}
     spread = spreads(times)
     official, ours = times["official"].least, times["ours"].least
 
     def against_official(name: str, what: str, target: float | None) -> Figure:
-        return less(
+        return ratio_to_plain(
             f"loader, {what}, a sample of {case.name}", "ms", official, times[name].least, target=target, spread=spread
         )
 
     return [
         against_official("ours", "fast", case.times_less),
-        of_limit(
+        ratio_to_limit(
             f"loader, fast, a sample of {case.name}",
             "ms",
             times["decoding"].least,
@@ -93,26 +96,19 @@ def _official(samples: Sequence[Sample]) -> Callable[[], None]:
 
 
 def _ours(samples: Sequence[Sample], config: LoaderConfig) -> Callable[[], None]:
-    """As a worker does it: pixels are drawn into a slot of memory that was used before."""
+    """Transform and collate, as a worker does."""
     inputs = Inputs(Tokenizer(context_length=CONTEXT_LENGTH), SIDE, SIDE, loader=config)
     prepare, collate = FineCLIP.preparation(inputs, FineCLIPConfig(), max_regions=20), Collate(inputs)
-    pixels = max(sample.width * sample.height * 3 for sample in samples)
-    boxes = max(len(sample.regions) for sample in samples)
-    slot_images = torch.zeros(BATCH * max(pixels if config.crops == "device" else 0, 3 * SIDE**2), dtype=torch.uint8)
-    slot_crops = torch.zeros(BATCH * boxes * 3 * SIDE**2, dtype=torch.uint8)
 
     def run() -> None:
         for first in range(0, len(samples), BATCH):
-            canvas = Canvas(Arena(slot_images), Arena(slot_crops))
-            with drawn_on(canvas):
-                items = [prepare(each, generator(0, 0, each.key)) for each in samples[first : first + BATCH]]
-            collate(items, canvas)
+            collate([prepare(each, generator(0, 0, each.key)) for each in samples[first : first + BATCH]])
 
     return run
 
 
-def measured(*, folder: Path | None, samples: int, repeats: int) -> list[Figure]:
-    """Every case."""
+def measure(*, folder: Path | None, samples: int, repeats: int) -> list[Figure]:
+    """Measure all cases."""
     figures: list[Figure] = []
     for size in (COCO, TWO_MEGAPIXELS):
         jpegs = photographs(size, samples, folder=folder)
@@ -127,14 +123,14 @@ def measured(*, folder: Path | None, samples: int, repeats: int) -> list[Figure]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, show, write."""
-    parser = parser_of(__doc__, repeats=7)
+    """Measure, print, write."""
+    parser = build_parser(__doc__, repeats=7)
     parser.add_argument("--images", type=Path, help="folder of photographs; without it they are drawn")
     parser.add_argument("--samples", type=int, default=2 * BATCH)
     run(
         "loader",
         parser,
-        lambda chosen: measured(folder=chosen.images, samples=chosen.samples, repeats=chosen.repeats),
+        lambda chosen: measure(folder=chosen.images, samples=chosen.samples, repeats=chosen.repeats),
         arguments,
     )
 

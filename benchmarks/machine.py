@@ -1,4 +1,4 @@
-"""The machine that figures were taken on."""
+"""Facts about the machine of a measurement."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ PACKAGES = ("torch", "torchvision", "open-clip-torch", "timm", "pillow", "simple
 
 @cache
 def cpu_model() -> str:
-    """What the processor calls itself."""
+    """Return the model name of the processor."""
     path = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.+)$", path.read_text(), re.MULTILINE) if path.is_file() else None
     return found[1].strip() if found else platform.processor() or platform.machine()
@@ -24,30 +24,30 @@ def cpu_model() -> str:
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """What the processor can do, where the system says it."""
+    """Return the feature flags of the processor; empty on systems without /proc/cpuinfo."""
     path = Path("/proc/cpuinfo")
     found = re.search(r"^flags\s*: (.+)$", path.read_text(), re.MULTILINE) if path.is_file() else None
     return frozenset(found[1].split()) if found else frozenset()
 
 
 def has_amx() -> bool:
-    """Whether bfloat16 products have a unit of their own: only then do their times mean anything on a CPU."""
+    """Return whether the processor has AMX bfloat16 units; without them, bfloat16 times of a CPU are not representative."""
     return "amx_bf16" in cpu_flags()
 
 
 def gpu_name() -> str | None:
-    """The first GPU, or None."""
+    """Return the name of the first GPU, or None."""
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
 
 
 def load_average() -> tuple[float, float, float]:
-    """Of 1, 5 and 15 minutes."""
+    """Return the load averages of 1, 5 and 15 minutes."""
     one, five, fifteen = os.getloadavg()
     return round(one, 2), round(five, 2), round(fifteen, 2)
 
 
 def machine_facts() -> dict[str, Any]:
-    """Processor, cores, memory, GPU."""
+    """Return processor, cores, memory and GPU."""
     units = [name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in cpu_flags()]
     return {
         "cpu": cpu_model(),
@@ -61,7 +61,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages whose code is timed."""
+    """Return the versions of Python and of the timed packages."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -72,7 +72,7 @@ def versions() -> dict[str, str]:
 
 
 def slug() -> str:
-    """Name of this machine's file: its processor and how many cores of it, and its GPU."""
+    """Return the file name of this machine: processor, number of cores, GPU."""
     facts = machine_facts()
     words = " ".join(filter(None, [facts["cpu"], f"{facts['cores']} cores", facts["gpu"]]))
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)|@.*", " ", words.lower())).strip("-")

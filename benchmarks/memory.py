@@ -1,4 +1,4 @@
-"""Bytes that a step keeps for its backward pass, and the most bytes of all tensors at once, exact on any machine.
+"""Bytes that a step keeps for its backward pass, and the peak of all tensors, exact on any machine.
 
 Both are of tensors: neither what a kernel takes inside for itself nor what an allocator rounds up is seen.
 """
@@ -18,7 +18,7 @@ from fineclip.models import attention
 
 
 class Saved:
-    """Storages that autograd keeps, each counted once; those of parameters, and of casts of them, are not.
+    """Count the storages that autograd keeps, each once, without parameters and casts of them.
 
     Attributes:
         now: bytes kept at this moment.
@@ -31,11 +31,11 @@ class Saved:
         self._kept: dict[int, int] = {}  # how many saved tensors lie in a storage
 
     def hooks(self) -> AbstractContextManager[None]:
-        """While this is open, what autograd saves is counted, and taken off when it is let go."""
+        """Count what autograd saves in the block, and subtract it when it is freed."""
         return saved_tensors_hooks(self._pack, lambda packed: packed.tensor)
 
     def exclude(self, tensor: Tensor) -> None:
-        """Do not count what lies in its memory, as if it were a parameter, as long as that is its memory."""
+        """Exclude the storage of a tensor while the tensor lives, as for a parameter."""
         storage = tensor.untyped_storage()
         self._excluded.add(storage.data_ptr())
         weakref.finalize(storage, self._excluded.discard, storage.data_ptr())
@@ -60,14 +60,14 @@ class Saved:
 
 
 class _Packed:
-    """A tensor in a box whose end can be watched."""
+    """Holder of a tensor that supports weak references."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
 
 class Live(TorchDispatchMode):
-    """All storages that operations make while this is open, until they are freed.
+    """Track all storages that operations allocate in the block until they are freed.
 
     Attributes:
         now: bytes of them at this moment.
@@ -104,7 +104,7 @@ class Live(TorchDispatchMode):
 
 
 class StepBytes(NamedTuple):
-    """The most at any moment of a forward and a backward pass.
+    """Return the peak of a forward and a backward pass.
 
     Attributes:
         saved: kept for the backward pass.
@@ -116,7 +116,7 @@ class StepBytes(NamedTuple):
 
 
 def step_bytes(module: nn.Module, loss: Callable[[], Tensor], *, precision: torch.dtype = torch.bfloat16) -> StepBytes:
-    """What a step keeps, with attention and autocast as on a GPU."""
+    """Measure the bytes that a step keeps, with attention and autocast as on a GPU."""
     parameters = list(module.parameters())
     for each in parameters:
         each.grad = torch.zeros_like(each) if each.requires_grad else None
@@ -132,7 +132,7 @@ def step_bytes(module: nn.Module, loss: Callable[[], Tensor], *, precision: torc
 
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
-    """What a GPU does otherwise than a CPU in half precision: attention is fused, a LayerNorm is made in float32."""
+    """Run half precision as a GPU does: fused attention, LayerNorm in float32."""
     layer_norm, longest = F.layer_norm, attention.LONGEST_PLAIN
 
     def in_float32(rows: Tensor, *arguments: Any, **options: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""JPEGs to load: a folder's, or drawn ones that cost a decoder what photographs do."""
+"""JPEGs for loader benchmarks: from a folder, or synthetic ones that take as long to decode as photographs."""
 
 import io
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ WORDS = "a small photo of two brown dogs that run over wet grass near an old red
 
 
 def photographs(size: tuple[int, int], count: int, *, folder: Path | None = None, seed: int = 0) -> list[bytes]:
-    """So many JPEGs of so many pixels: those of a folder, resized where they differ, or drawn ones."""
+    """Return JPEGs of one size: those of a folder, resized if needed, or synthetic ones."""
     if folder is None:
         return [drawn_jpeg(size, seed=seed + number) for number in range(count)]
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
@@ -25,7 +25,7 @@ def photographs(size: tuple[int, int], count: int, *, folder: Path | None = None
 
 
 def drawn_jpeg(size: tuple[int, int], *, seed: int) -> bytes:
-    """Noise with the spectrum of a scene, 1/f, flat things with edges before it, and as many bits a pixel as COCO's."""
+    """Return a JPEG of 1/f noise and flat rectangles, with COCO's average bits per pixel."""
     rng = np.random.default_rng(seed)
     width, height = size
     pixels = np.stack([_scene_noise(rng, height, width) for _ in range(3)], axis=-1)
@@ -40,7 +40,7 @@ def drawn_jpeg(size: tuple[int, int], *, seed: int) -> bytes:
 
 
 def sample_of(data: bytes, size: tuple[int, int], *, boxes: int, seed: int) -> Sample:
-    """A sample with so many captioned boxes, their sides log-uniform in 0.08 to 0.7 of the image's."""
+    """Return a sample with `boxes` captioned boxes; their sides are log-uniform in 0.08 to 0.7 of the image."""
     rng = np.random.default_rng(seed)
     width, height = size
     regions = []
@@ -53,12 +53,12 @@ def sample_of(data: bytes, size: tuple[int, int], *, boxes: int, seed: int) -> S
 
 
 def sentence(rng: np.random.Generator) -> str:
-    """8 to 14 words."""
+    """Draw a sentence of 8 to 14 words."""
     return " ".join(rng.choice(WORDS.split(), rng.integers(8, 15)))
 
 
 def bits_per_pixel(jpegs: Sequence[bytes], size: tuple[int, int]) -> float:
-    """On average."""
+    """Return the average bits per pixel."""
     return 8 * sum(map(len, jpegs)) / len(jpegs) / (size[0] * size[1])
 
 
@@ -71,7 +71,7 @@ def _scene_noise(rng: np.random.Generator, height: int, width: int) -> np.ndarra
 
 
 def _of_bits(picture: Image.Image, bits: float) -> bytes:
-    """The JPEG whose size is nearest to that, its quality found by halving."""
+    """Return the JPEG with the highest quality within a number of bits, found by bisection."""
     low, high = 20, 98
     while low < high:
         quality = (low + high + 1) // 2

@@ -1,4 +1,4 @@
-"""The official FineCLIP formulation, stated again: what ours is compared with.
+"""Reimplementation of the official FineCLIP formulation, the reference of the benchmarks.
 
 A forward pass of the images for their maps and another for their embeddings, a whole last block for one row of it, every
 text at 77 tokens at every step, features padded to K slots an image and gathered row by row.
@@ -26,20 +26,20 @@ from fineclip.models.trunks import EvaTrunk, open_clip_block
 
 
 class Kernels(Protocol):
-    """The three passes of an encoder, each by itself."""
+    """The three separate passes of an encoder."""
 
     def image(self, images_B3SS: Tensor) -> Tensor:
-        """(B, D)."""
+        """Encode images, (B, D)."""
 
     def dense(self, images_B3SS: Tensor) -> Tensor:
-        """(B, P, D), unit vectors."""
+        """Encode images to dense features, (B, P, D), unit vectors."""
 
     def text(self, texts_NL: Tensor) -> Tensor:
-        """(N, D)."""
+        """Encode texts, (N, D)."""
 
 
 class OurKernels:
-    """This package's blocks, run as the official code runs its own: all rows, all tokens."""
+    """Blocks of this package, run on all rows and all tokens as in the official code."""
 
     def __init__(self, encoder: RegionEncoder) -> None:
         self.encoder, self.trunk = encoder, encoder.trunk
@@ -66,7 +66,7 @@ class OurKernels:
 
 
 class UpstreamKernels:
-    """open_clip's and timm's own modules and forward passes."""
+    """Modules and forward passes of open_clip and timm."""
 
     def __init__(self, encoder: RegionEncoder) -> None:
         if not isinstance(encoder.trunk, EvaTrunk):
@@ -93,7 +93,7 @@ class UpstreamKernels:
 
 
 def plain_loss(encoder: RegionEncoder, kernels: Kernels, batch: Padded, *, detaches_crops: bool = False) -> Tensor:
-    """The sum of the three terms on one process.
+    """Return the sum of the three loss terms on one process.
 
     Args:
         encoder: whose inverse temperature is taken.
@@ -121,7 +121,7 @@ def plain_loss(encoder: RegionEncoder, kernels: Kernels, batch: Padded, *, detac
 
 
 def contrast(left_ND: Tensor, right_ND: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric cross-entropy of all logits against the diagonal."""
+    """Return the symmetric cross-entropy of all logits with the diagonal as target."""
     with torch.autocast(left_ND.device.type, enabled=False):
         logits_NN = scale * left_ND @ right_ND.T
         own_N = torch.arange(len(left_ND), device=left_ND.device)
@@ -129,7 +129,7 @@ def contrast(left_ND: Tensor, right_ND: Tensor, scale: Tensor) -> Tensor:
 
 
 def dropped(padded_ND: Tensor) -> Tensor:
-    """The rows that are not zeros, looked at one by one.
+    """Return the rows that are not zero, checked one by one.
 
     Source: eva_clip/loss.py `gather_features` with `skip=True`: a loop of Python, the host waiting for every row.
     """
@@ -137,14 +137,14 @@ def dropped(padded_ND: Tensor) -> Tensor:
 
 
 def _filled(rows_ND: Tensor, slots: int) -> Tensor:
-    """Rows of zeros behind them, so that every process has equally many to gather."""
+    """Append zero rows, so that all processes gather the same number."""
     filled = rows_ND.new_zeros(slots, rows_ND.shape[1])
     filled[: len(rows_ND)] = rows_ND
     return filled
 
 
 def _pooled(dense_BPD: Tensor, boxes: list[Tensor]) -> Tensor:
-    """(R, D): RoIAlign of the map, 1 x 1."""
+    """Return 1 x 1 RoIAlign features of the boxes, (R, D)."""
     side = round(dense_BPD.shape[1] ** 0.5)
     map_BDhw = dense_BPD.float().transpose(1, 2).unflatten(2, (side, side)).contiguous()
     return roi_align(map_BDhw, [each * side for each in boxes], (1, 1), 1.0, -1, True)[..., 0, 0]

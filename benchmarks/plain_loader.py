@@ -1,4 +1,4 @@
-"""The official loader, stated again: full decode by Pillow, float pixels, a template of 20 crops whatever there is.
+"""Reimplementation of the official loader: Pillow decoding, float pixels, 20 crop slots per image.
 
 Source: FineCLIP, training/data.py `ProposalDistillDataset.__getitem__` and `det_image_transform`; the default collate of torch.
 
@@ -27,7 +27,7 @@ Fields = tuple[Tensor, ...]
 
 
 class OfficialLoader:
-    """From the bytes of a sample to its padded fields, and from those of several to a batch."""
+    """Make padded fields of samples, and batches of them."""
 
     def __init__(self, tokenize: Tokenize, *, size: int = 224, slots: int = SLOTS) -> None:
         self.tokenize, self.size, self.slots = tokenize, size, slots
@@ -36,7 +36,7 @@ class OfficialLoader:
         )
 
     def item(self, sample: Sample, rng: np.random.Generator) -> Fields:
-        """Image, boxes, crops, text, region texts."""
+        """Return image, boxes, crops, text and region texts of a sample."""
         picture = Image.open(io.BytesIO(sample.image))
         image = self.transform(picture)
         boxes_K5 = torch.zeros(self.slots, 5)
@@ -57,7 +57,7 @@ class OfficialLoader:
         return image, boxes_K5, crops_K3SS, self.tokenize([caption]), texts_KL
 
     def batch(self, samples: Sequence[Sample], rng: np.random.Generator) -> Fields:
-        """As a worker of torch's DataLoader makes it."""
+        """Collate samples with the default collate of torch."""
         return tuple(default_collate([self.item(sample, rng) for sample in samples]))
 
 

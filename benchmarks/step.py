@@ -1,9 +1,8 @@
-"""CPU-seconds of a training step, forward, backward and AdamW, on one thread: ours and the plain formulation.
+"""CPU time of a training step (forward, backward, AdamW) on one thread: ours and the plain formulation.
 
     python -m benchmarks.step
 
-In float32: there a step is bound by products of matrices, as on a GPU. bfloat16 is timed where the processor has a unit for
-its products (AMX), and its figures are named so.
+In float32 a step is bound by matrix products, as on a GPU. bfloat16 is timed only on processors with AMX.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,14 +11,14 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from benchmarks.command import parser_of, run
+from benchmarks.command import build_parser, run
 from benchmarks.equality import require_equal
-from benchmarks.figures import Figure, less, of_limit
-from benchmarks.inputs import Step, made_encoder, made_method, made_step, packed, padded
+from benchmarks.figures import Figure, ratio_to_limit, ratio_to_plain
+from benchmarks.inputs import Step, build_method, packed, padded, random_encoder, random_step
 from benchmarks.limits import products
 from benchmarks.machine import has_amx
 from benchmarks.plain import Kernels, OurKernels, UpstreamKernels, plain_loss
-from benchmarks.timing import alternated, spreads
+from benchmarks.timing import spreads, time_alternately
 from fineclip.config.training import TrainConfig
 from fineclip.methods import FineCLIP
 from fineclip.methods.chunks import Chunks
@@ -39,7 +38,7 @@ OURS, SAME, UPSTREAM, RELAXED, CHUNKED, PRODUCTS = (
 
 
 def updating(method: FineCLIP, loss: Callable[[], Tensor], *, half: bool) -> Callable[[], None]:
-    """A step of the optimiser on a loss."""
+    """Return a function that runs one optimizer step on a loss."""
     optimizer = make_optimizer(method.parameter_groups(), TrainConfig(learning_rate=1e-9))
 
     def run() -> None:
@@ -53,8 +52,8 @@ def updating(method: FineCLIP, loss: Callable[[], Tensor], *, half: bool) -> Cal
 
 
 def variants(encoder: RegionEncoder, step: Step, *, half: bool = False) -> dict[str, Callable[[], None]]:
-    """What takes turns. All share the weights, which a learning rate of 1e-9 leaves as they are."""
-    method, relaxed, chunked = made_method(encoder), made_method(encoder, DETACHED), made_method(encoder)
+    """Return the timed variants. They share their weights, which the learning rate of 1e-9 does not change."""
+    method, relaxed, chunked = build_method(encoder), build_method(encoder, DETACHED), build_method(encoder)
     chunked.chunks = Chunks(crops=2)
     batch, template = packed(step), padded(step)
     kernels: dict[str, Kernels] = {SAME: OurKernels(encoder), UPSTREAM: UpstreamKernels(encoder)}
@@ -69,19 +68,19 @@ def variants(encoder: RegionEncoder, step: Step, *, half: bool = False) -> dict[
 def step_figures(
     encoder: RegionEncoder, step: Step, *, repeats: int, half: bool = False, targets: bool = True
 ) -> list[Figure]:
-    """Ratios of times, and how near ours is to the rate of plain products."""
-    method = made_method(encoder)
+    """Return ratios of times, and the ratio of ours to the time of its matrix products alone."""
+    method = build_method(encoder)
     patches = step.images_B3SS[0, 0].numel() // (encoder.patch[0] * encoder.patch[1])
     arithmetic = step_flops(method, packed(step)) or 0.0
     dtype = torch.bfloat16 if half else torch.float32
     alone, flops = products(dtype, rows=(1 + patches) * len(step.regions), flops=arithmetic / 4)
-    times = alternated({**variants(encoder, step, half=half), PRODUCTS: alone}, repeats=repeats)
+    times = time_alternately({**variants(encoder, step, half=half), PRODUCTS: alone}, repeats=repeats)
     spread = spreads(times)
     kind = "bf16, AMX" if half else "fp32"
     what = f"step, {len(step.regions)} images x {step.regions[0]} regions, {kind}"
 
     def against(plain: str, name: str, said: str, target: float | None) -> Figure:
-        return less(
+        return ratio_to_plain(
             f"{what}, {said}",
             "s",
             times[plain].least,
@@ -98,7 +97,7 @@ def step_figures(
         against(SAME, RELAXED, "crops without gradient (relaxed)", 2.2),
         against(UPSTREAM, RELAXED, "crops without gradient (relaxed)", None),
         against(SAME, CHUNKED, "same objective, 2 crops at a time", None),
-        of_limit(
+        ratio_to_limit(
             f"{what}, same objective",
             "s",
             arithmetic / rate,
@@ -108,21 +107,21 @@ def step_figures(
     ]
 
 
-def measured(*, repeats: int) -> list[Figure]:
-    """After ours and the plain formulation were found equal, with and without gradient through the crops."""
-    encoder = made_encoder()
-    step = made_step(encoder, [2, 2])
+def measure(*, repeats: int) -> list[Figure]:
+    """Check that ours equals the plain formulation, with and without gradient through the crops, then measure."""
+    encoder = random_encoder()
+    step = random_step(encoder, [2, 2])
     for options in ({}, DETACHED):
-        require_equal(made_method(encoder, options), step)
+        require_equal(build_method(encoder, options), step)
     figures = step_figures(encoder, step, repeats=repeats)
     if has_amx():
-        figures += step_figures(encoder, made_step(encoder, [4, 4]), repeats=repeats, half=True, targets=False)
+        figures += step_figures(encoder, random_step(encoder, [4, 4]), repeats=repeats, half=True, targets=False)
     return figures
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, show, write."""
-    run("step", parser_of(__doc__, repeats=5), lambda chosen: measured(repeats=chosen.repeats), arguments)
+    """Measure, print, write."""
+    run("step", build_parser(__doc__, repeats=5), lambda chosen: measure(repeats=chosen.repeats), arguments)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""The performance tables, from what lies in `results/`: those with a target in the README, all in docs/performance.md.
+"""Performance tables of `results/`: figures with a target in README.md, all figures in docs/performance.md.
 
     python -m benchmarks.table [--write]
 
-Figures taken on a GPU come first, then those that are the same on every machine, then times on a processor: each from the
-machine that was measured last.
+Figures of a GPU come first, then machine-independent figures, then CPU times. Each kind is of the machine that was measured last.
 """
 
 import argparse
@@ -20,32 +19,35 @@ KINDS = (
     ("On a GPU", ("gpu",)),
     ("The same on every machine", ("exact",)),
     ("CPU time of one thread", ("loader", "step", "gather")),
+    ("Loader processes, this commit against an earlier one", ("throughput",)),
 )
 Content = Mapping[str, Any]
-Wanted = Callable[[Figure], bool]
+Selector = Callable[[Figure], bool]
 
 
 def read_results(folder: Path = RESULTS) -> list[Content]:
-    """What every machine said, by the names of the files."""
+    """Read the results of all machines, in the order of the file names."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
-def render(results: Sequence[Content], *, wanted: Wanted) -> str:
-    """All tables, of the figures that are wanted; of no result an empty text."""
-    return "\n\n".join(part for title, names in KINDS for part in _kind(title, names, results, wanted))
+def render(results: Sequence[Content], *, select: Selector) -> str:
+    """Return all tables in Markdown, of the selected figures; an empty text without results."""
+    return "\n\n".join(part for title, names in KINDS for part in _kind(title, names, results, select))
 
 
 def has_target(figure: Figure) -> bool:
-    """Whether somebody said beforehand what it should be."""
+    """Return whether a figure has a target."""
     return figure.target is not None
 
 
-def _kind(title: str, names: Sequence[str], results: Sequence[Content], wanted: Wanted) -> list[str]:
+def _kind(title: str, names: Sequence[str], results: Sequence[Content], select: Selector) -> list[str]:
     found = [each for each in results if any(figures_of(each, name) for name in names)]
     if not found:
         return []
     latest = max(found, key=lambda each: max(_date(each, name) for name in names))
-    rows = [_row(figure) for name in names for figure in figures_of(latest, name) if name == "gpu" or wanted(figure)]
+    rows = [_row(figure) for name in names for figure in figures_of(latest, name) if name == "gpu" or select(figure)]
+    if not rows:
+        return []
     head = ["| | plain, or limit | ours | ratio | target |", "|---|---|---|---|---|"]
     return [f"**{title}** ({_where(latest, names)})", "\n".join([*head, *rows])]
 
@@ -87,11 +89,11 @@ def _number(value: float) -> str:
     return f"{value:.1e}"
 
 
-def placed(page: str, table: str) -> str:
-    """The page with the table between its marks.
+def insert_table(page: str, table: str) -> str:
+    """Return the page with the table between its two marks.
 
     Raises:
-        ValueError: the page has not both marks.
+        ValueError: A mark is missing.
     """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -100,21 +102,21 @@ def placed(page: str, table: str) -> str:
     return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
 
 
-PAGES: Mapping[Path, Wanted] = {
+PAGES: Mapping[Path, Selector] = {
     Path("README.md"): has_target,
     Path("docs/performance.md"): lambda _: True,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print all figures, or write them into the pages."""
+    """Print all tables, or write them to the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="into " + " and ".join(map(str, PAGES)))
     if not parser.parse_args(arguments).write:
-        sys.stdout.write(render(read_results(), wanted=lambda _: True) + "\n")
+        sys.stdout.write(render(read_results(), select=lambda _: True) + "\n")
         return
-    for page, wanted in PAGES.items():
-        text = placed(page.read_text(encoding="utf-8"), render(read_results(), wanted=wanted))
+    for page, select in PAGES.items():
+        text = insert_table(page.read_text(encoding="utf-8"), render(read_results(), select=select))
         page.write_text(text, encoding="utf-8")
 
 

@@ -1,4 +1,8 @@
-"""Times of variants that take turns, so that what the machine does beside them meets all alike."""
+"""Time variants in alternation, so that other load on the machine affects all of them.
+
+`torch.utils.benchmark.Timer` is not used: its warm-up runs each variant at least twice before every measurement, and a step takes
+ten seconds.
+"""
 
 import gc
 import time
@@ -10,37 +14,37 @@ REPEATS = 5
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one variant."""
+    """Seconds of each run of one variant."""
 
     all: tuple[float, ...]
 
     @property
     def least(self) -> float:
-        """What it takes where nothing disturbs: neighbours only ever add."""
+        """Least time: other load only adds time."""
         return min(self.all)
 
     @property
     def spread(self) -> tuple[float, float]:
-        """Lowest and highest."""
+        """Lowest and highest time."""
         return min(self.all), max(self.all)
 
     def per(self, count: float) -> "Times":
-        """Of one of so many."""
+        """Divide by the number of items of a run."""
         return Times(tuple(value / count for value in self.all))
 
 
-def alternated(
+def time_alternately(
     variants: Mapping[str, Callable[[], object]],
     *,
     repeats: int = REPEATS,
     clock: Callable[[], float] = time.process_time,
 ) -> dict[str, Times]:
-    """Seconds of every variant, A B C A B C ..., after each has run once.
+    """Time the variants in the order A B C A B C ..., after one run of each.
 
     Args:
-        variants: what is timed, by name.
-        repeats: times each.
-        clock: seconds of this process on all its cores, unless told otherwise.
+        variants: Functions by name.
+        repeats: Timed runs of each.
+        clock: Clock in seconds; the default is the CPU time of this process.
     """
     for run in variants.values():
         run()
@@ -55,5 +59,5 @@ def alternated(
 
 
 def spreads(times: Mapping[str, Times]) -> dict[str, tuple[float, float]]:
-    """Lowest and highest of each, rounded to what a clock can tell."""
+    """Return lowest and highest time of each variant, rounded to microseconds."""
     return {name: (round(each.spread[0], 6), round(each.spread[1], 6)) for name, each in times.items()}

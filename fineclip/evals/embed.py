@@ -28,7 +28,7 @@ from fineclip.models.checkpoints import (
 )
 from fineclip.models.features import FeatureEncoder
 from fineclip.models.images import UndecodableImage, decode, squash, to_batch
-from fineclip.shards import BenchmarkRow, PieceReader, read_manifest, sha256_of
+from fineclip.shards import BenchmarkRow, ByteRangeReader, read_manifest, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Embedder:
     def _batches(self, rows: Sequence[BenchmarkRow], size: int) -> Iterator[tuple[Sequence[BenchmarkRow], Tensor]]:
         """Yield rows with their normalized pixels, (B, 3, S, S)."""
         self.encoder.require_whole_patches(size)
-        with PieceReader() as reader, ThreadPoolExecutor(self.threads) as pool:
+        with ByteRangeReader() as reader, ThreadPoolExecutor(self.threads) as pool:
             for batch in batches(tqdm(rows, desc="images", unit="image", disable=None), self.encoder.batch_size):
                 contents = [_read(reader, row) for row in batch]
                 squares = list(pool.map(_decoded, batch, contents, [size] * len(batch)))
@@ -131,7 +131,7 @@ def _fractions(rows: Sequence[BenchmarkRow]) -> tuple[Tensor, Tensor]:
     return torch.tensor(boxes, dtype=torch.float32).view(-1, 4), torch.tensor(owners, dtype=torch.int64)
 
 
-def _read(reader: PieceReader, row: BenchmarkRow) -> bytes:
+def _read(reader: ByteRangeReader, row: BenchmarkRow) -> bytes:
     content = reader.read(row.file, row.offset, row.size)
     if hashlib.sha256(content).hexdigest() != row.sha256:
         raise DataError(

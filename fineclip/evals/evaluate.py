@@ -26,7 +26,7 @@ from fineclip.evals.benchmarks import benchmark_of
 from fineclip.evals.index import Index, read_index
 from fineclip.identity import canonical, identity
 from fineclip.shards import Job, hashes_of, invalidate, read_manifest, sha256_of, write_text
-from fineclip.shards.atomic import sweep
+from fineclip.shards.atomic import remove_stale_temp_files
 from fineclip.shards.manifest import cached_manifest
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _start(manifest: Path, scores: Mapping[str, Path], keys: Mapping[str, Key]) 
     invalidate(manifest)
     manifest.unlink(missing_ok=True)
     for name, path in scores.items():
-        sweep(path.parent, path.stem)
+        remove_stale_temp_files(path.parent, path.stem)
         if name in todo:
             path.unlink(missing_ok=True)
         else:

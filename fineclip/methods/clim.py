@@ -52,7 +52,7 @@ from fineclip.methods.items import (
     stack_boxes,
 )
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.images import SQUASH_BICUBIC, draw_crop
+from fineclip.models.images import SQUASH_BICUBIC, random_resized_crop
 from fineclip.types import Batch, Counts, Losses, Sample
 
 VERSION = 1  # of the loss and of what is drawn: a change of it trains again
@@ -81,7 +81,7 @@ class PrepareClim:
             UndecodableImage: its bytes are no image.
         """
         caption = draw_caption(sample.captions, rng)
-        part = draw_crop(sample.width, sample.height, rng, area=self.options.crop_area)
+        part = random_resized_crop(sample.width, sample.height, rng, area=self.options.crop_area)
         pixels = self.inputs.pixels(sample.image, RESIZE, part=part)
         return Item(sample.key, pixels.image, text=self.inputs.texts(sample.key, [caption])[0], cuts=pixels.cuts)
 

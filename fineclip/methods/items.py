@@ -20,9 +20,9 @@ from fineclip import boxes
 from fineclip.boxes import clip
 from fineclip.config import LoaderConfig
 from fineclip.methods.texts import CachedTexts
-from fineclip.models.cuts import Cuts, Square
-from fineclip.models.images import CENTRED, LETTERBOX, SQUASH, Fit
-from fineclip.models.pixels import Pixels, Wanted, decode_only, draw
+from fineclip.models.device_crops import CropPlan, ResizeTarget
+from fineclip.models.images import LETTERBOX, LETTERBOX_CENTERED, SQUASH, ResizeRule
+from fineclip.models.pixels import DecodeRequest, Pixels, decode_for_device, resize_and_crop
 from fineclip.types import Box, Region, Sample
 
 Tokenize = Callable[[Sequence[str]], Tensor]
@@ -74,11 +74,11 @@ class Inputs:
         Raises:
             UndecodableImage: it is no image.
         """
-        crop = Square(resize.crop, crop_size or self.crop_size)
-        wanted = Wanted(Square(resize.image, self.image_size), crop, boxes, part)
+        crop = ResizeTarget(resize.crop, crop_size or self.crop_size)
+        request = DecodeRequest(ResizeTarget(resize.image, self.image_size), crop, boxes, part)
         if self.loader.crops == "device":
-            return decode_only(content, wanted)
-        return draw(content, wanted, pillow=self.loader.resample == "pillow")
+            return decode_for_device(content, request)
+        return resize_and_crop(content, request, pillow=self.loader.resample == "pillow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Item:
     region_texts: Tensor | None = None
     region_labels: Tensor | None = None
     crops: Tensor | None = None
-    cuts: Cuts | None = None
+    cuts: CropPlan | None = None
 
 
 Prepare = Callable[[Sample, np.random.Generator], Item]
@@ -189,12 +189,12 @@ def fractions_of_square(box: Box, sample: Sample) -> Fractions:
 class Resize(NamedTuple):
     """How images and crops come on their squares of so many pixels, and where a box of the image lies then."""
 
-    image: Fit
-    crop: Fit
+    image: ResizeRule
+    crop: ResizeRule
     fractions: Callable[[Box, Sample], Fractions]
 
 
 RESIZES: Mapping[str, Resize] = {
     "squash": Resize(SQUASH, SQUASH, fractions),
-    "letterbox": Resize(LETTERBOX, CENTRED, fractions_of_square),
+    "letterbox": Resize(LETTERBOX, LETTERBOX_CENTERED, fractions_of_square),
 }

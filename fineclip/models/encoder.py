@@ -20,7 +20,7 @@ from fineclip.config import EncoderConfig
 from fineclip.errors import ConfigError
 from fineclip.models.architecture import build_model
 from fineclip.models.blocks import open_clip_block
-from fineclip.models.images import normalise
+from fineclip.models.images import normalize_pixels
 from fineclip.models.trunks import Hidden, build_trunk
 
 EPSILON = 1e-12  # added to the area of a mask, so that an empty mask gives zeros
@@ -100,7 +100,7 @@ class RegionEncoder(nn.Module):
         """Normalize uint8 pixels, in the type of the weights. Floats are returned as they are."""
         if images_B3HW.is_floating_point():
             return images_B3HW
-        return normalise(images_B3HW).to(self.logit_scale.dtype)
+        return normalize_pixels(images_B3HW).to(self.logit_scale.dtype)
 
     def encode_image(self, images_B3HW: Tensor) -> Tensor:
         """Encode whole images.

@@ -1,6 +1,6 @@
-"""Images as the encoder wants them.
+"""Resize images to the squares of an encoder, draw random crops, normalize pixels.
 
-Legend: B images, S side of the square.
+Legend: B images, S side of a square in pixels.
 """
 
 import math
@@ -17,23 +17,23 @@ from fineclip.shards.images import MAX_PIXELS, UndecodableImage, crop, decode, e
 from fineclip.types import Box
 
 __all__ = [
-    "CENTRED",
     "LETTERBOX",
+    "LETTERBOX_CENTERED",
     "MAX_PIXELS",
     "MEAN",
     "SQUASH",
     "SQUASH_BICUBIC",
     "STD",
-    "Fit",
-    "Place",
+    "PasteBox",
+    "ResizeRule",
     "UndecodableImage",
-    "centred",
     "crop",
     "decode",
-    "draw_crop",
     "edges",
     "letterbox",
-    "normalise",
+    "letterbox_centered",
+    "normalize_pixels",
+    "random_resized_crop",
     "read_header",
     "squash",
     "to_batch",
@@ -41,12 +41,12 @@ __all__ = [
 
 BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, in red, green, blue; values in [0, 1]
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images; red, green, blue in [0, 1]
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class Place(NamedTuple):
-    """Where a resized picture lies on its square, in pixels."""
+class PasteBox(NamedTuple):
+    """Place and size of a resized image on its square, in pixels."""
 
     left: int
     top: int
@@ -54,69 +54,101 @@ class Place(NamedTuple):
     height: int
 
 
-class Fit(NamedTuple):
-    """How a picture comes on a square; called, it does so by Pillow.
+class ResizeRule(NamedTuple):
+    """Rule for resizing an image to a square. Calling it applies the rule with Pillow.
 
     Attributes:
-        filter: of the resampling, antialiased.
-        black_before: None squashes. Otherwise the aspect is kept, black fills the rest, and so much of it lies on the left
-            or above; of an odd rest the larger part comes after.
+        filter: Filter of the antialiased resampling.
+        padding_before: None changes the aspect ratio to fill the square. A number keeps the ratio and pads with black; it is the
+            fraction, in [0, 1], of the padding that comes before the image, rounded down to whole pixels.
     """
 
     filter: Literal["bilinear", "bicubic"]
-    black_before: float | None = None
+    padding_before: float | None = None
 
-    def place(self, width: int, height: int, size: int) -> Place:
-        """Of a picture of so many pixels, on a square of side `size`."""
-        if self.black_before is None:
-            return Place(0, 0, size, size)
+    def paste_box(self, width: int, height: int, size: int) -> PasteBox:
+        """Return where an image lies on the square.
+
+        Args:
+            width: Width of the image in pixels.
+            height: Height of the image in pixels.
+            size: Side of the square in pixels.
+
+        Example:
+            >>> LETTERBOX_CENTERED.paste_box(640, 480, 224)
+            PasteBox(left=0, top=28, width=224, height=168)
+        """
+        if self.padding_before is None:
+            return PasteBox(0, 0, size, size)
         scale = size / max(width, height)
         wide, high = (max(1, round(side * scale)) for side in (width, height))
-        return Place(int((size - wide) * self.black_before), int((size - high) * self.black_before), wide, high)
+        return PasteBox(int((size - wide) * self.padding_before), int((size - high) * self.padding_before), wide, high)
 
     def __call__(self, image: Image.Image, size: int) -> Tensor:
-        """(3, S, S) uint8."""
-        left, top, width, height = self.place(image.width, image.height, size)
+        """Resize with Pillow.
+
+        Args:
+            image: RGB image.
+            size: Side S of the square in pixels.
+
+        Returns:
+            (3, S, S) uint8.
+        """
+        left, top, width, height = self.paste_box(image.width, image.height, size)
         resized = image.resize((width, height), BILINEAR if self.filter == "bilinear" else BICUBIC)
         if (width, height) == (size, size):
-            return _as_tensor(resized)
+            return _to_tensor(resized)
         square = Image.new("RGB", (size, size))
         square.paste(resized, (left, top))
-        return _as_tensor(square)
+        return _to_tensor(square)
 
 
-SQUASH = Fit("bilinear")
-SQUASH_BICUBIC = Fit("bicubic")
-LETTERBOX = Fit("bicubic", black_before=0)
-CENTRED = Fit("bicubic", black_before=0.5)
+SQUASH = ResizeRule("bilinear")
+SQUASH_BICUBIC = ResizeRule("bicubic")
+LETTERBOX = ResizeRule("bicubic", padding_before=0)
+LETTERBOX_CENTERED = ResizeRule("bicubic", padding_before=0.5)
 
 
 def squash(image: Image.Image, size: int) -> Tensor:
-    """(3, S, S) uint8: the whole image on a square, its aspect not kept.
+    """Resize to a square without keeping the aspect ratio, (3, S, S) uint8.
 
-    Source: FineCLIP, training/data.py: torchvision's Resize of both sides on a Pillow image, bilinear, which is
-    Pillow's own resize.
+    Args:
+        image: RGB image.
+        size: Side S of the square in pixels.
+
+    Source:
+        FineCLIP, training/data.py: torchvision's Resize to (S, S) of a Pillow image, bilinear, which calls Pillow's resize.
     """
     return SQUASH(image, size)
 
 
 def letterbox(image: Image.Image, size: int) -> Tensor:
-    """(3, S, S) uint8: the longer side fills the square, black fills the rest on the right or below.
+    """Resize the longer side to the square and pad with black on the right or below, (3, S, S) uint8.
 
-    Source: CLIPSelf, `ResizeLongest`: bicubic on a Pillow image, padded before the normalisation.
+    Args:
+        image: RGB image.
+        size: Side S of the square in pixels.
+
+    Source:
+        CLIPSelf, `ResizeLongest`: bicubic on a Pillow image, padded before normalization.
     """
     return LETTERBOX(image, size)
 
 
-def centred(image: Image.Image, size: int) -> Tensor:
-    """(3, S, S) uint8: as `letterbox`, with the black on both sides.
+def letterbox_centered(image: Image.Image, size: int) -> Tensor:
+    """Resize as `letterbox` and pad on both sides, (3, S, S) uint8. Of odd padding the larger part comes after the image.
 
-    Source: CLIPSelf's crops, open_clip's `ResizeMaxSize`; of an odd rest the larger part comes after.
+    Args:
+        image: RGB image.
+        size: Side S of the square in pixels.
+
+    Source:
+        Crops of CLIPSelf; open_clip, `ResizeMaxSize`.
     """
-    return CENTRED(image, size)
+    return LETTERBOX_CENTERED(image, size)
 
 
-def draw_crop(
+def random_resized_crop(
     width: int,
     height: int,
     rng: np.random.Generator,
@@ -125,17 +157,18 @@ def draw_crop(
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
     attempts: int = 10,
 ) -> Box:
-    """A box inside an image of so many pixels, its edges whole numbers, anywhere with the same chance.
+    """Draw a box of random area, aspect ratio and place inside an image. Its edges are whole pixels.
 
     Args:
-        width: of the image.
-        height: of the image.
-        rng: what is drawn comes from here.
-        area: least and largest share of the image's area.
-        aspect: least and largest width over height, drawn so that its logarithm is uniform.
-        attempts: draws that may fall outside; then it is the largest box in the middle whose aspect lies inside.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+        rng: Generator of the draws.
+        area: Least and largest fraction of the image area.
+        aspect: Least and largest ratio of width to height; the logarithm of the ratio is uniform.
+        attempts: Draws of a box that may not fit. After them the result is the largest central box within `aspect`.
 
-    Source: torchvision, `RandomResizedCrop.get_params`, draw by draw, from another generator.
+    Source:
+        torchvision, `RandomResizedCrop.get_params`, with the same draws from a NumPy generator.
     """
     for _ in range(attempts):
         pixels = width * height * rng.uniform(*area)
@@ -153,14 +186,18 @@ def draw_crop(
     return Box(left, top, left + wide, top + high)
 
 
-def _as_tensor(image: Image.Image) -> Tensor:
+def _to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).contiguous()
 
 
-def normalise(images_B3SS: Tensor) -> Tensor:
-    """float32 of mean 0 and deviation 1 over CLIP's training images, from uint8; any leading shape before (3, S, S).
+def normalize_pixels(images_B3SS: Tensor) -> Tensor:
+    """Normalize pixels by the mean and standard deviation of CLIP's training images.
 
-    However the pixels lie in memory, the result lies colour by colour, so that it is encoded to the same bits.
+    Args:
+        images_B3SS: uint8 in [0, 255], any memory layout. Any leading dimensions are allowed.
+
+    Returns:
+        float32 of the same shape. Memory is contiguous for any layout of the input, so that an encoder gives the same bits.
     """
     mean, std = _mean_and_std(images_B3SS.device)
     values = images_B3SS.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
@@ -169,13 +206,21 @@ def normalise(images_B3SS: Tensor) -> Tensor:
 
 @cache
 def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Made once: to bring numbers to a device, the host waits for it."""
+    """Return `MEAN` and `STD` as (3, 1, 1) tensors; cached, because a copy from the host synchronizes the device."""
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
     return mean, std
 
 
 def to_batch(images: Sequence[Tensor], *, size: int) -> Tensor:
-    """(B, 3, S, S) float32, normalised, from uint8 images of one size; (0, 3, S, S) from none."""
+    """Stack and normalize images.
+
+    Args:
+        images: (3, S, S) uint8 each; may be empty.
+        size: Side S, the shape of an empty result.
+
+    Returns:
+        (B, 3, S, S) float32.
+    """
     if not images:
         return torch.zeros(0, 3, size, size)
-    return normalise(torch.stack(list(images)))
+    return normalize_pixels(torch.stack(list(images)))

@@ -1,17 +1,17 @@
-"""From an encoded picture to the squares that an encoder takes: by libjpeg-turbo and 8-bit resampling, or by Pillow.
+"""Decode an image and make the squares that an encoder takes, with libjpeg-turbo and 8-bit resampling or with Pillow.
 
-Legend: H W of the picture, S side of the image's square, s of the crops', r crops of one picture, in pixels.
+The fast path decodes JPEGs to the same bits as Pillow. Other formats, CMYK, 12 bits, and files for which libjpeg-turbo reports a
+warning are decoded by Pillow, which also decides which files are not images. The fast path resamples 8-bit pixels with
+Pillow's filters and other rounding. Decoded pixels have colors innermost in memory, and a part is a view: only there does
+`interpolate` take its vectorized path (0.12 ms per crop; 0.18 ms on a copy of the part, 0.58 ms with separate color planes).
 
-The fast way decodes what Pillow would, to the bit, and hands whatever else there is (other formats, CMYK, 12 bit, files
-with a warning) to Pillow, which alone says what is no image. It resamples 8-bit pixels with the same filters as Pillow and
-other rounding. Pixels lie colour innermost, and a part is a view of its picture: only on such memory `interpolate` takes
-its vectorised way (a crop takes 0.12 ms, else 0.18, and 0.58 where colours lie apart).
+Legend: H W height and width of the decoded image, h w of a resized part, S side of an image square, s of a crop square, r crops
+of one image, N bytes.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from math import prod
 from typing import NamedTuple
@@ -23,183 +23,148 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fineclip.models.cuts import Cuts, Edges, Square
-from fineclip.models.images import MAX_PIXELS, Fit, decode, edges
+from fineclip.models.device_crops import CropPlan, PixelBox, ResizeTarget
+from fineclip.models.images import MAX_PIXELS, ResizeRule, decode, edges
 from fineclip.types import Box
 
-JPEG = b"\xff\xd8\xff"
-COLOURS = ("YCbCr", "RGB", "Gray")
-KEPT_BYTES = 64_000_000  # memory for decoding that a process keeps; what is larger is rare
+JPEG_MAGIC = b"\xff\xd8\xff"
+FAST_COLOR_SPACES = ("YCbCr", "RGB", "Gray")
+MAX_KEPT_BYTES = 64_000_000  # decoding buffer that a thread keeps for the next image
 
 
-class Wanted(NamedTuple):
-    """What is to be made of a picture.
+class DecodeRequest(NamedTuple):
+    """Squares to make of one image.
 
     Attributes:
-        image: its square.
-        crop: that of each crop.
-        boxes: of the crops, in pixels of the picture; None where the method has none.
-        part: what of the picture comes on its square; None is all.
+        image: Square of the image.
+        crop: Square of each crop.
+        boxes: Boxes of the crops in pixels of the image; None if the method has no crops.
+        part: Part of the image that is resized to the square of the image; None is the whole image.
     """
 
-    image: Square
-    crop: Square
+    image: ResizeTarget
+    crop: ResizeTarget
     boxes: Sequence[Box] | None = None
     part: Box | None = None
 
 
 class Pixels(NamedTuple):
-    """What was made of it: (3, S, S) and (r, 3, s, s) uint8; or (3, H, W), the picture itself, with the cuts to make."""
+    """Pixels of one image, uint8, with colors innermost in memory.
+
+    Attributes:
+        image: (3, S, S), or, with `cuts`, the decoded image (3, H, W).
+        crops: (r, 3, s, s); None if the method has no crops, or with `cuts`.
+        cuts: Resizes and crops that are left to the device.
+    """
 
     image: Tensor
     crops: Tensor | None
-    cuts: Cuts | None = None
+    cuts: CropPlan | None = None
 
 
-class Arena:
-    """Memory that is handed out piece by piece; what does not fit it is new memory.
+def resize_and_crop(content: bytes, request: DecodeRequest, *, pillow: bool) -> Pixels:
+    """Decode an image and make its squares.
 
-    Attributes:
-        content: all that was handed out, one after another; None without memory, or where something did not fit.
-    """
-
-    def __init__(self, memory_N: Tensor | None = None) -> None:
-        self._memory_N = memory_N
-        self._used = 0
-
-    @property
-    def content(self) -> Tensor | None:
-        """(n,) uint8."""
-        return None if self._memory_N is None else self._memory_N[: self._used]
-
-    def take(self, *shape: int) -> Tensor:
-        """Of that shape, uint8, whatever it holds."""
-        size = prod(shape)
-        if self._memory_N is not None and self._used + size > len(self._memory_N):
-            self._memory_N = None
-        if self._memory_N is None:
-            return torch.empty(shape, dtype=torch.uint8)
-        start, self._used = self._used, self._used + size
-        return self._memory_N[start : self._used].view(shape)
-
-    def give_back(self, piece: Tensor) -> None:
-        """The piece that was taken last."""
-        self._used -= 0 if self._memory_N is None else piece.numel()
-
-
-class Canvas(NamedTuple):
-    """Where images and crops are drawn."""
-
-    images: Arena
-    crops: Arena
-
-
-_canvas: ContextVar[Canvas | None] = ContextVar("canvas", default=None)
-
-
-@contextmanager
-def drawn_on(canvas: Canvas) -> Iterator[None]:
-    """Inside, pixels are drawn there, one picture after another."""
-    token = _canvas.set(canvas)
-    try:
-        yield
-    finally:
-        _canvas.reset(token)
-
-
-def draw(content: bytes, wanted: Wanted, *, pillow: bool) -> Pixels:
-    """The squares of an encoded picture.
+    Args:
+        content: Encoded image.
+        request: Squares to make.
+        pillow: Use Pillow for everything, which gives the pixels of the authors' code to the bit.
 
     Raises:
-        UndecodableImage: the bytes are no image that we read.
+        UndecodableImage: The bytes are not an image of a supported format, or have more than `MAX_PIXELS` pixels.
     """
-    canvas, (image, crop, boxes, part) = _canvas.get() or Canvas(Arena(), Arena()), wanted
+    image, crop, boxes, part = request
     if pillow:
-        picture = decode(content)
-        width, height = picture.size
-        onto = partial(_by_pillow, picture)
+        opened = decode(content)
+        width, height = opened.size
+        paste = partial(_paste_by_pillow, opened)
     else:
-        picture_HW3 = _decoded(content)
-        height, width = picture_HW3.shape[:2]
-        onto = partial(_by_torch, picture_HW3)
-    image_SS3 = canvas.images.take(image.size, image.size, 3)
-    onto((0, 0, width, height) if part is None else edges(part, width, height), image.fit, image_SS3)
+        decoded_HW3 = _decode(content, _scratch)
+        height, width = decoded_HW3.shape[:2]
+        paste = partial(_paste_by_torch, decoded_HW3)
+    image_SS3 = _empty(image.size, image.size, 3)
+    paste((0, 0, width, height) if part is None else edges(part, width, height), image.rule, image_SS3)
     if boxes is None:
         return Pixels(image_SS3.permute(2, 0, 1), None)
-    crops_rss3 = canvas.crops.take(len(boxes), crop.size, crop.size, 3)
+    crops_rss3 = _empty(len(boxes), crop.size, crop.size, 3)
     for box, crop_ss3 in zip(boxes, crops_rss3, strict=True):
-        onto(edges(box, width, height), crop.fit, crop_ss3)
+        paste(edges(box, width, height), crop.rule, crop_ss3)
     return Pixels(image_SS3.permute(2, 0, 1), crops_rss3.permute(0, 3, 1, 2))
 
 
-def decode_only(content: bytes, wanted: Wanted) -> Pixels:
-    """The picture as it is, and the cuts that are to be made of it.
+def decode_for_device(content: bytes, request: DecodeRequest) -> Pixels:
+    """Decode an image and return it with the plan of its squares, for `crop_on_device`.
+
+    Args:
+        content: Encoded image.
+        request: Squares to make on the device.
 
     Raises:
-        UndecodableImage: the bytes are no image that we read.
+        UndecodableImage: The bytes are not an image of a supported format, or have more than `MAX_PIXELS` pixels.
     """
-    picture_HW3 = _decoded(content, (_canvas.get() or Canvas(Arena(), Arena())).images)
-    height, width = picture_HW3.shape[:2]
-    part = (0, 0, width, height) if wanted.part is None else edges(wanted.part, width, height)
-    crops = None if wanted.boxes is None else tuple(edges(box, width, height) for box in wanted.boxes)
-    cuts = Cuts(height, width, wanted.image, part, wanted.crop, crops)
-    return Pixels(picture_HW3.permute(2, 0, 1), None, cuts)
+    decoded_HW3 = _decode(content, _empty)
+    height, width = decoded_HW3.shape[:2]
+    part = (0, 0, width, height) if request.part is None else edges(request.part, width, height)
+    crops = None if request.boxes is None else tuple(edges(box, width, height) for box in request.boxes)
+    plan = CropPlan(height, width, request.image, part, request.crop, crops)
+    return Pixels(decoded_HW3.permute(2, 0, 1), None, plan)
 
 
-def _decoded(content: bytes, arena: Arena | None = None) -> Tensor:
-    """(H, W, 3) uint8; without an arena in memory that the next call in this thread uses again.
+def _decode(content: bytes, allocate: Callable[..., Tensor]) -> Tensor:
+    """Decode to (H, W, 3) uint8: by libjpeg-turbo into allocated memory if it can, else by Pillow.
 
     Raises:
-        UndecodableImage: the bytes are no image that we read.
+        UndecodableImage: See `resize_and_crop`.
     """
     if (size := _fast_size(content)) is not None:
-        memory_HW3 = _scratch(*size, 3) if arena is None else arena.take(*size, 3)
-        try:
-            simplejpeg.decode_jpeg(content, buffer=memory_HW3.numpy())
-        except ValueError:
-            if arena is not None:
-                arena.give_back(memory_HW3)
-        else:
-            return memory_HW3
-    picture_HW3 = torch.from_numpy(np.array(decode(content)))
-    return picture_HW3 if arena is None else arena.take(*picture_HW3.shape).copy_(picture_HW3)
+        decoded_HW3 = allocate(*size, 3)
+        with suppress(ValueError):
+            simplejpeg.decode_jpeg(content, buffer=decoded_HW3.numpy())
+            return decoded_HW3
+    return torch.from_numpy(np.array(decode(content)))
 
 
 def _fast_size(content: bytes) -> tuple[int, int] | None:
-    """Height and width of a picture of the kind that libjpeg-turbo is asked to decode."""
-    if not content.startswith(JPEG):
+    """Return height and width of an image that libjpeg-turbo may decode, None for others."""
+    if not content.startswith(JPEG_MAGIC):
         return None
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        height, width, color_space, _ = simplejpeg.decode_jpeg_header(content)
     except ValueError:
         return None
-    return (height, width) if colours in COLOURS and 0 < height * width <= MAX_PIXELS else None
+    return (height, width) if color_space in FAST_COLOR_SPACES and 0 < height * width <= MAX_PIXELS else None
 
 
 _kept = threading.local()
 
 
+def _empty(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.uint8)
+
+
 def _scratch(*shape: int) -> Tensor:
-    """Memory of that shape; mapping new pages for each picture would take as long as a third of its decoding."""
+    """Return memory that the next call in this thread reuses: mapping new pages would take a third of the time of decoding."""
     size = prod(shape)
-    if size > KEPT_BYTES:
-        return torch.empty(shape, dtype=torch.uint8)
+    if size > MAX_KEPT_BYTES:
+        return _empty(*shape)
     if getattr(_kept, "memory_N", None) is None or len(_kept.memory_N) < size:
-        _kept.memory_N = torch.empty(size, dtype=torch.uint8)
+        _kept.memory_N = _empty(size)
     memory_HW3: Tensor = _kept.memory_N[:size].view(shape)
     return memory_HW3
 
 
-def _by_torch(picture_HW3: Tensor, part: Edges, fit: Fit, square_SS3: Tensor) -> None:
-    x1, y1, x2, y2 = part
-    left, top, width, height = fit.place(x2 - x1, y2 - y1, len(square_SS3))
-    part_13hw = picture_HW3[None, y1:y2, x1:x2].permute(0, 3, 1, 2)  # this order: strides say that colour is innermost
-    resized_13hw = interpolate(part_13hw, size=(height, width), mode=fit.filter, antialias=True)
+def _paste_by_torch(decoded_HW3: Tensor, box: PixelBox, rule: ResizeRule, square_SS3: Tensor) -> None:
+    """Resize a part of a decoded image and write it to its place on a square."""
+    x1, y1, x2, y2 = box
+    left, top, width, height = rule.paste_box(x2 - x1, y2 - y1, len(square_SS3))
+    part_13hw = decoded_HW3[None, y1:y2, x1:x2].permute(0, 3, 1, 2)  # in this order the strides show channels_last
+    resized_13hw = interpolate(part_13hw, size=(height, width), mode=rule.filter, antialias=True)
     if (width, height) != (len(square_SS3), len(square_SS3)):
         square_SS3.zero_()
     square_SS3[top : top + height, left : left + width] = resized_13hw[0].permute(1, 2, 0)
 
 
-def _by_pillow(picture: Image.Image, part: Edges, fit: Fit, square_SS3: Tensor) -> None:
-    cropped = picture if part == (0, 0, *picture.size) else picture.crop(part)
-    square_SS3.copy_(fit(cropped, len(square_SS3)).permute(1, 2, 0))
+def _paste_by_pillow(image: Image.Image, box: PixelBox, rule: ResizeRule, square_SS3: Tensor) -> None:
+    """Resize a part of an image with Pillow and write it to its place on a square."""
+    cropped = image if box == (0, 0, *image.size) else image.crop(box)
+    square_SS3.copy_(rule(cropped, len(square_SS3)).permute(1, 2, 0))

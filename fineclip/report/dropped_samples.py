@@ -10,7 +10,7 @@ from fineclip.errors import DataError, ShardError
 from fineclip.report.funnel import Funnel
 from fineclip.report.kept_samples import data_uri, evenly
 from fineclip.report.result_files import ProblemLog, ResultPaths
-from fineclip.shards import PieceReader, Row, SelectRow, SourceRow, read_rows
+from fineclip.shards import ByteRangeReader, Row, SelectRow, SourceRow, read_rows
 from fineclip.shards.images import decode, read_header
 from fineclip.stages.declaration import lineage, stages
 
@@ -67,7 +67,7 @@ def dropped_tiles(
     """
     examples = list(_examples(funnel, folders, place, problems_log))[:MOST_TILES]
     tiles: dict[Example, DroppedTile] = {}
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         for shard in dict.fromkeys(example.shard for example in examples):
             mine = {example.key: example for example in examples if example.shard == shard}
             manifest = folders["source"] / f"{shard}.json"
@@ -79,7 +79,7 @@ def dropped_tiles(
     return tuple(tiles[example] for example in examples if example in tiles)
 
 
-def dropped_tile(example: Example, row: SourceRow, reader: PieceReader, root: Path) -> DroppedTile:
+def dropped_tile(example: Example, row: SourceRow, reader: ByteRangeReader, root: Path) -> DroppedTile:
     """Return the tile of one example.
 
     Args:
@@ -151,7 +151,7 @@ def first_row_by_reason(manifest: Path, row_type: type[R], reasons: Collection[s
     return found
 
 
-def _thumbnail(row: SourceRow, reader: PieceReader, root: Path) -> tuple[str, str]:
+def _thumbnail(row: SourceRow, reader: ByteRangeReader, root: Path) -> tuple[str, str]:
     """Return thumbnail and note of a source row; the thumbnail is empty if the image cannot be decoded."""
     if row.file is None:
         return "", row.error or "has no image"

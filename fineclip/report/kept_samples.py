@@ -10,7 +10,7 @@ from typing import TypeVar
 from PIL import Image
 
 from fineclip.report.result_files import ProblemLog, ResultPaths
-from fineclip.shards import PackRow, PieceReader, kept_rows, read_sample
+from fineclip.shards import ByteRangeReader, PackRow, kept_rows, read_sample
 from fineclip.shards.images import decode
 from fineclip.types import Region, Sample
 
@@ -57,7 +57,7 @@ def kept_tiles(packed: Path, shards: Sequence[str], place: ResultPaths, problems
     there = [shard for shard in shards if (packed / f"{shard}.json").is_file()]
     chosen = evenly(there, TILES)
     tiles: list[Tile] = []
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         for index, shard in enumerate(chosen):
             wanted = -(-(TILES - len(tiles)) // (len(chosen) - index))
             manifest = packed / f"{shard}.json"
@@ -88,7 +88,7 @@ def data_uri(image: Image.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def _tiles(manifest: Path, wanted: int, reader: PieceReader) -> list[Tile]:
+def _tiles(manifest: Path, wanted: int, reader: ByteRangeReader) -> list[Tile]:
     rows = list(kept_rows(manifest, PackRow))
     chosen = evenly([row for row in rows if row.regions] or rows, wanted)
     return [tile_of(read_sample(reader, manifest.with_suffix(".tar"), row)) for row in chosen]

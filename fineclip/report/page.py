@@ -28,7 +28,7 @@ from fineclip.report.run_facts import Fact, facts, flat
 from fineclip.report.runs import RunRecord, collect_runs
 from fineclip.report.score_tables import Table, score_tables
 from fineclip.shards import write_text
-from fineclip.shards.atomic import sweep
+from fineclip.shards.atomic import remove_stale_temp_files
 
 VERSION = 2
 
@@ -78,7 +78,7 @@ def write_report(config: Config, output: Path, *, root: Path = Path()) -> None:
     """
     report = collect_report(config, root)
     page = render(report)
-    sweep(output.parent, output.name)
+    remove_stale_temp_files(output.parent, output.name)
     write_text(output, page)
     log.info(
         "%s: %d of %d runs, %d tables, %d things missing, %.1f MB",

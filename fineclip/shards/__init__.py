@@ -1,9 +1,9 @@
-"""Files between the stages: manifests, tables, packed shards; whole or not at all, the same for the same content."""
+"""Files between the stages: manifests, tables, packed shards. Writes are atomic; equal content gives equal bytes."""
 
 from fineclip.shards.atomic import atomic, sha256_of, write_bytes, write_text
+from fineclip.shards.byte_ranges import ByteRange, ByteRangeReader
 from fineclip.shards.manifest import Job, Manifest, hashes_of, input_manifest, invalidate, read_manifest
-from fineclip.shards.packed import EXTENSIONS, Piece, TarAppender, add_sample, members, read_description, read_sample
-from fineclip.shards.pieces import PieceReader
+from fineclip.shards.packed import EXTENSIONS, TarAppender, add_sample, members, read_description, read_sample
 from fineclip.shards.tables import (
     BenchmarkBox,
     BenchmarkRow,
@@ -29,6 +29,8 @@ __all__ = [
     "EXTENSIONS",
     "BenchmarkBox",
     "BenchmarkRow",
+    "ByteRange",
+    "ByteRangeReader",
     "CaptionRow",
     "ConceptRow",
     "DetectRow",
@@ -36,8 +38,6 @@ __all__ = [
     "Job",
     "Manifest",
     "PackRow",
-    "Piece",
-    "PieceReader",
     "Row",
     "SelectRow",
     "SourceRow",

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: a temporary name of this process, fsync, rename."""
+"""Atomic writes: a temporary file beside the target, fsync, rename, fsync of the folder."""
 
 import hashlib
 import os
@@ -13,16 +13,27 @@ from pathlib import Path
 import psutil
 
 BLOCK_BYTES = 1 << 20
-ABANDONED_S = 3600
-CLOCK_S = 60  # a file server's clock is not this host's
-WRITER = re.compile(r"\.(?P<host>[^.]+)\.(?P<process>\d+)\.[0-9a-f]{8}\.tmp$")
+STALE_AFTER_S = 3600
+CLOCK_SKEW_S = 60  # between a file server and this host
+TEMPORARY_NAME = re.compile(r"\.(?P<host>[^.]+)\.(?P<process>\d+)\.[0-9a-f]{8}\.tmp$")
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name when the block ends well, and goes when it does not.
+    """Yield a temporary path that replaces `path` when the block ends, and is deleted if the block raises.
 
-    Two processes that write the same file do each other no harm: the name is a process's own and the last rename wins.
+    Processes that write the same file at the same time use different temporary names; the last rename wins.
+
+    Args:
+        path: Target. Missing parent folders are created.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     with atomic(Path(folder) / "shard.txt") as temporary:
+        ...         _ = temporary.write_text("complete")
+        ...     (Path(folder) / "shard.txt").read_text()
+        'complete'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
@@ -36,19 +47,19 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8, whole or not at all."""
+    """Write a UTF-8 text file atomically."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
+    """Write a binary file atomically."""
     with atomic(path) as temporary:
         temporary.write_bytes(content)
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes, in hex."""
+    """Return the SHA-256 of the content of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK_BYTES):
@@ -56,35 +67,37 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sweep(folder: Path, name: str) -> None:
-    """Remove what killed writers of `name`, `name.anything` and their hidden copies left under temporary names.
+def remove_stale_temp_files(folder: Path, name: str) -> None:
+    """Remove the temporary files that killed processes left in a folder.
 
-    Of this host's writers, where the process is gone; of another host's, which nobody can ask, where nothing has been
-    written for an hour.
+    Files of this host are removed if their process has ended, files of other hosts if they have not changed for an hour.
+
+    Args:
+        folder: Folder of the targets.
+        name: File name of a target. Temporary files of `name`, `name.*` and their hidden copies are removed.
     """
-    for orphan in (*folder.glob(f".{name}.*.tmp"), *folder.glob(f"..{name}.*.tmp")):
-        writer = WRITER.search(orphan.name)
+    for temporary in (*folder.glob(f".{name}.*.tmp"), *folder.glob(f"..{name}.*.tmp")):
+        writer = TEMPORARY_NAME.search(temporary.name)
         if writer is None:
             continue
-        with suppress(FileNotFoundError):  # its writer has just finished
-            written = orphan.stat().st_mtime
-            is_here = writer["host"] == _host()
-            if (
-                not _is_writing(int(writer["process"]), since=written)
-                if is_here
-                else time.time() - written > ABANDONED_S
-            ):
-                orphan.unlink()
+        with suppress(FileNotFoundError):  # renamed by its process in the meantime
+            changed = temporary.stat().st_mtime
+            if writer["host"] == _host():
+                is_stale = not _is_alive(int(writer["process"]), at=changed)
+            else:
+                is_stale = time.time() - changed > STALE_AFTER_S
+            if is_stale:
+                temporary.unlink()
 
 
-def _is_writing(process: int, *, since: float) -> bool:
-    """Whether that process lives, and did so when the file was last written: numbers are given again.
+def _is_alive(process: int, *, at: float) -> bool:
+    """Return whether the process lives and has lived since the time `at`; process ids are reused.
 
-    A process that was killed and that nobody waits for keeps its number for ever: it is a zombie, and writes nothing.
+    A killed process whose parent does not wait for it keeps its id as a zombie; it counts as ended.
     """
     try:
         found = psutil.Process(process)
-        return found.status() != psutil.STATUS_ZOMBIE and found.create_time() <= since + CLOCK_S
+        return found.status() != psutil.STATUS_ZOMBIE and found.create_time() <= at + CLOCK_SKEW_S
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
@@ -96,6 +109,7 @@ def _host() -> str:
 
 
 def _flush_to_disk(path: Path) -> None:
+    """Call fsync on a file or folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
-"""Encoded images and their pixels: Pillow alone, no torch.
+"""Decode images with Pillow, without torch.
 
-Nothing here turns an image by its EXIF note: boxes are in the frame that is stored.
+The EXIF orientation is ignored: boxes refer to the stored pixels.
 """
 
 import io
@@ -16,10 +16,10 @@ from fineclip.errors import DataError
 from fineclip.shards.packed import EXTENSIONS
 from fineclip.types import Box
 
-FORMATS = tuple(EXTENSIONS)  # no other decoder of Pillow's is ever tried: some start other programs
-MAX_PIXELS = 120_000_000  # a larger image is refused before it is decoded: 360 MB of pixels from a file of a few bytes
+FORMATS = tuple(EXTENSIONS)  # other decoders of Pillow are not used: some start external programs
+MAX_PIXELS = 120_000_000  # 360 MB; larger images are refused before decoding, because a small file can claim any size
 
-# What Pillow's decoders are known to raise on broken bytes.
+# Exceptions that Pillow's decoders raise on damaged files.
 _BROKEN = (
     OSError,
     SyntaxError,
@@ -37,11 +37,17 @@ _BROKEN = (
 
 
 class UndecodableImage(DataError):  # noqa: N818 (it names the image, not the error)
-    """Bytes that are no image, an image cut short, of a kind we do not read, or too large."""
+    """Image that cannot be decoded: not an image, truncated, damaged, of an unsupported format, or too large."""
 
 
 class Header(NamedTuple):
-    """What an image says of itself: pixels of the stored frame, Pillow's name of the format."""
+    """Header of an image.
+
+    Attributes:
+        width: Width of the stored image in pixels.
+        height: Height of the stored image in pixels.
+        format: Pillow's name of the format.
+    """
 
     width: int
     height: int
@@ -49,7 +55,14 @@ class Header(NamedTuple):
 
 
 def read_header(content: bytes) -> Header | None:
-    """Size and format from the first bytes, no pixel decoded; None for what `decode` would refuse unseen."""
+    """Read size and format of an encoded image without decoding pixels.
+
+    Args:
+        content: Encoded image.
+
+    Returns:
+        Header, or None if `decode` would refuse the image because of its header.
+    """
     try:
         return _header(_opened(content))
     except UndecodableImage:
@@ -57,22 +70,28 @@ def read_header(content: bytes) -> Header | None:
 
 
 def decode(content: bytes) -> Image.Image:
-    """Every pixel, in RGB as `rgb` makes it; the first frame where there are several.
+    """Decode an image and convert it to RGB as `rgb` does.
+
+    Args:
+        content: Encoded image. Of several frames the first is used.
 
     Raises:
-        UndecodableImage: the bytes are no image of `FORMATS`, are cut short or broken, or over `MAX_PIXELS`.
+        UndecodableImage: The bytes are not an image of `FORMATS`, are truncated or damaged, or have more than `MAX_PIXELS` pixels.
     """
     return rgb(_opened(content))
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """Every pixel of an opened image, in RGB.
+    """Load an opened image and convert it to RGB.
 
-    What is transparent is shown on white, 16-bit grey is scaled to 8 bits. (The authors of CLIP drop the alpha channel,
-    which shows whatever colour lies under it, mostly black.)
+    Transparent pixels are shown on white and 16-bit gray is scaled to 8 bits. (CLIP's authors drop the alpha channel, which shows the
+    color below it, mostly black.)
+
+    Args:
+        image: Image in any mode.
 
     Raises:
-        UndecodableImage: it is cut short or broken, or has pixels of a kind whose white nobody knows.
+        UndecodableImage: The image is truncated or damaged, or has floating point pixels.
     """
     try:
         image.load()
@@ -82,15 +101,25 @@ def rgb(image: Image.Image) -> Image.Image:
 
 
 def crop(image: Image.Image, box: Box) -> Image.Image:
-    """The pixels of a box, as `edges` says."""
+    """Crop an image to a box, with the edges that `edges` returns."""
     return image.crop(edges(box, image.width, image.height))
 
 
 def edges(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
-    """Whole pixels of a box, clipped to an image of that size and rounded as Pillow rounds; never empty.
+    """Return x1 y1 x2 y2 of a box in whole pixels, clipped to the image. The result is never empty.
 
-    Source: the authors clip the box of a region to the image and hand it to `Image.crop`, which rounds each coordinate
-    half to even. Deviation: a box that rounds to nothing gives one pixel (there: an error).
+    Args:
+        box: Box in pixels.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+
+    Example:
+        >>> edges(Box(0.5, 1.5, 10.5, 99), 40, 30)
+        (0, 2, 10, 30)
+
+    Source:
+        The authors clip the box of a region to the image and pass it to `Image.crop`, which rounds each coordinate half to even.
+        Deviation: a box that rounds to nothing gives one pixel (an error in their code).
     """
     x1, y1, x2, y2 = map(round, clip(box, width, height))
     x1, y1 = min(x1, width - 1), min(y1, height - 1)
@@ -124,7 +153,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image).astype(np.int64)
         image = Image.fromarray(np.clip(grey >> 8, 0, 255).astype(np.uint8))
     if image.mode == "F":
-        raise UndecodableImage("cannot be decoded: pixels are floating point numbers, whose white nobody knows")
+        raise UndecodableImage(
+            "cannot be decoded: floating point images are not supported, because their value range is unknown"
+        )
     return image.convert("RGB")
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from fineclip.errors import ShardError
 from fineclip.identity import JobKey, canonical, identity
-from fineclip.shards.atomic import sha256_of, sweep, write_text
+from fineclip.shards.atomic import remove_stale_temp_files, sha256_of, write_text
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Job:
 
         They are if the copy of the manifest has the same key and every output has its hash. `invalidate` makes the job run anyway.
         """
-        sweep(self.manifest.parent, self.manifest.stem)
+        remove_stale_temp_files(self.manifest.parent, self.manifest.stem)
         copy = cached_manifest(self.manifest)
         if not copy.is_file():
             return False

@@ -1,22 +1,23 @@
-"""Sample <-> packed WebDataset shard: key.jpg (or .png, .webp), key.txt, key.json in a plain tar.
+"""Read and write packed WebDataset shards: `key.jpg` (or `.png`, `.webp`, ...), `key.txt` and `key.json` in an uncompressed tar.
 
-The json holds everything but the pixels:
+The JSON has everything but the pixels:
 
     {"captions": [...], "width": w, "height": h, "url": ..., "regions": [{"box": [x1, y1, x2, y2], "score", "label", "caption"}]}
 
-The txt holds the first caption, for readers that know no json. Tars are the same bytes for the same samples.
+The text file has the first caption, for readers without JSON. Equal samples give equal tars, byte for byte. Writing goes through
+`tarfile` because the offsets of the members are needed for random access; `webdataset.TarWriter` does not return them.
 """
 
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fineclip.errors import ShardError
-from fineclip.shards.pieces import PieceReader
+from fineclip.shards.byte_ranges import ByteRange, ByteRangeReader
 from fineclip.shards.tables import PackRow
 from fineclip.types import Box, Region, Sample
 
@@ -24,52 +25,54 @@ BLOCK = tarfile.BLOCKSIZE
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "MPO": "jpg"}
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Where a member's bytes begin in its tar, and how many there are."""
-
-    offset: int
-    size: int
-
-
 class TarAppender:
-    """Writes members one after another, each with the same owner and time, and says where their bytes lie."""
+    """Append members to a new tar and return where their bytes are. Owner and time of all members are equal.
+
+    Args:
+        path: New file.
+    """
 
     def __init__(self, path: Path) -> None:
         self._tar = tarfile.open(path, "w", format=tarfile.GNU_FORMAT)  # noqa: SIM115 (closed by close)
 
-    def add(self, name: str, content: bytes) -> Piece:
-        """Append one member."""
+    def add(self, name: str, content: bytes) -> ByteRange:
+        """Append a member and return the range of its content in the tar."""
         header = tarfile.TarInfo(name)
         header.size, header.mode = len(content), 0o644
         self._tar.addfile(header, io.BytesIO(content))
         padded = -(-len(content) // BLOCK) * BLOCK
-        return Piece(self._tar.offset - padded, len(content))
+        return ByteRange(self._tar.offset - padded, len(content))
 
     def close(self) -> None:
-        """Write the end of the tar."""
+        """Write the end-of-archive blocks and close the file."""
         self._tar.close()
 
 
 def add_sample(tar: TarAppender, sample: Sample, *, image_format: str) -> PackRow:
-    """Append one sample's members; the row says where they lie."""
-    described = json.dumps(description(sample), ensure_ascii=False).encode()
+    """Append the members of a sample and return its row of the index.
+
+    Args:
+        tar: Open tar.
+        sample: Sample with its encoded image.
+        image_format: Pillow's name of the image format, which gives the extension; `.jpg` if it is not in `EXTENSIONS`.
+    """
+    record = json.dumps(to_json(sample), ensure_ascii=False).encode()
     image = tar.add(f"{sample.key}.{EXTENSIONS.get(image_format, 'jpg')}", sample.image)
     tar.add(f"{sample.key}.txt", (sample.captions[0] if sample.captions else "").encode())
-    record = tar.add(f"{sample.key}.json", described)
+    written = tar.add(f"{sample.key}.json", record)
     return PackRow(
         key=sample.key,
         kept=True,
         image_offset=image.offset,
         image_size=image.size,
-        json_offset=record.offset,
-        json_size=record.size,
+        json_offset=written.offset,
+        json_size=written.size,
         regions=len(sample.regions),
     )
 
 
-def description(sample: Sample) -> dict[str, Any]:
-    """The json of a sample."""
+def to_json(sample: Sample) -> dict[str, Any]:
+    """Return the JSON object of a sample: everything but the key and the image."""
     return {
         "captions": list(sample.captions),
         "width": sample.width,
@@ -81,8 +84,8 @@ def description(sample: Sample) -> dict[str, Any]:
     }
 
 
-def sample_of(key: str, image: bytes, record: Mapping[str, Any]) -> Sample:
-    """The sample that a json describes."""
+def from_json(key: str, image: bytes, record: Mapping[str, Any]) -> Sample:
+    """Return the sample of a JSON object."""
     regions = (Region(Box(*r["box"]), r["score"], r["label"], r["caption"]) for r in record["regions"])
     return Sample(
         key=key,
@@ -95,36 +98,61 @@ def sample_of(key: str, image: bytes, record: Mapping[str, Any]) -> Sample:
     )
 
 
-def read_sample(reader: PieceReader, tar: Path, row: PackRow) -> Sample:
-    """One sample by its row of the index.
+def read_sample(reader: ByteRangeReader, tar: Path, row: PackRow) -> Sample:
+    """Read one sample.
+
+    Args:
+        reader: Reader that keeps tars open.
+        tar: Packed shard.
+        row: Row of its index, a kept sample.
 
     Raises:
-        ShardError: the tar is gone, cut, or not the one of its index.
+        ShardError: The tar is missing, truncated, or does not match its index.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder, ByteRangeReader() as reader:
+        ...     tar = TarAppender(Path(folder) / "a.tar")
+        ...     row = add_sample(tar, Sample("a-000000", b"...", 640, 480, ("a dog",)), image_format="JPEG")
+        ...     tar.close()
+        ...     read_sample(reader, Path(folder) / "a.tar", row).captions
+        ('a dog',)
     """
-    described = read_description(reader, tar, row)
-    return replace(described, image=reader.read(tar, row.image_offset, row.image_size))
+    return replace(read_description(reader, tar, row), image=reader.read(tar, row.image_offset, row.image_size))
 
 
-def read_description(reader: PieceReader, tar: Path, row: PackRow) -> Sample:
-    """One sample without its image, which nobody reads then.
+def read_description(reader: ByteRangeReader, tar: Path, row: PackRow) -> Sample:
+    """Read one sample without its image: `image` is empty. Arguments are those of `read_sample`.
 
     Raises:
-        ShardError: the tar is gone, cut, or not the one of its index.
+        ShardError: The tar is missing, truncated, or does not match its index.
     """
     record = reader.read(tar, row.json_offset, row.json_size)
     try:
-        return sample_of(row.key, b"", json.loads(record))
+        return from_json(row.key, b"", json.loads(record))
     except (ValueError, KeyError, TypeError) as error:
         raise ShardError(
             f"{tar}: sample {row.key} is not where its index says ({error!r}). Make the pack stage again."
         ) from None
 
 
-def members(tar: Path) -> Iterable[tarfile.TarInfo]:
-    """The headers of a tar's files, in order; no content is read.
+def members(tar: Path) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers of the files in a tar, in order, without reading content.
+
+    Args:
+        tar: Uncompressed tar.
 
     Raises:
-        ShardError: it is no tar, or is cut short.
+        ShardError: The file is not a tar, or is truncated.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     tar = TarAppender(Path(folder) / "a.tar")
+        ...     _ = tar.add("a-000000.txt", b"a dog")
+        ...     tar.close()
+        ...     [(member.name, member.offset_data, member.size) for member in members(Path(folder) / "a.tar")]
+        [('a-000000.txt', 512, 5)]
     """
     size = tar.stat().st_size
     try:
@@ -143,7 +171,7 @@ def members(tar: Path) -> Iterable[tarfile.TarInfo]:
 
 
 def _require_end(tar: Path, size: int, end: int) -> None:
-    """A tar ends in zero blocks; one cut exactly between members does not, and tarfile says nothing."""
+    """Check that the tar ends in a zero block; `tarfile` accepts a tar that was cut exactly between two members."""
     with tar.open("rb") as file:
         file.seek(max(0, size - BLOCK))
         last = file.read(BLOCK)

@@ -1,12 +1,12 @@
-"""Embeddings of the texts of one shard in a file that any number of processes map into memory.
+"""Embeddings of the texts of one shard, in a safetensors file that any number of processes map into memory.
 
-    hashes      (T, 16) uint8, ascending, each once: the first half of a text's sha256
-    rows        (T,) int32: where its embedding stands
-    features    (T, D) float32: in the order in which texts were met, so that those of one sample lie together
+    hashes      (T, 16) uint8, ascending and unique: the first half of the SHA-256 of each text
+    rows        (T,) int32: row of `features` of each hash
+    features    (T, D) float32: in the order of the first use, so that the texts of one sample are neighbors
 
-It is a safetensors file; its metadata names what made the embeddings, as `text_tower`.
+The metadata `text_tower` identifies the text encoder.
 
-Legend: T texts, D embedding width, N texts that are asked for.
+Legend: T texts, D embedding width, N requested texts.
 """
 
 import hashlib
@@ -23,13 +23,27 @@ from fineclip.errors import ShardError
 from fineclip.shards.atomic import atomic
 
 HASH_BYTES = 16
-TYPES = {"features": ("F32", np.float32), "rows": ("I32", np.int32), "hashes": ("U8", np.uint8)}  # as they lie there
+TYPES = {
+    "features": ("F32", np.float32),
+    "rows": ("I32", np.int32),
+    "hashes": ("U8", np.uint8),
+}  # dtype in the file and in NumPy, in the order of the file
 ALIGNMENT = 8  # bytes
-LONGEST_HEADER = 1 << 20  # bytes; a larger one is no file of ours
+MAX_HEADER_BYTES = 1 << 20  # a larger header is not one that `write_texts` wrote
 
 
 def write_texts(path: Path, texts: Sequence[str], features_TD: npt.NDArray[np.float32], *, text_tower: str) -> None:
-    """Write the embeddings of different texts, whole or not at all; the same bytes for the same embeddings."""
+    """Write embeddings atomically. Equal embeddings give equal bytes.
+
+    Args:
+        path: New file.
+        texts: Different texts.
+        features_TD: Their embeddings, in the same order.
+        text_tower: Identifier of the text encoder.
+
+    Raises:
+        AssertionError: Texts are not unique, or are not as many as embeddings.
+    """
     if len(set(texts)) != len(texts) or features_TD.shape[:1] != (len(texts),):
         raise AssertionError(f"{path}: {features_TD.shape} are no embeddings of {len(texts)} different texts")
     hashes = _hashes(texts)
@@ -40,26 +54,37 @@ def write_texts(path: Path, texts: Sequence[str], features_TD: npt.NDArray[np.fl
         "hashes": hashes[order].view(np.uint8).reshape(-1, HASH_BYTES),
     }
     with atomic(path) as temporary, temporary.open("wb") as file:
-        file.write(_stated({name: tensor.shape for name, tensor in tensors.items()}, text_tower))
+        file.write(_header_bytes({name: tensor.shape for name, tensor in tensors.items()}, text_tower))
         for name, (_, dtype) in TYPES.items():
             np.ascontiguousarray(tensors[name], dtype=dtype).tofile(file)
 
 
 class TextsFile:
-    """Such a file, open: nothing is read but what is asked for, and processes share it.
+    """Open file of embeddings. Only requested rows are read; processes share the memory.
+
+    Args:
+        path: File that `write_texts` wrote.
 
     Attributes:
-        text_tower: what made the embeddings.
-        width: D.
+        text_tower: Identifier of the text encoder.
+        width: Embedding width D.
 
     Raises:
-        ShardError: it is gone, cut short, or no such file.
+        ShardError: The file is missing, truncated, or of another kind.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "a.safetensors"
+        ...     write_texts(path, ["a dog", "a cat"], np.eye(2, dtype=np.float32), text_tower="abc")
+        ...     TextsFile(path).features(["a cat"]).tolist()
+        [[0.0, 1.0]]
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            header, begin = _header(path)
+            header, begin = _read_header(path)
             self.text_tower = str(header.pop("__metadata__")["text_tower"])
             self._features_TD, self._rows_T, hashes = _mapped(path, header, begin)
         except OSError as error:
@@ -76,10 +101,10 @@ class TextsFile:
         return bool(self._places([text])[0] >= 0)
 
     def features(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """(N, D), a copy.
+        """Return the embeddings of texts, (N, D), as a copy.
 
         Raises:
-            KeyError: of a text that is not there.
+            KeyError: A text is not in the file.
         """
         place_N = self._places(texts)
         for text, place in zip(texts, place_N, strict=True):
@@ -88,7 +113,7 @@ class TextsFile:
         return np.array(self._features_TD[self._rows_T[place_N]])
 
     def _places(self, texts: Sequence[str]) -> npt.NDArray[np.intp]:
-        """(N,): of each text among the hashes, -1 where it is not."""
+        """Return the position of each text among the hashes, (N,); -1 if it is not in the file."""
         if not len(self):
             return np.full(len(texts), -1)
         wanted_N = _hashes(texts)
@@ -101,8 +126,8 @@ def _hashes(texts: Sequence[str]) -> npt.NDArray[np.bytes_]:
     return np.array(digests, dtype=f"S{HASH_BYTES}")
 
 
-def _stated(shapes: Mapping[str, tuple[int, ...]], text_tower: str) -> bytes:
-    """The head of a safetensors file: what follows, and where."""
+def _header_bytes(shapes: Mapping[str, tuple[int, ...]], text_tower: str) -> bytes:
+    """Return the header of a safetensors file: dtype, shape and byte range of each tensor."""
     header: dict[str, Any] = {"__metadata__": {"text_tower": text_tower}}
     start = 0
     for name, (kind, dtype) in TYPES.items():
@@ -114,20 +139,20 @@ def _stated(shapes: Mapping[str, tuple[int, ...]], text_tower: str) -> bytes:
     return len(text).to_bytes(ALIGNMENT, "little") + text
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """What a safetensors file says of itself, and where its tensors begin."""
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the header of a safetensors file and the position of its first tensor."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(ALIGNMENT), "little")
-        if length > LONGEST_HEADER:
+        if length > MAX_HEADER_BYTES:
             raise ValueError(f"a header of {length:,} bytes")
         header: dict[str, Any] = json.loads(file.read(length))
     return header, ALIGNMENT + length
 
 
 def _mapped(path: Path, header: dict[str, Any], begin: int) -> Iterator[npt.NDArray[Any]]:
-    """The tensors, in the order of `TYPES`. A map of no bytes is none, and an array takes its place."""
+    """Yield the tensors in the order of `TYPES`, memory-mapped; an empty file range cannot be mapped and gives an empty array."""
     for name, (kind, dtype) in TYPES.items():
-        stated, shape, (start, end) = (header[name][what] for what in ("dtype", "shape", "data_offsets"))
+        stated, shape, (start, end) = (header[name][field] for field in ("dtype", "shape", "data_offsets"))
         if stated != kind or end - start != prod(shape) * np.dtype(dtype).itemsize:
             raise ValueError(f"{name} are {shape} of {stated}")
         if end == start:

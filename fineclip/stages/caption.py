@@ -20,7 +20,7 @@ from fineclip.config import Blip2Caption, CaptionConfig, CaptionsJsonCaption, Te
 from fineclip.errors import ConfigError, ShardError
 from fineclip.models.batches import batches
 from fineclip.models.captioner import Captioner, TemplateCaptioner, region_crop
-from fineclip.shards import CaptionRow, DetectRow, PieceReader, SourceRow, kept_rows
+from fineclip.shards import ByteRangeReader, CaptionRow, DetectRow, SourceRow, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.declaration import Input, Stage, stage
 from fineclip.stages.external.annotation_tables import ExternalCaptionsRow, annotations_at
@@ -53,7 +53,7 @@ def crops(rows: Iterable[DetectRow], detected: Path, config: Blip2Caption) -> It
     """
     source = lineage_of(detected)["source"]
     sources = kept_by_key(source, SourceRow)
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         for row in rows:
             if not row.regions:
                 continue
@@ -63,7 +63,7 @@ def crops(rows: Iterable[DetectRow], detected: Path, config: Blip2Caption) -> It
                 yield region_crop(image, region.box, config)
 
 
-def _same_image(row: DetectRow, place: SourceRow, reader: PieceReader) -> Image.Image:
+def _same_image(row: DetectRow, place: SourceRow, reader: ByteRangeReader) -> Image.Image:
     try:
         image = decode(content_of(place, reader))
     except UndecodableImage as error:

@@ -19,7 +19,7 @@ from fineclip.boxes import clip_and_round, from_xywh, rejection_reason
 from fineclip.config import AnnotationsDetect, BoxesJsonDetect, DetectConfig, YoloDetect
 from fineclip.errors import ConfigError, DataError
 from fineclip.models.batches import batches
-from fineclip.shards import DetectRow, FilterRow, PieceReader, SourceRow, input_manifest, kept_rows
+from fineclip.shards import ByteRangeReader, DetectRow, FilterRow, SourceRow, input_manifest, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.declaration import Input, Stage, stage
 from fineclip.stages.external.annotation_tables import ExternalBoxesRow, annotations_at, rows_for
@@ -44,7 +44,7 @@ class DecodedSample:
     reason: str | None = None
 
 
-def decode_samples(samples: Iterable[tuple[FilterRow, SourceRow]], reader: PieceReader) -> Iterator[DecodedSample]:
+def decode_samples(samples: Iterable[tuple[FilterRow, SourceRow]], reader: ByteRangeReader) -> Iterator[DecodedSample]:
     """Decode each sample lazily.
 
     Args:
@@ -245,7 +245,7 @@ def detect_shard(
     if job.is_up_to_date():
         return
     samples = _samples(kept)
-    with PieceReader() as reader, DETECT.table(job) as table:
+    with ByteRangeReader() as reader, DETECT.table(job) as table:
         bar = tqdm(samples, desc=f"detect {manifest.stem}", unit="image", disable=None)  # shown on a terminal
         shown = decode_samples(bar, reader)
         rows: Iterable[DetectRow] = ()

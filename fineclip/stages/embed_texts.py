@@ -20,8 +20,8 @@ from pathlib import Path
 from fineclip.config import EncoderConfig
 from fineclip.errors import ShardError
 from fineclip.shards import (
+    ByteRangeReader,
     PackRow,
-    PieceReader,
     TextsFile,
     kept_rows,
     read_description,
@@ -94,7 +94,7 @@ def texts_shard(
     if job.is_up_to_date():
         return
     rows = list(kept_rows(packed, PackRow))
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         samples = (read_description(reader, packed.with_suffix(".tar"), row) for row in rows)
         texts = Counter(text for sample in samples for text in texts_of(sample))
     path = manifest.with_suffix(".safetensors")

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from fineclip.config import FilterConfig
-from fineclip.shards import FilterRow, PieceReader, SourceRow, kept_rows
+from fineclip.shards import ByteRangeReader, FilterRow, SourceRow, kept_rows
 from fineclip.shards.images import Header, read_header
 from fineclip.stages.declaration import Input, Stage, stage
 from fineclip.types import Candidate
@@ -123,7 +123,7 @@ def filter_shard(source: Path, manifest: Path, config: FilterConfig) -> None:
     job = FILTER.job(manifest, config, [source])
     if job.is_up_to_date():
         return
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         looked_at = [_inspect(row, reader) for row in kept_rows(source, SourceRow)]
     reasons = apply_rules((image for image, _ in looked_at), config)
     with FILTER.table(job) as table:
@@ -140,7 +140,7 @@ def filter_shard(source: Path, manifest: Path, config: FilterConfig) -> None:
             table.write(row)
 
 
-def _inspect(row: SourceRow, reader: PieceReader) -> tuple[Candidate, Header | None]:
+def _inspect(row: SourceRow, reader: ByteRangeReader) -> tuple[Candidate, Header | None]:
     content = reader.read(row.file or "", row.offset, row.size)
     header = read_header(content)
     width, height = (header.width, header.height) if header else (0, 0)

@@ -17,11 +17,11 @@ from pathlib import Path
 from fineclip.config import FilterConfig, PackConfig, parse
 from fineclip.errors import ShardError
 from fineclip.shards import (
+    ByteRangeReader,
     CaptionRow,
     DetectRow,
     FilterRow,
     PackRow,
-    PieceReader,
     SourceRow,
     TarAppender,
     add_sample,
@@ -117,7 +117,7 @@ def pack_shard(captioned: Path, manifest: Path, config: PackConfig) -> None:
         PACK.table(job, also=(path,)) as index,
         atomic(path) as temporary,
         closing(TarAppender(temporary)) as tar,
-        PieceReader() as reader,
+        ByteRangeReader() as reader,
     ):
         for row in joined_rows(manifests):
             sample = _sample(row, limits, manifests, reader=reader)
@@ -131,7 +131,7 @@ def pack_shard(captioned: Path, manifest: Path, config: PackConfig) -> None:
     )
 
 
-def _sample(row: JoinedRow, limits: FilterConfig, manifests: dict[str, Path], *, reader: PieceReader) -> Sample:
+def _sample(row: JoinedRow, limits: FilterConfig, manifests: dict[str, Path], *, reader: ByteRangeReader) -> Sample:
     captions = good_captions(row.source.captions, limits)
     if not captions and not allows_empty_caption(row.source.captions, limits):
         raise ShardError(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fineclip.errors import ShardError
-from fineclip.shards import PieceReader, Row, SelectRow, SourceRow, input_manifest, kept_rows, read_manifest
+from fineclip.shards import ByteRangeReader, Row, SelectRow, SourceRow, input_manifest, kept_rows, read_manifest
 from fineclip.stages.declaration import lineage
 
 R = TypeVar("R", bound=Row)
@@ -76,7 +76,7 @@ def row_of(key: str, rows: dict[str, R], manifest: Path) -> R:
     return rows[key]
 
 
-def content_of(row: SourceRow, reader: PieceReader) -> bytes:
+def content_of(row: SourceRow, reader: ByteRangeReader) -> bytes:
     """Return the encoded image of a sample.
 
     Raises:

@@ -22,7 +22,7 @@ from fineclip.config import EncoderConfig, WeightsConfig
 from fineclip.errors import CheckpointError, ConfigError
 from fineclip.models.shipped import PREFIX, shipped
 from fineclip.shards import Manifest, read_manifest, sha256_of, write_text
-from fineclip.shards.atomic import sweep
+from fineclip.shards.atomic import remove_stale_temp_files
 from fineclip.stages.declaration import Stage, stage
 from fineclip.stages.download import NotFetchedError, from_address, from_hub
 
@@ -197,7 +197,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _fetch(config: WeightsConfig, place: Path, *, allow_private: bool) -> None:
-    sweep(place.parent, place.name)
+    remove_stale_temp_files(place.parent, place.name)
     if config.hub is not None:
         from_hub(config.hub, str(config.revision), place, file=config.hub_file)
     elif config.url is not None:

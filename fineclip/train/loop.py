@@ -19,9 +19,9 @@ from torch.optim import AdamW
 from fineclip.errors import DataError, FineclipError, TrainingError
 from fineclip.methods.cost import step_flops
 from fineclip.models.flops import peak_flops
+from fineclip.train.data import CPUBatch, to_device
 from fineclip.train.distributed import Wish
 from fineclip.train.journal import Journal
-from fineclip.train.loader import HostBatch, placed
 from fineclip.train.optim import learning_rate, set_learning_rate
 from fineclip.train.resume import resume, save
 from fineclip.train.signals import Requests, heeded
@@ -90,12 +90,10 @@ def _journal(training: Training, done: int) -> Journal:
     )
 
 
-def _next_batch(
-    training: Training, stream: Iterator[HostBatch], requests: Requests, *, step: int
-) -> tuple[Batch, Wish]:
+def _next_batch(training: Training, stream: Iterator[CPUBatch], requests: Requests, *, step: int) -> tuple[Batch, Wish]:
     """This process's rows of the next step, with the counts of every process, and what all of them want."""
     processes = training.processes
-    host: HostBatch | None = None
+    host: CPUBatch | None = None
     failure: FineclipError | None = None
     try:
         host = next(stream)
@@ -109,7 +107,7 @@ def _next_batch(
         raise failure
     if wish is Wish.FAIL or host is None:
         raise TrainingError("another process of this training has failed: its own message says why")
-    return placed(host, counts, processes.device, seed=_draws(training.config.seed, step, "all")), wish
+    return to_device(host, counts, processes.device, seed=_draws(training.config.seed, step, "all")), wish
 
 
 def _update(training: Training, module: nn.Module, learner: Learner, batch: Batch, *, step: int) -> Losses:

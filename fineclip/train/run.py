@@ -32,14 +32,14 @@ from fineclip.models.embed_texts import text_tower_hash
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.tokenizer import load_tokenizer
 from fineclip.shards import Job, hashes_of, write_text
-from fineclip.shards.atomic import sweep
+from fineclip.shards.atomic import remove_stale_temp_files
 from fineclip.stages.concepts import read_concepts
 from fineclip.stages.embed_texts import text_files
 from fineclip.stages.upstream import keys_by_shard, manifests_of
 from fineclip.stages.weights import vocabulary_at, weights_at
 from fineclip.train.claims import PretrainedConfig, RunConfig
+from fineclip.train.data import Collate, PackedDataset
 from fineclip.train.distributed import Processes, joined
-from fineclip.train.loader import Collate, PackedSamples
 from fineclip.train.loop import train
 from fineclip.train.selection import Selection, read_selection
 from fineclip.train.state import StateFolder
@@ -126,7 +126,7 @@ def publish_pretrained(
 def _job(manifest: Path, config: Section, inputs: Sequence[Path]) -> Job:
     """The manifest's stage is `train` for an untrained encoder too: what reads runs need not tell them apart."""
     for name in (WEIGHTS, ARCHITECTURE, VOCABULARY, "config.yaml", "metrics.jsonl", "speed.jsonl"):
-        sweep(manifest.parent, name)
+        remove_stale_temp_files(manifest.parent, name)
     return Job(manifest, stage="train", version=VERSION, config=config, inputs=inputs)
 
 
@@ -206,7 +206,7 @@ def _training(
     return Training(
         method,
         config.train,
-        samples=PackedSamples(selection.shards, prepare, seed=config.train.seed),
+        samples=PackedDataset(selection.shards, prepare, seed=config.train.seed),
         collate=Collate(inputs),
         folder=state.folder.parent,
         state=state,

@@ -1,9 +1,9 @@
-"""Which samples a training reads, and what fell out between `select` and `pack`.
+"""Samples of a training run: the join of the selection with the packed shards.
 
-`select` says which samples a scale has, shard by shard; `pack` says which of them came through and where their bytes lie.
-They are joined by key. A selected sample that is not packed is lost: it is counted under the reason that the stage
-gave which dropped it, and more than `train.max_lost` of them stop the training. An image without regions is not lost: it
-trains the global terms, or is left out under `train.require_region`.
+`select` lists the selected keys of each shard; `pack` lists the packed samples and their byte ranges. They are joined by key. A
+selected sample that is not packed is missing; it is counted under the reason of the stage that dropped it. More than
+`train.max_lost` of them stop the run. An image without regions is not missing: it trains the global terms, or is left out under
+`train.require_region`.
 """
 
 from collections import Counter
@@ -17,10 +17,10 @@ import numpy.typing as npt
 from fineclip.config import TrainConfig
 from fineclip.errors import ShardError, TrainingError
 from fineclip.shards import (
+    ByteRangeReader,
     CaptionRow,
     DetectRow,
     PackRow,
-    PieceReader,
     Row,
     read_manifest,
     read_rows,
@@ -28,46 +28,51 @@ from fineclip.shards import (
 )
 from fineclip.types import Sample
 
-PLACES = ("image_offset", "image_size", "json_offset", "json_size", "regions")
+INDEX_COLUMNS = ("image_offset", "image_size", "json_offset", "json_size", "regions")
 UPSTREAM: Mapping[str, type[Row]] = {"caption": CaptionRow, "detect": DetectRow}
 
 
 @dataclass(frozen=True)
 class PackedShard:
-    """The samples of one shard that a training uses, in the order of the selection.
+    """Samples of one packed shard that a training run uses, in the order of the selection.
 
-    Kept in arrays: there are millions, and every worker has a copy.
+    Arrays and not objects, because there are millions of samples.
 
     Attributes:
-        keys: UTF-8.
-        places: a row for each sample, columns `PLACES`.
+        tar: Packed shard.
+        keys: (n,) keys in UTF-8.
+        index: (n, 5) byte ranges and numbers of regions, columns `INDEX_COLUMNS`.
     """
 
     tar: Path
     keys: npt.NDArray[np.bytes_]
-    places: npt.NDArray[np.int64]
+    index: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.keys)
 
     @property
     def regions(self) -> npt.NDArray[np.int64]:
-        """Of each sample, how many there are."""
-        return self.places[:, PLACES.index("regions")]
+        """Number of regions of each sample, (n,)."""
+        return self.index[:, INDEX_COLUMNS.index("regions")]
 
-    def only(self, wanted: npt.NDArray[np.bool_]) -> "PackedShard":
-        """The samples for which `wanted` is true."""
-        return PackedShard(self.tar, self.keys[wanted], self.places[wanted])
+    def masked(self, mask: npt.NDArray[np.bool_]) -> "PackedShard":
+        """Return the samples for which the mask (n,) is true."""
+        return PackedShard(self.tar, self.keys[mask], self.index[mask])
 
-    def read(self, index: int, reader: PieceReader) -> Sample:
-        """One sample.
+    def read(self, number: int, reader: ByteRangeReader) -> Sample:
+        """Read one sample.
+
+        Args:
+            number: Position in this shard, from 0.
+            reader: Reader that keeps tars open.
 
         Raises:
-            ShardError: the tar is gone, cut, or not the one of its index.
+            ShardError: The tar is missing, truncated, or does not match its index.
         """
-        image_offset, image_size, json_offset, json_size, regions = map(int, self.places[index])
+        image_offset, image_size, json_offset, json_size, regions = map(int, self.index[number])
         row = PackRow(
-            key=self.keys[index].decode(),
+            key=self.keys[number].decode(),
             kept=True,
             image_offset=image_offset,
             image_size=image_size,
@@ -80,11 +85,13 @@ class PackedShard:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a training reads. `selected == samples + sum(lost.values()) + without_region`.
+    """Samples of a training run. `selected == samples + sum(lost.values()) + without_region`.
 
     Attributes:
-        lost: selected samples that are not packed, by reason.
-        without_region: packed samples left out because they have no region.
+        shards: Shards in the order of the selection.
+        selected: Number of selected samples.
+        lost: Number of selected samples that are not packed, by reason.
+        without_region: Number of packed samples left out because they have no region.
     """
 
     shards: tuple[PackedShard, ...]
@@ -94,67 +101,76 @@ class Selection:
 
     @property
     def samples(self) -> int:
-        """Samples in use."""
+        """Number of samples in use."""
         return sum(map(len, self.shards))
 
     @property
     def regions(self) -> int:
-        """Regions of the samples in use."""
+        """Number of regions of the samples in use."""
         return sum(int(shard.regions.sum()) for shard in self.shards)
 
     @property
     def left_out(self) -> dict[str, int]:
-        """Everything that is selected and not in use, by reason."""
+        """Number of selected samples that are not in use, by reason."""
         return {**self.lost, **({"no-region": self.without_region} if self.without_region else {})}
 
 
 def read_selection(keys: Mapping[str, Sequence[str]], manifests: Mapping[str, Path], config: TrainConfig) -> Selection:
-    """Join the selection with what is packed.
+    """Join the selection with the packed shards.
+
+    Args:
+        keys: Selected keys of each shard, in the order of the selection.
+        manifests: Manifest of `pack` of each shard.
+        config: Its `max_lost` and `require_region` are used.
 
     Raises:
-        TrainingError: more than `config.max_lost` of the samples are lost, or none is left.
-        ShardError: an index or tar is gone, or is not the one that its manifest names.
+        TrainingError: More than `config.max_lost` of the samples are missing, or none is left.
+        ShardError: An index or tar is missing, or is not the one that its manifest names.
     """
     shards, lost, without_region = [], Counter[str](), 0
     for name, selected in keys.items():
-        shard, reasons = join(selected, manifests[name])
+        shard, reasons = join_shard(selected, manifests[name])
         lost.update(reasons)
-        wanted = shard.regions > 0 if config.require_region else np.full(len(shard), fill_value=True)
-        without_region += int((~wanted).sum())
-        shards.append(shard.only(wanted))
+        used = shard.regions > 0 if config.require_region else np.full(len(shard), fill_value=True)
+        without_region += int((~used).sum())
+        shards.append(shard.masked(used))
     selection = Selection(tuple(shards), sum(map(len, keys.values())), dict(sorted(lost.items())), without_region)
     _require_enough(selection, config)
     return selection
 
 
-def join(selected: Sequence[str], manifest: Path) -> tuple[PackedShard, Counter[str]]:
-    """The selected samples of one shard that are packed, and the reasons of those that are not."""
+def join_shard(selected: Sequence[str], manifest: Path) -> tuple[PackedShard, Counter[str]]:
+    """Return the selected samples of one shard that are packed, and the reasons of the others.
+
+    Args:
+        selected: Selected keys.
+        manifest: Manifest of `pack`.
+
+    Raises:
+        ShardError: The tar is missing.
+    """
     rows: dict[str, PackRow] = {row.key: row for row in read_rows(manifest, PackRow)}
     used = [rows[key] for key in selected if key in rows and rows[key].kept]
     lost = Counter(rows[key].reason or "not-packed" for key in selected if key in rows and not rows[key].kept)
     if absent := [key for key in selected if key not in rows]:
-        reasons = dropped_upstream(manifest)
+        reasons = dict(_upstream_reasons(manifest))
         lost.update(reasons.get(key, "not-packed") for key in absent)
     tar = manifest.with_suffix(".tar")
     if used and not tar.is_file():
         raise ShardError(f"{tar}: is gone. Delete {manifest} and run again.")
-    places = np.array([[getattr(row, place) for place in PLACES] for row in used], dtype=np.int64)
-    keys = np.array([row.key.encode() for row in used], dtype=np.bytes_)
-    return PackedShard(tar, keys, places.reshape(-1, len(PLACES))), lost
+    index = np.array([[getattr(row, column) for column in INDEX_COLUMNS] for row in used], dtype=np.int64)
+    packed_keys = np.array([row.key.encode() for row in used], dtype=np.bytes_)
+    return PackedShard(tar, packed_keys, index.reshape(-1, len(INDEX_COLUMNS))), lost
 
 
-def dropped_upstream(manifest: Path) -> dict[str, str]:
-    """Why the stages between `filter` and `pack` dropped what they dropped, by key, as far as their tables are there."""
-    return dict(_dropped_upstream(manifest))
-
-
-def _dropped_upstream(manifest: Path) -> Iterator[tuple[str, str]]:
+def _upstream_reasons(manifest: Path) -> Iterator[tuple[str, str]]:
+    """Yield key and reason of each sample that a stage between `filter` and `pack` dropped, if its table is present."""
     for path in map(Path, read_manifest(manifest).inputs):
         if path.suffix != ".json" or not path.is_file():
             continue
         row_type = UPSTREAM.get(read_manifest(path).stage)
         if row_type is not None:
-            yield from _dropped_upstream(path)
+            yield from _upstream_reasons(path)
             yield from ((row.key, row.reason) for row in read_rows(path, row_type) if row.reason is not None)
 
 

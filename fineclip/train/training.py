@@ -13,11 +13,11 @@ from fineclip.config import RuntimeConfig, TrainConfig
 from fineclip.methods import Method
 from fineclip.methods.chunks import Chunks
 from fineclip.methods.items import Group
+from fineclip.train.data import Collate, CPUBatch, PackedDataset, build_batches
 from fineclip.train.distributed import Processes
-from fineclip.train.loader import Collate, HostBatch, PackedSamples, batches
 from fineclip.train.memory import Share, chosen_chunks, costs_of, limit_of
 from fineclip.train.optim import Precision, make_optimizer
-from fineclip.train.order import BatchSampler, Order, share
+from fineclip.train.sampler import BatchSampler, EpochOrder, split_by_rank
 from fineclip.train.state import StateFolder
 from fineclip.train.watch import Watch
 
@@ -37,7 +37,7 @@ class Training:
 
     method: Method[Any]
     config: TrainConfig
-    samples: PackedSamples
+    samples: PackedDataset
     collate: Collate
     folder: Path
     state: StateFolder
@@ -45,11 +45,11 @@ class Training:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     @cached_property
-    def order(self) -> Order:
+    def order(self) -> EpochOrder:
         """Which samples each step sees."""
         sizes = tuple(map(len, self.samples.shards))
         config = self.config
-        return Order(sizes, config.batch_size, seed=config.seed, shuffle_shards=config.shuffle_shards)
+        return EpochOrder(sizes, config.batch_size, seed=config.seed, shuffle_shards=config.shuffle_shards)
 
     @cached_property
     def steps(self) -> int:
@@ -66,12 +66,16 @@ class Training:
         """
         return self.method.groups(self.order.images_per_step, self.collate.inputs)
 
-    def batches(self, done: int) -> Iterator[HostBatch]:
+    def batches(self, done: int) -> Iterator[CPUBatch]:
         """This process's share of every step that is left."""
         own, groups = self.processes, self.groups
         sampler = BatchSampler(self.order, done, self.steps, own.rank, own.world_size, groups)
-        return batches(
-            self.samples, self.collate, sampler, workers=self.runtime.loader_workers, pin=own.device.type == "cuda"
+        return build_batches(
+            self.samples,
+            self.collate,
+            sampler,
+            workers=self.runtime.loader_workers,
+            pin_memory=own.device.type == "cuda",
         )
 
     @property
@@ -79,7 +83,7 @@ class Training:
         """The most rows that a process may see of a step."""
         images, processes = self.order.images_per_step, self.processes.world_size
         visits = self.order.batch(0)
-        own = max(len(share(visits, self.groups, rank=rank, world_size=processes)) for rank in range(processes))
+        own = max(len(split_by_rank(visits, self.groups, rank=rank, world_size=processes)) for rank in range(processes))
         return Share(own, own * self.config.max_regions, images, images * self.config.max_regions)
 
     def is_due(self, step: int, every: int) -> bool:

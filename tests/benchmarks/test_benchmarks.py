@@ -9,21 +9,21 @@ import torch
 
 from benchmarks import exact, gather, gpu
 from benchmarks.card import PRESET, Case, card_figures, preset
-from benchmarks.figures import Figure, figures_of, less, of_limit, write
-from benchmarks.inputs import made_encoder, made_method, made_step
+from benchmarks.figures import Figure, figures_of, ratio_to_limit, ratio_to_plain, write
+from benchmarks.inputs import build_method, random_encoder, random_step
 from benchmarks.loader import Case as Photographs
 from benchmarks.loader import case_figures
 from benchmarks.photos import bits_per_pixel, photographs, sample_of
 from benchmarks.plain_loader import OfficialLoader
 from benchmarks.step import OURS, RELAXED, SAME, step_figures, variants
-from benchmarks.table import BEGIN, END, PAGES, placed, read_results, render
-from benchmarks.timing import alternated
+from benchmarks.table import BEGIN, END, PAGES, insert_table, read_results, render
+from benchmarks.timing import time_alternately
 from fineclip.config.methods import FineCLIPConfig
 from fineclip.config.training import LoaderConfig
 from fineclip.methods import FineCLIP
 from fineclip.methods.chunks import Chunks
 from fineclip.methods.items import Inputs, generator
-from fineclip.models.images import normalise
+from fineclip.models.images import normalize_pixels
 from fineclip.models.tokenizer import Tokenizer
 from tests.helpers.encoders import encoder_config
 from tests.helpers.tiny import ARCHITECTURE
@@ -38,20 +38,20 @@ def eva(folder: Path) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_the_table_of_a_page_is_what_the_results_say(page: Path) -> None:
-    text, table = (ROOT / page).read_text(encoding="utf-8"), render(read_results(), wanted=PAGES[page])
+    text, table = (ROOT / page).read_text(encoding="utf-8"), render(read_results(), select=PAGES[page])
     assert table
-    assert placed(text, table) == text
+    assert insert_table(text, table) == text
 
 
 def test_figures_are_judged_by_their_ratio_or_by_themselves() -> None:
-    assert less("a", "s", 6, 2, target=3).met and not less("a", "s", 6, 2, target=3.1).met
-    assert of_limit("b", "ms", 2, 5, against="decoding", target=2.5).met
+    assert ratio_to_plain("a", "s", 6, 2, target=3).met and not ratio_to_plain("a", "s", 6, 2, target=3.1).met
+    assert ratio_to_limit("b", "ms", 2, 5, against="decoding", target=2.5).met
     assert Figure("c", "", ours=2, target=1, side="at most").met is False
-    assert less("a", "s", 6, 2).met is None
+    assert ratio_to_plain("a", "s", 6, 2).met is None
 
 
 def test_results_are_kept_benchmark_by_benchmark(tmp_path: Path) -> None:
-    first, second = less("a", "s", 6, 2, target=3, spread={"ours": (2, 3)}), Figure("b", "GB", ours=1)
+    first, second = ratio_to_plain("a", "s", 6, 2, target=3, spread={"ours": (2, 3)}), Figure("b", "GB", ours=1)
     write("step", [second], load=(1, 1, 1), folder=tmp_path)
     write("step", [first], load=(1, 1, 1), folder=tmp_path)
     path = write("exact", [second], load=(1, 1, 1), folder=tmp_path)
@@ -59,16 +59,16 @@ def test_results_are_kept_benchmark_by_benchmark(tmp_path: Path) -> None:
     assert figures_of(content, "exact") == [second] and figures_of(content, "gpu") == []
     assert content["benchmarks"]["step"]["figures"][0]["met"] is True
     assert content["machine"]["cores"] >= 1 and torch.__version__.startswith(content["versions"]["torch"])
-    table = render([content], wanted=lambda _: True)
+    table = render([content], select=lambda _: True)
     assert table.index("| b | ") < table.index("| a | 6 s | 2 s | 3.00x | >= 3x, met |")
-    assert placed(f"x\n{BEGIN}\nold\n{END}\ny", table).count("| a |") == 1
+    assert insert_table(f"x\n{BEGIN}\nold\n{END}\ny", table).count("| a |") == 1
     with pytest.raises(ValueError, match="no lines"):
-        placed("x", table)
+        insert_table("x", table)
 
 
 def test_variants_take_turns() -> None:
     order: list[str] = []
-    found = alternated(
+    found = time_alternately(
         {name: lambda name=name: order.append(name) for name in "ab"}, repeats=3, clock=lambda: len(order)
     )
     assert "".join(order) == "abababab"
@@ -77,7 +77,7 @@ def test_variants_take_turns() -> None:
 
 def test_exact_figures_of_a_tiny_encoder(tmp_path: Path) -> None:
     sizes = exact.Sizes(model=eva(tmp_path), px=SIDE, few=3, many=6, chunks=(3, 1))
-    method = made_method(made_encoder(sizes.model, size=SIDE))
+    method = build_method(random_encoder(sizes.model, size=SIDE))
     plain, counted = exact.flops_figures(method, sizes)
     assert plain.judged > 1.25 and 0.9 < counted.judged < 1.1
     whole, large, small, checkpointed = (figure.judged for figure in exact.memory_figures(method, sizes))
@@ -124,11 +124,11 @@ def test_the_official_loader_gives_the_pixels_that_ours_gives_by_pillow() -> Non
     image, boxes_K5, crops_K3SS, _, _ = OfficialLoader(tokenize, size=SIDE).item(sample, np.random.default_rng(0))
     inputs = Inputs(tokenize, SIDE, SIDE, loader=LoaderConfig(resample="pillow"))
     item = FineCLIP.preparation(inputs, FineCLIPConfig(), max_regions=20)(sample, generator(0, 0, sample.key))
-    torch.testing.assert_close(image, normalise(item.image), atol=1e-5, rtol=0)
+    torch.testing.assert_close(image, normalize_pixels(item.image), atol=1e-5, rtol=0)
     assert item.crops is not None and item.boxes is not None
     order = np.random.default_rng(0).permutation(3)
     torch.testing.assert_close(boxes_K5[:3, :4], item.boxes[order], atol=1e-6, rtol=0)
-    torch.testing.assert_close(crops_K3SS[:3], normalise(item.crops[order]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(crops_K3SS[:3], normalize_pixels(item.crops[order]), atol=1e-5, rtol=0)
     assert not crops_K3SS[3:].any()
 
 
@@ -140,16 +140,16 @@ def test_the_loader_s_benchmark_runs() -> None:
 
 
 def test_both_ways_to_gather_give_the_same_rows() -> None:
-    rows = gather.made_rows(processes=3, slots=6, width=4)
-    with gather.pretended(3):
+    rows = gather.random_rows(processes=3, slots=6, width=4)
+    with gather.fake_process_group(3):
         by_rows, in_blocks = gather.official(rows)(), gather.ours(rows)()
     assert by_rows.shape == in_blocks.shape == (sum(rows.counts), 4)
     torch.testing.assert_close(by_rows[: rows.counts[0]], rows.padded[0][: rows.counts[0]])
 
 
 def test_the_step_s_benchmark_runs(tmp_path: Path) -> None:
-    encoder = made_encoder(eva(tmp_path), size=SIDE)
-    step = made_step(encoder, [2, 2], size=SIDE)
+    encoder = random_encoder(eva(tmp_path), size=SIDE)
+    step = random_step(encoder, [2, 2], size=SIDE)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     figures = step_figures(encoder, step, repeats=1)
     assert [figure.target for figure in figures] == [1.3, None, 2.2, None, None, None]
@@ -160,7 +160,7 @@ def test_the_step_s_benchmark_runs(tmp_path: Path) -> None:
 
 def test_the_gpu_s_benchmark_runs_on_a_cpu_too(tmp_path: Path) -> None:
     arms = [arm for arm in gpu.ARMS if not arm.compiled]
-    found = gpu.measured(torch.device("cpu"), repeats=1, size=(eva(tmp_path), SIDE), images=2, arms=arms)
+    found = gpu.measure(torch.device("cpu"), repeats=1, size=(eva(tmp_path), SIDE), images=2, arms=arms)
     steps = [figure for figure in found if figure.name.endswith(": step")]
     assert len(steps) == len(arms) and sum(figure.ratio is None for figure in steps) == 1
     assert not any("MFU" in figure.name for figure in found)  # the peak of a CPU is not known

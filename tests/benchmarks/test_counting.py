@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks.counting import HOST_ONLY, counted_calls, on_a_gpu
-from benchmarks.inputs import made_encoder, made_method, made_step, packed
+from benchmarks.inputs import build_method, packed, random_encoder, random_step
 from benchmarks.memory import Live, Saved, step_bytes
 from fineclip.methods import FineCLIP
 from fineclip.methods.chunks import Chunks
@@ -19,7 +19,7 @@ SIDE = 32
 
 
 def method_in(folder: Path) -> FineCLIP:
-    return made_method(made_encoder(encoder_config(folder, "eva").model, size=SIDE))
+    return build_method(random_encoder(encoder_config(folder, "eva").model, size=SIDE))
 
 
 def test_a_storage_is_counted_once_and_taken_off_when_it_is_let_go() -> None:
@@ -73,7 +73,7 @@ def test_checkpoints_keep_less() -> None:
 
 def test_chunks_keep_less_for_the_backward_pass(tmp_path: Path) -> None:
     method = method_in(tmp_path)
-    batch = packed(made_step(method.encoder, [6, 6], size=SIDE))
+    batch = packed(random_step(method.encoder, [6, 6], size=SIDE))
     whole = step_bytes(method, lambda: method(batch).total)
     assert step_bytes(method, lambda: method(batch).total).saved == whole.saved
     method.chunks = Chunks(crops=2)
@@ -96,7 +96,7 @@ def test_a_step_reads_nothing_of_the_device(tmp_path: Path) -> None:
     """On a CPU it looks at boxes and owners; on a device of the kind cuda it reads no value at all."""
     for chunks in (Chunks(), Chunks(crops=2), Chunks(crops=2, images=1)):
         method = method_in(tmp_path)
-        batch = packed(made_step(method.encoder, [2, 1], size=SIDE))
+        batch = packed(random_step(method.encoder, [2, 1], size=SIDE))
         method.chunks = chunks
         with counted_calls() as calls:
             method(batch).total.backward()
@@ -113,6 +113,6 @@ def test_a_read_on_a_gpu_would_be_seen(tmp_path: Path) -> None:
             return Losses(losses.total * float(losses.total), losses.terms)
 
     encoder = method_in(tmp_path).encoder
-    method = Reading(encoder, made_method(encoder).options)
+    method = Reading(encoder, build_method(encoder).options)
     with pytest.raises(DataDependentOutputException):
-        on_a_gpu(method, packed(made_step(encoder, [1], size=SIDE)))
+        on_a_gpu(method, packed(random_step(encoder, [1], size=SIDE)))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.equality import difference, differences, outcome, require_equal
-from benchmarks.inputs import Step, made_encoder, made_method, made_step, packed, padded
+from benchmarks.inputs import Step, build_method, packed, padded, random_encoder, random_step
 from benchmarks.plain import OurKernels, dropped, plain_loss
 from fineclip.methods import FineCLIP
 from fineclip.methods.chunks import Chunks
@@ -17,11 +17,11 @@ SIDE = 32
 
 @pytest.fixture
 def method(tmp_path: Path) -> FineCLIP:
-    return made_method(made_encoder(encoder_config(tmp_path, "eva").model, size=SIDE))
+    return build_method(random_encoder(encoder_config(tmp_path, "eva").model, size=SIDE))
 
 
 def step_for(method: FineCLIP) -> Step:
-    return made_step(method.encoder, [3, 0, 2], size=SIDE)
+    return random_step(method.encoder, [3, 0, 2], size=SIDE)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_loss_and_gradients_are_those_of_the_official_formulation(
 
 
 def test_without_gradient_through_the_crops(method: FineCLIP) -> None:
-    relaxed = made_method(method.encoder, {"relaxed": {"detach_crops": True}})
+    relaxed = build_method(method.encoder, {"relaxed": {"detach_crops": True}})
     step = step_for(method)
     assert all(each.is_rounding for each in differences(relaxed, step).values())
     attached, detached = (outcome(each, lambda each=each: each(packed(step)).total) for each in (method, relaxed))

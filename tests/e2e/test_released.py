@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fineclip.shards import DetectRow, PackRow, PieceReader, kept_rows, read_manifest, read_sample
+from fineclip.shards import ByteRangeReader, DetectRow, PackRow, kept_rows, read_manifest, read_sample
 from tests.helpers.dag import ROOT, planned, run_all, snakemake
 from tests.helpers.external import key_of, write_json
 
@@ -86,7 +86,7 @@ def test_proposals_and_captions_that_the_authors_released(tmp_path: Path) -> Non
 
 def check_captions(packed: Path, captions: dict[str, str]) -> None:
     """Every caption that there is has come to a region, and every region without one has no key."""
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         rows = kept_rows(packed, PackRow)
         regions = [one for row in rows for one in read_sample(reader, packed.with_suffix(".tar"), row).regions]
     found = [region.caption for region in regions if region.caption]
@@ -113,7 +113,7 @@ def test_lvis_from_json_to_a_training_that_needs_no_text(tmp_path: Path) -> None
         one.label for row in kept_rows(data / "detect/annotations/coco-0000.json", DetectRow) for one in row.regions
     }
     assert any("_" in label for label in labels)
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         row = next(kept_rows(data / "pack/annotations.template/coco-0000.json", PackRow))
         sample = read_sample(reader, data / "pack/annotations.template/coco-0000.tar", row)
     assert sample.captions == ()

@@ -25,7 +25,7 @@ from fineclip.evals.index import index_benchmark, read_index
 from fineclip.models.checkpoints import WEIGHTS, save_encoder, saved_tokenizer
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.features import FeatureEncoder
-from fineclip.models.images import decode, normalise, squash
+from fineclip.models.images import decode, normalize_pixels, squash
 from fineclip.models.shipped import shipped
 from fineclip.shards import Job, read_manifest, sha256_of
 from tests.helpers.encoders import tiny_encoder
@@ -142,7 +142,7 @@ def test_scores_are_those_of_the_encoder_itself(shared: World) -> None:
         classes = normalize(encoder.encode_text(tokenize(texts)).double(), dim=-1)
         for row in index.images:
             content = Path(row.file).read_bytes()[row.offset : row.offset + row.size]
-            image = normalise(squash(decode(content), 96))[None]
+            image = normalize_pixels(squash(decode(content), 96))[None]
             for box in row.boxes:
                 sides = torch.tensor([list(fractions(box.box, row.width, row.height))])
                 region = encoder.encode_regions(image, sides, torch.tensor([0])).double()

@@ -17,7 +17,7 @@ from fineclip.errors import DataError, ShardError
 from fineclip.evals.datasets.coco_layouts import segment_ids, tight_box
 from fineclip.evals.index import index_benchmark, missing, read_index
 from fineclip.miniature.scenes import CLASSES, STUFF, THINGS, draw_scene
-from fineclip.shards import BenchmarkRow, PieceReader, members, read_manifest, read_rows
+from fineclip.shards import BenchmarkRow, ByteRangeReader, members, read_manifest, read_rows
 from tests.helpers.coco import SEED, write_coco
 
 REAL = Path(os.environ.get("FINECLIP_COCO", "../shared/data/coco"))
@@ -63,7 +63,7 @@ def test_scenes_with_their_boxes(manifest: Path) -> None:
     found = read_manifest(manifest)
     assert found.regions == sum(len(row.boxes) for row in rows)
     assert found.read == found.kept == 4
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         for row in rows:
             assert hashlib.sha256(reader.read(row.file, row.offset, row.size)).hexdigest() == row.sha256
     names = [member.name for member in members(manifest.with_suffix(".tar"))]

@@ -10,7 +10,7 @@ from torch import Tensor
 from fineclip.boxes import clip, enlarge
 from fineclip.methods.clipself import grids
 from fineclip.methods.items import RESIZES, grid_boxes, stack_boxes
-from fineclip.models.images import crop, normalise
+from fineclip.models.images import crop, normalize_pixels
 from fineclip.types import Box, Sample
 from tests.helpers.golden import GOLDEN, arrays
 
@@ -42,8 +42,8 @@ def case(index: int) -> tuple[Image.Image, Sample, dict[str, Any]]:
 def test_images(index: int) -> None:
     image, _, stored = case(index)
     size = stored["tensor"].shape[-1]
-    torch.testing.assert_close(normalise(LETTERBOX.image(image, size)), stored["tensor"], **close)
-    whole = normalise(LETTERBOX.crop(image, size))
+    torch.testing.assert_close(normalize_pixels(LETTERBOX.image(image, size)), stored["tensor"], **close)
+    whole = normalize_pixels(LETTERBOX.crop(image, size))
     torch.testing.assert_close(whole, stored["crop_transform_of_whole_image"], **close)
 
 
@@ -64,7 +64,7 @@ def test_boxes_and_crops_of_proposals(index: int) -> None:
         x1, y1, x2, y2 = stored["crop_rect_int"][row].tolist()
         cut = crop(image, enlarged)
         assert cut.tobytes() == image.crop((x1, y1, x2, y2)).tobytes()
-        torch.testing.assert_close(normalise(LETTERBOX.crop(cut, crop_size)), stored["crops"][row], **close)
+        torch.testing.assert_close(normalize_pixels(LETTERBOX.crop(cut, crop_size)), stored["crops"][row], **close)
     valid = (stored["box_rows"][:, 4] > 0.5).sum().item()
     assert valid == max(len(rows), 1)  # theirs make a box up where there is none, and ours do not
 
@@ -89,7 +89,7 @@ def test_patches_of_an_image() -> None:
     image, sample, _ = case(int(number.removeprefix("image")))
     prefix = name.removesuffix("tensor")
     size = stored[name].shape[-1]
-    torch.testing.assert_close(normalise(LETTERBOX.image(image, size)), stored[name], **close)
+    torch.testing.assert_close(normalize_pixels(LETTERBOX.image(image, size)), stored[name], **close)
     cells = grid_boxes(int(rows), int(columns), width=sample.width, height=sample.height)
     expected = stored[f"{prefix}box_rows"]
     expected = expected[expected[:, 4] > 0.5]
@@ -99,4 +99,4 @@ def test_patches_of_an_image() -> None:
     assert len(crops) == len(cells)
     for cell, theirs in zip(cells, crops, strict=True):
         ours = LETTERBOX.crop(crop(image, cell), theirs.shape[-1])
-        torch.testing.assert_close(normalise(ours), theirs, **close)
+        torch.testing.assert_close(normalize_pixels(ours), theirs, **close)

@@ -12,7 +12,7 @@ from fineclip.boxes import clip, enlarge
 from fineclip.config import FineCLIPConfig, LoaderConfig
 from fineclip.methods.fineclip import FineCLIP
 from fineclip.methods.items import Inputs
-from fineclip.models.images import crop, normalise, squash
+from fineclip.models.images import crop, normalize_pixels, squash
 from fineclip.models.tokenizer import Tokenizer
 from fineclip.types import Box, Region, Sample
 from tests.helpers.golden import GOLDEN, arrays, values
@@ -65,11 +65,11 @@ def test_a_sample_as_the_authors_prepare_it(index: int) -> None:
     )
     options = FineCLIPConfig(crop_scale=ENLARGED)
     item = FineCLIP.preparation(inputs, options, max_regions=meta["max_boxes"])(sample, np.random.default_rng(0))
-    torch.testing.assert_close(normalise(item.image), stored["tensor"], **close)
+    torch.testing.assert_close(normalize_pixels(item.image), stored["tensor"], **close)
     assert torch.equal(item.text, stored["caption_tokens"][0])
     torch.testing.assert_close(item.boxes, stored["box_rows"][rows, :4], atol=1e-6, rtol=0)
     assert torch.equal(item.region_texts, stored["region_tokens"][rows])
-    torch.testing.assert_close(normalise(item.crops), stored["crops"][rows], **close)
+    torch.testing.assert_close(normalize_pixels(item.crops), stored["crops"][rows], **close)
 
 
 @pytest.mark.parametrize("index", IMAGES)
@@ -89,6 +89,6 @@ def test_rectangles_of_enlarged_boxes(index: int) -> None:
 def test_pixels_of_squashed_images(index: int) -> None:
     stored = stored_of(index)
     size = stored["tensor"].shape[-1]
-    found = normalise(squash(Image.fromarray(stored["image"].numpy()), size))
+    found = normalize_pixels(squash(Image.fromarray(stored["image"].numpy()), size))
     torch.testing.assert_close(found, stored["tensor"], **close)
     assert stored["scale"].tolist() == pytest.approx([size / side for side in stored["image"].shape[:2]])

@@ -12,8 +12,8 @@ from fineclip.config import RuntimeConfig, TrainConfig, parse
 from fineclip.methods import METHODS
 from fineclip.methods.items import Inputs
 from fineclip.stages.upstream import keys_by_shard, manifests_of
+from fineclip.train.data import Collate, PackedDataset
 from fineclip.train.distributed import Processes
-from fineclip.train.loader import Collate, PackedSamples
 from fineclip.train.selection import read_selection
 from fineclip.train.state import StateFolder
 from fineclip.train.training import Training
@@ -64,7 +64,7 @@ def training_of(
     return Training(
         learner,
         config,
-        samples=PackedSamples(selection.shards, prepare, seed=config.seed),
+        samples=PackedDataset(selection.shards, prepare, seed=config.seed),
         collate=Collate(INPUTS),
         folder=folder,
         state=StateFolder(folder / "state", "identity"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from fineclip.stages.texts import texts_of
 from torch import Tensor
 
 from fineclip.config import MethodConfig, TrainConfig, parse
@@ -17,11 +18,10 @@ from fineclip.methods.items import Inputs
 from fineclip.methods.texts import CachedTexts
 from fineclip.models.embed_texts import embed_texts, text_tower_hash
 from fineclip.models.encoder import RegionEncoder
-from fineclip.shards import PieceReader, TextsFile, write_texts
-from fineclip.stages.embed_texts import texts_of
+from fineclip.shards import ByteRangeReader, TextsFile, write_texts
 from fineclip.stages.upstream import keys_by_shard, manifests_of
-from fineclip.train.loader import Collate, PackedSamples, batches, placed
-from fineclip.train.order import BatchSampler, Order
+from fineclip.train.data import Collate, PackedDataset, build_batches, to_device
+from fineclip.train.sampler import BatchSampler, EpochOrder
 from fineclip.train.selection import Selection, read_selection
 from fineclip.types import Batch, Counts
 from tests.helpers.methods import Outcome, outcome_of
@@ -50,7 +50,7 @@ def cached(selection: Selection, tmp_path_factory: pytest.TempPathFactory) -> Ca
     folder, encoder = tmp_path_factory.mktemp("texts"), tiny_encoder(dtype=torch.float32)
     files = {}
     for shard in selection.shards:
-        with PieceReader() as reader:
+        with ByteRangeReader() as reader:
             found = [text for row in range(len(shard)) for text in texts_of(shard.read(row, reader))]
         texts = list(dict.fromkeys(found))
         files[shard.tar.stem] = folder / f"{shard.tar.stem}.safetensors"
@@ -62,10 +62,10 @@ def cached(selection: Selection, tmp_path_factory: pytest.TempPathFactory) -> Ca
 def batch_of(selection: Selection, name: str, options: MethodConfig, inputs: Inputs, *, workers: int = 0) -> Batch:
     """The first step of a training, all samples of it."""
     prepare = METHODS[name].preparation(inputs, options, max_regions=2)
-    samples = PackedSamples(selection.shards, prepare, seed=0)
-    sampler = BatchSampler(Order(tuple(SIZES.values()), 8, seed=0, shuffle_shards=2), 0, 1, rank=0, world_size=1)
-    [host] = batches(samples, Collate(inputs), sampler, workers=workers, pin=False)
-    return placed(host, Counts([len(host.keys)], [host.regions]), torch.device("cpu"), seed=3)
+    samples = PackedDataset(selection.shards, prepare, seed=0)
+    sampler = BatchSampler(EpochOrder(tuple(SIZES.values()), 8, seed=0, shuffle_shards=2), 0, 1, rank=0, world_size=1)
+    [host] = build_batches(samples, Collate(inputs), sampler, workers=workers, pin_memory=False)
+    return to_device(host, Counts([len(host.keys)], [host.regions]), torch.device("cpu"), seed=3)
 
 
 def relative_difference(found: Outcome, expected: Outcome) -> float:

@@ -14,8 +14,8 @@ from fineclip.methods.clim import make_mosaics, mosaic_sides, sides_within, tile
 from fineclip.methods.contrastive import contrastive_loss
 from fineclip.methods.items import Group, Inputs, generator
 from fineclip.models.images import SQUASH_BICUBIC, decode
+from fineclip.train.data import to_device
 from fineclip.train.distributed import Wish
-from fineclip.train.loader import placed
 from fineclip.train.loop import train
 from fineclip.types import Batch, Counts
 from tests.helpers.methods import Outcome, assert_processes_equal_one, made, outcome_of, outcome_of_part
@@ -238,7 +238,7 @@ def steps_of_the_loop(rank: int, world_size: int, world: World, folder: Path) ->
         )
         for host in training.batches(0):
             counts, _ = training.processes.exchange(len(host.keys), host.regions, Wish.GO_ON)
-            batch = placed(host, counts, torch.device("cpu"), seed=0)
+            batch = to_device(host, counts, torch.device("cpu"), seed=0)
             method = made("clim", options)
             steps.append((list(batch.keys), outcome_of(method, batch, training.processes.wrap(method))))
     return steps

@@ -13,7 +13,7 @@ from fineclip.errors import ConfigError
 from fineclip.methods import METHODS, ClipSelf
 from fineclip.methods.clipself import draw_patches, grids
 from fineclip.methods.items import Inputs, generator
-from fineclip.models.images import centred, decode, letterbox
+from fineclip.models.images import decode, letterbox, letterbox_centered
 from fineclip.train.loop import train
 from fineclip.train.optim import make_optimizer
 from fineclip.types import Box, Region, Sample
@@ -71,7 +71,7 @@ def test_patches_of_a_visit_need_neither_regions_nor_captions() -> None:
     expected = [[0, 0, 0.5, 1 / 3], [0.5, 0, 1, 1 / 3], [0, 1 / 3, 0.5, 2 / 3], [0.5, 1 / 3, 1, 2 / 3]]
     torch.testing.assert_close(four.boxes, torch.tensor(expected))
     quarter = decode(bare.image).crop((12, 0, 24, 8))
-    assert torch.equal(four.crops[1], centred(quarter, 8))  # not enlarged
+    assert torch.equal(four.crops[1], letterbox_centered(quarter, 8))  # not enlarged
 
 
 def test_proposals_are_all_regions_of_the_data_enlarged_and_letterboxed() -> None:
@@ -80,7 +80,7 @@ def test_proposals_are_all_regions_of_the_data_enlarged_and_letterboxed() -> Non
     item = prepared(one, crop_scale=2)
     assert torch.equal(item.image, letterbox(decode(one.image), 16))
     torch.testing.assert_close(item.boxes, torch.tensor([[2 / 24, 4 / 24, 10 / 24, 8 / 24]] * 3))
-    expected = centred(decode(one.image).crop((0, 2, 14, 10)), 8)
+    expected = letterbox_centered(decode(one.image).crop((0, 2, 14, 10)), 8)
     assert all(torch.equal(crop, expected) for crop in item.crops)
     assert item.text is None
 

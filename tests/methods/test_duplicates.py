@@ -11,7 +11,7 @@ from torch import Tensor
 from fineclip.config import parse
 from fineclip.methods import METHODS
 from fineclip.methods.items import Inputs, generator
-from fineclip.train.loader import Collate, placed
+from fineclip.train.data import Collate, to_device
 from fineclip.types import Batch, Counts, Region
 from tests.helpers.methods import outcome_of
 from tests.helpers.packs import sample
@@ -45,7 +45,7 @@ def merged_batch(name: str, options: Mapping[str, Any]) -> Batch:
         shared = replace(one, captions=(f"say {number % 2}",), regions=tuple(regions))
         items.append(prepare(shared, generator(0, 0, one.key)))
     host = Collate(INPUTS)(items)
-    batch = placed(host, Counts([IMAGES], [host.regions]), torch.device("cpu"), seed=1)
+    batch = to_device(host, Counts([IMAGES], [host.regions]), torch.device("cpu"), seed=1)
     floating = {
         one.name: value.double()
         for one in fields(batch)

@@ -1,4 +1,4 @@
-"""Pixels: what is decoded, what is refused, and that nothing is turned or invented."""
+"""Decoding, refusal of damaged files, resizing, random crops and normalization."""
 
 import io
 import struct
@@ -14,10 +14,10 @@ from fineclip.models.images import (
     BICUBIC,
     MEAN,
     STD,
-    centred,
-    draw_crop,
     letterbox,
-    normalise,
+    letterbox_centered,
+    normalize_pixels,
+    random_resized_crop,
     squash,
     to_batch,
 )
@@ -79,14 +79,14 @@ def test_cut_short_has_a_header_but_no_pixels(kind: str) -> None:
         assert read_header(cut) == (400, 300, kind)
 
 
-def test_a_bomb_is_refused_by_its_header() -> None:
+def test_too_many_pixels_are_refused_by_the_header() -> None:
     assert MAX_PIXELS < 20_000 * 20_000
     assert read_header(huge_png()) is None
     with pytest.raises(UndecodableImage, match="pixels"):
         decode(huge_png())
 
 
-def test_an_exif_note_turns_nothing() -> None:
+def test_exif_orientation_is_ignored() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by 90 degrees
     content = encoded(noise(), "JPEG", exif=exif.tobytes())
@@ -94,7 +94,7 @@ def test_an_exif_note_turns_nothing() -> None:
     assert read_header(content)[:2] == (40, 30)
 
 
-def test_what_is_transparent_is_white() -> None:
+def test_transparent_pixels_are_white() -> None:
     see_through = Image.new("RGBA", (4, 4), (200, 0, 0, 0))
     see_through.putpixel((0, 0), (200, 0, 0, 255))
     pixels = np.asarray(decode(encoded(see_through)))
@@ -102,7 +102,7 @@ def test_what_is_transparent_is_white() -> None:
     assert pixels[3, 3].tolist() == [255, 255, 255]
 
 
-def test_a_palette_with_a_transparent_colour() -> None:
+def test_a_palette_with_a_transparent_color() -> None:
     image = Image.new("P", (4, 4), 1)
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putpixel((0, 0), 0)
@@ -111,12 +111,12 @@ def test_a_palette_with_a_transparent_colour() -> None:
     assert pixels[3, 3].tolist() == [255, 255, 255]
 
 
-def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
+def test_sixteen_bit_gray_is_scaled_and_not_clipped() -> None:
     grey = Image.fromarray(np.array([[0, 256, 0x8000, 0xFFFF]], dtype=np.uint16))
     assert np.asarray(decode(encoded(grey)))[0].tolist() == [[0] * 3, [1] * 3, [128] * 3, [255] * 3]
 
 
-def test_print_colours() -> None:
+def test_cmyk_is_converted() -> None:
     pixels = np.asarray(decode(encoded(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "JPEG")))
     assert pixels.min() >= 250
 
@@ -139,7 +139,7 @@ def test_crop_rounds_as_pillow_and_is_never_empty(box: Box, size: tuple[int, int
     assert crop(noise(), box).size == size
 
 
-def test_squash_keeps_no_aspect_and_is_pillows_resize() -> None:
+def test_squash_is_pillows_resize_to_a_square() -> None:
     square = squash(noise(), 16)
     assert (square.shape, square.dtype) == ((3, 16, 16), torch.uint8)
     expected = np.asarray(noise().resize((16, 16), Image.Resampling.BILINEAR))
@@ -150,7 +150,7 @@ def test_squash_keeps_no_aspect_and_is_pillows_resize() -> None:
 def test_a_letterboxed_image_keeps_its_aspect_beside_black(height: int, width: int) -> None:
     image, longer = Image.new("RGB", (width, height), (200, 100, 50)), max(height, width)
     wide, high = (max(1, round(20 * side / longer)) for side in (width, height))
-    corner, middle = (place(image, 20).numpy().transpose(1, 2, 0) for place in (letterbox, centred))
+    corner, middle = (place(image, 20).numpy().transpose(1, 2, 0) for place in (letterbox, letterbox_centered))
     expected = np.zeros((20, 20, 3), dtype=np.uint8)
     expected[:high, :wide] = (200, 100, 50)
     assert np.array_equal(corner, expected)
@@ -162,7 +162,7 @@ def test_letterboxed_pixels_are_pillows_bicubic() -> None:
     expected = np.asarray(noise(30, 40).resize((20, 15), BICUBIC))
     found = letterbox(noise(30, 40), 20).permute(1, 2, 0).numpy()
     assert np.array_equal(found[:15], expected)
-    assert np.array_equal(centred(noise(30, 40), 20).permute(1, 2, 0).numpy()[2:17], expected)
+    assert np.array_equal(letterbox_centered(noise(30, 40), 20).permute(1, 2, 0).numpy()[2:17], expected)
 
 
 class TorchDraws:
@@ -185,19 +185,19 @@ def test_random_crops_are_those_of_torchvision_of_the_same_draws(
         torch.manual_seed(seed)
         top, left, high, wide = RandomResizedCrop.get_params(image, list(area), [3 / 4, 4 / 3])
         torch.manual_seed(seed)
-        box = draw_crop(width, height, TorchDraws(), area=area)
+        box = random_resized_crop(width, height, TorchDraws(), area=area)
         assert box == (left, top, left + wide, top + high)
 
 
 def test_a_random_crop_is_a_function_of_the_generator() -> None:
-    boxes = {draw_crop(80, 60, np.random.default_rng(seed), area=(0.1, 0.5)) for seed in range(20)}
+    boxes = {random_resized_crop(80, 60, np.random.default_rng(seed), area=(0.1, 0.5)) for seed in range(20)}
     assert len(boxes) == 20
-    assert draw_crop(80, 60, np.random.default_rng(3), area=(0.1, 0.5)) in boxes
+    assert random_resized_crop(80, 60, np.random.default_rng(3), area=(0.1, 0.5)) in boxes
     assert all(0.09 < box.width * box.height / 4800 < 0.52 for box in boxes)
 
 
-def test_normalised_values() -> None:
-    black = normalise(torch.zeros(3, 2, 2, dtype=torch.uint8))
+def test_normalized_values() -> None:
+    black = normalize_pixels(torch.zeros(3, 2, 2, dtype=torch.uint8))
     assert black[:, 0, 0].tolist() == pytest.approx([-m / s for m, s in zip(MEAN, STD, strict=True)])
 
 
@@ -205,5 +205,5 @@ def test_a_batch_and_an_empty_one() -> None:
     images = [squash(noise(), 16), squash(noise(50, 20), 16)]
     batch = to_batch(images, size=16)
     assert (batch.shape, batch.dtype) == ((2, 3, 16, 16), torch.float32)
-    assert torch.equal(batch[1], normalise(images[1]))
+    assert torch.equal(batch[1], normalize_pixels(images[1]))
     assert to_batch([], size=16).shape == (0, 3, 16, 16)

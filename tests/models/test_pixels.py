@@ -1,4 +1,4 @@
-"""The fast way to pixels is within its bounds of Pillow's, and leaves to Pillow what it cannot read."""
+"""The fast path is close to Pillow's pixels, and leaves files that it cannot decode to Pillow."""
 
 import io
 import threading
@@ -9,23 +9,22 @@ import pytest
 import torch
 from PIL import Image
 
-from fineclip.boxes import enlarge
 from fineclip.miniature.scenes import draw_scene, jpeg
-from fineclip.models import cuts
+from fineclip.models import device_crops
 from fineclip.models import pixels as pixels_module
-from fineclip.models.cuts import Cuts, Square, cut
+from fineclip.models.device_crops import CropPlan, ResizeTarget, crop_on_device
 from fineclip.models.images import (
-    CENTRED,
     LETTERBOX,
+    LETTERBOX_CENTERED,
     SQUASH,
     SQUASH_BICUBIC,
-    Fit,
+    ResizeRule,
     UndecodableImage,
     crop,
     decode,
     read_header,
 )
-from fineclip.models.pixels import Arena, Canvas, Pixels, Wanted, decode_only, draw, drawn_on
+from fineclip.models.pixels import DecodeRequest, Pixels, decode_for_device, resize_and_crop
 from fineclip.types import Box
 from tests.helpers.images import HTML, bomb, encoded
 
@@ -33,7 +32,11 @@ COCO = Path(__file__).parents[3] / "shared/data/coco/train2017"
 WORST = {"bilinear": 54.0, "bicubic": 50.0}  # dB from Pillow's pixels
 MEDIAN = {"bilinear": 70.0, "bicubic": 70.0}
 ON_DEVICE = {"bilinear": 54.0, "bicubic": 50.0}
-FITS = {"squash": (SQUASH, SQUASH), "letterbox": (LETTERBOX, CENTRED), "cut out": (SQUASH_BICUBIC, SQUASH_BICUBIC)}
+FITS = {
+    "squash": (SQUASH, SQUASH),
+    "letterbox": (LETTERBOX, LETTERBOX_CENTERED),
+    "cut out": (SQUASH_BICUBIC, SQUASH_BICUBIC),
+}
 
 
 def photographs() -> list[bytes]:
@@ -45,7 +48,7 @@ def scenes() -> list[bytes]:
 
 
 def textures() -> list[bytes]:
-    """Smooth and rough in all sizes, wide and high."""
+    """Smooth and rough images of several shapes."""
     rng, contents = np.random.default_rng(3), []
     for width, height in ((640, 480), (333, 500), (97, 61), (1200, 300)):
         coarse = rng.integers(0, 256, (height // 12, width // 12, 3), dtype=np.uint8)
@@ -61,16 +64,16 @@ def saved(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
     return file.getvalue()
 
 
-def wanted(content: bytes, fits: tuple[Fit, Fit], *, crops: int = 5, seed: int = 0) -> Wanted:
-    """The picture at 224 px, and crops of all sizes, some over its edge."""
+def request(content: bytes, fits: tuple[ResizeRule, ResizeRule], *, crops: int = 5, seed: int = 0) -> DecodeRequest:
+    """The image at 224 px, and crops of all sizes, some over its edge."""
     width, height = Image.open(io.BytesIO(content)).size
     rng = np.random.default_rng(seed)
     boxes = []
     for _ in range(crops):
         wide, high = np.exp(rng.uniform(np.log(0.08), np.log(0.9), 2)) * (width, height)
         left, top = rng.uniform(0, 1, 2) * (width - wide, height - high)
-        boxes.append(enlarge(Box(left, top, left + wide, top + high), 1.5))
-    return Wanted(Square(fits[0], 224), Square(fits[1], 112), boxes)
+        boxes.append(Box(left, top, left + wide, top + high).enlarged(1.5))
+    return DecodeRequest(ResizeTarget(fits[0], 224), ResizeTarget(fits[1], 112), boxes)
 
 
 def decibels(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -82,26 +85,26 @@ def squares(pixels: Pixels) -> list[torch.Tensor]:
     return [pixels.image, *pixels.crops]
 
 
-def cut_on_device(content: bytes, want: Wanted) -> list[torch.Tensor]:
-    decoded = decode_only(content, want)
-    images, crops = cut(decoded.image.permute(1, 2, 0).reshape(-1), [decoded.cuts])
+def cropped_on_device(content: bytes, want: DecodeRequest) -> list[torch.Tensor]:
+    decoded = decode_for_device(content, want)
+    images, crops = crop_on_device(decoded.image.permute(1, 2, 0).reshape(-1), [decoded.cuts])
     return [images[0], *crops]
 
 
-def compared(contents: list[bytes], fits: tuple[Fit, Fit]) -> tuple[list[float], list[float]]:
+def compared(contents: list[bytes], fits: tuple[ResizeRule, ResizeRule]) -> tuple[list[float], list[float]]:
     """Of every square, how near the fast way and the device come to Pillow."""
     fast, device = [], []
     for seed, content in enumerate(contents):
-        want = wanted(content, fits, seed=seed)
-        expected = squares(draw(content, want, pillow=True))
-        fast += map(decibels, squares(draw(content, want, pillow=False)), expected)
-        device += map(decibels, cut_on_device(content, want), expected)
+        want = request(content, fits, seed=seed)
+        expected = squares(resize_and_crop(content, want, pillow=True))
+        fast += map(decibels, squares(resize_and_crop(content, want, pillow=False)), expected)
+        device += map(decibels, cropped_on_device(content, want), expected)
     return fast, device
 
 
 @pytest.mark.parametrize("of", [scenes, textures, photographs])
 @pytest.mark.parametrize("fits", FITS.values(), ids=FITS)
-def test_fast_pixels_are_within_their_bounds_of_pillows(of: object, fits: tuple[Fit, Fit]) -> None:
+def test_fast_pixels_are_close_to_pillows(of: object, fits: tuple[ResizeRule, ResizeRule]) -> None:
     contents = of()
     if not contents:
         pytest.skip(f"no photographs at {COCO}")
@@ -113,10 +116,10 @@ def test_fast_pixels_are_within_their_bounds_of_pillows(of: object, fits: tuple[
 
 
 @pytest.mark.parametrize("fits", FITS.values(), ids=FITS)
-def test_pillows_way_is_pillow_to_the_bit(fits: tuple[Fit, Fit]) -> None:
+def test_the_pillow_path_is_pillow_to_the_bit(fits: tuple[ResizeRule, ResizeRule]) -> None:
     for content in textures():
-        want, image = wanted(content, fits), decode(content)
-        found = draw(content, want, pillow=True)
+        want, image = request(content, fits), decode(content)
+        found = resize_and_crop(content, want, pillow=True)
         assert torch.equal(found.image, fits[0](image, 224))
         for box, pixels in zip(want.boxes, found.crops, strict=True):
             assert torch.equal(pixels, fits[1](crop(image, box), 112))
@@ -157,10 +160,10 @@ def test_decoded_is_what_pillow_decodes(name: str) -> None:
     content = FILES[name]
     expected = torch.from_numpy(np.array(decode(content)))
     height, width = expected.shape[:2]
-    want = Wanted(Square(SQUASH, 8), Square(SQUASH, 8))
-    decoded = decode_only(content, want)
+    want = DecodeRequest(ResizeTarget(SQUASH, 8), ResizeTarget(SQUASH, 8))
+    decoded = decode_for_device(content, want)
     assert torch.equal(decoded.image.permute(1, 2, 0), expected)
-    assert decoded.cuts == Cuts(height, width, want.image, (0, 0, width, height), want.crop, None)
+    assert decoded.cuts == CropPlan(height, width, want.image, (0, 0, width, height), want.crop, None)
 
 
 BROKEN = {
@@ -174,11 +177,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_no_image_is_refused_in_pillows_words(name: str) -> None:
-    want = Wanted(Square(SQUASH, 8), Square(SQUASH, 8))
+def test_undecodable_files_give_pillows_message(name: str) -> None:
+    want = DecodeRequest(ResizeTarget(SQUASH, 8), ResizeTarget(SQUASH, 8))
     with pytest.raises(UndecodableImage) as expected:
         decode(BROKEN[name])
-    for way in (lambda: draw(BROKEN[name], want, pillow=False), lambda: decode_only(BROKEN[name], want)):
+    for way in (
+        lambda: resize_and_crop(BROKEN[name], want, pillow=False),
+        lambda: decode_for_device(BROKEN[name], want),
+    ):
         with pytest.raises(UndecodableImage) as found:
             way()
         assert str(found.value) == str(expected.value)
@@ -189,14 +195,20 @@ def test_a_jpeg_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
     frame = content.index(b"\xff\xc0")
     content[frame + 5 : frame + 9] = (12_000).to_bytes(2, "big") * 2
     with pytest.raises(UndecodableImage, match="12000 x 12000 are more than 120000000 pixels"):
-        draw(bytes(content), Wanted(Square(SQUASH, 8), Square(SQUASH, 8)), pillow=False)
+        resize_and_crop(bytes(content), DecodeRequest(ResizeTarget(SQUASH, 8), ResizeTarget(SQUASH, 8)), pillow=False)
 
 
 LIMIT = 61 * 47
 DECODERS = {
-    "fast": lambda content: draw(content, Wanted(Square(SQUASH, 8), Square(SQUASH, 8)), pillow=False),
-    "pillow": lambda content: draw(content, Wanted(Square(SQUASH, 8), Square(SQUASH, 8)), pillow=True),
-    "for the device": lambda content: decode_only(content, Wanted(Square(SQUASH, 8), Square(SQUASH, 8))),
+    "fast": lambda content: resize_and_crop(
+        content, DecodeRequest(ResizeTarget(SQUASH, 8), ResizeTarget(SQUASH, 8)), pillow=False
+    ),
+    "pillow": lambda content: resize_and_crop(
+        content, DecodeRequest(ResizeTarget(SQUASH, 8), ResizeTarget(SQUASH, 8)), pillow=True
+    ),
+    "for the device": lambda content: decode_for_device(
+        content, DecodeRequest(ResizeTarget(SQUASH, 8), ResizeTarget(SQUASH, 8))
+    ),
     "whole": decode,
 }
 
@@ -234,7 +246,7 @@ def test_the_limit_counts_pixels_and_not_sides(
 @pytest.mark.parametrize(("most", "keeps"), [(LIMIT * 3, True), (LIMIT * 3 - 1, False)])
 def test_memory_of_a_very_large_picture_is_not_kept(most: int, keeps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixels_module, "_kept", threading.local())
-    monkeypatch.setattr(pixels_module, "KEPT_BYTES", most)
+    monkeypatch.setattr(pixels_module, "MAX_KEPT_BYTES", most)
     DECODERS["fast"](FILES["baseline"])
     assert hasattr(pixels_module._kept, "memory_N") == keeps
 
@@ -244,49 +256,49 @@ def test_tiny_and_narrow_crops_have_pixels(pillow: bool) -> None:
     content = saved(picture(300, 200), "PNG")
     boxes = [Box(5, 5, 5.2, 5.2), Box(0, 0, 300, 1), Box(299, 0, 300, 200), Box(299.7, 199.6, 400, 400)]
     for fits in FITS.values():
-        want = Wanted(Square(fits[0], 32), Square(fits[1], 16), boxes)
-        found = draw(content, want, pillow=pillow)
-        expected = draw(content, want, pillow=True)
+        want = DecodeRequest(ResizeTarget(fits[0], 32), ResizeTarget(fits[1], 16), boxes)
+        found = resize_and_crop(content, want, pillow=pillow)
+        expected = resize_and_crop(content, want, pillow=True)
         assert found.crops.shape == (4, 3, 16, 16)
         assert min(map(decibels, squares(found), squares(expected))) >= WORST["bicubic"]
-        assert min(map(decibels, cut_on_device(content, want), squares(expected))) >= 45
+        assert min(map(decibels, cropped_on_device(content, want), squares(expected))) >= 45
 
 
-def test_one_decoding_does_not_disturb_the_squares_of_another() -> None:
+def test_decoding_another_image_leaves_earlier_squares_unchanged() -> None:
     contents = textures()
-    want = [wanted(content, FITS["squash"]) for content in contents]
-    drawn = [draw(content, each, pillow=False) for content, each in zip(contents, want, strict=True)]
+    want = [request(content, FITS["squash"]) for content in contents]
+    drawn = [resize_and_crop(content, each, pillow=False) for content, each in zip(contents, want, strict=True)]
     for content, each, pixels in zip(contents, want, drawn, strict=True):
-        again = draw(content, each, pillow=False)
+        again = resize_and_crop(content, each, pillow=False)
         assert torch.equal(again.image, pixels.image)
         assert torch.equal(again.crops, pixels.crops)
 
 
-def test_what_is_cut_on_the_device_needs_not_lie_alone() -> None:
+def test_device_crops_of_a_batch_equal_those_of_single_images() -> None:
     """Pictures of many sizes, one after another, with as many crops as they have."""
     contents = [FILES["PNG"], *textures()[:2], FILES["grey"]]
     wants = [
-        wanted(content, FITS["letterbox"], crops=count) for content, count in zip(contents, (2, 0, 3, 1), strict=True)
+        request(content, FITS["letterbox"], crops=count) for content, count in zip(contents, (2, 0, 3, 1), strict=True)
     ]
-    decoded = [decode_only(content, want) for content, want in zip(contents, wants, strict=True)]
+    decoded = [decode_for_device(content, want) for content, want in zip(contents, wants, strict=True)]
     flat = torch.cat([each.image.permute(1, 2, 0).reshape(-1) for each in decoded])
-    images, crops = cut(flat, [each.cuts for each in decoded])
-    alone = [cut_on_device(content, want) for content, want in zip(contents, wants, strict=True)]
+    images, crops = crop_on_device(flat, [each.cuts for each in decoded])
+    alone = [cropped_on_device(content, want) for content, want in zip(contents, wants, strict=True)]
     assert torch.equal(images, torch.stack([each[0] for each in alone]))
     assert torch.equal(crops, torch.stack([square for each in alone for square in each[1:]]))
 
 
-def test_without_crops_none_are_cut() -> None:
-    decoded = decode_only(FILES["PNG"], Wanted(Square(SQUASH, 8), Square(SQUASH, 8)))
-    assert cut(decoded.image.permute(1, 2, 0).reshape(-1), [decoded.cuts])[1] is None
+def test_without_crops_the_device_makes_none() -> None:
+    decoded = decode_for_device(FILES["PNG"], DecodeRequest(ResizeTarget(SQUASH, 8), ResizeTarget(SQUASH, 8)))
+    assert crop_on_device(decoded.image.permute(1, 2, 0).reshape(-1), [decoded.cuts])[1] is None
 
 
-def test_what_is_shrunk_very_much_is_cut_in_two_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_shrink_takes_two_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     content = textures()[3]
-    want = Wanted(Square(SQUASH, 8), Square(CENTRED, 8), [Box(0, 0, 1200, 300)])
-    whole = cut_on_device(content, want)
-    monkeypatch.setattr(cuts, "MOST_SHRUNK", 4)
-    for found, expected in zip(cut_on_device(content, want), whole, strict=True):
+    want = DecodeRequest(ResizeTarget(SQUASH, 8), ResizeTarget(LETTERBOX_CENTERED, 8), [Box(0, 0, 1200, 300)])
+    whole = cropped_on_device(content, want)
+    monkeypatch.setattr(device_crops, "MAX_SHRINK", 4)
+    for found, expected in zip(cropped_on_device(content, want), whole, strict=True):
         assert (found.int() - expected.int()).abs().max() <= 1  # another order of sums
 
 
@@ -312,52 +324,33 @@ def test_two_passes_are_one_pass_for_pictures_of_any_shape(
     width, height = size
     content, fits = stripes(width, height), FITS[fit]
     boxes = [Box(0, 0, width, height), Box(width // 4, 0, width, height), Box(0, height // 4, width, height)]
-    want = Wanted(Square(fits[0], 16), Square(fits[1], 8), boxes)
-    whole, expected = cut_on_device(content, want), squares(draw(content, want, pillow=True))
-    monkeypatch.setattr(cuts, "MOST_SHRUNK", 2)
-    for found, one_pass, pillow in zip(cut_on_device(content, want), whole, expected, strict=True):
+    want = DecodeRequest(ResizeTarget(fits[0], 16), ResizeTarget(fits[1], 8), boxes)
+    whole, expected = cropped_on_device(content, want), squares(resize_and_crop(content, want, pillow=True))
+    monkeypatch.setattr(device_crops, "MAX_SHRINK", 2)
+    for found, one_pass, pillow in zip(cropped_on_device(content, want), whole, expected, strict=True):
         assert (found.int() - one_pass.int()).abs().max() <= 1  # another order of sums
         assert (found.int() - pillow.int()).abs().float().mean() < 2
 
 
 @pytest.mark.parametrize(("width", "height"), [(1000, 30), (30, 1000), (500, 400)])
 def test_the_first_pass_changes_the_width_alone(width: int, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    passes, resize = [], cuts.interpolate
+    passes, resize = [], device_crops.interpolate
 
     def interpolate(values: torch.Tensor, *, size: tuple[int, int], **options: object) -> torch.Tensor:
         passes.append((tuple(values.shape[2:]), tuple(size)))
         return resize(values, size=size, **options)
 
-    monkeypatch.setattr(cuts, "interpolate", interpolate)
-    monkeypatch.setattr(cuts, "MOST_SHRUNK", 20)
-    want = Wanted(Square(SQUASH, 16), Square(SQUASH, 8))
-    cut_on_device(saved(picture(width, height), "PNG"), want._replace(boxes=[]))
+    monkeypatch.setattr(device_crops, "interpolate", interpolate)
+    monkeypatch.setattr(device_crops, "MAX_SHRINK", 20)
+    want = DecodeRequest(ResizeTarget(SQUASH, 16), ResizeTarget(SQUASH, 8))
+    cropped_on_device(saved(picture(width, height), "PNG"), want._replace(boxes=[]))
     two = [((width, height), (16, height)), ((height, 16), (16, 16))]  # the first with its axes exchanged
     assert passes == (two if width > 20 * 16 else [((height, width), (16, 16))])
 
 
-@pytest.mark.parametrize("pillow", [False, True])
-def test_pixels_are_drawn_where_the_canvas_says(pillow: bool) -> None:
-    content = FILES["baseline"]
-    want = Wanted(Square(SQUASH, 8), Square(SQUASH, 4), [Box(0, 0, 20, 20)] * 2)
-    alone = draw(content, want, pillow=pillow)
-    images, crops = torch.zeros(2 * 3 * 64, dtype=torch.uint8), torch.zeros(3 * 3 * 16, dtype=torch.uint8)
-    canvas = Canvas(Arena(images), Arena(crops))
-    with drawn_on(canvas):
-        first, second = draw(content, want, pillow=pillow), draw(content, want, pillow=pillow)
-    assert torch.equal(canvas.images.content.view(2, 8, 8, 3)[1], alone.image.permute(1, 2, 0))
-    assert torch.equal(first.image, second.image)
-    assert first.image.untyped_storage().data_ptr() == images.untyped_storage().data_ptr()
-    assert canvas.crops.content is None  # three fit, and four were asked for
-    assert torch.equal(second.crops, alone.crops)
-    assert draw(content, want, pillow=pillow).image.untyped_storage().data_ptr() != images.untyped_storage().data_ptr()
-
-
-def test_a_picture_that_libjpeg_turbo_gives_up_leaves_no_gap() -> None:
-    arena = Arena(torch.zeros(100_000, dtype=torch.uint8))
-    broken, want = BROKEN["cut short"], Wanted(Square(SQUASH, 8), Square(SQUASH, 8))
-    with drawn_on(Canvas(arena, Arena())):
-        with pytest.raises(UndecodableImage):
-            decode_only(broken, want)
-        decode_only(FILES["grey"], want)
-    assert len(arena.content) == 61 * 47 * 3
+def test_images_for_the_device_do_not_share_memory() -> None:
+    want = DecodeRequest(ResizeTarget(SQUASH, 8), ResizeTarget(SQUASH, 8))
+    first = decode_for_device(FILES["baseline"], want).image
+    before = first.clone()
+    decode_for_device(FILES["progressive"], want)
+    assert torch.equal(first, before)

@@ -17,7 +17,7 @@ from fineclip.report.result_files import ProblemLog, ResultPaths
 from fineclip.report.run_facts import facts, flat, origin
 from fineclip.report.runs import collect_runs
 from fineclip.report.score_tables import Protocol, Table
-from fineclip.shards import PieceReader, SourceRow
+from fineclip.shards import ByteRangeReader, SourceRow
 from tests.helpers.images import encoded
 from tests.report.world import World, config_of
 
@@ -106,7 +106,7 @@ def test_a_dropped_sample_as_it_is_shown(tmp_path: Path) -> None:
     row = SourceRow(
         key="k", kept=True, source_key="s", file="a.tar", offset=6, size=len(content), captions=["one", "two"]
     )
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         tile = dropped_tile(Example("filter", "too-small", "shard", "k"), row, reader, tmp_path)
     assert (tile.stage, tile.reason, tile.key, tile.caption) == ("filter", "too-small", "k", "one")
     assert tile.note == "120 \N{MULTIPLICATION SIGN} 80 px"

@@ -24,7 +24,7 @@ from fineclip.shards import (
     read_rows,
     sha256_of,
 )
-from fineclip.shards.atomic import atomic, sweep
+from fineclip.shards.atomic import atomic, remove_stale_temp_files
 from fineclip.shards.manifest import cached_manifest
 from fineclip.types import RegionCaption
 
@@ -138,13 +138,13 @@ def test_only_orphans_are_swept(tmp_path: Path) -> None:
         own.touch()
         other = own.with_name(own.name.replace(".shard.tar.", ".other.tar.").replace(f".{os.getpid()}.", ".999999999."))
         other.touch()
-        sweep(tmp_path, "shard")
+        remove_stale_temp_files(tmp_path, "shard")
         assert own.exists()
         assert other.exists()
         assert distant.exists()
         os.utime(distant, times=(0, time.time() - 4000))
         os.utime(own, times=(0, 0))  # as if written before this process began: it has the number of another
-        sweep(tmp_path, "shard")
+        remove_stale_temp_files(tmp_path, "shard")
         assert not distant.exists()
         assert not own.exists()
         own.touch()  # so that the block ends well

@@ -1,4 +1,4 @@
-"""Packed samples come back as they went in, from any reader of WebDataset; cut tars are found."""
+"""Packed samples are read back unchanged; truncated tars are found."""
 
 import json
 import tarfile
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fineclip.errors import ShardError
-from fineclip.shards import PieceReader, TarAppender, add_sample, members, read_sample, sha256_of
-from fineclip.shards.packed import description
+from fineclip.shards import ByteRangeReader, TarAppender, add_sample, members, read_sample, sha256_of
+from fineclip.shards.packed import to_json
 from fineclip.types import Box, Region, Sample
 
 REGION = Region(Box(0.25, 1, 2, 3.5), 0.5, "cat", "a cat, ünïcode")
@@ -25,9 +25,9 @@ def pack(path: Path) -> list:
     return rows
 
 
-def test_samples_come_back(tmp_path: Path) -> None:
+def test_samples_are_read_back(tmp_path: Path) -> None:
     rows = pack(tmp_path / "a.tar")
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         assert [read_sample(reader, tmp_path / "a.tar", row) for row in reversed(rows)] == SAMPLES[::-1]
     assert [row.regions for row in rows] == [2, 0]
 
@@ -49,29 +49,29 @@ def content_of(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["short", "n" * 100, "n" * 101, "folder/" * 30 + "name"])
-def test_a_member_lies_where_its_piece_says_whatever_its_size(tmp_path: Path, name: str) -> None:
+def test_byte_ranges_are_right_for_any_size_and_name(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a.tar"
     tar = TarAppender(path)
-    pieces = [tar.add(f"{name}-{size}", content_of(size)) for size in BLOCK_SIZES]
+    ranges = [tar.add(f"{name}-{size}", content_of(size)) for size in BLOCK_SIZES]
     tar.close()
     written = path.read_bytes()
-    assert [piece.size for piece in pieces] == BLOCK_SIZES
+    assert [written_range.size for written_range in ranges] == BLOCK_SIZES
     with tarfile.open(path) as opened:
-        for piece, size in zip(pieces, BLOCK_SIZES, strict=True):
-            assert written[piece.offset : piece.offset + size] == content_of(size)
-            assert opened.getmember(f"{name}-{size}").offset_data == piece.offset
+        for written_range, size in zip(ranges, BLOCK_SIZES, strict=True):
+            assert written[written_range.offset : written_range.offset + size] == content_of(size)
+            assert opened.getmember(f"{name}-{size}").offset_data == written_range.offset
     assert len(written) % tarfile.RECORDSIZE == 0
 
 
 @pytest.mark.parametrize("size", BLOCK_SIZES[1:])
-def test_an_image_of_any_size_and_a_json_of_any_size_come_back(tmp_path: Path, size: int) -> None:
-    empty = len(json.dumps(description(Sample("k", b"", 8, 8, ("",)))))
+def test_images_and_json_of_any_size_are_read_back(tmp_path: Path, size: int) -> None:
+    empty = len(json.dumps(to_json(Sample("k", b"", 8, 8, ("",)))))
     filled = Sample("s-000000", content_of(size), 8, 8, ("c" * max(0, size - empty),))
     tar = TarAppender(tmp_path / "a.tar")
     rows = [add_sample(tar, sample, image_format="JPEG") for sample in (filled, SAMPLES[1])]
     tar.close()
     assert size < empty or rows[0].json_size == size
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         assert [read_sample(reader, tmp_path / "a.tar", row) for row in rows] == [filled, SAMPLES[1]]
 
 
@@ -98,7 +98,7 @@ def test_tars_are_the_same_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [300, 1024, 2048, 5000, 3 * 512])
-def test_a_cut_tar_is_found_wherever_it_was_cut(tmp_path: Path, size: int) -> None:
+def test_a_truncated_tar_is_found(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a.tar"
     pack(path)
     path.write_bytes(path.read_bytes()[:size])
@@ -111,10 +111,10 @@ def test_an_empty_tar_has_no_members(tmp_path: Path) -> None:
     assert list(members(tmp_path / "a.tar")) == []
 
 
-def test_a_piece_that_is_gone_is_named(tmp_path: Path) -> None:
+def test_a_missing_byte_range_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "x"
     file.write_bytes(b"12345")
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         assert reader.read(file, 1, 3) == b"234"
         with pytest.raises(ShardError, match="ends at byte 5, where 9 were there"):
             reader.read(file, 1, 8)
@@ -122,8 +122,8 @@ def test_a_piece_that_is_gone_is_named(tmp_path: Path) -> None:
             reader.read(tmp_path / "y", 0, 1)
 
 
-def test_an_index_of_another_tar_is_found(tmp_path: Path) -> None:
+def test_an_index_of_another_tar_is_reported(tmp_path: Path) -> None:
     rows = pack(tmp_path / "a.tar")
     (tmp_path / "a.tar").write_bytes(b"\0" * 20000)
-    with PieceReader() as reader, pytest.raises(ShardError, match="s-000000 is not where its index says"):
+    with ByteRangeReader() as reader, pytest.raises(ShardError, match="s-000000 is not where its index says"):
         read_sample(reader, tmp_path / "a.tar", rows[0])

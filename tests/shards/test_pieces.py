@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fineclip.shards import PieceReader, members
+from fineclip.shards import ByteRangeReader, members
 from tests.helpers.images import write_tar
 
 
@@ -24,7 +24,7 @@ def opened(folder: Path) -> list[str]:
 
 
 def test_the_eight_files_that_were_read_last_stay_open(tmp_path: Path, files: list[Path]) -> None:
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         for number, path in enumerate(files):
             assert reader.read(path, 3, 2) == bytes([number + 3, number + 4])
             assert len(opened(tmp_path)) == min(number + 1, 8)
@@ -38,7 +38,7 @@ def test_the_eight_files_that_were_read_last_stay_open(tmp_path: Path, files: li
 @pytest.mark.parametrize("most", [1, 3])
 @pytest.mark.parametrize("wholly", [False, True])
 def test_the_number_of_open_files_is_a_choice(tmp_path: Path, files: list[Path], most: int, wholly: bool) -> None:
-    reader = PieceReader(most, wholly=wholly)
+    reader = ByteRangeReader(most, wholly=wholly)
     for _ in range(2):
         for number, path in enumerate(files):
             assert reader.read(path, 29, 1) == bytes([number + 29])
@@ -51,7 +51,7 @@ def test_the_number_of_open_files_is_a_choice(tmp_path: Path, files: list[Path],
 
 
 def test_a_file_is_opened_once_for_many_reads(tmp_path: Path, files: list[Path]) -> None:
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         assert [reader.read(files[0], offset, 1)[0] for offset in (7, 2, 29, 0)] == [7, 2, 29, 0]
         assert reader.read(str(files[0]), 0, 30) == bytes(range(30))
         assert opened(tmp_path) == ["00"]

@@ -10,11 +10,11 @@ import webdataset
 from fineclip.config import AnnotationsDetect, FilterConfig, PackConfig, TemplateCaption
 from fineclip.errors import ShardError
 from fineclip.shards import (
+    ByteRangeReader,
     CaptionRow,
     DetectRow,
     Job,
     PackRow,
-    PieceReader,
     TableWriter,
     read_manifest,
     read_rows,
@@ -58,7 +58,7 @@ def packed(source: Path, folder: Path) -> Path:
 
 def test_samples_hold_what_the_stages_found(tmp_path: Path) -> None:
     manifest = packed(captioned(tmp_path), tmp_path)
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         samples = [read_sample(reader, manifest.with_suffix(".tar"), row) for row in read_rows(manifest, PackRow)]
     cats = Region(Box(1, 2, 9.5, 8), 1.0, "cat", "one cat"), Region(Box(0, 0, 3, 3), 1.0, "dog", "one dog")
     assert samples == [
@@ -99,7 +99,7 @@ def test_a_region_without_words_has_no_caption(tmp_path: Path, caplog: pytest.Lo
     caplog.set_level("INFO")
     manifest = packed(rewritten(captioned(tmp_path), [["", "one dog"], [], [""]], keys=KEYS), tmp_path)
     rows = list(read_rows(manifest, PackRow))
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         samples = [read_sample(reader, manifest.with_suffix(".tar"), row) for row in rows]
     assert [[region.caption for region in sample.regions] for sample in samples] == [[None, "one dog"], [], [None]]
     assert [row.regions for row in rows] == [2, 0, 1]
@@ -121,7 +121,7 @@ def test_an_image_without_captions_is_packed_where_the_filter_lets_it_in(tmp_pat
     detect_shard(kept, tmp_path / "detect/s.json", own, batch_size=1, device="cpu")
     caption_shard(tmp_path / "detect/s.json", tmp_path / "caption/s.json", template, batch_size=1, device="cpu")
     manifest = packed(tmp_path / "caption/s.json", tmp_path)
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         rows = list(read_rows(manifest, PackRow))
         samples = [read_sample(reader, manifest.with_suffix(".tar"), row) for row in rows]
     assert [(sample.captions, len(sample.regions)) for sample in samples] == [((), 1), ((), 0)]

@@ -9,7 +9,7 @@ import pytest
 
 from fineclip.config import FilterConfig, FolderSource, MiniatureSource
 from fineclip.errors import ConfigError, DataError
-from fineclip.shards import FilterRow, PieceReader, SourceRow, kept_rows, read_manifest, read_rows, sha256_of
+from fineclip.shards import ByteRangeReader, FilterRow, SourceRow, kept_rows, read_manifest, read_rows, sha256_of
 from fineclip.stages.filter import filter_shard
 from fineclip.stages.source.listing import Slice, index_source, slice_of
 from fineclip.stages.source.shard import source_shard
@@ -170,7 +170,7 @@ def test_shards_are_slices_of_the_listing(tmp_path: Path) -> None:
     assert [len(part) for part in found] == [2, 2, 1]
     assert [row.source_key for part in found for row in part] == list(rows)
     assert [row.key for row in found[1]] == ["folder-0001-000000", "folder-0001-000001"]
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         for row in found[0]:
             assert reader.read(row.file or "", row.offset, row.size) == encoded(colour=int(row.source_key[0]))
     filter_shard(tmp_path / "source/folder-0000.json", tmp_path / "filter.json", FilterConfig(min_side_px=8))

@@ -8,7 +8,7 @@ from pathlib import Path
 from fineclip.config import FilterConfig, MiniatureSource
 from fineclip.miniature.seeds import DEMO
 from fineclip.miniature.web import true_counts, web_item
-from fineclip.shards import FilterRow, PieceReader, SourceRow, members, read_manifest, read_rows, sha256_of
+from fineclip.shards import ByteRangeReader, FilterRow, SourceRow, members, read_manifest, read_rows, sha256_of
 from fineclip.stages.filter import filter_shard
 from fineclip.stages.source.shard import source_shard
 from fineclip.stages.source.shard_plan import planned_shards
@@ -31,7 +31,7 @@ def test_a_row_and_three_members_for_every_item(tmp_path: Path) -> None:
     names = [member.name for member in members(tar)]
     assert names == [f"{row.key}.{kind}" for row in rows for kind in ("jpg", "txt", "json")]
     assert [row.key for row in rows] == [f"miniature-0001-{index:06d}" for index in range(PER_SHARD)]
-    with PieceReader() as reader, tarfile.open(tar) as opened:
+    with ByteRangeReader() as reader, tarfile.open(tar) as opened:
         for row, index in zip(rows, range(PER_SHARD, 2 * PER_SHARD), strict=True):
             item = web_item(DEMO, index, items_per_shard=PER_SHARD)
             assert row.file == tar.as_posix()

@@ -11,7 +11,7 @@ import pytest
 
 from fineclip.config import WebDatasetSource
 from fineclip.errors import ConfigError, ShardError
-from fineclip.shards import PieceReader, SourceRow, read_manifest, read_rows, sha256_of
+from fineclip.shards import ByteRangeReader, SourceRow, read_manifest, read_rows, sha256_of
 from fineclip.stages.source.members import split_name
 from fineclip.stages.source.shard import source_shard
 from fineclip.stages.source.shard_plan import PlannedShard
@@ -57,7 +57,7 @@ def test_the_layout_of_cc3m(tmp_path: Path) -> None:
     assert [row.key for row in rows] == [f"cc3m-train-0000-{index:06d}" for index in range(6)]
     assert told(rows)[2:4] == [("000000002", ["a river 0"], None), ("000000000", ["a river 1"], None)]
     assert {row.file for row in rows} == {tar.as_posix() for tar in tars}
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         for row, colour in zip(rows, (0, 1, 2, 10, 11, 12), strict=True):
             assert reader.read(row.file or "", row.offset, row.size) == encoded(colour=colour)
 
@@ -113,7 +113,7 @@ def test_repeated_keys_are_samples_of_their_own(tmp_path: Path) -> None:
     ]
     rows = stock(write_tar(tmp_path / "a.tar", members))
     assert told(rows) == [("k", ["one"], None), ("k", ["two"], None), ("k", [], "no-text")]
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         assert reader.read(rows[1].file or "", rows[1].offset, rows[1].size) == encoded(colour=2, kind="PNG")
 
 

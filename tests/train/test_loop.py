@@ -205,7 +205,7 @@ def fails_on_the_second(rank: int, world: World, folder: Path) -> str:
         def fail(*_: object) -> None:
             raise DataError("broken")
 
-        training.samples.prepare = fail
+        training.samples.transform = fail
     try:
         train(training)
     except (DataError, TrainingError) as error:

@@ -297,11 +297,11 @@ def test_everything_configured_is_handed_on(place: Path, started: list[Any]) -> 
     assert training.state.kept == 5
     assert training.folder == manifest.parent
     assert training.method.options == config.options
-    assert training.samples.prepare.options == config.options
-    assert training.samples.prepare.max_regions == 1
+    assert training.samples.transform.options == config.options
+    assert training.samples.transform.max_regions == 1
     inputs = training.collate.inputs
     assert (inputs.image_size, inputs.crop_size, inputs.loader.resample) == (16, 8, "pillow")
-    assert training.samples.prepare.inputs == inputs
+    assert training.samples.transform.inputs == inputs
 
 
 @pytest.mark.parametrize(

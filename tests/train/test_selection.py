@@ -1,4 +1,4 @@
-"""What a training reads, and what fell out on the way, with its reason."""
+"""Samples of a training run, and the reasons of the missing ones."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from fineclip.config import TrainConfig
 from fineclip.errors import ShardError, TrainingError
-from fineclip.shards import CaptionRow, Job, PackRow, PieceReader, TableWriter
+from fineclip.shards import ByteRangeReader, CaptionRow, Job, PackRow, TableWriter
 from fineclip.stages.upstream import keys_by_shard, manifests_of
 from fineclip.train.selection import Selection, read_selection
 from tests.helpers.packs import keys_of, sample, write_pack, write_select, write_world
@@ -19,21 +19,21 @@ def selection_of(select: Path, packed: list[Path], config: TrainConfig = LENIENT
     return read_selection(keys, manifests_of(keys, packed, stage="pack", select=select), config)
 
 
-def test_everything_that_is_selected_and_packed_is_in_use(tmp_path: Path) -> None:
+def test_selected_and_packed_samples_are_used(tmp_path: Path) -> None:
     select, packed = write_world(tmp_path, {"a": 4, "b": 3})
     selection = selection_of(select, packed)
     assert (selection.selected, selection.samples, selection.regions) == (7, 7, (2 + 0 + 1 + 2) + (2 + 0 + 1))
     assert selection.left_out == {}
-    read = selection.shards[1].read(2, PieceReader())
+    read = selection.shards[1].read(2, ByteRangeReader())
     assert read == sample("b-000002", regions=1)
 
 
-def test_shards_that_are_not_selected_are_not_looked_at(tmp_path: Path) -> None:
+def test_shards_without_selected_samples_are_not_opened(tmp_path: Path) -> None:
     select, packed = write_world(tmp_path, {"a": 2})
     assert selection_of(select, [*packed, tmp_path / "pack/absent.json"]).samples == 2
 
 
-def test_lost_samples_are_counted_by_the_reason_of_the_stage_that_dropped_them(tmp_path: Path) -> None:
+def test_missing_samples_are_counted_by_the_reason_of_the_stage_that_dropped_them(tmp_path: Path) -> None:
     captioned = tmp_path / "caption/a.json"
     captioned.parent.mkdir()
     job = Job(captioned, stage="caption", version=1, config={}, inputs={})
@@ -51,7 +51,7 @@ def test_lost_samples_are_counted_by_the_reason_of_the_stage_that_dropped_them(t
     assert (selection.selected, selection.samples) == (4, 1)
 
 
-def test_too_many_lost_stop_the_training_with_the_counts(tmp_path: Path) -> None:
+def test_too_many_missing_samples_stop_the_run_with_the_counts(tmp_path: Path) -> None:
     manifest = write_pack(tmp_path, "a", [sample(key) for key in keys_of("a", 3)])
     select = write_select(tmp_path / "select.json", {"a": keys_of("a", 4)})
     assert selection_of(select, [manifest], TrainConfig(max_lost=0.25)).samples == 3
@@ -59,26 +59,26 @@ def test_too_many_lost_stop_the_training_with_the_counts(tmp_path: Path) -> None
         selection_of(select, [manifest], TrainConfig(max_lost=0.2))
 
 
-def test_images_without_regions_are_left_out_where_that_is_asked_and_are_not_lost(tmp_path: Path) -> None:
+def test_images_without_regions_are_left_out_under_require_region_and_are_not_missing(tmp_path: Path) -> None:
     select, packed = write_world(tmp_path, {"a": 6})
     selection = selection_of(select, packed, TrainConfig(require_region=True, max_lost=0))
     assert selection.left_out == {"no-region": 2}
     assert [key.decode() for shard in selection.shards for key in shard.keys] == [f"a-00000{n}" for n in (0, 2, 3, 5)]
 
 
-def test_nothing_left_is_an_error(tmp_path: Path) -> None:
+def test_no_sample_left_is_an_error(tmp_path: Path) -> None:
     select, packed = write_world(tmp_path, {"a": 2}, regions=(0,))
     with pytest.raises(TrainingError, match="no sample is left to train on, of 2 selected; left out: 2 no-region"):
         selection_of(select, packed, TrainConfig(require_region=True))
 
 
-def test_an_absent_pack_is_named(tmp_path: Path) -> None:
+def test_a_missing_pack_is_reported(tmp_path: Path) -> None:
     select, packed = write_world(tmp_path, {"a": 2, "b": 2})
     with pytest.raises(ShardError, match="1 shards without a manifest of pack, b the first"):
         selection_of(select, packed[:1])
 
 
-def test_an_absent_tar_is_named(tmp_path: Path) -> None:
+def test_a_missing_tar_is_reported(tmp_path: Path) -> None:
     select, packed = write_world(tmp_path, {"a": 2})
     packed[0].with_suffix(".tar").unlink()
     with pytest.raises(ShardError, match=r"a\.tar: is gone"):

@@ -15,7 +15,7 @@ from torch import Tensor
 from fineclip.config import LoaderConfig, parse
 from fineclip.methods import METHODS, Method
 from fineclip.methods.items import Inputs, Item, generator
-from fineclip.train.loader import Collate, placed
+from fineclip.train.data import Collate, to_device
 from fineclip.types import Batch, Box, Counts, Region, Sample
 from tests.helpers.tiny import CONTEXT, CROP_PX, IMAGE_PX, VOCABULARY, tiny_encoder
 from tests.versions.inputs import digits, picture, rounded, set_weights
@@ -105,7 +105,7 @@ def sample(number: int, labels: Sequence[str]) -> Sample:
 def batch_of(items: Sequence[Item]) -> Batch:
     """All of one step on one process, in float64."""
     host = Collate(INPUTS)(items)
-    batch = placed(host, Counts([len(items)], [host.regions]), torch.device("cpu"), seed=7)
+    batch = to_device(host, Counts([len(items)], [host.regions]), torch.device("cpu"), seed=7)
     floating = {
         one.name: value.double()
         for one in fields(batch)

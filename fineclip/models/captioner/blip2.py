@@ -22,8 +22,8 @@ from transformers.utils import logging as transformers_logging
 from fineclip.config import Blip2Caption
 from fineclip.errors import CheckpointError
 from fineclip.models.batches import full_batches, rows_at_once
-from fineclip.models.captioner import RegionCaption
 from fineclip.models.device import resolve_device
+from fineclip.types import RegionCaption
 
 CPU_BATCH = 64  # twice as fast as 8; larger batches are hardly faster
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

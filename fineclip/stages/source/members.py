@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from fineclip.errors import ShardError
-from fineclip.shards import Piece, PieceReader, members
+from fineclip.shards import ByteRange, ByteRangeReader, members
 from fineclip.stages.source.files import IMAGE_SUFFIXES
 from fineclip.stages.source.text_encoding import to_valid_utf8
 
@@ -31,7 +31,7 @@ class Member(NamedTuple):
 
     key: str
     kind: Kind
-    piece: Piece
+    piece: ByteRange
     content: bytes = b""
 
 
@@ -41,7 +41,7 @@ class Parts:
 
     key: str
     repeats: int
-    image: Piece | None = None
+    image: ByteRange | None = None
     text: bytes | None = None
     json: bytes | None = None
 
@@ -62,9 +62,9 @@ def index_tar(tar: Path) -> TarIndex:
     _require_plain(tar)
     digest, found, passed_over = hashlib.sha256(), list[Member](), 0
     headers = list(members(tar))
-    with PieceReader() as reader:
+    with ByteRangeReader() as reader:
         for header in headers:
-            name, place = to_valid_utf8(header.name), Piece(header.offset_data, header.size)
+            name, place = to_valid_utf8(header.name), ByteRange(header.offset_data, header.size)
             digest.update(f"{name}\0{place.offset}\0{place.size}\n".encode())
             split = split_name(name)
             if split is None:

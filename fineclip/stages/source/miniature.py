@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fineclip.config import MiniatureSource
 from fineclip.miniature.web import WebItem, web_items
-from fineclip.shards import Piece, SourceRow, TarAppender, atomic
+from fineclip.shards import ByteRange, SourceRow, TarAppender, atomic
 from fineclip.shards.images import read_header
 from fineclip.stages.source import SOURCE
 from fineclip.stages.source.shard_plan import PlannedShard
@@ -38,7 +38,7 @@ def miniature_shard(shard: PlannedShard, manifest: Path, config: MiniatureSource
             table.write(_row(key, item, path, image))
 
 
-def _append(tar: TarAppender, key: str, item: WebItem) -> Piece:
+def _append(tar: TarAppender, key: str, item: WebItem) -> ByteRange:
     image = tar.add(f"{key}.jpg", item.image)
     tar.add(f"{key}.txt", item.captions[0].encode())
     tar.add(f"{key}.json", json.dumps(description(item), indent=4, ensure_ascii=False).encode())
@@ -65,7 +65,7 @@ def description(item: WebItem) -> dict[str, str | int | None]:
     }
 
 
-def _row(key: str, item: WebItem, tar: Path, image: Piece) -> SourceRow:
+def _row(key: str, item: WebItem, tar: Path, image: ByteRange) -> SourceRow:
     return SourceRow(
         key=key,
         kept=True,

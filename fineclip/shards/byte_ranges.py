@@ -1,7 +1,8 @@
-"""Bytes that lie somewhere inside a file: an image in a tar, or a file of its own."""
+"""Read byte ranges of files: an image inside a tar, or a file of its own."""
 
 import os
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -9,26 +10,46 @@ from typing import BinaryIO, Self
 from fineclip.errors import ShardError
 
 
-class PieceReader:
-    """Reads pieces of files, keeping the files that were read last open. For one thread.
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """Byte range of a file.
 
-    `with PieceReader() as reader: reader.read(file, offset, size)`
-
-    Args:
-        most_open: files.
-        wholly: most of a file will be asked for, in any order: the system may read it from its beginning to its end, as
-            disks and networks like it best, before that.
+    Attributes:
+        offset: Position of the first byte, from 0.
+        size: Number of bytes.
     """
 
-    def __init__(self, most_open: int = 8, *, wholly: bool = False) -> None:
-        self._most_open, self._wholly = most_open, wholly
+    offset: int
+    size: int
+
+
+class ByteRangeReader:
+    """Read byte ranges, and keep the most recently used files open. Not thread-safe.
+
+    Args:
+        max_open: Largest number of open files, at least 1.
+        read_ahead: Ask the system to load each file as a whole when it is opened. Storage is fastest at sequential reads, so this
+            helps if most of a file is read, in any order.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder, ByteRangeReader() as reader:
+        ...     path = Path(folder) / "numbers"
+        ...     _ = path.write_bytes(b"0123456789")
+        ...     reader.read(path, 3, 4)
+        b'3456'
+    """
+
+    def __init__(self, max_open: int = 8, *, read_ahead: bool = False) -> None:
+        self._max_open, self._read_ahead = max_open, read_ahead
         self._files: OrderedDict[Path, BinaryIO] = OrderedDict()
 
     def read(self, file: Path | str, offset: int, size: int) -> bytes:
-        """`size` bytes of `file` from `offset`.
+        """Return `size` bytes of a file from byte `offset`.
 
         Raises:
-            ShardError: the file is gone, or ends before.
+            ShardError: The file cannot be opened, or ends before the range does.
         """
         path = Path(file)
         opened = self._open(path)
@@ -48,16 +69,16 @@ class PieceReader:
                 opened = path.open("rb")
             except OSError as error:
                 raise ShardError(f"{path}: cannot be read ({error.strerror}), though its table names it.") from None
-            if self._wholly and hasattr(os, "posix_fadvise"):
+            if self._read_ahead and hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
         self._files[path] = opened
-        if len(self._files) > self._most_open:
+        if len(self._files) > self._max_open:
             _, oldest = self._files.popitem(last=False)
             oldest.close()
         return opened
 
     def close(self) -> None:
-        """Close every file."""
+        """Close all files. The reader can be used again."""
         while self._files:
             self._files.popitem()[1].close()
 

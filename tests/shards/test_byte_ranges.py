@@ -1,0 +1,63 @@
+"""Byte ranges of files: at most a fixed number of files is open, the ones read last, and none after the end."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fineclip.shards import ByteRangeReader, members
+from tests.helpers.images import write_tar
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"{number:02d}" for number in range(20)]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes(range(number, number + 30)))
+    return paths
+
+
+def opened(folder: Path) -> list[str]:
+    """The names of the files of a folder that this process has open; one that is open twice is named twice."""
+    found = (Path(file.path) for file in psutil.Process().open_files())
+    return sorted(path.name for path in found if path.parent == folder.resolve())
+
+
+def test_the_eight_files_that_were_read_last_stay_open(tmp_path: Path, files: list[Path]) -> None:
+    with ByteRangeReader() as reader:
+        for number, path in enumerate(files):
+            assert reader.read(path, 3, 2) == bytes([number + 3, number + 4])
+            assert len(opened(tmp_path)) == min(number + 1, 8)
+        assert opened(tmp_path) == [path.name for path in files[12:]]
+        reader.read(files[12], 0, 1)  # the oldest becomes the newest
+        reader.read(files[0], 0, 1)
+        assert opened(tmp_path) == ["00", "12", *(path.name for path in files[14:])]
+    assert opened(tmp_path) == []
+
+
+@pytest.mark.parametrize("most", [1, 3])
+@pytest.mark.parametrize("read_ahead", [False, True])
+def test_the_number_of_open_files_is_a_choice(tmp_path: Path, files: list[Path], most: int, read_ahead: bool) -> None:
+    reader = ByteRangeReader(most, read_ahead=read_ahead)
+    for _ in range(2):
+        for number, path in enumerate(files):
+            assert reader.read(path, 29, 1) == bytes([number + 29])
+            assert len(opened(tmp_path)) <= most
+    assert opened(tmp_path) == [path.name for path in files[-most:]]
+    reader.close()
+    assert opened(tmp_path) == []
+    assert reader.read(files[0], 0, 1) == b"\0"  # a closed reader opens files again
+    reader.close()
+
+
+def test_a_file_is_opened_once_for_many_reads(tmp_path: Path, files: list[Path]) -> None:
+    with ByteRangeReader() as reader:
+        assert [reader.read(files[0], offset, 1)[0] for offset in (7, 2, 29, 0)] == [7, 2, 29, 0]
+        assert reader.read(str(files[0]), 0, 30) == bytes(range(30))
+        assert opened(tmp_path) == ["00"]
+
+
+def test_the_headers_of_a_tar_leave_nothing_open(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", [("one", b"1"), ("two", b"2")])
+    assert [member.name for member in members(tar)] == ["one", "two"]
+    assert opened(tmp_path) == []
