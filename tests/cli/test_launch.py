@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
@@ -15,13 +16,14 @@ from typing import Any
 import psutil
 import pytest
 
-from fineclip.cli.launch import ALONE, Nodes, first_host, nodes_of, rank_of, threads_of_each
+from fineclip.cli.launch import ALONE, Nodes, first_host, launch, nodes_of, rank_of, threads_of_each
 from fineclip.errors import ConfigError
 from fineclip.methods import METHODS
 from fineclip.train.signals import heeded
 from tests.helpers.dag import environment
 from tests.helpers.packs import write_world
 from tests.helpers.training import lines_of
+from tests.helpers.verbs import done
 from tests.versions.worlds import WEIGHTS, write_encoder
 
 STEPS = 240
@@ -75,6 +77,136 @@ def test_terminate_may_come_twice_and_interrupt_may_not() -> None:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
     assert ended.value.code == 128 + signal.SIGINT
+
+
+@pytest.fixture
+def torchrun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Namespace, dict[str, str | None]]]:
+    """Nothing is started: what torchrun would have been asked for, and the environment of its processes."""
+    asked: list[tuple[Namespace, dict[str, str | None]]] = []
+    names = ("OMP_NUM_THREADS", "FINECLIP_LAUNCHER", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "TORCH_CPP_LOG_LEVEL")
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(
+        "torch.distributed.run.run",
+        lambda options: asked.append((options, {name: os.environ.get(name) for name in names})),
+    )
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("threads", "processes", "given", "each"),
+    [(8, 2, "8", "4"), (9, 4, "9", "2"), (2, 4, "2", "1"), (8, 2, "3", "3"), (8, 2, None, None)],
+)
+def test_processes_share_the_threads_that_the_job_was_given(
+    torchrun: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    threads: int,
+    processes: int,
+    given: str | None,
+    each: str | None,
+) -> None:
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert launch(["train"], processes, ALONE, threads=threads) == 0
+    assert torchrun[0][1]["OMP_NUM_THREADS"] == each
+
+
+def test_what_torchrun_is_asked_for(torchrun: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["train", "--nproc-per-node", "7"]
+    launch(words, 3, ALONE, threads=1)
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5")
+    launch(words, 2, Nodes(count=4, own=1, first="gpu003", port=10123), threads=1)
+    launch(words, 2, Nodes(count=4, own=0, first="gpu003", port=10123), threads=1)
+    (alone, environment_alone), (second, environment_second), (first, _) = torchrun
+    assert alone.training_script_args == second.training_script_args == words
+    assert (alone.training_script, alone.module) == ("fineclip", True)
+    assert (alone.nproc_per_node, alone.max_restarts, alone.standalone) == ("3", 0, True)
+    assert (second.nproc_per_node, second.nnodes, second.max_restarts, second.standalone) == ("2", "4", 0, False)
+    assert (second.rdzv_backend, second.rdzv_id, second.rdzv_endpoint) == ("c10d", "10123", "gpu003:10123")
+    assert (first.rdzv_conf, second.rdzv_conf) == ("is_host=1", "is_host=0")
+    assert environment_alone["FINECLIP_LAUNCHER"] == str(os.getpid())
+    assert environment_alone["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "300"
+    assert environment_second["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "5"
+
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the verb `train` hands to the launcher and to the training, neither of which does anything."""
+    seen: dict[str, Any] = {}
+
+    def launched(words: list[str], processes: int, nodes: Nodes, *, threads: int) -> int:
+        seen["launch"] = (words, processes, nodes, threads)
+        return 0
+
+    def trained(*positional: Any, **options: Any) -> None:
+        seen["train"] = (positional, options)
+
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("fineclip.cli.training.launch", launched)
+    monkeypatch.setattr("fineclip.train.run.train_run", trained)
+    monkeypatch.setattr("fineclip.cli.training.claim", lambda count, devices: tuple(map(str, devices[:count])))
+    return seen
+
+
+WORDS = [
+    *("--select", "select.json", "--packed", "a.json", "b.json", "--weights", "weights.json"),
+    *("--manifest", "run/train.json", "--tokenizer", "bpe.json", "--concepts", "concepts.json"),
+    *("--texts", "x.json", "y.json"),
+]
+SECTION = {
+    "method": "clip",
+    "method_version": METHODS["clip"].version,
+    "encoder": {"model": "tiny.json", "weights": {"path": "tiny.safetensors"}},
+    "options": {"train_text": True},
+    "loader": {"resample": "pillow"},
+    "train": {"seed": 3},
+}
+
+
+def test_the_verb_hands_everything_to_the_training(
+    tmp_path: Path, verb: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = '{"device": "cpu", "crop_chunk": 5}'
+    done(tmp_path, "train", *WORDS, "--runtime", runtime, "--threads", "6", config=SECTION)
+    (select, packed, weights, manifest, config), options = verb["train"]
+    assert (select, packed) == (Path("select.json"), [Path("a.json"), Path("b.json")])
+    assert (weights, manifest) == (Path("weights.json"), Path("run/train.json"))
+    assert (options["tokenizer"], options["concepts"]) == (Path("bpe.json"), Path("concepts.json"))
+    assert options["texts"] == [Path("x.json"), Path("y.json")]
+    assert (options["runtime"].crop_chunk, options["runtime"].device, options["threads"]) == (5, "cpu", 6)
+    assert (config.method, config.options.train_text, config.train.seed, config.loader.resample) == (
+        *("clip", True, 3, "pillow"),
+    )
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    done(tmp_path, "train", *WORDS, "--runtime", runtime, "--threads", "6", config=SECTION)
+    assert verb["train"][1]["threads"] == 3  # of those of this machine
+    assert "launch" not in verb
+
+
+@pytest.mark.parametrize(
+    ("more", "processes"),
+    [
+        (["--processes", "3"], 3),
+        (["--gpus", "2", "--runtime", '{"devices": [4, 5, 6]}'], 2),
+        (["--gpus", "2", "--processes", "3", "--runtime", '{"devices": [4, 5, 6]}'], 3),
+    ],
+)
+def test_the_verb_launches_as_many_processes_as_there_are_gpus_or_as_are_named(
+    tmp_path: Path, verb: dict[str, Any], more: list[str], processes: int
+) -> None:
+    done(tmp_path, "train", *WORDS, *more, "--threads", "8", config=SECTION)
+    words, started, nodes, threads = verb["launch"]
+    assert (started, nodes, threads) == (processes, ALONE, 8)
+    assert words[:3] == ["train", "--select", "select.json"] and words[-2] == "--config"
+    assert "train" not in verb
+
+
+def test_gpus_of_a_training_on_the_cpu_are_left_alone(tmp_path: Path, verb: dict[str, Any]) -> None:
+    done(tmp_path, "train", *WORDS, "--gpus", "2", "--runtime", '{"device": "cpu", "devices": [4, 5]}', config=SECTION)
+    assert "launch" not in verb and "train" in verb
 
 
 class Job:

@@ -16,7 +16,7 @@ from fineclip.types import Batch
 from tests.helpers.marks import needs_compiler
 from tests.helpers.methods import Outcome, assert_processes_equal_one, made, outcome_of
 from tests.helpers.processes import run_processes
-from tests.helpers.tiny import batch_of, parts_of, tiny_encoder
+from tests.helpers.tiny import CROP_PX, batch_of, parts_of, tiny_encoder
 
 REGIONS = (2, 0, 1, 3, 0, 1)
 DETACHED: Mapping[str, Any] = {"relaxed": {"detach_crops": True}}
@@ -237,3 +237,28 @@ def test_a_precomputed_gradient_is_handed_on_times_what_comes_from_outside() -> 
     assert weight.grad.tolist() == [3.0, 6.0]
     with torch.no_grad():
         assert not precomputed(torch.tensor(5.0), {weight: weight}, scale=1.0).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("fineclip", {}), ("fineclip", DETACHED), ("clipself", {})],
+    ids=["fineclip", "detached", "clipself"],
+)
+def test_a_compiled_encoder_sees_one_shape_of_crops(name: str, options: Mapping[str, Any]) -> None:
+    """7 crops, 3 at a time: the last chunk has one, filled up to 3 where that is asked for."""
+    shapes: dict[bool, list[int]] = {False: [], True: []}
+    for are_padded, seen in shapes.items():
+        method = learner(name, options)
+        method.chunks = Chunks(crops=3, are_padded=are_padded)
+        encoder = method.encoder if name == "fineclip" else method.initial
+        assert encoder is not None
+        encode = encoder.encode_image
+
+        def watched(images: torch.Tensor, encode: Any = encode, seen: list[int] = seen) -> torch.Tensor:
+            if images.shape[-1] == CROP_PX:
+                seen.append(len(images))
+            return encode(images)
+
+        object.__setattr__(encoder, "encode_image", watched)
+        method(batch()).total.backward()
+    assert shapes == {False: [3, 3, 1], True: [3, 3, 3]}

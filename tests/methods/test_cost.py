@@ -40,7 +40,14 @@ def batch_for(name: str) -> Batch:
         ("clim", {"mosaic_size": 32}),
         ("regionclip", {"targets": "labels"}),
         ("regionclip", {"targets": "pseudo"}),
+        ("regionclip", {"targets": "pseudo", "weights": {"global": 0}}),
+        ("regionclip", {"targets": "pseudo", "weights": {"distill": 0}}),
+        ("regionclip", {"targets": "pseudo", "weights": {"distill": 0, "contrast": 0}, "train_text": True}),
         ("fineclip", {}),
+        ("fineclip", {"train_text": True}),
+        ("fineclip", {"trained_blocks": 1}),
+        ("fineclip", {"weights": {"distill": 0}}),
+        ("fineclip", {"weights": {"region": 0}}),
         ("fineclip", {"relaxed": {"detach_crops": True}}),
         ("fineclip", {"weights": {"global": 0}}),
         ("fineclip", {"weights": {"region": 0, "distill": 0}}),
@@ -81,3 +88,19 @@ def test_a_mosaic_is_counted_at_its_size() -> None:
 
 def test_a_method_without_a_count_has_none() -> None:
     assert step_flops(torch.nn.Linear(1, 1), batch_of([1])) is None  # type: ignore[arg-type]
+
+
+def test_a_term_of_weight_zero_costs_nothing_of_its_own() -> None:
+    batch = batch_of([2, 1])
+
+    def cost(**weights: float) -> float:
+        method = made("fineclip", {"weights": weights})
+        return step_flops(method, batch) or 0
+
+    encoder = made("fineclip", {}).encoder
+    assert cost() - cost(region=0) == pytest.approx(3 * text_flops(encoder, 8))
+    assert cost() - cost(distill=0) == pytest.approx(3 * image_flops(encoder, 8, 8, gradient="kept"))
+    shared, dense = (
+        image_flops(encoder, IMAGE_PX, IMAGE_PX, path=path, gradient="kept") for path in ("shared", "dense")
+    )
+    assert cost() - cost(**{"global": 0}) == pytest.approx(2 * (shared - dense) + 2 * text_flops(encoder, 8))

@@ -11,8 +11,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fineclip.errors import ConfigError, DataError, TrainingError
+from fineclip.train.distributed import Processes
 from fineclip.train.loop import train
-from fineclip.train.memory import costs_of
+from fineclip.train.memory import Costs, Share, costs_of
 from fineclip.train.optim import learning_rate
 from fineclip.version import __version__
 from tests.helpers.packs import sample, write_pack, write_select, write_world
@@ -364,3 +365,189 @@ def test_tensorboard_shows_what_the_files_say(world: World, tmp_path: Path) -> N
     assert {"learning_rate", "logit_scale", "loss/distill", "images_per_second", "regions_per_second"} <= set(
         events.Tags()["scalars"]
     )
+
+
+# Every key of `train` with a value that must make other weights after a few steps, or where else it is shown to act.
+CHANGED: Mapping[str, Any] = {
+    "seed": 1,
+    "batch_size": 5,
+    "epochs": 1,
+    "max_steps": 2,
+    "learning_rate": 2e-2,
+    "warmup_steps": 1,
+    "weight_decay": 0.9,
+    "betas": (0.5, 0.6),
+    "eps": 1e-2,
+    "clip_gradient_norm": 1e-4,
+    "precision": "bf16",
+    "max_regions": 1,
+    "require_region": True,
+    "shuffle_shards": 1,
+}
+SHOWN_ELSEWHERE = {
+    "max_growth": "test_a_loss_that_grows_leaves_a_marker_with_its_samples",
+    "max_lost": "test_run.test_lost_and_left_out_samples_are_counted",
+    "deterministic": "test_run.test_deterministic_kernels_are_asked_for_on_a_gpu_alone",
+    "checkpoint_every_steps": "test_lines_and_checkpoints_come_as_often_as_configured",
+    "log_every_steps": "test_lines_and_checkpoints_come_as_often_as_configured",
+}
+
+
+@pytest.fixture(scope="module")
+def few_steps(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    training = training_of(world, tmp_path_factory.mktemp("few"), max_steps=5)
+    train(training)
+    return weights_of(training)
+
+
+def test_every_key_of_the_loop_has_a_test() -> None:
+    assert {*CHANGED, *SHOWN_ELSEWHERE} == set(type(CONFIG).model_fields)
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_every_key_changes_what_is_trained(
+    world: World, few_steps: dict[str, torch.Tensor], tmp_path: Path, name: str
+) -> None:
+    training = training_of(world, tmp_path, **{"max_steps": 5, name: CHANGED[name]})
+    train(training)
+    found = weights_of(training)
+    assert any(not torch.equal(found[key], value) for key, value in few_steps.items())
+
+
+def test_lines_and_checkpoints_come_as_often_as_configured(
+    world: World, few_steps: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    training = training_of(world, tmp_path, max_steps=5, log_every_steps=3, checkpoint_every_steps=2)
+    saved, save = [], training.state.save
+    object.__setattr__(training.state, "save", lambda step, content: (saved.append(step), save(step, content)))
+    train(training)
+    assert saved == [2, 4]
+    assert [line["step"] for line in lines_of(tmp_path / "metrics.jsonl")] == [1, 3, 5]
+    assert all(torch.equal(weights_of(training)[key], value) for key, value in few_steps.items())
+
+
+def seeds_of(training: object) -> list[tuple[int, int]]:
+    """Of each step the seed of torch while it is encoded, and that of the batch; added to as the training goes on."""
+    seen: list[tuple[int, int]] = []
+    own = training.method.features
+
+    def features(batch: object) -> object:
+        seen.append((torch.initial_seed(), batch.seed))
+        return own(batch)
+
+    object.__setattr__(training.method, "features", features)
+    return seen
+
+
+def test_draws_are_those_of_the_seed_the_step_and_the_process(world: World, tmp_path: Path) -> None:
+    alone = training_of(world, tmp_path / "alone")
+    whole = seeds_of(alone)
+    train(alone)
+    assert len(whole) == len(set(whole)) == 12
+    assert not {torch_seed for torch_seed, _ in whole} & {batch_seed for _, batch_seed in whole}
+    first = training_of(world, tmp_path / "torn")
+    stop_before(first, 4, terminate)
+    with pytest.raises(SystemExit):
+        train(first)
+    second = training_of(world, tmp_path / "torn")
+    resumed = seeds_of(second)
+    train(second)
+    assert resumed == whole[5:]
+    other = training_of(world, tmp_path / "other", seed=1, max_steps=3)
+    others = seeds_of(other)
+    train(other)
+    assert not {each for pair in others for each in pair} & {each for pair in whole for each in pair}
+    everywhere = run_processes(seeds_of_a_rank, range(2), [world] * 2, [tmp_path / "two"] * 2)
+    assert everywhere[0] == whole[:3]  # the first process draws as one alone does
+    assert [batch_seed for _, batch_seed in everywhere[1]] == [batch_seed for _, batch_seed in whole[:3]]
+    assert not {torch_seed for torch_seed, _ in everywhere[1]} & {torch_seed for torch_seed, _ in whole}
+
+
+def seeds_of_a_rank(rank: int, world: World, folder: Path) -> list[tuple[int, int]]:
+    training = training_of(world, folder, rank=rank, world_size=2, max_steps=3)
+    seen = seeds_of(training)
+    train(training)
+    return seen
+
+
+def test_a_method_that_goes_around_the_wrapper_is_noticed_at_the_start_and_after_a_resume(
+    world: World, tmp_path: Path
+) -> None:
+    for complaints in run_processes(unsynchronized, range(2), [world] * 2, [tmp_path] * 2):
+        assert len(complaints) == 2
+        assert all("gradients differ between processes" in complaint for complaint in complaints)
+
+
+class Unsynchronized(Processes):
+    """Processes of which each goes back through the loss for itself."""
+
+    def wrap(self, module: torch.nn.Module) -> torch.nn.Module:
+        return module
+
+
+def unsynchronized(rank: int, world: World, folder: Path) -> list[str]:
+    complaints = []
+    for name, resumes in (("fresh", False), ("resumed", True)):
+        if resumes:
+            first = training_of(world, folder / name, rank=rank, world_size=2)
+            stop_before(first, 4, terminate)
+            with pytest.raises(SystemExit):
+                train(first)
+        training = training_of(world, folder / name, rank=rank, world_size=2)
+        object.__setattr__(training, "processes", Unsynchronized(rank, 2, torch.device("cpu")))
+        try:
+            train(training)
+        except TrainingError as error:
+            complaints.append(str(error))
+    return complaints
+
+
+def test_a_resumed_training_is_measured_against_its_first_loss(world: World, tmp_path: Path) -> None:
+    """The loss grows right after the resume: only the first loss of the earlier attempt tells."""
+    still: dict[str, Any] = {"epochs": 12, "max_growth": 1.5, "learning_rate": 1e-9}
+    first = training_of(world, tmp_path, **still)
+    stop_before(first, 4, terminate)
+    with pytest.raises(SystemExit):
+        train(first)
+    first_loss = lines_of(tmp_path / "metrics.jsonl")[0]["total"]
+    step, content = first.state.load()
+    assert content["watch"]["first"] == pytest.approx(first_loss)
+    assert len(content["watch"]["recent"]) == step == 5
+    content["method"]["encoder.logit_scale"].fill_(4.6)
+    first.state.save(step, content)
+    with pytest.raises(TrainingError, match=f"diverges.*after {first_loss:g} at first"):
+        train(training_of(world, tmp_path, **still))
+
+
+def test_the_means_reach_the_encoder(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    training = training_of(world, tmp_path, runtime={"checkpointing": True, "compile": True}, max_steps=1)
+    trunk = training.method.encoder.trunk
+    monkeypatch.setattr(type(trunk), "compile", lambda self: calls.append("compiled"))
+    train(training)
+    assert (calls, trunk.checkpointing) == (["compiled"], True)
+    assert (training.method.chunks.crops, training.method.chunks.are_padded) == (64, True)
+    named = training_of(world, tmp_path / "named", runtime={"compile": True, "crop_chunk": 3}, max_steps=1)
+    train(named)
+    assert (named.method.chunks.crops, named.method.chunks.are_padded) == (3, True)
+    plain = training_of(world, tmp_path / "plain", max_steps=1)
+    train(plain)
+    assert (calls, plain.method.encoder.trunk.checkpointing) == (["compiled"] * 2, False)
+    assert (plain.method.chunks.crops, plain.method.chunks.are_padded) == (None, False)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", None), ("bf16", torch.bfloat16)])
+def test_memory_is_estimated_for_the_precision_and_the_largest_share(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, dtype: torch.dtype | None
+) -> None:
+    asked: list[tuple[Share, dict[str, object]]] = []
+
+    def costs(_: object, __: object, share: Share, **options: object) -> Costs:
+        asked.append((share, options))
+        return Costs(0, 0, 0, 0)
+
+    monkeypatch.setattr("fineclip.train.training.costs_of", costs)
+    training = training_of(world, tmp_path, runtime={"memory_gb": 1}, max_steps=1, precision=precision)
+    train(training)
+    assert asked == [(Share(4, 8, 4, 8), {"dtype": dtype, "is_shared": False})]
+    assert training_of(world, tmp_path / "three", world_size=3, batch_size=5).share == Share(2, 4, 5, 10)

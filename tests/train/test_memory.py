@@ -1,5 +1,7 @@
 """Chunks from a limit: all that fits, never more, and what a row keeps is measured."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -83,3 +85,60 @@ def test_what_is_expected_of_a_step_is_what_it_keeps() -> None:
     expected = images * costs.image + regions * costs.crop
     assert sum(kept.values()) == pytest.approx(expected, rel=0.1)
     assert losses.total.requires_grad
+
+
+def method_and_bytes(**options: object) -> tuple[FineCLIP, int, int]:
+    """A method with the bytes of its parameters that learn and of those that do not."""
+    method = FineCLIP(tiny_encoder(dtype=torch.float32), FineCLIPConfig(**options))
+    learning = sum(each.nbytes for each in method.parameters() if each.requires_grad)
+    return method, learning, sum(each.nbytes for each in method.parameters()) - learning
+
+
+@pytest.mark.parametrize("options", [{}, {"trained_blocks": 1}, {"alpha": 0.5}])
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_static_is_weights_gradients_moments_and_their_copies(options: dict[str, object], is_shared: bool) -> None:
+    """Weights, gradients, two moments, two kinds of chunks, and the buckets of DDP; what is frozen stands once."""
+    method, learning, frozen = method_and_bytes(**options)
+    passes = Passes(IMAGE_PX, crop_px=CROP_PX, keeps_crops=True)
+    costs = costs_of(method, passes, Share(1, 1, 1, 1), dtype=None, is_shared=is_shared)
+    _, constant = saved_bytes(method.encoder, IMAGE_PX, dtype=None, has_regions=True)
+    assert frozen > 0
+    assert costs.static == (1 + 1 + 2 + 2 + is_shared) * learning + frozen + constant
+
+
+def test_a_batch_is_its_pixels_rows_and_logits() -> None:
+    method, _, _ = method_and_bytes()
+    share = Share(images=3, regions=5, all_images=6, all_regions=10)
+    passes = Passes(IMAGE_PX, images=2, crop_px=CROP_PX, keeps_crops=True)
+    pixels = 3 * (3 * IMAGE_PX**2 / 2 + 5 * CROP_PX**2)
+    floats = 4 * 12 * (6 + 10) + 6 * (3 * 6 + 5 * 10)
+    costs = costs_of(method, passes, share, dtype=None, is_shared=False)
+    assert costs.batch == pixels + 4 * floats
+    bare = costs_of(method, Passes(IMAGE_PX), share, dtype=None, is_shared=False)
+    assert bare.batch == 3 * 3 * IMAGE_PX**2 + 4 * floats
+    assert (bare.crop, bare.image) == (0, 2 * costs.image)
+
+
+def test_crops_without_gradient_need_two_blocks_of_them() -> None:
+    method, _, _ = method_and_bytes()
+    kept, dropped = (
+        costs_of(
+            method,
+            Passes(IMAGE_PX, crop_px=CROP_PX, keeps_crops=keeps),
+            Share(1, 1, 1, 1),
+            dtype=None,
+            is_shared=False,
+        )
+        for keeps in (True, False)
+    )
+    assert kept.crop == saved_bytes(method.encoder, CROP_PX, dtype=None, has_regions=False)[0]
+    assert dropped.crop == 2 * kept.crop / len(method.encoder.trunk.blocks)
+    assert (kept.static, kept.batch, kept.image) == (dropped.static, dropped.batch, dropped.image)
+
+
+def test_auto_takes_nine_tenths_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(total_memory=20e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    assert limit_of(RuntimeConfig(), torch.device("cuda", 0)) == pytest.approx(18e9)
+    assert limit_of(RuntimeConfig(memory_gb=3), torch.device("cuda", 0)) == 3e9
+    assert limit_of(RuntimeConfig(memory_gb=None), torch.device("cuda", 0)) is None

@@ -57,3 +57,29 @@ def test_gradients_that_overflow_are_left_out_and_the_scale_is_halved(clip: floa
     precision.update((module.weight * torch.tensor(float("inf"))).sum(), optimizer, module, clip=clip)
     assert module.weight.item() == 1.0
     assert precision.scaler.get_scale() == 2**15
+
+
+def test_adamw_holds_what_is_configured() -> None:
+    config = TrainConfig(learning_rate=0.25, betas=(0.8, 0.75), eps=0.125, weight_decay=0.5)
+    module = nn.Linear(2, 2)
+    groups = [ParameterGroup([module.weight], decays=True), ParameterGroup([module.bias], decays=False)]
+    optimizer = make_optimizer(groups, config)
+    assert [group["params"] for group in optimizer.param_groups] == [[module.weight], [module.bias]]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
+    for group in optimizer.param_groups:
+        assert (group["lr"], tuple(group["betas"]), group["eps"]) == (0.25, (0.8, 0.75), 0.125)
+
+
+def test_a_step_of_adamw_by_hand() -> None:
+    """Gradient 3 at weight 1, first step: m = v = g once debiased, so 1 - 0.1 * (0.5 * 1 + 3 / (3 + 0.25))."""
+    module, optimizer = one_weight(TrainConfig(learning_rate=0.1, eps=0.25, weight_decay=0.5))
+    Precision.of(TrainConfig(), CPU).update((3 * module.weight).sum(), optimizer, module, clip=None)
+    assert module.weight.item() == pytest.approx(1 - 0.1 * (0.5 + 3 / 3.25), rel=1e-6)
+
+
+def test_the_precision_is_that_of_autocast() -> None:
+    for name, dtype in (("fp32", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        precision = Precision.of(TrainConfig(precision=name), CPU)
+        assert precision.dtype is dtype
+        with precision.autocast():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is (dtype or torch.float32)

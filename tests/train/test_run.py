@@ -1,25 +1,30 @@
 """A run from manifests to a folder of results."""
 
 import json
+import os
 import shutil
+from contextlib import chdir, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
 from safetensors.torch import save_file
 
-from fineclip.config import RuntimeConfig, Section, WeightsConfig, identity, parse
+from fineclip.config import LoaderConfig, RuntimeConfig, Section, WeightsConfig, identity, parse
 from fineclip.errors import ConfigError, TrainingError
 from fineclip.methods import FineCLIP
 from fineclip.models.checkpoint import load_published
 from fineclip.shards import ConceptRow, Job, TableWriter, forget, read_manifest
 from fineclip.stages.weights import fetch_weights
 from fineclip.train.claims import PretrainedConfig, RunConfig
+from fineclip.train.distributed import Processes
 from fineclip.train.run import publish_pretrained, train_run
 from fineclip.train.state import StateFolder
 from tests.helpers.packs import write_select, write_world
+from tests.helpers.processes import run_processes
 from tests.helpers.tiny import ARCHITECTURE, tiny_encoder
 from tests.helpers.training import TRAIN, lines_of
 
@@ -248,3 +253,109 @@ def test_concepts_go_to_methods_that_need_them(place: Path) -> None:
         run(config_of(method="regionclip"))
     with pytest.raises(ConfigError, match="fineclip has no use for --concepts"):
         run(config_of(), concepts=concepts_of("thing"))
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What `train_run` hands to the loop, which makes no step."""
+    trainings: list[Any] = []
+
+    def train(training: Any) -> None:
+        trainings.append(training)
+        (training.folder / "metrics.jsonl").touch()
+
+    monkeypatch.setattr("fineclip.train.run.train", train)
+    return trainings
+
+
+def test_shards_keep_the_order_of_the_selection(place: Path, started: list[Any]) -> None:
+    select = write_select(Path("data/backwards.json"), {"b": ["b-000001", "b-000000"], "a": ["a-000003"]})
+    run(config_of(), select=select)
+    shards = started[0].samples.shards
+    assert [shard.tar.name for shard in shards] == ["b.tar", "a.tar"]
+    assert [list(shard.keys) for shard in shards] == [[b"b-000001", b"b-000000"], [b"a-000003"]]
+
+
+def test_everything_configured_is_handed_on(place: Path, started: list[Any]) -> None:
+    config = config_of(options={"crop_scale": 2.0, "relaxed": {"max_regions": 1}}, seed=7, weight_decay=0.25)
+    config = config.model_copy(update={"loader": LoaderConfig(resample="pillow")})
+    runtime = RuntimeConfig(device="cpu", keep_checkpoints=5, crop_chunk=3, loader_workers=2)
+    packed = [Path(f"data/pack/{shard}.json") for shard in SIZES]
+    manifest = Path("results/set/run/train.json")
+    before = torch.get_num_threads()
+    try:
+        train_run(
+            Path("data/select.json"), packed, Path("weights/tiny.json"), manifest, config, runtime=runtime, threads=3
+        )
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    (training,) = started
+    assert training.config == config.train and training.config.seed == training.samples.seed == 7
+    assert training.runtime == runtime
+    assert training.state.kept == 5
+    assert training.folder == manifest.parent
+    assert training.method.options == config.options
+    assert training.samples.prepare.options == config.options
+    assert training.samples.prepare.max_regions == 1
+    inputs = training.collate.inputs
+    assert (inputs.image_size, inputs.crop_size, inputs.loader.resample) == (16, 8, "pillow")
+    assert training.samples.prepare.inputs == inputs
+
+
+@pytest.mark.parametrize(
+    ("device", "deterministic", "calls"), [("cuda", True, [True]), ("cuda", False, []), ("cpu", True, [])]
+)
+def test_deterministic_kernels_are_asked_for_on_a_gpu_alone(
+    place: Path,
+    started: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    deterministic: bool,
+    calls: list[bool],
+) -> None:
+    """No GPU is used: the encoder stays where it is and the loop makes no step."""
+    asked: list[bool] = []
+    processes = Processes(0, 1, torch.device(device))
+    monkeypatch.setattr("fineclip.train.run.joined", lambda _: nullcontext(processes))
+    monkeypatch.setattr("fineclip.models.encoder.RegionEncoder.to", lambda self, _: self)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *, mode: asked.append(mode))
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    run(config_of(deterministic=deterministic))
+    assert (len(started), asked) == (1, calls)
+    assert (os.environ.get("CUBLAS_WORKSPACE_CONFIG") == ":4096:8") == bool(calls)
+
+
+def test_with_two_processes_lock_and_marker_stop_both(place: Path) -> None:
+    folder = Path("results/set/run/state")
+    with StateFolder(folder, "any").locked():
+        messages = run_processes(refusal, range(2), [place] * 2)
+        assert all(message.startswith(f"{folder}: process {os.getpid()} on") for message in messages)
+    with pytest.raises(TrainingError, match="no longer finite at step"):
+        run(config_of(learning_rate=1e30))
+    messages = run_processes(refusal, range(2), [place] * 2)
+    assert all("no longer finite at step" in message and "failed.json" in message for message in messages)
+
+
+def refusal(rank: int, folder: Path) -> str:
+    with chdir(folder), pytest.raises(TrainingError) as raised:
+        run(config_of(learning_rate=1e30))
+    return str(raised.value)
+
+
+def test_two_processes_make_one_run(place: Path) -> None:
+    """The first process alone writes; what is done is done for both."""
+    written = run_processes(run_of_a_rank, range(2), [place] * 2)
+    assert written[0] == written[1] > 0
+    assert read_manifest(Path("results/set/run/train.json")).kept == 9
+    assert not Path("results/set/run/state").exists()
+
+
+def run_of_a_rank(rank: int, folder: Path) -> int:
+    with chdir(folder):
+        run(config_of(max_steps=2))
+        dist.barrier()
+        made = Path("results/set/run/model.safetensors").stat().st_mtime_ns
+        run(config_of(max_steps=2))
+        assert Path("results/set/run/model.safetensors").stat().st_mtime_ns == made
+        return made

@@ -76,3 +76,27 @@ def nan_on_the_second(rank: int) -> str:
     with pytest.raises(TrainingError) as raised:
         watch.judged()
     return str(raised.value)
+
+
+def test_after_a_resume_growth_is_seen_at_any_step() -> None:
+    before, after = watch_of(), watch_of()
+    for step in range(4):
+        before.begin(step, losses(1.0), ["a"])
+    before.judged()
+    after.take_up(before.state())
+    for step in range(4, 4 + 2 * LOOKS):
+        after.begin(step, losses(1.0), ["a"])
+    assert len(after.recent) == LOOKS
+    with pytest.raises(TrainingError, match="after 1 at first"):
+        for step in range(LOOKS):
+            after.begin(30 + step, losses(3.0), ["a"])
+
+
+def test_a_loss_that_begins_near_zero_is_measured_against_a_tenth() -> None:
+    """The limit is max_growth * max(first, 0.1): 0.2 here and not 0.002."""
+    watch = watch_of()
+    for step, total in enumerate([0.001] + [0.19] * 2 * LOOKS):
+        watch.begin(step, losses(total), ["a"])
+    with pytest.raises(TrainingError, match=r"after 0\.001 at first"):
+        for step in range(LOOKS + 1):
+            watch.begin(30 + step, losses(0.21), ["a"])

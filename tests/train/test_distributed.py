@@ -1,0 +1,143 @@
+"""What processes agree on, and which device each of them takes."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from fineclip.errors import ConfigError, TrainingError
+from fineclip.train.distributed import Processes, Wish, joined
+from tests.helpers.processes import run_processes
+
+CPU = torch.device("cpu")
+
+
+def message_of(action: Callable[[], object]) -> str:
+    try:
+        return f"returned {action()}"
+    except (ConfigError, TrainingError) as error:
+        return f"{type(error).__name__} {error}"
+
+
+def test_what_the_first_process_finds_holds_for_all_and_so_does_its_error() -> None:
+    assert run_processes(first_acts, range(2)) == [["returned 7", "ConfigError no such file", "returned None"]] * 2
+
+
+def first_acts(rank: int) -> list[str]:
+    processes, calls = Processes(rank, 2, CPU), []
+
+    def fails() -> None:
+        raise ConfigError("no such file")
+
+    found = [
+        message_of(lambda: processes.first_does(lambda: 7 + rank)),
+        message_of(lambda: processes.first_does(fails)),
+        message_of(lambda: processes.first_does(lambda: calls.append(rank))),
+    ]
+    assert calls == ([0] if rank == 0 else [])
+    return found
+
+
+def test_alone_an_error_comes_as_it_is() -> None:
+    def fails() -> None:
+        raise TrainingError("full")
+
+    with pytest.raises(TrainingError, match="full"):
+        Processes(0, 1, CPU).first_does(fails)
+
+
+def test_counts_of_all_and_the_strongest_wish() -> None:
+    outcomes = run_processes(exchanged, range(3))
+    assert outcomes == [[((1, 2, 3), (10, 20, 30), Wish.GO_ON), ((1, 2, 3), (10, 20, 30), Wish.FAIL)]] * 3
+
+
+def exchanged(rank: int) -> list[tuple[tuple[int, ...], tuple[int, ...], Wish]]:
+    processes, found = Processes(rank, 3, CPU), []
+    for wishes in ((Wish.GO_ON,) * 3, (Wish.STOP, Wish.FAIL, Wish.GO_ON)):
+        counts, wish = processes.exchange(1 + rank, 10 * (1 + rank), wishes[rank])
+        found.append((tuple(counts.images), tuple(counts.regions), wish))
+    return found
+
+
+def test_averages_are_means_over_processes_and_keep_their_names() -> None:
+    assert run_processes(averaged, range(2)) == [{"total": 2.5, "part": -1.0}] * 2
+
+
+def averaged(rank: int) -> dict[str, float]:
+    values = {"total": torch.tensor(2.0 + rank), "part": torch.tensor(-1.0)}
+    return Processes(rank, 2, CPU).averages(values).values()
+
+
+def test_gradients_are_compared_parameter_by_parameter() -> None:
+    everywhere = run_processes(complaints, range(2))
+    assert everywhere[0] == everywhere[1]
+    found = everywhere[0]
+    assert {case for case, complaint in found.items() if complaint == "returned None"} == {"equal"}
+    assert all("gradients differ" in complaint for case, complaint in found.items() if case != "equal")
+
+
+def complaints(rank: int) -> dict[str, str]:
+    """Of gradients that the second process has in another way."""
+    cases = {
+        "equal": ([1.0, 2.0], [1.0, 2.0]),
+        "another value": ([1.0, 2.0], [1.0, 2.5]),
+        "swapped": ([1.0, 2.0], [2.0, 1.0]),
+        "absent": ([1.0, 0.0], [1.0, None]),
+    }
+    found = {}
+    for case, both in cases.items():
+        module = nn.ParameterList([nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))])
+        for parameter, value in zip(module, both[rank], strict=True):
+            parameter.grad = None if value is None else torch.tensor([value])
+        found[case] = message_of(lambda module=module: Processes(rank, 2, CPU).require_equal_gradients(module))
+    return found
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A machine with four GPUs, of which nothing is used; which ones were chosen."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    return chosen
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_one_process_takes_the_first_gpu(cuda: list[int], device: str) -> None:
+    with joined(device) as processes:
+        assert (processes.rank, processes.world_size, processes.device) == (0, 1, torch.device("cuda", 0))
+    assert cuda == [0]
+
+
+def test_cpu_is_taken_where_it_is_named_or_nothing_else_is_there(
+    cuda: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with joined("cpu") as processes:
+        assert processes.device == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with joined("auto") as processes:
+        assert processes.device == CPU
+    assert cuda == []
+
+
+def test_on_a_second_machine_the_gpu_is_that_of_the_local_rank(
+    cuda: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    for name, value in {"RANK": "6", "LOCAL_RANK": "2", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: started.append(backend))
+    monkeypatch.setattr(dist, "get_rank", lambda: 6)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 8)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: started.append("ended"))
+    with joined("auto") as processes:
+        assert (processes.rank, processes.world_size, processes.device) == (6, 8, torch.device("cuda", 2))
+    assert (cuda, started) == ([2], ["cpu:gloo,cuda:nccl", "ended"])
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(TrainingError, match=r"runtime\.device.* 4 .*finds 4 GPUs"), joined("cuda"):
+        pass
