@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fineclip.config import EncoderConfig, WeightsConfig, parse
 from fineclip.config.methods import FineCLIPConfig
-from fineclip.methods import FineCLIP
+from fineclip.methods.fineclip import FineCLIP
+from fineclip.methods.transforms import DataSpec
 from fineclip.models.encoder import RegionEncoder, build_encoder
 from fineclip.models.images import normalise
 from fineclip.models.tokenizer import cut_after_ends
@@ -56,6 +57,11 @@ def made_encoder(model: str = "EVA02-B-16", *, size: int = 224, seed: int = 0) -
             parameter.add_(NOISE * torch.randn_like(parameter))
         encoder.logit_scale.fill_(3.0)
     return encoder
+
+
+def data_spec(px: int) -> DataSpec:
+    """Images and crops of one size, without a tokenizer."""
+    return DataSpec(tokenize=lambda _: torch.zeros(0, 77, dtype=torch.int64), image_size=px, crop_size=px)
 
 
 def made_method(encoder: RegionEncoder, options: Mapping[str, Any] | None = None) -> FineCLIP:

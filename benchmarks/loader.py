@@ -18,8 +18,8 @@ from benchmarks.plain_loader import OfficialLoader
 from benchmarks.timing import alternated, spreads
 from fineclip.config.methods import FineCLIPConfig
 from fineclip.config.training import LoaderConfig
-from fineclip.methods import FineCLIP
-from fineclip.methods.items import Inputs, generator
+from fineclip.methods.fineclip import FineCLIP
+from fineclip.methods.transforms import DataSpec, sample_rng
 from fineclip.models.pixels import Arena, Canvas, drawn_on
 from fineclip.models.tokenizer import CONTEXT_LENGTH, Tokenizer
 from fineclip.train.host import Collate
@@ -94,8 +94,8 @@ def _official(samples: Sequence[Sample]) -> Callable[[], None]:
 
 def _ours(samples: Sequence[Sample], config: LoaderConfig) -> Callable[[], None]:
     """As a worker does it: pixels are drawn into a slot of memory that was used before."""
-    inputs = Inputs(Tokenizer(context_length=CONTEXT_LENGTH), SIDE, SIDE, loader=config)
-    prepare, collate = FineCLIP.preparation(inputs, FineCLIPConfig(), max_regions=20), Collate(inputs)
+    inputs = DataSpec(Tokenizer(context_length=CONTEXT_LENGTH), SIDE, SIDE, loader=config)
+    prepare, collate = FineCLIP.build_transform(inputs, FineCLIPConfig(), max_regions=20), Collate(inputs)
     pixels = max(sample.width * sample.height * 3 for sample in samples)
     boxes = max(len(sample.regions) for sample in samples)
     slot_images = torch.zeros(BATCH * max(pixels if config.crops == "device" else 0, 3 * SIDE**2), dtype=torch.uint8)
@@ -105,7 +105,7 @@ def _ours(samples: Sequence[Sample], config: LoaderConfig) -> Callable[[], None]
         for first in range(0, len(samples), BATCH):
             canvas = Canvas(Arena(slot_images), Arena(slot_crops))
             with drawn_on(canvas):
-                items = [prepare(each, generator(0, 0, each.key)) for each in samples[first : first + BATCH]]
+                items = [prepare(each, sample_rng(0, 0, each.key)) for each in samples[first : first + BATCH]]
             collate(items, canvas)
 
     return run

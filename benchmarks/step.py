@@ -15,17 +15,17 @@ from torch import Tensor
 from benchmarks.command import parser_of, run
 from benchmarks.equality import require_equal
 from benchmarks.figures import Figure, less, of_limit
-from benchmarks.inputs import Step, made_encoder, made_method, made_step, packed, padded
+from benchmarks.inputs import Step, data_spec, made_encoder, made_method, made_step, packed, padded
 from benchmarks.limits import products
 from benchmarks.machine import has_amx
 from benchmarks.plain import Kernels, OurKernels, UpstreamKernels, plain_loss
 from benchmarks.timing import alternated, spreads
 from fineclip.config.training import TrainConfig
-from fineclip.methods import FineCLIP
-from fineclip.methods.chunks import Chunks
-from fineclip.methods.cost import step_flops
+from fineclip.methods.fineclip import FineCLIP
 from fineclip.models.encoder import RegionEncoder
-from fineclip.train.optim import make_optimizer
+from fineclip.train.grad_cache import GradCache, MicroBatchSizes
+from fineclip.train.metrics import step_flops
+from fineclip.train.optim import build_optimizer
 
 DETACHED = {"relaxed": {"detach_crops": True}}
 OURS, SAME, UPSTREAM, RELAXED, CHUNKED, PRODUCTS = (
@@ -40,7 +40,7 @@ OURS, SAME, UPSTREAM, RELAXED, CHUNKED, PRODUCTS = (
 
 def updating(method: FineCLIP, loss: Callable[[], Tensor], *, half: bool) -> Callable[[], None]:
     """A step of the optimiser on a loss."""
-    optimizer = make_optimizer(method.parameter_groups(), TrainConfig(learning_rate=1e-9))
+    optimizer = build_optimizer(method.parameter_groups(), TrainConfig(learning_rate=1e-9))
 
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -54,15 +54,15 @@ def updating(method: FineCLIP, loss: Callable[[], Tensor], *, half: bool) -> Cal
 
 def variants(encoder: RegionEncoder, step: Step, *, half: bool = False) -> dict[str, Callable[[], None]]:
     """What takes turns. All share the weights, which a learning rate of 1e-9 leaves as they are."""
-    method, relaxed, chunked = made_method(encoder), made_method(encoder, DETACHED), made_method(encoder)
-    chunked.chunks = Chunks(crops=2)
+    method, relaxed = made_method(encoder), made_method(encoder, DETACHED)
+    whole, detached, chunked = GradCache(method), GradCache(relaxed), GradCache(method, MicroBatchSizes(crops=2))
     batch, template = packed(step), padded(step)
     kernels: dict[str, Kernels] = {SAME: OurKernels(encoder), UPSTREAM: UpstreamKernels(encoder)}
-    found = {OURS: updating(method, lambda: method(batch).total, half=half)}
+    found = {OURS: updating(method, lambda: whole(batch).total, half=half)}
     for name, each in kernels.items():
         found[name] = updating(method, lambda each=each: plain_loss(encoder, each, template), half=half)
-    found[RELAXED] = updating(relaxed, lambda: relaxed(batch).total, half=half)
-    found[CHUNKED] = updating(chunked, lambda: chunked(batch).total, half=half)
+    found[RELAXED] = updating(relaxed, lambda: detached(batch).total, half=half)
+    found[CHUNKED] = updating(method, lambda: chunked(batch).total, half=half)
     return found
 
 
@@ -72,7 +72,7 @@ def step_figures(
     """Ratios of times, and how near ours is to the rate of plain products."""
     method = made_method(encoder)
     patches = step.images_B3SS[0, 0].numel() // (encoder.patch[0] * encoder.patch[1])
-    arithmetic = step_flops(method, packed(step)) or 0.0
+    arithmetic = step_flops(method, packed(step), data_spec(step.images_B3SS.shape[-1]))
     dtype = torch.bfloat16 if half else torch.float32
     alone, flops = products(dtype, rows=(1 + patches) * len(step.regions), flops=arithmetic / 4)
     times = alternated({**variants(encoder, step, half=half), PRODUCTS: alone}, repeats=repeats)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fineclip.errors import FineclipError
-from fineclip.methods.items import Inputs, Item
+from fineclip.methods.transforms import DataSpec, TrainingExample
 from fineclip.models.cuts import Cuts, cut
 from fineclip.models.pixels import Arena, Canvas
 from fineclip.models.tokenizer import cut_after_ends
@@ -63,10 +63,10 @@ class HostBatch(NamedTuple):
 class Collate:
     """Puts items together. `inputs` gives the shapes of a batch that has none."""
 
-    inputs: Inputs
+    inputs: DataSpec
 
     def __call__(
-        self, outcome: Sequence[Item] | FineclipError, canvas: Canvas | None = None
+        self, outcome: Sequence[TrainingExample] | FineclipError, canvas: Canvas | None = None
     ) -> HostBatch | FineclipError:
         """A batch of any number of items, also none; pixels that were all drawn on `canvas` stay there."""
         if isinstance(outcome, FineclipError):
@@ -93,14 +93,16 @@ class Collate:
             cuts=cuts,
         )
 
-    def _empty(self) -> Item:
+    def _empty(self) -> TrainingExample:
         size, crop_size = self.inputs.image_size, self.inputs.crop_size
         texts = self.inputs.texts("", [])
         pixels = torch.empty(0, 3, crop_size, crop_size, dtype=torch.uint8)
         image = torch.empty(3, size, size, dtype=torch.uint8)
         labels = torch.empty(0, dtype=torch.int64)
         boxes = torch.empty(0, 4)
-        return Item("", image, text=texts, boxes=boxes, region_texts=texts, region_labels=labels, crops=pixels)
+        return TrainingExample(
+            "", image, text=texts, boxes=boxes, region_texts=texts, region_labels=labels, crops=pixels
+        )
 
 
 def _joined(parts: Sequence[Tensor | None], empty: Tensor | None) -> Tensor | None:

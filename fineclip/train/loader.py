@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fineclip.errors import DataError, FineclipError
-from fineclip.methods.items import Item, Prepare, generator
+from fineclip.methods.transforms import TrainingExample, Transform, sample_rng
 from fineclip.models.images import UndecodableImage
 from fineclip.models.pixels import drawn_on
 from fineclip.shards import PieceReader
@@ -36,11 +36,11 @@ MEASURED = 32  # samples that tell how large a slot must be
 
 
 @dataclass
-class PackedSamples(Dataset[Item]):
+class PackedSamples(Dataset[TrainingExample]):
     """Samples by their number through the shards; picklable, so that any kind of worker can have it."""
 
     shards: Sequence[PackedShard]
-    prepare: Prepare
+    prepare: Transform
     seed: int
     _starts: np.ndarray = field(init=False, repr=False)
     _reader: PieceReader | None = field(default=None, init=False, repr=False)
@@ -54,7 +54,7 @@ class PackedSamples(Dataset[Item]):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reader": None}  # open files cannot be sent
 
-    def __getitems__(self, visits: Sequence[Visit]) -> list[Item] | FineclipError:
+    def __getitems__(self, visits: Sequence[Visit]) -> list[TrainingExample] | FineclipError:
         """A share of a step. What goes wrong is returned, because a worker's exception would lose its message."""
         try:
             return [self.item(visit) for visit in visits]
@@ -72,7 +72,7 @@ class PackedSamples(Dataset[Item]):
             sizes.append(Size(item.image.nbytes, 0 if item.crops is None else item.crops.nbytes))
         return sizes
 
-    def item(self, visit: Visit) -> Item:
+    def item(self, visit: Visit) -> TrainingExample:
         """One sample at one epoch.
 
         Raises:
@@ -84,7 +84,7 @@ class PackedSamples(Dataset[Item]):
         self._reader = self._reader or PieceReader(wholly=True)
         sample = shard.read(index, self._reader)
         try:
-            return self.prepare(sample, generator(self.seed, visit.epoch, sample.key))
+            return self.prepare(sample, sample_rng(self.seed, visit.epoch, sample.key))
         except UndecodableImage as error:
             raise DataError(
                 f"{shard.tar}: sample {sample.key} {error}. It was an image when it was packed: delete"
@@ -146,7 +146,7 @@ class _Numbered:
 
 
 @dataclass
-class _Making(Dataset[Item]):
+class _Making(Dataset[TrainingExample]):
     """What a worker does: from a share of a step to its batch, packed for the queue."""
 
     samples: PackedSamples

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fineclip.methods.items import Group
+from fineclip.methods.transforms import ImageGroup
 
 Rows = npt.NDArray[np.int64]
 
@@ -86,7 +86,7 @@ def _epoch_order(shard_sizes: tuple[int, ...], seed: tuple[int, int], shuffle_sh
     return np.concatenate(order) if order else np.empty(0, dtype=np.int64)
 
 
-def share(visits: Sequence[Visit], groups: Sequence[Group], *, rank: int, world_size: int) -> list[Visit]:
+def share(visits: Sequence[Visit], groups: Sequence[ImageGroup], *, rank: int, world_size: int) -> list[Visit]:
     """The contiguous part of one process, of whole groups; each cut is the one that comes nearest to equal costs.
 
     Of groups of one image and one cost the parts differ by one sample at most. A process may get nothing.
@@ -109,10 +109,10 @@ class BatchSampler:
     stop: int
     rank: int
     world_size: int
-    groups: Sequence[Group] | None = None
+    groups: Sequence[ImageGroup] | None = None
 
     def __iter__(self) -> Iterator[list[Visit]]:
-        groups = self.groups or [Group(images=1, cost=1)] * self.order.images_per_step
+        groups = self.groups or [ImageGroup(images=1, cost=1)] * self.order.images_per_step
         for step in range(self.start, self.stop):
             yield share(self.order.batch(step), groups, rank=self.rank, world_size=self.world_size)
 

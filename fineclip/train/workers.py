@@ -11,7 +11,7 @@ from multiprocessing import connection, forkserver
 from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
-from fineclip.train.signals import unheard
+from fineclip.train.preemption import ignore_signal
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ def worker_context(*, preload: str) -> BaseContext:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
-    with unheard(signal.SIGTERM):
+    with ignore_signal(signal.SIGTERM):
         forkserver.ensure_running()
     return context
 

@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
-from fineclip.cli.launch import ALONE, Nodes, first_host, launch, nodes_of, rank_of, threads_of_each
+from fineclip.cli.launch import SINGLE_NODE, Nodes, first_host, launch, nodes_of, rank_of, threads_of_each
 from fineclip.errors import ConfigError
 from fineclip.methods import METHODS
-from fineclip.train.signals import heeded
+from fineclip.train.preemption import handle_stop_signals
 from tests.helpers.dag import environment
 from tests.helpers.packs import write_world
 from tests.helpers.training import lines_of
@@ -53,11 +53,11 @@ def test_the_first_host_of_a_list(nodes: str, host: str) -> None:
 
 
 def test_nodes_are_those_of_the_step() -> None:
-    assert nodes_of({}) == nodes_of({"SLURM_JOB_ID": "1", "SLURM_NNODES": "2"}) == ALONE
+    assert nodes_of({}) == nodes_of({"SLURM_JOB_ID": "1", "SLURM_NNODES": "2"}) == SINGLE_NODE
     assert nodes_of(TWO_NODES) == Nodes(2, 1, "gpu003", 10123)
-    with pytest.raises(ConfigError, match="started 4 tasks on 2 nodes. Start one on each, by srun --ntasks-per-node=1"):
+    with pytest.raises(ConfigError, match=r"4 tasks on 2 nodes.*--ntasks-per-node=1"):
         nodes_of(TWO_NODES | {"SLURM_STEP_NUM_TASKS": "4"})
-    with pytest.raises(ConfigError, match="started 2 tasks on 1 nodes"):
+    with pytest.raises(ConfigError, match="2 tasks on 1 nodes"):
         nodes_of({"SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "2"})
 
 
@@ -69,7 +69,7 @@ def test_processes_know_their_number_and_share_the_threads() -> None:
 
 def test_terminate_may_come_twice_and_interrupt_may_not() -> None:
     assert threading.current_thread() is threading.main_thread()
-    with heeded() as requests:
+    with handle_stop_signals() as requests:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGTERM)
         assert requests.received == signal.SIGTERM
@@ -108,13 +108,13 @@ def test_processes_share_the_threads_that_the_job_was_given(
 ) -> None:
     if given is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-    assert launch(["train"], processes, ALONE, threads=threads) == 0
+    assert launch(["train"], processes, SINGLE_NODE, threads=threads) == 0
     assert torchrun[0][1]["OMP_NUM_THREADS"] == each
 
 
 def test_what_torchrun_is_asked_for(torchrun: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["train", "--nproc-per-node", "7"]
-    launch(words, 3, ALONE, threads=1)
+    launch(words, 3, SINGLE_NODE, threads=1)
     monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5")
     launch(words, 2, Nodes(count=4, own=1, first="gpu003", port=10123), threads=1)
     launch(words, 2, Nodes(count=4, own=0, first="gpu003", port=10123), threads=1)
@@ -199,7 +199,7 @@ def test_the_verb_launches_as_many_processes_as_there_are_gpus_or_as_are_named(
 ) -> None:
     done(tmp_path, "train", *WORDS, *more, "--threads", "8", config=SECTION)
     words, started, nodes, threads = verb["launch"]
-    assert (started, nodes, threads) == (processes, ALONE, 8)
+    assert (started, nodes, threads) == (processes, SINGLE_NODE, 8)
     assert words[:3] == ["train", "--select", "select.json"] and words[-2] == "--config"
     assert "train" not in verb
 
@@ -277,8 +277,8 @@ def test_stopped_and_killed_two_processes_end_as_if_nothing_had_happened(place: 
     whole, torn = Job(place, "whole"), Job(place, "torn")
     code, said = whole.ended(whole.start("--processes", "2"))
     assert code == 0, said
-    assert "starts processes: 2" in said and "processes: 2, on cpu" in said
-    assert whole.log.read_text().count("training on 9 samples") == 1
+    assert "launching 2 processes" in said and "world size 2, device cpu" in said
+    assert whole.log.read_text().count("training: 9 samples") == 1
 
     process = torn.start("--processes", "2")
     until(lambda: torn.steps() >= 20, process)
@@ -286,7 +286,7 @@ def test_stopped_and_killed_two_processes_end_as_if_nothing_had_happened(place: 
         each.send_signal(signal.SIGTERM)  # as a scheduler does; the launcher sends it on once more
     code, said = torn.ended(process)
     assert code == 128 + signal.SIGTERM, said
-    stopped = int(torn.log.read_text().split("asked to stop after step ")[1].split()[0])
+    stopped = int(torn.log.read_text().split("stop requested at step ")[1].split("/")[0])
     saved = max((torn.folder / "state").glob("step-*.json"))
     assert json.loads(saved.read_text())["step"] == stopped >= 20
     assert not (place / torn.manifest).exists()
@@ -310,7 +310,7 @@ def test_stopped_and_killed_two_processes_end_as_if_nothing_had_happened(place: 
     process = torn.start("--processes", "2")
     code, said = torn.ended(process)
     assert code == 0, said
-    assert f"training goes on after step {stopped}" not in said and "training goes on after step" in said
+    assert f"resuming after step {stopped}:" not in said and "resuming after step" in said
     for name in ("metrics.jsonl", "model.safetensors"):
         assert (torn.folder / name).read_bytes() == (whole.folder / name).read_bytes()
     assert len(lines_of(torn.folder / "metrics.jsonl")) == STEPS
@@ -325,7 +325,7 @@ def test_devices_that_are_held_decide_about_processes_and_a_mistake_ends_with_tw
     )
     code, said = job.ended(job.start("--gpus", "2"))
     assert code == 2, said
-    assert "holds GPU 98, 99" in said and "starts processes: 2" in said
+    assert "using GPU 98, 99" in said and "launching 2 processes" in said
     assert "no longer finite" in job.log.read_text()
 
 
@@ -346,5 +346,5 @@ def test_two_nodes_meet_at_the_first(place: Path) -> None:
     ]
     ended = [job.ended(process) for process in launched]
     assert [code for code, _ in ended] == [0, 0], ended
-    assert "processes: 2, on cpu" in job.log.read_text()
+    assert "world size 2, device cpu" in job.log.read_text()
     assert len(lines_of(job.folder / "metrics.jsonl")) == 6

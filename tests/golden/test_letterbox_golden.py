@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from fineclip.methods.clipself import grids
-from fineclip.methods.items import RESIZES, grid_boxes, stack_boxes
+from fineclip.methods.transforms import RESIZES, grid_boxes, stack_boxes
 from fineclip.models.images import crop, normalise
 from fineclip.types import Box, Sample
 from tests.helpers.golden import GOLDEN, arrays

@@ -6,28 +6,30 @@ import pytest
 import torch
 
 from fineclip.config import ClipConfig, FineCLIPConfig, TrainConfig
-from fineclip.methods import Clip, FineCLIP
-from fineclip.methods.base import frozen_copy, mixture
+from fineclip.methods.base import frozen_copy, interpolate_weights
+from fineclip.methods.clip import CLIP
+from fineclip.methods.fineclip import FineCLIP
 from fineclip.models.encoder import RegionEncoder
-from fineclip.train.optim import make_optimizer
+from fineclip.train.grad_cache import GradCache
+from fineclip.train.optim import build_optimizer
 from tests.helpers.tiny import batch_of, tiny_encoder
 
 BLOCK = "visual.transformer.resblocks."
 
 
-def learning(method: Clip | FineCLIP) -> set[str]:
+def learning(method: CLIP | FineCLIP) -> set[str]:
     return {name for name, value in method.encoder.named_parameters() if value.requires_grad}
 
 
 def test_all_of_the_vision_tower_learns_and_the_logit_scale() -> None:
-    method = Clip(tiny_encoder(), ClipConfig())
+    method = CLIP(tiny_encoder(), ClipConfig())
     expected = {name for name, _ in method.encoder.vision_parameters()} | {"logit_scale"}
     assert learning(method) == expected
 
 
 @pytest.mark.parametrize(("trained", "blocks"), [(1, "1"), (2, "01"), (7, "01")])
 def test_of_the_last_blocks_alone(trained: int, blocks: str) -> None:
-    method = Clip(tiny_encoder(), ClipConfig(trained_blocks=trained))
+    method = CLIP(tiny_encoder(), ClipConfig(trained_blocks=trained))
     names = [name for name, _ in method.encoder.vision_parameters()]
     assert len([name for name in names if name.startswith(BLOCK)]) == 24
     expected = {name for name in names if name.startswith(BLOCK) and name.removeprefix(BLOCK)[0] in blocks}
@@ -35,10 +37,10 @@ def test_of_the_last_blocks_alone(trained: int, blocks: str) -> None:
 
 
 def test_what_does_not_learn_stays_as_it_is_and_out_of_training_mode() -> None:
-    method = Clip(tiny_encoder(), ClipConfig(trained_blocks=1))
+    method = CLIP(tiny_encoder(), ClipConfig(trained_blocks=1))
     before = {name: value.clone() for name, value in method.encoder.state_dict().items()}
-    optimizer = make_optimizer(method.parameter_groups(), TrainConfig(weight_decay=0.5, learning_rate=0.1))
-    method(batch_of([1, 1])).total.backward()
+    optimizer = build_optimizer(method.parameter_groups(), TrainConfig(weight_decay=0.5, learning_rate=0.1))
+    GradCache(method)(batch_of([1, 1])).total.backward()
     optimizer.step()
     changed = {name for name, value in method.encoder.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == learning(method)
@@ -50,9 +52,9 @@ def test_what_does_not_learn_stays_as_it_is_and_out_of_training_mode() -> None:
 @pytest.mark.parametrize(("options", "keeps"), [({}, False), ({"alpha": 0.7}, True), ({"alpha": 0.0}, True)])
 def test_the_initial_encoder_is_kept_only_for_a_mixture(options: dict[str, Any], keeps: bool) -> None:
     method = FineCLIP(tiny_encoder(), FineCLIPConfig(**options))
-    assert (method.initial is not None) == keeps
+    assert (method.teacher is not None) == keeps
     names = [name for name, _ in method.named_parameters()]
-    assert any(name.startswith("initial.") for name in names) == keeps
+    assert any(name.startswith("teacher.") for name in names) == keeps
     trained = {id(parameter) for group in method.parameter_groups() for parameter in group.parameters}
     assert trained == {id(p) for p in method.encoder.parameters() if p.requires_grad}
 
@@ -78,7 +80,7 @@ def test_a_mixture_by_hand() -> None:
     trained, initial = tiny_encoder(0, torch.float32), tiny_encoder(1, torch.float32)
     trained.logit_scale.data.fill_(2.0)
     initial.logit_scale.data.fill_(1.0)
-    mixed = mixture(trained, initial, alpha=0.75)
+    mixed = interpolate_weights(trained, initial, alpha=0.75)
     assert mixed.logit_scale.item() == 1.75
     assert trained.logit_scale.item() == 2.0
     assert initial.logit_scale.item() == 1.0
@@ -105,4 +107,4 @@ def test_a_mixture_of_half_precision_is_made_in_full() -> None:
     trained.logit_scale.data.fill_(4.0)
     initial.logit_scale.data.fill_(2.0)
     # in bfloat16 0.7 is 0.69921875 and 0.3 is 0.30078125; the sum of the two products would be 3.39
-    assert mixture(trained, initial, alpha=0.7).logit_scale.item() == torch.tensor(3.4).bfloat16().item()
+    assert interpolate_weights(trained, initial, alpha=0.7).logit_scale.item() == torch.tensor(3.4).bfloat16().item()

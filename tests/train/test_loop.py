@@ -11,10 +11,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fineclip.errors import ConfigError, DataError, TrainingError
-from fineclip.train.distributed import Processes
-from fineclip.train.loop import train
-from fineclip.train.memory import Costs, Share, costs_of
+from fineclip.train.distributed import DistributedContext
+from fineclip.train.grad_cache import MicroBatchSizes
+from fineclip.train.memory import MemoryCosts, RankBatchSize, estimate_memory
 from fineclip.train.optim import learning_rate
+from fineclip.train.train import train
 from fineclip.version import __version__
 from tests.helpers.packs import sample, write_pack, write_select, write_world
 from tests.helpers.processes import run_processes
@@ -61,7 +62,7 @@ def test_metrics_say_what_every_repetition_would(undisturbed: Undisturbed) -> No
         ]
         assert line["total"] == pytest.approx(line["global"] + line["region"] + line["distill"])
         assert line["images"] == 4
-        assert line["learning_rate"] == learning_rate(line["step"] - 1, of=12, peak=1e-2, warmup=2)
+        assert line["learning_rate"] == learning_rate(line["step"] - 1, total=12, peak=1e-2, warmup=2)
     speeds = lines_of(undisturbed[1] / "speed.jsonl")
     assert [line["step"] for line in speeds] == [line["step"] for line in lines]
     assert all(line["images_per_second"] > 0 and 0 <= line["data_wait_share"] <= 1 for line in speeds)
@@ -83,8 +84,8 @@ def test_a_signal_saves_and_the_next_attempt_ends_in_the_same_bits(
         train(first)
     assert ended.value.code == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert first.state.load() is not None
-    assert first.state.load()[0] == saved
+    assert first.checkpoints.load_latest() is not None
+    assert first.checkpoints.load_latest()[0] == saved
     assert_ends_the_same(training_of(world, tmp_path), undisturbed)
 
 
@@ -92,12 +93,12 @@ def test_a_time_limit_saves_and_the_next_attempt_goes_on(
     world: World, undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, now = training_of(world, tmp_path, runtime={"stop_after_min": 2}), [1000.0]
-    monkeypatch.setattr("fineclip.train.signals.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fineclip.train.preemption.time.monotonic", lambda: now[0])
     stop_before(first, 4, lambda: now.append(now.pop() + 121))
     with pytest.raises(SystemExit) as ended:
         train(first)
     assert ended.value.code == 128 + signal.SIGTERM
-    assert first.state.load()[0] == 5
+    assert first.checkpoints.load_latest()[0] == 5
     monkeypatch.undo()
     assert_ends_the_same(training_of(world, tmp_path), undisturbed)
 
@@ -126,7 +127,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
-    assert first.state.load()[0] == 6
+    assert first.checkpoints.load_latest()[0] == 6
     assert_ends_the_same(training_of(world, tmp_path), undisturbed)
 
 
@@ -176,10 +177,8 @@ def test_a_loss_that_is_not_finite_leaves_a_marker(world: World, tmp_path: Path)
     stop_before(training, 1, lambda: training.method.encoder.logit_scale.data.fill_(float("nan")))
     with pytest.raises(TrainingError, match="no longer finite at step 3 of 12: total nan"):
         train(training)
-    with pytest.raises(
-        TrainingError, match=r"(?s)no longer finite at step 3 of 12.*what the last attempt said.*failed\.json"
-    ):
-        training.state.require_hope()
+    with pytest.raises(TrainingError, match=r"(?s)no longer finite at step 3 of 12.*failed\.json"):
+        training.checkpoints.raise_if_failed_before()
 
 
 def test_a_sample_that_is_no_image_leaves_a_marker(tmp_path: Path) -> None:
@@ -189,7 +188,7 @@ def test_a_sample_that_is_no_image_leaves_a_marker(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a-000000"):
         train(training)
     with pytest.raises(TrainingError, match="a-000000"):
-        training.state.require_hope()
+        training.checkpoints.raise_if_failed_before()
 
 
 def test_a_failure_of_one_process_ends_all(world: World, tmp_path: Path) -> None:
@@ -253,18 +252,17 @@ def test_the_memory_that_is_allowed_decides_and_is_said(
 ) -> None:
     with caplog.at_level("INFO"):
         plenty = training_of(world, tmp_path / "plenty")
-        passes, rows = plenty.method.passes(plenty.collate.inputs), plenty.share
-        costs = costs_of(plenty.method, passes, rows, dtype=None, is_shared=False)
-        limit = costs.of(images=2, crops=3) / 1e9
+        rows = plenty.rank_batch_size
+        costs = estimate_memory(plenty.method, plenty.encoder_calls, rows, dtype=None, is_distributed=False)
+        limit = costs.total(images=2, crops=3) / 1e9
         training = training_of(world, tmp_path, runtime={"memory_gb": limit}, max_steps=3)
-        train(training)
-    chunks = training.method.chunks
-    assert costs.of(chunks.images or rows.images, chunks.crops or rows.regions) <= limit * 1e9
-    assert chunks.apart
-    assert f"of {limit:.3g} GB a step takes at most about" in caplog.text
-    assert "a process encodes" in caplog.text
-    assert "GB of memory were in use" in caplog.text
-    with pytest.raises(ConfigError, match="do not hold one image and one crop"):
+        sizes = train(training).micro_batches
+    assert costs.total(sizes.images or rows.images, sizes.crops or rows.regions) <= limit * 1e9
+    assert sizes.splits
+    assert f"(limit {limit:.3g} GB)" in caplog.text
+    assert f"micro-batch per process: {sizes.images} images, {sizes.crops} crops" in caplog.text
+    assert "peak memory" in caplog.text
+    with pytest.raises(ConfigError, match=r"runtime.memory_gb: 1e-05 GB .*one image and one crop"):
         train(training_of(world, tmp_path / "none", runtime={"memory_gb": 0.00001}))
 
 
@@ -278,10 +276,9 @@ def test_a_resumed_run_takes_the_chunks_of_its_checkpoint(
     with pytest.raises(SystemExit):
         train(first)
     second = training_of(world, tmp_path)
-    train(second)
-    assert (second.method.chunks.crops, second.method.chunks.images) == (2, 3)
+    assert train(second).micro_batches == MicroBatchSizes(crops=2, images=3)
     assert all(torch.equal(weights_of(second)[name], value) for name, value in weights_of(whole).items())
-    assert "chunks are not those" not in caplog.text
+    assert "not those of the checkpoint" not in caplog.text
 
 
 def test_chunks_of_a_checkpoint_that_fit_no_more_give_way(
@@ -291,12 +288,12 @@ def test_chunks_of_a_checkpoint_that_fit_no_more_give_way(
     stop_before(first, 4, terminate)
     with pytest.raises(SystemExit):
         train(first)
-    costs = costs_of(first.method, first.method.passes(first.collate.inputs), first.share, dtype=None, is_shared=False)
-    limit = costs.of(images=2, crops=3) / 1e9
+    rows = first.rank_batch_size
+    costs = estimate_memory(first.method, first.encoder_calls, rows, dtype=None, is_distributed=False)
+    limit = costs.total(images=2, crops=3) / 1e9
     second = training_of(world, tmp_path, runtime={"memory_gb": limit})
-    train(second)
-    assert second.method.chunks.apart
-    assert "chunks are not those of the checkpoint" in caplog.text
+    assert train(second).micro_batches.splits
+    assert "not those of the checkpoint" in caplog.text
 
 
 def test_other_chunks_than_those_of_the_checkpoint_are_said(
@@ -307,7 +304,7 @@ def test_other_chunks_than_those_of_the_checkpoint_are_said(
     with pytest.raises(SystemExit):
         train(first)
     train(training_of(world, tmp_path, runtime={"crop_chunk": 1}))
-    assert "chunks are not those of the checkpoint" in caplog.text
+    assert "not those of the checkpoint" in caplog.text
 
 
 def test_fp16_trains_and_resumes_with_its_loss_scale(world: World, tmp_path: Path) -> None:
@@ -317,7 +314,7 @@ def test_fp16_trains_and_resumes_with_its_loss_scale(world: World, tmp_path: Pat
     stop_before(first, 5, terminate)
     with pytest.raises(SystemExit):
         train(first)
-    found = first.state.load()
+    found = first.checkpoints.load_latest()
     assert found is not None
     assert found[1]["scaler"]["scale"] > 0
     second = training_of(world, tmp_path, precision="fp16")
@@ -330,7 +327,7 @@ def test_a_checkpoint_says_where_it_stands(world: World, tmp_path: Path) -> None
     stop_before(first, 5, terminate)
     with pytest.raises(SystemExit):
         train(first)
-    found = first.state.load()
+    found = first.checkpoints.load_latest()
     assert found is not None
     step, content = found
     assert step == 6
@@ -338,17 +335,17 @@ def test_a_checkpoint_says_where_it_stands(world: World, tmp_path: Path) -> None
     assert content["config"]["batch_size"] == 4
     assert content["code"] == __version__
     assert set(content) == {
-        *("method", "optimizer", "scaler", "watch", "chunks", "position", "config", "code"),
+        *("method", "optimizer", "scaler", "monitor", "micro_batches", "position", "config", "code"),
     }
 
 
 def test_a_loss_that_grows_leaves_a_marker_with_its_samples(world: World, tmp_path: Path) -> None:
     training = training_of(world, tmp_path, epochs=12, max_growth=1.5, learning_rate=1e-9)
     stop_before(training, 1, lambda: training.method.encoder.logit_scale.data.fill_(4.6))
-    with pytest.raises(TrainingError, match=r"diverges.*Its batch: [abc]-\d+, "):
+    with pytest.raises(TrainingError, match=r"diverges.*Batch: [abc]-\d+, "):
         train(training)
-    with pytest.raises(TrainingError, match="what the last attempt said"):
-        training.state.require_hope()
+    with pytest.raises(TrainingError, match=r"failed\.json"):
+        training.checkpoints.raise_if_failed_before()
 
 
 def test_tensorboard_shows_what_the_files_say(world: World, tmp_path: Path) -> None:
@@ -418,8 +415,8 @@ def test_lines_and_checkpoints_come_as_often_as_configured(
     world: World, few_steps: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     training = training_of(world, tmp_path, max_steps=5, log_every_steps=3, checkpoint_every_steps=2)
-    saved, save = [], training.state.save
-    object.__setattr__(training.state, "save", lambda step, content: (saved.append(step), save(step, content)))
+    saved, save = [], training.checkpoints.save
+    object.__setattr__(training.checkpoints, "save", lambda step, content: (saved.append(step), save(step, content)))
     train(training)
     assert saved == [2, 4]
     assert [line["step"] for line in lines_of(tmp_path / "metrics.jsonl")] == [1, 3, 5]
@@ -429,13 +426,13 @@ def test_lines_and_checkpoints_come_as_often_as_configured(
 def seeds_of(training: object) -> list[tuple[int, int]]:
     """Of each step the seed of torch while it is encoded, and that of the batch; added to as the training goes on."""
     seen: list[tuple[int, int]] = []
-    own = training.method.features
+    own = training.method.encode
 
-    def features(batch: object) -> object:
+    def encode(batch: object) -> object:
         seen.append((torch.initial_seed(), batch.seed))
         return own(batch)
 
-    object.__setattr__(training.method, "features", features)
+    object.__setattr__(training.method, "encode", encode)
     return seen
 
 
@@ -475,11 +472,11 @@ def test_a_method_that_goes_around_the_wrapper_is_noticed_at_the_start_and_after
 ) -> None:
     for complaints in run_processes(unsynchronized, range(2), [world] * 2, [tmp_path] * 2):
         assert len(complaints) == 2
-        assert all("gradients differ between processes" in complaint for complaint in complaints)
+        assert all("gradients differ between ranks" in complaint for complaint in complaints)
 
 
-class Unsynchronized(Processes):
-    """Processes of which each goes back through the loss for itself."""
+class Unsynchronized(DistributedContext):
+    """DistributedContext of which each goes back through the loss for itself."""
 
     def wrap(self, module: torch.nn.Module) -> torch.nn.Module:
         return module
@@ -494,7 +491,7 @@ def unsynchronized(rank: int, world: World, folder: Path) -> list[str]:
             with pytest.raises(SystemExit):
                 train(first)
         training = training_of(world, folder / name, rank=rank, world_size=2)
-        object.__setattr__(training, "processes", Unsynchronized(rank, 2, torch.device("cpu")))
+        object.__setattr__(training, "context", Unsynchronized(rank, 2, torch.device("cpu")))
         try:
             train(training)
         except TrainingError as error:
@@ -510,12 +507,12 @@ def test_a_resumed_training_is_measured_against_its_first_loss(world: World, tmp
     with pytest.raises(SystemExit):
         train(first)
     first_loss = lines_of(tmp_path / "metrics.jsonl")[0]["total"]
-    step, content = first.state.load()
-    assert content["watch"]["first"] == pytest.approx(first_loss)
-    assert len(content["watch"]["recent"]) == step == 5
+    step, content = first.checkpoints.load_latest()
+    assert content["monitor"]["first"] == pytest.approx(first_loss)
+    assert len(content["monitor"]["recent"]) == step == 5
     content["method"]["encoder.logit_scale"].fill_(4.6)
-    first.state.save(step, content)
-    with pytest.raises(TrainingError, match=f"diverges.*after {first_loss:g} at first"):
+    first.checkpoints.save(step, content)
+    with pytest.raises(TrainingError, match=f"diverges.*first loss {first_loss:g} "):
         train(training_of(world, tmp_path, **still))
 
 
@@ -524,30 +521,29 @@ def test_the_means_reach_the_encoder(world: World, tmp_path: Path, monkeypatch: 
     training = training_of(world, tmp_path, runtime={"checkpointing": True, "compile": True}, max_steps=1)
     trunk = training.method.encoder.trunk
     monkeypatch.setattr(type(trunk), "compile", lambda self: calls.append("compiled"))
-    train(training)
+    assert train(training).micro_batches == MicroBatchSizes(64, pad_crops=True)
     assert (calls, trunk.checkpointing) == (["compiled"], True)
-    assert (training.method.chunks.crops, training.method.chunks.are_padded) == (64, True)
     named = training_of(world, tmp_path / "named", runtime={"compile": True, "crop_chunk": 3}, max_steps=1)
-    train(named)
-    assert (named.method.chunks.crops, named.method.chunks.are_padded) == (3, True)
+    assert train(named).micro_batches == MicroBatchSizes(3, pad_crops=True)
     plain = training_of(world, tmp_path / "plain", max_steps=1)
-    train(plain)
+    assert train(plain).micro_batches == MicroBatchSizes()
     assert (calls, plain.method.encoder.trunk.checkpointing) == (["compiled"] * 2, False)
-    assert (plain.method.chunks.crops, plain.method.chunks.are_padded) == (None, False)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", None), ("bf16", torch.bfloat16)])
 def test_memory_is_estimated_for_the_precision_and_the_largest_share(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, dtype: torch.dtype | None
 ) -> None:
-    asked: list[tuple[Share, dict[str, object]]] = []
+    asked: list[tuple[RankBatchSize, dict[str, object]]] = []
 
-    def costs(_: object, __: object, share: Share, **options: object) -> Costs:
-        asked.append((share, options))
-        return Costs(0, 0, 0, 0)
+    def costs(_: object, __: object, rows: RankBatchSize, **options: object) -> MemoryCosts:
+        asked.append((rows, options))
+        return MemoryCosts(0, 0, 0, 0)
 
-    monkeypatch.setattr("fineclip.train.training.costs_of", costs)
+    monkeypatch.setattr("fineclip.train.memory.estimate_memory", costs)
     training = training_of(world, tmp_path, runtime={"memory_gb": 1}, max_steps=1, precision=precision)
     train(training)
-    assert asked == [(Share(4, 8, 4, 8), {"dtype": dtype, "is_shared": False})]
-    assert training_of(world, tmp_path / "three", world_size=3, batch_size=5).share == Share(2, 4, 5, 10)
+    assert asked == [(RankBatchSize(4, 8, 4, 8), {"dtype": dtype, "is_distributed": False})]
+    assert training_of(world, tmp_path / "three", world_size=3, batch_size=5).rank_batch_size == RankBatchSize(
+        2, 4, 5, 10
+    )

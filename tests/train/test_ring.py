@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fineclip.config import LoaderConfig
-from fineclip.methods.items import Inputs
+from fineclip.methods.transforms import DataSpec
 from fineclip.train import loader
 from fineclip.train.loader import Collate, batches
 from fineclip.train.order import BatchSampler, Order
@@ -22,7 +22,7 @@ from tests.helpers.tiny import TinyTokenizer
 from tests.train.test_loader import INPUTS, assert_same, kept, samples_of
 
 SIZES = {"a": 5, "b": 4, "c": 4}
-ON_DEVICE = Inputs(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConfig(crops="device"))
+ON_DEVICE = DataSpec(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConfig(crops="device"))
 
 
 def sampler_of(steps: int = 12) -> BatchSampler:
@@ -61,7 +61,7 @@ def test_a_slot_is_enough_for_nearly_any_batch() -> None:
 
 
 @pytest.mark.parametrize("inputs", [INPUTS, ON_DEVICE], ids=["worker", "device"])
-def test_pixels_come_through_the_ring_many_times_round_it(tmp_path: Path, inputs: Inputs) -> None:
+def test_pixels_come_through_the_ring_many_times_round_it(tmp_path: Path, inputs: DataSpec) -> None:
     samples = samples_of(*write_world(tmp_path, SIZES), inputs=inputs)
     alone = list(batches(samples, Collate(inputs), sampler_of(), workers=0, pin=False))
     assert all(batch.lease is None for batch in alone)

@@ -16,8 +16,7 @@ from fineclip.evals.evaluate import evaluate_run
 from fineclip.evals.retrieval import evaluate_retrieval
 from fineclip.evals.sources import CLASSES_SUFFIX, BenchmarkClass, index_benchmark
 from fineclip.shards import BenchmarkRow
-from fineclip.train.claims import PretrainedConfig
-from fineclip.train.run import publish_pretrained
+from fineclip.train.run import BaselineConfig, export_baseline
 from tests.helpers.coco import write_coco
 from tests.versions.inputs import picture, rounded, table
 from tests.versions.registry import case
@@ -157,7 +156,7 @@ def lists() -> dict[str, Any]:
 def from_file_to_score() -> dict[str, Any]:
     """A published encoder on both kinds; of its vectors the first two numbers of some."""
     run = Path("results/set/pretrained-tiny/train.json")
-    publish_pretrained(WEIGHTS, run, parse(PretrainedConfig, {"encoder": write_encoder()}, where="encoders"))
+    export_baseline(WEIGHTS, run, parse(BaselineConfig, {"encoder": write_encoder()}, where="encoders"))
     found: dict[str, Any] = {}
     for kind in ("boxes", "retrieval"):
         index, output, config = Path(f"index/{kind}.json"), Path(f"results/{kind}.json"), section(kind)
