@@ -70,9 +70,7 @@ def test_the_overlay_has_the_rows_of_the_table() -> None:
 
 @pytest.mark.parametrize("detach_crops", [False, True])
 @pytest.mark.parametrize("variant", WITHOUT_GRADIENT)
-def test_what_a_row_does_not_use_keeps_no_gradient_and_does_not_decay(
-    tmp_path: Path, variant: str, detach_crops: bool
-) -> None:
+def test_unused_parameters_have_no_gradient_and_no_decay(tmp_path: Path, variant: str, detach_crops: bool) -> None:
     encoder = tiny_encoder(tmp_path, "eva")
     method = FineCLIP(encoder, options(variant, relaxed=FineCLIPRelaxed(detach_crops=detach_crops)))
     before = {name: value.clone() for name, value in encoder.state_dict().items()}

@@ -100,7 +100,7 @@ def test_every_part_of_the_vision_tower_learns_and_no_text() -> None:
     assert found == {name for name, _ in encoder.vision_parameters()} | {"logit_scale"}
 
 
-def test_without_single_images_the_way_to_the_class_token_is_not_taken() -> None:
+def test_class_token_path_is_skipped_without_single_images() -> None:
     method = made("clim", SMALL)
     called: list[int] = []
     own = method.encoder.encode_image
@@ -119,7 +119,7 @@ def test_a_text_tower_may_learn() -> None:
     assert all(gradients[f"encoder.{name}"] is not None for name, _ in method.encoder.text_parameters())
 
 
-def test_an_item_is_a_random_part_of_the_image_and_a_caption() -> None:
+def test_example_is_a_random_crop_and_a_caption() -> None:
     one = sample("k")
     prepare = CLIM.build_transform(INPUTS, ClimConfig(crop_area=(0.25, 0.25)), max_regions=0)
     items = [prepare(one, sample_rng(0, epoch, "k")) for epoch in range(12)]
@@ -267,7 +267,7 @@ def test_fewer_samples_than_a_batch_make_mosaics_of_all_of_them(world: World, tm
     assert all(line["images"] == 16 and line["total"] == line["contrast"] for line in lines)
 
 
-def test_it_learns(world: World, tmp_path: Path) -> None:
+def test_loss_decreases(world: World, tmp_path: Path) -> None:
     options = {"mosaics": [2], "mosaic_size": 32}
     train(training_of(world, tmp_path, method="clim", options=options, epochs=12, batch_size=16, log_every_steps=1))
     totals = [line["total"] for line in lines_of(tmp_path / "metrics.jsonl")]

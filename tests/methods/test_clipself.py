@@ -122,7 +122,7 @@ def test_no_text_is_needed() -> None:
     assert torch.equal(GradCache(method)(batch).total, expected)
 
 
-def test_what_takes_no_part_has_no_gradient_and_is_not_decayed() -> None:
+def test_unused_parameters_have_no_gradient_and_no_decay() -> None:
     method = made("clipself", {})
     optimizer = build_optimizer(method.parameter_groups(), TrainConfig(weight_decay=0.5, learning_rate=0.1))
     before = {name: value.clone() for name, value in method.state_dict().items()}
@@ -164,7 +164,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
 
 
 @pytest.mark.parametrize("regions", ["proposals", "patches"])
-def test_a_stopped_training_goes_on_from_what_was_trained_and_not_from_the_mixture(
+def test_resume_continues_from_trained_weights_and_not_from_the_mixture(
     world: tuple[Path, list[Path]], tmp_path: Path, regions: str
 ) -> None:
     options = {"regions": regions, "max_split": 2, "alpha": 0.5}

@@ -62,7 +62,7 @@ def labelled(regions_per_image: Sequence[int], *, seed: int = 0) -> Batch:
 # concepts
 
 
-def test_concepts_are_embedded_as_the_encoder_comes_and_stay() -> None:
+def test_concepts_are_embedded_by_the_initial_encoder() -> None:
     options = RegionClipConfig(targets="pseudo", train_text=True)
     method = RegionCLIP.build(tiny_encoder(), options, INPUTS)
     expected = embed_concepts(tiny_encoder(), CONCEPTS, prompts="vild", tokenize=TinyTokenizer())
@@ -72,7 +72,7 @@ def test_concepts_are_embedded_as_the_encoder_comes_and_stay() -> None:
     assert "concept_KD" not in method.state_dict()
 
 
-def test_no_concept_is_refused() -> None:
+def test_no_concepts_is_refused() -> None:
     with pytest.raises(ConfigError, match="there are none"):
         RegionCLIP.build(tiny_encoder(), RegionClipConfig(), replace(INPUTS, concepts=()))
 
@@ -212,7 +212,7 @@ LAST = "visual.transformer.resblocks.1"
         ({"targets": "pseudo"}, {"visual.proj": False, "visual.class_embedding": False}),
     ],
 )
-def test_what_has_no_gradient(options: dict[str, Any], without: dict[str, bool]) -> None:
+def test_parameters_without_gradient(options: dict[str, Any], without: dict[str, bool]) -> None:
     method = made(**options)
     GradCache(method)(labelled([2, 1])).total.backward()
     gradient = {name: value.grad for name, value in method.encoder.named_parameters()}
@@ -237,7 +237,7 @@ def test_the_queries_of_the_last_block_learn_nothing_from_labels() -> None:
     assert queries_and_keys.abs().sum() == 0 < values.abs().sum()
 
 
-def test_the_teacher_stays_and_is_the_encoder_as_it_came() -> None:
+def test_teacher_is_the_initial_encoder() -> None:
     method = made(targets="pseudo")
     optimizer = torch.optim.SGD([value for group in method.parameter_groups() for value in group.parameters], lr=0.1)
     for seed in range(3):
@@ -275,7 +275,7 @@ VARIANTS: tuple[dict[str, Any], ...] = (
 )
 
 
-def test_the_variants_keep_what_they_say() -> None:
+def test_variants_keep_confident_regions() -> None:
     batch = labelled(REGIONS)
     teacher = tiny_encoder().encode_regions(batch.images, batch.boxes, batch.box_to_image)
     shares = [

@@ -25,13 +25,13 @@ def everywhere() -> list[dict[str, tuple[dict[str, Tensor], str]]]:
     return run_processes(trained_both_ways, range(2))
 
 
-def test_through_the_wrapper_replicas_stay_equal(everywhere: list[dict[str, Any]]) -> None:
+def test_wrapped_replicas_stay_equal(everywhere: list[dict[str, Any]]) -> None:
     (first, complaint), (second, _) = (each["wrapped"] for each in everywhere)
     assert complaint == ""
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_unwrapped_replicas_drift_apart_and_the_first_step_says_so(everywhere: list[dict[str, Any]]) -> None:
+def test_unwrapped_replicas_diverge_and_the_first_step_detects_it(everywhere: list[dict[str, Any]]) -> None:
     (first, complaint), (second, other) = (each["unwrapped"] for each in everywhere)
     assert not torch.equal(first["visual.conv1.weight"], second["visual.conv1.weight"])
     assert "gradients differ between ranks" in complaint

@@ -75,7 +75,7 @@ def test_a_box_on_a_letterboxed_square_leaves_the_black_uncovered() -> None:
     assert RESIZES["squash"].fractions(Box(6, 4, 12, 16), one) == (6 / 24, 4 / 16, 12 / 24, 1)
 
 
-def test_what_is_usable_is_the_methods_affair() -> None:
+def test_usable_condition_is_set_by_the_method() -> None:
     drawn = draw_regions(regions_of("a", None, "b"), sample_rng(0, 0, "k"), at_most=9, usable=lambda _: True)
     assert [region.label for region in drawn] == ["0", "1", "2"]
 

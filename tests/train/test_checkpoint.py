@@ -14,7 +14,7 @@ def content(step: int) -> dict[str, torch.Tensor]:
     return {"weight": torch.full((3,), float(step))}
 
 
-def test_the_last_two_are_kept_and_the_newest_is_loaded(tmp_path: Path) -> None:
+def test_keeps_two_and_loads_the_newest(tmp_path: Path) -> None:
     state = CheckpointManager(tmp_path, "one")
     assert state.load_latest() is None
     for step in (5, 10, 15):
@@ -25,7 +25,7 @@ def test_the_last_two_are_kept_and_the_newest_is_loaded(tmp_path: Path) -> None:
     assert torch.equal(loaded["weight"], content(15)["weight"])
 
 
-def test_checkpoints_of_another_identity_are_not_taken_up_and_go(tmp_path: Path) -> None:
+def test_checkpoints_of_another_identity_are_deleted(tmp_path: Path) -> None:
     CheckpointManager(tmp_path, "one").save(90, content(90))
     other = CheckpointManager(tmp_path, "other")
     assert other.load_latest() is None
@@ -51,7 +51,7 @@ def test_the_marker_holds_until_the_identity_changes(tmp_path: Path) -> None:
     state.raise_if_failed_before()
 
 
-def test_another_process_is_kept_out_by_name(tmp_path: Path) -> None:
+def test_lock_names_its_process(tmp_path: Path) -> None:
     with CheckpointManager(tmp_path / "state", "one").locked():
         (tmp_path / "state/.step-00000005.pt.1.ab.tmp").touch()
         [message] = run_processes(try_lock, [tmp_path / "state"])

@@ -1,4 +1,4 @@
-"""What processes agree on, and which device each of them takes."""
+"""Agreement of ranks, and the device of each rank."""
 
 from collections.abc import Callable
 
@@ -21,11 +21,11 @@ def message_of(action: Callable[[], object]) -> str:
         return f"{type(error).__name__} {error}"
 
 
-def test_what_the_first_process_finds_holds_for_all_and_so_does_its_error() -> None:
-    assert run_processes(first_acts, range(2)) == [["returned 7", "ConfigError no such file", "returned None"]] * 2
+def test_result_and_error_of_the_main_process_reach_all_ranks() -> None:
+    assert run_processes(act_on_main, range(2)) == [["returned 7", "ConfigError no such file", "returned None"]] * 2
 
 
-def first_acts(rank: int) -> list[str]:
+def act_on_main(rank: int) -> list[str]:
     processes, calls = DistributedContext(rank, 2, CPU), []
 
     def fails() -> None:
@@ -40,7 +40,7 @@ def first_acts(rank: int) -> list[str]:
     return found
 
 
-def test_alone_an_error_comes_as_it_is() -> None:
+def test_error_on_a_single_rank() -> None:
     def fails() -> None:
         raise TrainingError("full")
 
@@ -48,7 +48,7 @@ def test_alone_an_error_comes_as_it_is() -> None:
         DistributedContext(0, 1, CPU).run_on_main(fails)
 
 
-def test_counts_of_all_and_the_strongest_signal() -> None:
+def test_counts_and_maximum_of_signals() -> None:
     outcomes = run_processes(exchanged, range(3))
     assert (
         outcomes == [[((1, 2, 3), (10, 20, 30), StepSignal.CONTINUE), ((1, 2, 3), (10, 20, 30), StepSignal.ABORT)]] * 3
@@ -63,7 +63,7 @@ def exchanged(rank: int) -> list[tuple[tuple[int, ...], tuple[int, ...], StepSig
     return found
 
 
-def test_averages_are_means_over_processes_and_keep_their_names() -> None:
+def test_means_over_ranks_by_name() -> None:
     assert run_processes(averaged, range(2)) == [{"total": 2.5, "part": -1.0}] * 2
 
 
@@ -72,7 +72,7 @@ def averaged(rank: int) -> dict[str, float]:
     return DistributedContext(rank, 2, CPU).all_reduce_mean(values).values()
 
 
-def test_gradients_are_compared_parameter_by_parameter() -> None:
+def test_gradient_checksum_depends_on_the_parameter() -> None:
     everywhere = run_processes(complaints, range(2))
     assert everywhere[0] == everywhere[1]
     found = everywhere[0]
@@ -81,7 +81,7 @@ def test_gradients_are_compared_parameter_by_parameter() -> None:
 
 
 def complaints(rank: int) -> dict[str, str]:
-    """Of gradients that the second process has in another way."""
+    """Messages for gradients that differ on rank 1."""
     cases = {
         "equal": ([1.0, 2.0], [1.0, 2.0]),
         "another value": ([1.0, 2.0], [1.0, 2.5]),
@@ -99,7 +99,7 @@ def complaints(rank: int) -> dict[str, str]:
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A machine with four GPUs, of which nothing is used; which ones were chosen."""
+    """Simulate four GPUs and record which ones are set."""
     chosen: list[int] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
@@ -110,15 +110,13 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
-def test_one_process_takes_the_first_gpu(cuda: list[int], device: str) -> None:
+def test_single_rank_uses_gpu_0(cuda: list[int], device: str) -> None:
     with init_distributed(device) as processes:
         assert (processes.rank, processes.world_size, processes.device) == (0, 1, torch.device("cuda", 0))
     assert cuda == [0]
 
 
-def test_cpu_is_taken_where_it_is_named_or_nothing_else_is_there(
-    cuda: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cpu_if_configured_or_without_gpu(cuda: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     with init_distributed("cpu") as processes:
         assert processes.device == CPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -127,9 +125,7 @@ def test_cpu_is_taken_where_it_is_named_or_nothing_else_is_there(
     assert cuda == []
 
 
-def test_on_a_second_machine_the_gpu_is_that_of_the_local_rank(
-    cuda: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpu_is_chosen_by_local_rank(cuda: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
     for name, value in {"RANK": "6", "LOCAL_RANK": "2", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)

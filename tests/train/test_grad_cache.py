@@ -45,7 +45,7 @@ SIZES = (
 
 
 def learner(name: str, options: Mapping[str, Any], dtype: torch.dtype = torch.float64) -> Method[Any]:
-    """A method that has left the point where it equals what it was at first."""
+    """A method whose encoder differs from its teacher."""
     if name == "regionclip":
         section = parse(RegionClipConfig, {"concepts_per_step": 5, **options}, where="test")
         rng = torch.Generator().manual_seed(9)
@@ -96,7 +96,7 @@ def test_micro_batches_change_nothing(
 
 
 @pytest.mark.parametrize("sizes", [MicroBatchSizes(crops=2), MicroBatchSizes(2, 4)], ids=str)
-def test_in_single_precision_gradients_differ_by_rounding(sizes: MicroBatchSizes) -> None:
+def test_single_precision_differs_by_rounding(sizes: MicroBatchSizes) -> None:
     expected = outcome_of(learner("fineclip", {}, torch.float32), batch(dtype=torch.float32))
     method = learner("fineclip", {}, torch.float32)
     found = outcome_of(method, batch(dtype=torch.float32), GradCache(method, sizes))
@@ -120,7 +120,7 @@ def test_compiled_with_padded_micro_batches_differs_by_rounding(checkpointing: b
 
 
 @pytest.mark.parametrize("sizes", [MicroBatchSizes(crops=2), MicroBatchSizes(2, 4)], ids=str)
-def test_a_scaled_loss_has_scaled_gradients(sizes: MicroBatchSizes) -> None:
+def test_scaled_loss_has_scaled_gradients(sizes: MicroBatchSizes) -> None:
     expected = outcome_of(learner("fineclip", {}), batch())
     method = learner("fineclip", {})
     losses = GradCache(method, sizes, scaler_of(1024))(batch())
@@ -130,8 +130,8 @@ def test_a_scaled_loss_has_scaled_gradients(sizes: MicroBatchSizes) -> None:
     assert_same((values, gradients), expected, factor=1024)
 
 
-def test_half_precision_survives_only_with_its_scale() -> None:
-    """The factor is there when gradients are made: so small a one lets them vanish in float16, and none comes back."""
+def test_fp16_gradients_need_the_loss_scale() -> None:
+    """Gradients are scaled when they are computed: with a tiny scale they underflow in float16."""
     sizes = {}
     for scale in (2.0**-20, 2.0**8):
         method = learner("fineclip", {"weights": {"global": 0, "region": 0}}, torch.float32)
@@ -146,7 +146,7 @@ def test_half_precision_survives_only_with_its_scale() -> None:
 
 @pytest.mark.parametrize("sizes", [MicroBatchSizes(crops=2), MicroBatchSizes(2, 4)], ids=str)
 @pytest.mark.parametrize("name", ["fineclip", "clip"])
-def test_under_autocast_nothing_is_lost(name: str, sizes: MicroBatchSizes) -> None:
+def test_autocast_keeps_all_gradients(name: str, sizes: MicroBatchSizes) -> None:
     outcomes = []
     for each in (MicroBatchSizes(), sizes):
         method = learner(name, {}, torch.float32)
@@ -214,7 +214,7 @@ def test_a_micro_batch_has_the_rows_of_its_images() -> None:
     assert slice_batch(whole, slice(2, 2), slice(2, 2)).keys == ()
 
 
-def test_a_shared_text_is_the_same_as_its_copies() -> None:
+def test_shared_text_equals_its_copies() -> None:
     apart = replace(batch(), texts=batch().texts[[0, 1, 0, 2, 2, 0]], region_texts=batch().region_texts[[0] * 7])
     shared = replace(
         apart,
@@ -230,7 +230,7 @@ def test_a_shared_text_is_the_same_as_its_copies() -> None:
         assert_same(outcome_of(method, shared, GradCache(method, MicroBatchSizes(2, 2))), expected)
 
 
-def test_a_precomputed_gradient_is_handed_on_times_what_comes_from_outside() -> None:
+def test_precomputed_gradient_is_multiplied_by_the_outer_gradient() -> None:
     weight, constant = torch.ones(2, requires_grad=True), torch.ones(2)
     value = with_gradients(torch.tensor(5.0), {weight: torch.tensor([2.0, 4.0]), constant: constant}, scale=2.0)
     (value * 3).backward()
@@ -246,8 +246,8 @@ def test_a_precomputed_gradient_is_handed_on_times_what_comes_from_outside() -> 
     [("fineclip", {}), ("fineclip", DETACHED), ("clipself", {})],
     ids=["fineclip", "detached", "clipself"],
 )
-def test_a_compiled_encoder_sees_one_shape_of_crops(name: str, options: Mapping[str, Any]) -> None:
-    """7 crops, 3 at a time: the last chunk has one, filled up to 3 where that is asked for."""
+def test_padded_micro_batches_have_one_shape(name: str, options: Mapping[str, Any]) -> None:
+    """7 crops in micro-batches of 3: the last has one, padded to 3 with `pad_crops`."""
     shapes: dict[bool, list[int]] = {False: [], True: []}
     for pad_crops, seen in shapes.items():
         method = learner(name, options)

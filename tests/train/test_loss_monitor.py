@@ -1,4 +1,4 @@
-"""A training that is none any more stops, all processes alike, with the step and its samples."""
+"""Detection of divergence: all ranks stop, with the step and its samples."""
 
 import math
 
@@ -17,7 +17,7 @@ def monitor_of(*, max_growth: float | None = 2.0, rank: int = 0, world_size: int
 
 
 def push(monitor: LossMonitor, step: int, losses: Losses, keys: list[str]) -> dict[str, float]:
-    """The losses of the step before, which are checked first, as the loop does."""
+    """Check the losses of the step before, then push, as the loop does."""
     values = monitor.check()
     monitor.push(step, losses, keys)
     return values
@@ -27,7 +27,7 @@ def losses(total: float) -> Losses:
     return Losses(torch.tensor(total), {"global": torch.tensor(total)})
 
 
-def test_every_step_is_judged_one_step_later() -> None:
+def test_losses_are_checked_one_step_later() -> None:
     monitor = monitor_of()
     assert push(monitor, 0, losses(1.0), ["a"]) == {}
     assert push(monitor, 1, losses(math.nan), ["b", "c"]) == {"total": 1.0, "global": 1.0}
@@ -35,7 +35,7 @@ def test_every_step_is_judged_one_step_later() -> None:
         push(monitor, 2, losses(1.0), ["d"])
 
 
-def test_what_was_judged_is_not_judged_again() -> None:
+def test_losses_are_checked_once() -> None:
     monitor = monitor_of()
     push(monitor, 0, losses(4.0), ["a"])
     assert monitor.check() == {"total": 4.0, "global": 4.0}
@@ -43,7 +43,7 @@ def test_what_was_judged_is_not_judged_again() -> None:
     assert list(monitor.recent) == [4.0]
 
 
-def test_one_bad_step_is_none_and_ten_are_a_divergence() -> None:
+def test_ten_high_losses_are_a_divergence_and_one_is_not() -> None:
     monitor = monitor_of()
     for step, total in enumerate([1.0] * WINDOW + [9.0] + [1.0] * WINDOW):
         push(monitor, step, losses(total), ["a"])
@@ -55,7 +55,7 @@ def test_one_bad_step_is_none_and_ten_are_a_divergence() -> None:
         push(endless, step, losses(1.0 + 100 * step), ["a"])
 
 
-def test_a_checkpoint_keeps_what_was_seen() -> None:
+def test_state_is_restored() -> None:
     before, after = monitor_of(), monitor_of()
     for step in range(7):
         push(before, step, losses(1.0 if step == 0 else 2.5), ["a"])
@@ -67,15 +67,15 @@ def test_a_checkpoint_keeps_what_was_seen() -> None:
             push(after, step, losses(2.5), ["a"])
 
 
-def test_all_processes_stop_and_name_the_samples_of_all() -> None:
-    messages = run_processes(nan_on_the_second, range(2))
+def test_all_ranks_stop_and_name_samples_of_all() -> None:
+    messages = run_processes(nan_on_rank_1, range(2))
     assert messages[0] == messages[1]
     assert "no longer finite at step 1 of 100" in messages[0]
     assert "k0-0, k0-1, k0-2, k0-3, k0-4, k1-0, k1-1, k1-2 and 2 others" in messages[0]
     assert MAX_KEYS == 8
 
 
-def nan_on_the_second(rank: int) -> str:
+def nan_on_rank_1(rank: int) -> str:
     monitor = monitor_of(rank=rank, world_size=2)
     push(monitor, 0, losses(math.nan if rank else 1.0), [f"k{rank}-{number}" for number in range(5)])
     with pytest.raises(TrainingError) as raised:
@@ -83,7 +83,7 @@ def nan_on_the_second(rank: int) -> str:
     return str(raised.value)
 
 
-def test_after_a_resume_growth_is_seen_at_any_step() -> None:
+def test_divergence_is_detected_long_after_a_resume() -> None:
     before, after = monitor_of(), monitor_of()
     for step in range(4):
         push(before, step, losses(1.0), ["a"])
@@ -97,7 +97,7 @@ def test_after_a_resume_growth_is_seen_at_any_step() -> None:
             push(after, 30 + step, losses(3.0), ["a"])
 
 
-def test_a_loss_that_begins_near_zero_is_measured_against_a_tenth() -> None:
+def test_first_loss_has_a_lower_limit() -> None:
     """The limit is max_growth * max(first, 0.1): 0.2 here and not 0.002."""
     monitor = monitor_of()
     for step, total in enumerate([0.001] + [0.19] * 2 * WINDOW):

@@ -48,18 +48,18 @@ def test_without_crops_only_images_are_split() -> None:
     assert largest_micro_batches(COSTS, SHARE, 349, has_crops=False) == MicroBatchSizes(images=19)
 
 
-def test_what_holds_not_even_one_is_refused() -> None:
+def test_limit_below_one_image_and_crop_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"runtime.memory_gb.*one image and one crop.*runtime.checkpointing"):
         largest_micro_batches(COSTS, SHARE, 164, has_crops=True)
 
 
-def test_auto_sets_no_limit_on_a_cpu() -> None:
+def test_auto_has_no_limit_on_a_cpu() -> None:
     assert memory_limit(RuntimeConfig(), CPU) is None
     assert memory_limit(RuntimeConfig(memory_gb=None), CPU) is None
     assert memory_limit(RuntimeConfig(memory_gb=2), CPU) == 2e9
 
 
-def test_each_image_keeps_as_much_as_the_other() -> None:
+def test_bytes_per_image() -> None:
     encoder = tiny_encoder(dtype=torch.float32)
     each, constant = saved_bytes(encoder, IMAGE_PX, dtype=None, has_regions=True)
     assert each > 16 * 16 * 4 * 2
@@ -72,7 +72,7 @@ def test_each_image_keeps_as_much_as_the_other() -> None:
     assert encoder.trunk.checkpointing
 
 
-def test_what_is_expected_of_a_step_is_what_it_keeps() -> None:
+def test_estimate_equals_the_bytes_of_a_step() -> None:
     """The bytes that the graph of a whole batch keeps, counted apart from `saved_bytes`, within a tenth."""
     method = FineCLIP(tiny_encoder(dtype=torch.float32), FineCLIPConfig())
     images, regions = 6, 18
@@ -105,18 +105,18 @@ def method_and_bytes(**options: object) -> tuple[FineCLIP, int, int]:
 
 
 @pytest.mark.parametrize("options", [{}, {"trained_blocks": 1}, {"alpha": 0.5}])
-@pytest.mark.parametrize("is_shared", [False, True])
-def test_static_is_weights_gradients_moments_and_their_copies(options: dict[str, object], is_shared: bool) -> None:
-    """Weights, gradients, two moments, two kinds of micro-batches, and the buckets of DDP; what is frozen stands once."""
+@pytest.mark.parametrize("is_distributed", [False, True])
+def test_static_memory_by_hand(options: dict[str, object], is_distributed: bool) -> None:
+    """Weights, gradients, two moments, two kinds of micro-batches, and the buckets of DDP; frozen weights count once."""
     method, learning, frozen = method_and_bytes(**options)
     calls = [IMAGES, EncoderCall("crops", CROP_PX)]
-    costs = estimate_memory(method, calls, RankBatchSize(1, 1, 1, 1), dtype=None, is_distributed=is_shared)
+    costs = estimate_memory(method, calls, RankBatchSize(1, 1, 1, 1), dtype=None, is_distributed=is_distributed)
     _, constant = saved_bytes(method.encoder, IMAGE_PX, dtype=None, has_regions=True)
     assert frozen > 0
-    assert costs.static == (1 + 1 + 2 + 2 + is_shared) * learning + frozen + constant
+    assert costs.static == (1 + 1 + 2 + 2 + is_distributed) * learning + frozen + constant
 
 
-def test_a_batch_is_its_pixels_rows_and_logits() -> None:
+def test_batch_memory_by_hand() -> None:
     method, _, _ = method_and_bytes()
     share = RankBatchSize(images=3, regions=5, all_images=6, all_regions=10)
     calls = [EncoderCall("images", IMAGE_PX, images=2), EncoderCall("crops", CROP_PX)]
@@ -129,7 +129,7 @@ def test_a_batch_is_its_pixels_rows_and_logits() -> None:
     assert (bare.crop, bare.image) == (0, 2 * costs.image)
 
 
-def test_crops_without_gradient_need_two_blocks_of_them() -> None:
+def test_crops_without_gradient_need_two_blocks() -> None:
     method, _, _ = method_and_bytes()
     kept, dropped = (
         estimate_memory(
@@ -146,7 +146,7 @@ def test_crops_without_gradient_need_two_blocks_of_them() -> None:
     assert (kept.static, kept.batch, kept.image) == (dropped.static, dropped.batch, dropped.image)
 
 
-def test_auto_takes_nine_tenths_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_nine_tenths_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     properties = SimpleNamespace(total_memory=20e9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     assert memory_limit(RuntimeConfig(), torch.device("cuda", 0)) == pytest.approx(18e9)

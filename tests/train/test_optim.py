@@ -1,4 +1,4 @@
-"""The schedule at its corners, and what half precision does to a step."""
+"""Learning rate schedule, optimizer and mixed precision."""
 
 import pytest
 import torch
@@ -22,11 +22,11 @@ CPU = torch.device("cpu")
     ("step", "expected"),
     [(0, 0.1), (4, 0.5), (9, 1.0), (10, 1.0), (55, 0.5), (100, 0.0)],
 )
-def test_linear_up_then_half_a_cosine_down(step: int, expected: float) -> None:
+def test_linear_warmup_then_half_a_cosine(step: int, expected: float) -> None:
     assert learning_rate(step, total=100, peak=1.0, warmup=10) == pytest.approx(expected)
 
 
-def test_without_warmup_it_starts_at_the_peak() -> None:
+def test_without_warmup_the_first_rate_is_the_peak() -> None:
     assert learning_rate(0, total=10, peak=2.0, warmup=0) == 2.0
 
 
@@ -44,7 +44,7 @@ def one_weight(config: TrainConfig) -> tuple[nn.Linear, torch.optim.AdamW]:
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
-def test_a_scaled_step_is_the_plain_one(clip: float | None) -> None:
+def test_fp16_step_equals_fp32_step(clip: float | None) -> None:
     weights = []
     for precision in ("fp32", "fp16"):
         config = TrainConfig(precision=precision, learning_rate=0.1)
@@ -56,7 +56,7 @@ def test_a_scaled_step_is_the_plain_one(clip: float | None) -> None:
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
-def test_gradients_that_overflow_are_left_out_and_the_scale_is_halved(clip: float | None) -> None:
+def test_overflow_skips_the_step_and_halves_the_scale(clip: float | None) -> None:
     config = TrainConfig(precision="fp16", learning_rate=0.1)
     module, optimizer = one_weight(config)
     scaler = build_scaler(config, CPU)
@@ -66,7 +66,7 @@ def test_gradients_that_overflow_are_left_out_and_the_scale_is_halved(clip: floa
     assert scaler.get_scale() == 2**15
 
 
-def test_adamw_holds_what_is_configured() -> None:
+def test_adamw_has_the_configured_values() -> None:
     config = TrainConfig(learning_rate=0.25, betas=(0.8, 0.75), eps=0.125, weight_decay=0.5)
     module = nn.Linear(2, 2)
     groups = [ParameterGroup([module.weight], decays=True), ParameterGroup([module.bias], decays=False)]

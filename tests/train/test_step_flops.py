@@ -1,4 +1,4 @@
-"""What a step of each method costs by arithmetic, against torch's counter of the calls that it makes."""
+"""FLOPs of a step of each method, compared with the counter of torch."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def batch_for(name: str) -> Batch:
         ("fineclip", {"weights": {"region": 0, "distill": 0}}),
     ],
 )
-def test_a_step_costs_what_is_counted(name: str, options: dict[str, Any]) -> None:
+def test_step_flops_equal_the_counter(name: str, options: dict[str, Any]) -> None:
     method, batch = method_of(name, options), batch_for(name)
 
     def step() -> None:
@@ -65,7 +65,7 @@ def test_a_step_costs_what_is_counted(name: str, options: dict[str, Any]) -> Non
     assert step_flops(method, batch, INPUTS) == pytest.approx(found, rel=0.1)
 
 
-def test_fineclip_is_its_parts() -> None:
+def test_fineclip_is_the_sum_of_its_calls() -> None:
     method, batch = made("fineclip", {}), batch_of([2, 1])
     encoder, side = method.encoder, IMAGE_PX
     expected = (
@@ -76,19 +76,19 @@ def test_fineclip_is_its_parts() -> None:
     assert step_flops(method, batch, INPUTS) == expected
 
 
-def test_embedded_texts_cost_nothing() -> None:
+def test_embedded_texts_have_no_flops() -> None:
     method, batch = made("clip", {}), batch_of([0, 0])
     tokens = step_flops(method, batch, INPUTS)
     batch.texts = torch.randn(2, 12, dtype=torch.float64)
     assert tokens - step_flops(method, batch, INPUTS) == 2 * text_flops(method.encoder, 8)
 
 
-def test_a_mosaic_is_counted_at_its_size() -> None:
+def test_mosaic_flops_depend_on_its_size() -> None:
     small, large = (step_flops(made("clim", {"mosaic_size": size}), batch_for("clim"), INPUTS) for size in (16, 32))
     assert large > 2 * small
 
 
-def test_a_term_of_weight_zero_costs_nothing_of_its_own() -> None:
+def test_term_of_weight_zero_has_no_flops() -> None:
     batch = batch_of([2, 1])
 
     def cost(**weights: float) -> float:
