@@ -73,6 +73,9 @@ def pool_of(devices: Sequence[int] | Literal["auto"], visible: str | None) -> tu
     Args:
         devices: Numbers of allowed GPUs; auto: all.
         visible: Value of `CUDA_VISIBLE_DEVICES`; None if it is not set.
+
+    Returns:
+        GPUs as in `CUDA_VISIBLE_DEVICES`.
     """
     if visible is None:
         return tuple(map(str, _of_this_machine() if devices == "auto" else dict.fromkeys(devices)))

@@ -50,6 +50,12 @@ SINGLE_NODE = Nodes(1, 0, "localhost", 0)
 def nodes_of(environment: Mapping[str, str]) -> Nodes:
     """Return the nodes on which `srun` started this command.
 
+    Args:
+        environment: Variables of SLURM.
+
+    Returns:
+        `SINGLE_NODE` without `srun`.
+
     Raises:
         ConfigError: It was started more than once on a node.
     """
@@ -90,6 +96,9 @@ def threads_of_each(threads: int, environment: Mapping[str, str]) -> int:
     Args:
         threads: Threads of the job on this machine.
         environment: Has the number of processes on this machine.
+
+    Returns:
+        At least 1.
     """
     return max(1, threads // int(environment.get("LOCAL_WORLD_SIZE", "1")))
 
@@ -160,6 +169,12 @@ def _torchrun_options(processes: int, nodes: Nodes) -> list[str]:
 
 def _exit_code(error: Any) -> int:
     """Return the exit code of the process that failed first.
+
+    Args:
+        error: `ChildFailedError` of torchrun.
+
+    Returns:
+        Exit code above 0.
 
     Raises:
         TrainingError: It was killed, so that it has no message of its own.

@@ -64,6 +64,9 @@ def all_gather_rows(rows_ND: Tensor, counts: Sequence[int]) -> Tensor:
     Args:
         rows_ND: Rows of this rank; any type.
         counts: Rows of each rank in rank order.
+
+    Returns:
+        (M, D) rows of all ranks.
     """
     if len(counts) == 1 or not any(counts):
         return rows_ND

@@ -57,6 +57,10 @@ class Method(nn.Module, ABC, Generic[Features]):
     The text tower is frozen unless `config.train_text`. Of the vision tower everything is trained, or
     `config.trained_blocks`.
 
+    Args:
+        encoder: Initial weights; changed by training.
+        config: Section of the method.
+
     Attributes:
         encoder: The model that is trained.
         config: Section of the method.
@@ -87,6 +91,9 @@ class Method(nn.Module, ABC, Generic[Features]):
             encoder: Initial weights.
             config: Section of the method.
             data_spec: For methods that embed concepts beforehand.
+
+        Returns:
+            Method with the encoder, which is changed by training.
         """
         return cls(encoder, config)
 
@@ -99,11 +106,17 @@ class Method(nn.Module, ABC, Generic[Features]):
             data_spec: Sizes, tokenizer and concepts.
             config: Section of the method.
             max_regions: Regions per image, at most.
+
+        Returns:
+            Transform; equal arguments give equal examples.
         """
 
     @abstractmethod
     def encode(self, batch: Batch) -> Features:
         """Encode images, regions and texts of this rank, without communication.
+
+        Args:
+            batch: Rows of this rank.
 
         Returns:
             A NamedTuple. Tensor fields have one row per image or region; `region` is the input of `region_loss`.
@@ -133,6 +146,9 @@ class Method(nn.Module, ABC, Generic[Features]):
             region_RD: Dense features of regions.
             crop_RD: Their rows of `encode_crops`.
             counts: Regions of each rank in rank order.
+
+        Returns:
+            Losses of this rank, scaled as `losses/contrastive.py` describes.
         """
         return Losses.weighted({}, weights={})
 
@@ -141,6 +157,9 @@ class Method(nn.Module, ABC, Generic[Features]):
 
         Args:
             images: Images of the batch over all ranks.
+
+        Returns:
+            Sizes whose sum is `images`.
 
         Raises:
             ConfigError: The method needs a larger batch.
@@ -239,6 +258,9 @@ def interpolate_weights(trained: RegionEncoder, initial: RegionEncoder, *, alpha
         initial: Not changed.
         alpha: In [0, 1].
 
+    Returns:
+        Frozen encoder.
+
     Source:
         Wortsman et al. 2022 (WiSE-FT); CLIPSelf, training/main.py `student_teacher_ensemble`.
     """
@@ -257,6 +279,9 @@ def groups_within(sizes: Sequence[int], images: range) -> list[int]:
         sizes: Sizes of consecutive groups, from image 0 on.
         images: Numbers of the images.
 
+    Returns:
+        Sizes in order.
+
     Raises:
         AssertionError: A group lies partly inside and partly outside.
     """
@@ -272,6 +297,12 @@ def groups_within(sizes: Sequence[int], images: range) -> list[int]:
 
 def require(field: Tensor | None) -> Tensor:
     """Return a field of the batch that the transform must have filled.
+
+    Args:
+        field: The field.
+
+    Returns:
+        The same tensor.
 
     Raises:
         AssertionError: It is None.

@@ -80,6 +80,9 @@ class CLIMTransform:
             sample: A packed sample.
             rng: Generator of the sample.
 
+        Returns:
+            Example with the fields that `encode` reads.
+
         Raises:
             UndecodableImage: The bytes are not an image.
         """
@@ -92,6 +95,10 @@ class CLIMTransform:
 
 class CLIM(Method[Features]):
     """Train a `RegionEncoder` with the CLIM objective.
+
+    Args:
+        encoder: Initial weights; changed by training.
+        config: Section of the method.
 
     Raises:
         ConfigError: `mosaic_size` is not a multiple of the patch size.
@@ -115,6 +122,12 @@ class CLIM(Method[Features]):
 
     def image_groups(self, images: int) -> list[int]:
         """Return the numbers of tiles of the mosaics, then 1 for each single image.
+
+        Args:
+            images: Images of the batch over all ranks.
+
+        Returns:
+            Sizes whose sum is `images`.
 
         Raises:
             ConfigError: The batch does not fill one set of mosaics.
@@ -171,6 +184,9 @@ def mosaic_sides(images: int, sides: Sequence[int]) -> list[int]:
         images: Images of the batch over all ranks.
         sides: Tiles along the side of each mosaic of a set.
 
+    Returns:
+        One side per mosaic; empty if the batch does not fill a set.
+
     Source:
         CLIM, training/clim.py `split_a_batch`.
     """
@@ -185,6 +201,9 @@ def make_mosaics(images_B3SS: Tensor, sides: Sequence[int], *, size: int) -> Ten
         images_B3SS: As many images as the mosaics have tiles.
         sides: Tiles along the side of each mosaic; M may be 0.
         size: m.
+
+    Returns:
+        Mosaics in the order of the images.
 
     Source:
         CLIM: bicubic, without antialiasing, corners not aligned.

@@ -42,6 +42,9 @@ class CLIPTransform:
             sample: A packed sample.
             rng: Generator of the sample.
 
+        Returns:
+            Example with the fields that `encode` reads.
+
         Raises:
             UndecodableImage: The bytes are not an image.
         """

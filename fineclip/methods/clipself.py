@@ -77,6 +77,9 @@ class CLIPSelfTransform:
             sample: A packed sample.
             rng: Generator of the sample.
 
+        Returns:
+            Example with the fields that `encode` reads.
+
         Raises:
             UndecodableImage: The bytes are not an image.
         """
@@ -143,6 +146,9 @@ def grids(max_split: int) -> list[tuple[int, int]]:
     Args:
         max_split: Maximum of rows and columns; 6 gives 24 grids.
 
+    Returns:
+        24 pairs for `max_split` 6.
+
     Source:
         CLIPSelf, training/data.py `GridDistillDataset`.
     """
@@ -161,6 +167,9 @@ def draw_patches(sample: Sample, rng: np.random.Generator, *, max_split: int, at
         rng: Generator of the sample.
         max_split: Maximum of rows and columns of the grid.
         at_most: Maximum number of cells.
+
+    Returns:
+        At most `at_most` boxes.
     """
     choices = grids(max_split)
     rows, columns = choices[int(rng.integers(len(choices)))]

@@ -76,6 +76,9 @@ class FineCLIPTransform:
             sample: A packed sample.
             rng: Generator of the sample.
 
+        Returns:
+            Example with the fields that `encode` reads.
+
         Raises:
             UndecodableImage: The bytes are not an image.
         """
@@ -98,6 +101,10 @@ class FineCLIPTransform:
 
 class FineCLIP(Method[Features]):
     """Train a `RegionEncoder` with the FineCLIP objective.
+
+    Args:
+        encoder: Initial weights; changed by training.
+        config: Section of the method.
 
     Raises:
         ConfigError: All weights are 0, or crops are not a multiple of the patch size.

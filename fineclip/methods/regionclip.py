@@ -113,6 +113,9 @@ class RegionCLIPTransform:
             sample: A packed sample.
             rng: Generator of the sample.
 
+        Returns:
+            Example with the fields that `encode` reads.
+
         Raises:
             UndecodableImage: The bytes are not an image.
         """
@@ -164,6 +167,14 @@ class RegionCLIP(Method[Features]):
     @classmethod
     def build(cls, encoder: RegionEncoder, config: RegionClipConfig, data_spec: DataSpec) -> Self:
         """Return the method with concepts embedded by the initial encoder.
+
+        Args:
+            encoder: Initial weights.
+            config: Section of the method.
+            data_spec: Has the names of the concepts.
+
+        Returns:
+            Method with the encoder, which is changed by training.
 
         Raises:
             ConfigError: There are no concepts.
@@ -265,6 +276,9 @@ def embed_concepts(
         names: K names.
         prompts: `photo`: "a photo of a NAME"; `vild`: 63 templates.
         tokenize: Texts to tokens.
+
+    Returns:
+        (K, D) on the device of the encoder.
 
     Source:
         CLIPSelf's text-embedding tool.

@@ -40,6 +40,9 @@ class CachedTexts:
             key: Key of the sample.
             texts: N texts; N may be 0.
 
+        Returns:
+            (N, D) tensor.
+
         Raises:
             ShardError: The file of the shard is missing or damaged, or lacks a text.
         """

@@ -55,6 +55,9 @@ class DataSpec:
             key: Key of the sample.
             captions: N texts.
 
+        Returns:
+            Tensor on the CPU.
+
         Raises:
             ShardError: An embedding is missing.
         """
@@ -77,6 +80,9 @@ class DataSpec:
             boxes: Boxes of the crops in px of the image; None if the method uses no crops.
             part: Part of the image to use, in px; None: all of it.
             crop_size: Side of the crops in px; None: `self.crop_size`.
+
+        Returns:
+            Image and crops, or the decoded image with its pending resizes.
 
         Raises:
             UndecodableImage: The bytes are not an image.
@@ -149,6 +155,9 @@ def draw_regions(
         rng: Generator of the sample.
         at_most: Maximum number of regions.
         usable: Condition on a region. None: it has a caption, which regional contrast needs.
+
+    Returns:
+        Regions with clipped boxes.
     """
     is_usable = usable or has_caption
     found = [
@@ -179,6 +188,9 @@ def grid_boxes(rows: int, columns: int, *, width: float = 1, height: float = 1) 
         columns: Columns of the grid.
         width: Width of the rectangle; 1 gives fractions.
         height: Height of the rectangle.
+
+    Returns:
+        `rows * columns` boxes.
 
     Source:
         CLIPSelf and CLIM. Edges are computed by torch in float32: if an edge lies half way between two pixels, or a cell is

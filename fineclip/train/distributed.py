@@ -93,6 +93,9 @@ class DistributedContext:
 
         Args:
             values: Scalars by name; the same names on every rank.
+
+        Returns:
+            Means whose copy to the host has been started.
         """
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         vector = torch.stack([value.detach().float() for value in values.values()]).to(exact)
@@ -105,7 +108,13 @@ class DistributedContext:
         """Run an action on the main process and return its result on all ranks.
 
         Args:
-            action: Its result must be picklable. A `FineclipError` that it raises is raised on all ranks.
+            action: Its result must be picklable.
+
+        Returns:
+            Result of the action, on every rank.
+
+        Raises:
+            FineclipError: Raised by the action; on all ranks.
         """
         if self.world_size == 1:
             return action()
@@ -134,6 +143,9 @@ class DistributedContext:
 
     def require_equal_gradients(self, module: nn.Module) -> None:
         """Compare checksums of the gradients of all ranks after a backward pass.
+
+        Args:
+            module: Module whose parameters have gradients.
 
         Raises:
             TrainingError: They differ: a part of the loss was computed outside of the wrapped forward.

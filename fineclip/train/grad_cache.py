@@ -127,6 +127,9 @@ class GradCache(nn.Module):
             features: From `Method.encode`.
             crop_RD: Embeddings of the crops; None: crops are encoded here, in micro-batches.
             batch: Rows of this rank.
+
+        Returns:
+            Losses of this rank, or None.
         """
         if self.method.crops == "unused":
             return None
@@ -255,6 +258,9 @@ def slice_batch(batch: Batch, images: slice, regions: slice) -> Batch:
         batch: Rows of one rank.
         images: Images.
         regions: Regions of these images.
+
+    Returns:
+        Views of the tensors of `batch`.
     """
     return replace(
         batch,
@@ -283,6 +289,9 @@ def region_bounds(batch: Batch, bounds: Sequence[int]) -> list[int]:
     Args:
         batch: Rows of one rank.
         bounds: Numbers of images, ascending, up to the number of images.
+
+    Returns:
+        As many numbers as `bounds`.
     """
     box_to_image_R, counts = batch.box_to_image, batch.regions_per_image
     if box_to_image_R is None:
@@ -340,6 +349,9 @@ def with_gradients(value: Tensor, gradients: Mapping[Tensor, Tensor], *, scale: 
         value: Scalar without a graph.
         gradients: Gradient by tensor; tensors that do not require grad are left out.
         scale: Factor that the gradients contain.
+
+    Returns:
+        Scalar with the given value.
     """
     wanted = [key for key in gradients if key.requires_grad]
     if not wanted or not torch.is_grad_enabled():

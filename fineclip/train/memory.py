@@ -75,6 +75,9 @@ def choose_micro_batches(
         is_distributed: Whether there are several ranks.
         previous: Sizes in the checkpoint.
 
+    Returns:
+        Sizes per rank.
+
     Raises:
         ConfigError: Not even one image and one crop fit.
     """
@@ -123,6 +126,9 @@ def largest_micro_batches(costs: MemoryCosts, rows: RankBatchSize, limit: float,
         limit: Bytes.
         has_crops: Whether the method encodes crops.
 
+    Returns:
+        Sizes per rank.
+
     Raises:
         ConfigError: Not even one image and one crop fit.
     """
@@ -165,6 +171,9 @@ def estimate_memory(
         rows: Rows of a rank.
         dtype: Of autocast; None without.
         is_distributed: Whether there are several ranks.
+
+    Returns:
+        Bytes, per rank.
     """
     trained = sum(each.nbytes for each in method.parameters() if each.requires_grad)
     frozen = sum(each.nbytes for each in method.parameters() if not each.requires_grad)
@@ -195,6 +204,9 @@ def saved_bytes(
         px: Side of the image.
         dtype: Of autocast; None without.
         has_regions: Whether the dense map is computed beside the global embedding.
+
+    Returns:
+        Bytes per image, and constant bytes.
     """
 
     def kept(rows: int) -> float:

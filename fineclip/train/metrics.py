@@ -211,6 +211,9 @@ class LossMonitor:
     def check(self) -> dict[str, float]:
         """Check the pending losses and return them; empty if they were checked before.
 
+        Returns:
+            Total and terms by name.
+
         Raises:
             TrainingError: The total is not finite, or has grown too much.
         """
@@ -271,6 +274,9 @@ def step_flops(method: Method[Any], batch: Batch, data_spec: DataSpec) -> float:
         method: The method.
         batch: Rows of this rank.
         data_spec: Sizes of images and crops.
+
+    Returns:
+        FLOPs, where a multiplication with its addition counts 2.
     """
     counts, encoder, total = batch.counts.images, method.encoder, 0.0
     first = first_row(counts) + batch.first_image

@@ -20,6 +20,9 @@ def build_optimizer(groups: list[ParameterGroup], config: TrainConfig) -> AdamW:
     Args:
         groups: Parameters with and without weight decay.
         config: Rate, betas, eps and weight decay.
+
+    Returns:
+        Optimizer at the peak learning rate.
     """
     return AdamW(
         [
@@ -41,6 +44,9 @@ def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:
         total: Steps of the training.
         peak: Highest rate.
         warmup: Steps of the warmup.
+
+    Returns:
+        Rate in [0, peak].
 
     Source:
         open_clip and FineCLIP, `training/scheduler.py`, `cosine_lr`.

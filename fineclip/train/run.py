@@ -204,6 +204,14 @@ def _state_identity(job: Job) -> str:
 def _data_spec(config: RunConfig, vocabulary: Path | None, concepts: Path | None) -> DataSpec:
     """Return the inputs of the encoder, with the concepts of the method.
 
+    Args:
+        config: Configuration of the run.
+        vocabulary: BPE file; None for the default of the encoder.
+        concepts: Manifest of `concepts`; None if the method needs none.
+
+    Returns:
+        Data spec without embeddings of captions.
+
     Raises:
         ConfigError: The method needs concepts and has none, or the other way round.
     """
@@ -235,6 +243,9 @@ def _cached_texts(
         texts: Manifest of `texts` of each shard.
         packed: Manifest of `pack` of each shard.
         tokenizer: Manifest of the tokenizer's vocabulary.
+
+    Returns:
+        Lookup of embeddings, or None if the encoder embeds texts.
 
     Raises:
         ConfigError: They are required and not given, or the other way round.

@@ -93,6 +93,9 @@ class TrainingRun:
     def image_groups(self) -> list[ImageGroup]:
         """Groups of images of a step that one rank must hold together, with the pixels that are encoded for them.
 
+        Returns:
+            One group per entry of `Method.image_groups`; `cost` is in px.
+
         Raises:
             ConfigError: The method needs a larger batch.
         """
@@ -151,6 +154,9 @@ class TrainState:
 
 def train(run: TrainingRun) -> TrainState:
     """Train `run.method` to the last step, starting from the latest checkpoint.
+
+    Args:
+        run: Inputs of the training; its method is changed in place.
 
     Returns:
         State after the last step.
@@ -227,6 +233,9 @@ def next_batch(
         stop: Request to stop this process.
         step: Number of the step, from 0.
 
+    Returns:
+        Batch on the device of this rank, and the maximum of the decisions of all ranks.
+
     Raises:
         DataError, ShardError: A sample of this rank cannot be read.
         TrainingError: Another rank failed.
@@ -256,6 +265,9 @@ def step_seed(seed: int, step: int, rank: int | str) -> int:
         seed: Seed of the run.
         step: Number of the step, from 0.
         rank: Rank, or "all".
+
+    Returns:
+        Integer of 56 bits.
     """
     digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
     return int.from_bytes(digest[:7], "little")
@@ -263,6 +275,13 @@ def step_seed(seed: int, step: int, rank: int | str) -> int:
 
 def check_loss(run: TrainingRun, state: TrainState) -> dict[str, float]:
     """Return the pending losses over all ranks, waiting for the device; mark the run as failed if they are bad.
+
+    Args:
+        run: Configuration and context.
+        state: Its monitor has the pending losses.
+
+    Returns:
+        Total and terms by name; empty if they were checked before.
 
     Raises:
         TrainingError: They are not finite or diverge.
@@ -284,6 +303,12 @@ def save(run: TrainingRun, state: TrainState) -> None:
 
 def resume(run: TrainingRun) -> TrainState:
     """Build the state of the latest checkpoint, or of step 0 if there is none.
+
+    Args:
+        run: Inputs of the training.
+
+    Returns:
+        State with `step` finished steps.
 
     Raises:
         ConfigError: A step does not fit into memory.
