@@ -303,7 +303,8 @@ def test_changed_micro_batches_are_logged(world: World, tmp_path: Path, caplog: 
 
 def test_fp16_resumes_with_its_loss_scale(world: World, tmp_path: Path) -> None:
     whole = training_of(world, tmp_path / "whole", precision="fp16")
-    train(whole)
+    state = train(whole)
+    assert state.model.scaler is state.scaler and state.scaler.is_enabled()
     first = training_of(world, tmp_path, precision="fp16")
     stop_before(first, 5, terminate)
     with pytest.raises(SystemExit):
