@@ -11,13 +11,12 @@ import torch
 import yaml
 
 from benchmarks.figures import Figure
-from benchmarks.inputs import build_method, random_encoder
+from benchmarks.inputs import build_method, data_spec, random_encoder
 from benchmarks.memory import as_on_a_gpu
 from fineclip.config.plan import RuntimeConfig
-from fineclip.methods import FineCLIP
-from fineclip.methods.chunks import Chunks
-from fineclip.methods.items import Inputs
-from fineclip.train.memory import CONTEXT, Costs, Share, chosen_chunks, costs_of
+from fineclip.methods.fineclip import FineCLIP
+from fineclip.train.grad_cache import MicroBatchSizes
+from fineclip.train.memory import CUDA_CONTEXT, MemoryCosts, RankBatchSize, estimate_memory, largest_micro_batches
 
 PRESET = Path(__file__).parents[1] / "workflow/presets/24gb.yaml"
 IMAGES, REGIONS = 256, 8
@@ -47,15 +46,15 @@ class Chosen(NamedTuple):
     """
 
     method: FineCLIP
-    chunks: Chunks
-    costs: Costs
-    share: Share
+    chunks: MicroBatchSizes
+    costs: MemoryCosts
+    share: RankBatchSize
     limit: float
 
     @property
     def taken(self) -> float:
-        """Memory of a step in bytes."""
-        return self.costs.of(self.chunks.images or self.share.images, self.chunks.crops or self.share.regions)
+        """Bytes of a step."""
+        return self.costs.total(self.chunks.images or self.share.images, self.chunks.crops or self.share.regions)
 
     @property
     def said(self) -> str:
@@ -82,12 +81,13 @@ def chosen(case: Case, *, images: int = IMAGES, regions: int = REGIONS) -> Chose
     encoder = random_encoder(case.model, size=case.px)
     encoder.trunk.checkpointing = runtime.checkpointing
     method = build_method(encoder)
-    inputs = Inputs(tokenize=lambda _: torch.zeros(0, 77, dtype=torch.int64), image_size=case.px, crop_size=case.px)
-    share = Share(images, images * regions, images, images * regions)
+    share = RankBatchSize(images, images * regions, images, images * regions)
     with as_on_a_gpu():
-        costs = costs_of(method, method.passes(inputs), share, dtype=torch.bfloat16, is_shared=False)
-    costs = costs._replace(static=costs.static + CONTEXT)
-    return Chosen(method, chosen_chunks(costs, share, limit, has_crops=True), costs, share, limit)
+        costs = estimate_memory(
+            method, method.encoder_calls(data_spec(case.px)), share, dtype=torch.bfloat16, is_distributed=False
+        )
+    costs = costs._replace(static=costs.static + CUDA_CONTEXT)
+    return Chosen(method, largest_micro_batches(costs, share, limit, has_crops=True), costs, share, limit)
 
 
 def card_figures(cases: Sequence[Case] = CASES, *, images: int = IMAGES, regions: int = REGIONS) -> list[Figure]:
@@ -97,7 +97,7 @@ def card_figures(cases: Sequence[Case] = CASES, *, images: int = IMAGES, regions
         Figure(
             f"memory of {case.model} at {case.px} px, {images} images x {regions} regions on one card, bf16, `24gb.yaml`",
             "GB",
-            reference=each.costs.of(each.share.images, each.share.regions) / GB,
+            reference=each.costs.total(each.share.images, each.share.regions) / GB,
             against="all at once",
             ours=each.taken / GB,
             target=each.limit / GB,

@@ -22,7 +22,7 @@ USED = "DistributedDataParallel, which parameters took part"
 HOST_ONLY = {
     "encoder.pool_regions",  # values of boxes and owners are looked at on a CPU only; see `on_a_gpu`
     "encoder._check_owners",
-    "distributed.exchange",  # counts travel from host to host
+    "distributed.all_gather_counts",  # counts travel from host to host
     USED,  # a table on the host, in backward; only of a parameter that no process used the device is asked
 }
 PACKAGE = "fineclip"

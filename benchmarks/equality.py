@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from benchmarks.inputs import Step, packed, padded
 from benchmarks.plain import Kernels, OurKernels, UpstreamKernels, plain_loss
-from fineclip.methods import FineCLIP
+from fineclip.methods.fineclip import FineCLIP
+from fineclip.train.grad_cache import GradCache, MicroBatchSizes
 
 TOLERANCE = 1e-5
 
@@ -24,15 +25,15 @@ class Difference(NamedTuple):
         return max(self) < TOLERANCE
 
 
-def differences(method: FineCLIP, step: Step) -> dict[str, Difference]:
-    """Compare ours with the plain formulation on our kernels and on the upstream kernels."""
+def differences(method: FineCLIP, step: Step, sizes: MicroBatchSizes | None = None) -> dict[str, Difference]:
+    """Ours against the plain formulation on our kernels, and on upstream's."""
     kernels: Mapping[str, Kernels] = {
         "our kernels": OurKernels(method.encoder),
         "upstream's trunk": UpstreamKernels(method.encoder),
     }
     batch, template = packed(step), padded(step)
-    detaches = method.options.relaxed.detach_crops
-    ours = outcome(method, lambda: method(batch).total)
+    detaches = method.config.relaxed.detach_crops
+    ours = outcome(method, lambda: GradCache(method, sizes)(batch).total)
     found = {}
     for name, each in kernels.items():
         plain = outcome(method, lambda each=each: plain_loss(method.encoder, each, template, detaches_crops=detaches))

@@ -14,17 +14,16 @@ from benchmarks.command import build_parser, run
 from benchmarks.counting import Calls, counted_calls, in_two_processes
 from benchmarks.equality import require_equal
 from benchmarks.figures import Figure, ratio_to_limit, ratio_to_plain
-from benchmarks.inputs import SLOTS, build_method, packed, padded, random_encoder, random_step
+from benchmarks.inputs import SLOTS, build_method, data_spec, packed, padded, random_encoder, random_step
 from benchmarks.memory import StepBytes, step_bytes
 from benchmarks.plain import OurKernels, plain_loss
 from fineclip.config import TrainConfig
-from fineclip.methods import FineCLIP
-from fineclip.methods.chunks import Chunks
-from fineclip.methods.cost import step_flops
+from fineclip.methods.fineclip import FineCLIP
 from fineclip.models.flops import count_flops
-from fineclip.train.distributed import Processes
-from fineclip.train.optim import Precision, make_optimizer
-from fineclip.train.watch import Watch
+from fineclip.train.distributed import DistributedContext
+from fineclip.train.grad_cache import GradCache, MicroBatchSizes
+from fineclip.train.metrics import LossMonitor, step_flops
+from fineclip.train.optim import autocast, backward_and_step, build_optimizer, build_scaler
 from fineclip.types import Counts
 
 MODEL = "EVA02-B-16"
@@ -47,9 +46,9 @@ def flops_figures(method: FineCLIP, sizes: Sizes) -> list[Figure]:
     step = random_step(method.encoder, [sizes.few] * sizes.images, size=sizes.px)
     batch, template = packed(step), padded(step)
     kernels = OurKernels(method.encoder)
-    ours = _flops(method, lambda: method(batch).total)
+    ours = _flops(method, lambda: GradCache(method)(batch).total)
     plain = _flops(method, lambda: plain_loss(method.encoder, kernels, template))
-    arithmetic = step_flops(method, batch) or 0.0
+    arithmetic = step_flops(method, batch, data_spec(sizes.px))
     what = f"{sizes.images} images x {sizes.few} regions"
     return [
         ratio_to_plain(f"FLOPs of a step, {what}", "TFLOP", plain / 1e12, ours / 1e12, target=1.25),
@@ -82,11 +81,11 @@ def memory_figures(method: FineCLIP, sizes: Sizes) -> list[Figure]:
     plain = step_bytes(method, lambda: plain_loss(method.encoder, kernels, template))
 
     def ours(crops: int | None, checkpointing: bool = False) -> StepBytes:
-        method.chunks, trunk.checkpointing = Chunks(crops=crops), checkpointing
+        model, trunk.checkpointing = GradCache(method, MicroBatchSizes(crops=crops)), checkpointing
         try:
-            return step_bytes(method, lambda: method(batch).total)
+            return step_bytes(method, lambda: model(batch).total)
         finally:
-            method.chunks, trunk.checkpointing = Chunks(), False
+            trunk.checkpointing = False
 
     large, small = sizes.chunks
     whole, in_large, in_small, checkpointed = ours(None), ours(large), ours(small), ours(None, checkpointing=True)
@@ -152,23 +151,24 @@ def call_figures(sizes: Sizes) -> list[Figure]:
 def counted_steps(sizes: Sizes) -> tuple[dict[str, float], dict[str, float], float]:
     """Return reads by place, collectives by name, and waits, as means over the steps after the first."""
     rank = torch.distributed.get_rank()
-    processes = Processes(rank, 2, torch.device("cpu"))
+    processes = DistributedContext(rank, 2, torch.device("cpu"))
     method = build_method(random_encoder(sizes.model, size=sizes.px))
     config = TrainConfig()
-    module, optimizer = processes.wrap(method), make_optimizer(method.parameter_groups(), config)
-    precision, watch = Precision.of(config, processes.device), Watch(processes, 3.0, "benchmark", STEPS)
+    module, optimizer = processes.wrap(GradCache(method)), build_optimizer(method.parameter_groups(), config)
+    scaler, monitor = build_scaler(config, processes.device), LossMonitor(processes, 3.0, "benchmark", STEPS)
     step = random_step(method.encoder, [2, 2 + rank], size=sizes.px, seed=rank)
     batch = packed(step)
     batch.counts = Counts([2, 2], [4, 5])
 
     def one(number: int) -> None:
-        processes.exchange(2, sum(step.regions), 0)  # type: ignore[arg-type]
+        processes.all_gather_counts(2, sum(step.regions), 0)  # type: ignore[arg-type]
         optimizer.zero_grad(set_to_none=True)
-        with precision.autocast():
+        with autocast(None, processes.device):
             losses = module(batch)
-        precision.update(losses.total, optimizer, method, clip=None)
-        method.after_step(number, STEPS)
-        watch.begin(number, losses, batch.keys)
+        backward_and_step(losses.total, optimizer, scaler, method, max_norm=None)
+        method.on_step_end(number, STEPS)
+        monitor.check()
+        monitor.push(number, losses, batch.keys)
 
     one(0)
     calls: Calls

@@ -19,7 +19,7 @@ from benchmarks.figures import Figure, ratio_to_limit, ratio_to_plain
 from benchmarks.limits import copy_rate
 from benchmarks.plain import dropped
 from benchmarks.timing import spreads, time_alternately
-from fineclip.methods.contrastive import gather_rows
+from fineclip.losses.contrastive import all_gather_rows
 
 
 class Rows(NamedTuple):
@@ -78,7 +78,7 @@ def ours(rows: Rows) -> Callable[[], Tensor]:
 
     def run() -> Tensor:
         own.grad = None
-        together = gather_rows(own, rows.counts)
+        together = all_gather_rows(own, rows.counts)
         together.sum().backward()
         return together
 

@@ -19,18 +19,18 @@ from torch import Tensor
 from benchmarks.card import CASES, Case, chosen
 from benchmarks.card import IMAGES as CARD_IMAGES
 from benchmarks.figures import Figure, show, write
-from benchmarks.inputs import Padded, Step, build_method, packed, padded, random_encoder, random_step
+from benchmarks.inputs import Padded, Step, build_method, data_spec, packed, padded, random_encoder, random_step
 from benchmarks.machine import load_average
 from benchmarks.plain import OurKernels, UpstreamKernels, plain_loss
 from benchmarks.step import DETACHED
 from benchmarks.timing import Times
 from fineclip.config.training import TrainConfig
-from fineclip.methods import FineCLIP
-from fineclip.methods.chunks import Chunks
-from fineclip.methods.cost import step_flops
+from fineclip.methods.fineclip import FineCLIP
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.flops import peak_flops
-from fineclip.train.optim import make_optimizer
+from fineclip.train.grad_cache import GradCache, MicroBatchSizes
+from fineclip.train.metrics import step_flops
+from fineclip.train.optim import build_optimizer
 from fineclip.types import Batch
 
 IMAGES, REGIONS, CHUNK = 32, 8, 32
@@ -51,18 +51,18 @@ class Arm(NamedTuple):
 
     name: str
     plain: str | None = None
-    chunks: Chunks = Chunks()
+    chunks: MicroBatchSizes = MicroBatchSizes()
     compiled: bool = False
     checkpointing: bool = False
     options: dict[str, Any] = {}  # noqa: RUF012 (never written to)
 
 
 ARMS = (
-    Arm("ours, compiled, 32 crops at a time", chunks=Chunks(crops=CHUNK, are_padded=True), compiled=True),
-    Arm("ours, 32 crops at a time", chunks=Chunks(crops=CHUNK)),
-    Arm("ours", chunks=Chunks()),
-    Arm("ours, 32 crops at a time, checkpointed", chunks=Chunks(crops=CHUNK), checkpointing=True),
-    Arm("ours, 8 images and 32 crops at a time", chunks=Chunks(crops=CHUNK, images=8)),
+    Arm("ours, compiled, 32 crops at a time", chunks=MicroBatchSizes(crops=CHUNK, pad_crops=True), compiled=True),
+    Arm("ours, 32 crops at a time", chunks=MicroBatchSizes(crops=CHUNK)),
+    Arm("ours", chunks=MicroBatchSizes()),
+    Arm("ours, 32 crops at a time, checkpointed", chunks=MicroBatchSizes(crops=CHUNK), checkpointing=True),
+    Arm("ours, 8 images and 32 crops at a time", chunks=MicroBatchSizes(crops=CHUNK, images=8)),
     Arm("ours, crops without gradient (relaxed)", options=DETACHED),
     Arm("plain, our kernels", plain="same"),
     Arm("plain, upstream's trunk", plain="upstream"),
@@ -93,11 +93,10 @@ def run_arm(arm: Arm, encoder: RegionEncoder, step: Step, device: torch.device, 
     encoder.trunk.checkpointing = arm.checkpointing
     if arm.compiled:
         encoder.trunk.compile()
-    method.chunks = replace(arm.chunks)
     batch: Batch = moved(packed(step), device)
-    flops = step_flops(method, batch) or 0.0
+    flops = step_flops(method, batch, data_spec(step.images_B3SS.shape[-1]))
     loss = _loss(arm, method, batch, step, device)
-    optimizer = make_optimizer(method.parameter_groups(), TrainConfig(learning_rate=1e-9))
+    optimizer = build_optimizer(method.parameter_groups(), TrainConfig(learning_rate=1e-9))
 
     def once() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -122,7 +121,8 @@ def run_arm(arm: Arm, encoder: RegionEncoder, step: Step, device: torch.device, 
 
 def _loss(arm: Arm, method: FineCLIP, batch: Batch, step: Step, device: torch.device) -> Callable[[], Tensor]:
     if arm.plain is None:
-        return lambda: method(batch).total
+        model = GradCache(method, arm.chunks)
+        return lambda: model(batch).total
     template: Padded = moved(padded(step), device)
     kernels = OurKernels(method.encoder) if arm.plain == "same" else UpstreamKernels(method.encoder)
     return lambda: plain_loss(method.encoder, kernels, template)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fineclip.config import EncoderConfig, WeightsConfig, parse
 from fineclip.config.methods import FineCLIPConfig
-from fineclip.methods import FineCLIP
+from fineclip.methods.fineclip import FineCLIP
+from fineclip.methods.transforms import DataSpec
 from fineclip.models.encoder import RegionEncoder, build_encoder
 from fineclip.models.images import normalize_pixels
 from fineclip.models.tokenizer import trim_padding
@@ -58,8 +59,13 @@ def random_encoder(model: str = "EVA02-B-16", *, size: int = 224, seed: int = 0)
     return encoder
 
 
+def data_spec(px: int) -> DataSpec:
+    """Images and crops of one size, without a tokenizer."""
+    return DataSpec(tokenize=lambda _: torch.zeros(0, 77, dtype=torch.int64), image_size=px, crop_size=px)
+
+
 def build_method(encoder: RegionEncoder, options: Mapping[str, Any] | None = None) -> FineCLIP:
-    """Build FineCLIP with an encoder."""
+    """FineCLIP on it."""
     return FineCLIP(encoder, parse(FineCLIPConfig, options or {}, where="benchmark"))
 
 

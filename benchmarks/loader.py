@@ -17,8 +17,8 @@ from benchmarks.plain_loader import OfficialLoader
 from benchmarks.timing import spreads, time_alternately
 from fineclip.config.methods import FineCLIPConfig
 from fineclip.config.training import LoaderConfig
-from fineclip.methods import FineCLIP
-from fineclip.methods.items import Inputs, generator
+from fineclip.methods.fineclip import FineCLIP
+from fineclip.methods.transforms import DataSpec, sample_rng
 from fineclip.models.tokenizer import CONTEXT_LENGTH, Tokenizer
 from fineclip.train.data import Collate
 from fineclip.types import Sample
@@ -97,12 +97,12 @@ def _official(samples: Sequence[Sample]) -> Callable[[], None]:
 
 def _ours(samples: Sequence[Sample], config: LoaderConfig) -> Callable[[], None]:
     """Transform and collate, as a worker does."""
-    inputs = Inputs(Tokenizer(context_length=CONTEXT_LENGTH), SIDE, SIDE, loader=config)
-    prepare, collate = FineCLIP.preparation(inputs, FineCLIPConfig(), max_regions=20), Collate(inputs)
+    inputs = DataSpec(Tokenizer(context_length=CONTEXT_LENGTH), SIDE, SIDE, loader=config)
+    prepare, collate = FineCLIP.build_transform(inputs, FineCLIPConfig(), max_regions=20), Collate(inputs)
 
     def run() -> None:
         for first in range(0, len(samples), BATCH):
-            collate([prepare(each, generator(0, 0, each.key)) for each in samples[first : first + BATCH]])
+            collate([prepare(each, sample_rng(0, 0, each.key)) for each in samples[first : first + BATCH]])
 
     return run
 

@@ -14,17 +14,17 @@ from torch import Tensor
 from benchmarks.command import build_parser, run
 from benchmarks.equality import require_equal
 from benchmarks.figures import Figure, ratio_to_limit, ratio_to_plain
-from benchmarks.inputs import Step, build_method, packed, padded, random_encoder, random_step
+from benchmarks.inputs import Step, build_method, data_spec, packed, padded, random_encoder, random_step
 from benchmarks.limits import products
 from benchmarks.machine import has_amx
 from benchmarks.plain import Kernels, OurKernels, UpstreamKernels, plain_loss
 from benchmarks.timing import spreads, time_alternately
 from fineclip.config.training import TrainConfig
-from fineclip.methods import FineCLIP
-from fineclip.methods.chunks import Chunks
-from fineclip.methods.cost import step_flops
+from fineclip.methods.fineclip import FineCLIP
 from fineclip.models.encoder import RegionEncoder
-from fineclip.train.optim import make_optimizer
+from fineclip.train.grad_cache import GradCache, MicroBatchSizes
+from fineclip.train.metrics import step_flops
+from fineclip.train.optim import build_optimizer
 
 DETACHED = {"relaxed": {"detach_crops": True}}
 OURS, SAME, UPSTREAM, RELAXED, CHUNKED, PRODUCTS = (
@@ -38,8 +38,8 @@ OURS, SAME, UPSTREAM, RELAXED, CHUNKED, PRODUCTS = (
 
 
 def updating(method: FineCLIP, loss: Callable[[], Tensor], *, half: bool) -> Callable[[], None]:
-    """Return a function that runs one optimizer step on a loss."""
-    optimizer = make_optimizer(method.parameter_groups(), TrainConfig(learning_rate=1e-9))
+    """A step of the optimiser on a loss."""
+    optimizer = build_optimizer(method.parameter_groups(), TrainConfig(learning_rate=1e-9))
 
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -52,16 +52,16 @@ def updating(method: FineCLIP, loss: Callable[[], Tensor], *, half: bool) -> Cal
 
 
 def variants(encoder: RegionEncoder, step: Step, *, half: bool = False) -> dict[str, Callable[[], None]]:
-    """Return the timed variants. They share their weights, which the learning rate of 1e-9 does not change."""
-    method, relaxed, chunked = build_method(encoder), build_method(encoder, DETACHED), build_method(encoder)
-    chunked.chunks = Chunks(crops=2)
+    """What takes turns. All share the weights, which a learning rate of 1e-9 leaves as they are."""
+    method, relaxed = build_method(encoder), build_method(encoder, DETACHED)
+    whole, detached, chunked = GradCache(method), GradCache(relaxed), GradCache(method, MicroBatchSizes(crops=2))
     batch, template = packed(step), padded(step)
     kernels: dict[str, Kernels] = {SAME: OurKernels(encoder), UPSTREAM: UpstreamKernels(encoder)}
-    found = {OURS: updating(method, lambda: method(batch).total, half=half)}
+    found = {OURS: updating(method, lambda: whole(batch).total, half=half)}
     for name, each in kernels.items():
         found[name] = updating(method, lambda each=each: plain_loss(encoder, each, template), half=half)
-    found[RELAXED] = updating(relaxed, lambda: relaxed(batch).total, half=half)
-    found[CHUNKED] = updating(chunked, lambda: chunked(batch).total, half=half)
+    found[RELAXED] = updating(relaxed, lambda: detached(batch).total, half=half)
+    found[CHUNKED] = updating(method, lambda: chunked(batch).total, half=half)
     return found
 
 
@@ -71,7 +71,7 @@ def step_figures(
     """Return ratios of times, and the ratio of ours to the time of its matrix products alone."""
     method = build_method(encoder)
     patches = step.images_B3SS[0, 0].numel() // (encoder.patch[0] * encoder.patch[1])
-    arithmetic = step_flops(method, packed(step)) or 0.0
+    arithmetic = step_flops(method, packed(step), data_spec(step.images_B3SS.shape[-1]))
     dtype = torch.bfloat16 if half else torch.float32
     alone, flops = products(dtype, rows=(1 + patches) * len(step.regions), flops=arithmetic / 4)
     times = time_alternately({**variants(encoder, step, half=half), PRODUCTS: alone}, repeats=repeats)

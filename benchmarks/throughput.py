@@ -28,7 +28,7 @@ from benchmarks.photos import COCO, photographs, sample_of
 from fineclip.config.methods import FineCLIPConfig
 from fineclip.config.training import LoaderConfig
 from fineclip.methods import FineCLIP
-from fineclip.methods.items import Inputs
+from fineclip.methods.transforms import DataSpec
 from fineclip.models.tokenizer import CONTEXT_LENGTH, Tokenizer
 from fineclip.shards import TarAppender, add_sample
 from fineclip.train.data import Collate, PackedDataset, build_batches
@@ -81,8 +81,8 @@ def write_shard(folder: Path, *, boxes: int) -> PackedShard:
 
 def measure(case: Case, shard: PackedShard) -> Throughput:
     """Load batches until the rate is steady, then measure."""
-    inputs = Inputs(Tokenizer(context_length=CONTEXT_LENGTH), SIDE, SIDE, loader=LoaderConfig(crops=case.crops))
-    prepare = FineCLIP.preparation(inputs, FineCLIPConfig(), max_regions=20)
+    inputs = DataSpec(Tokenizer(context_length=CONTEXT_LENGTH), SIDE, SIDE, loader=LoaderConfig(crops=case.crops))
+    prepare = FineCLIP.build_transform(inputs, FineCLIPConfig(), max_regions=20)
     order = EpochOrder((len(shard),), BATCH, seed=0, shuffle_shards=1)
     sampler = BatchSampler(order, 0, WARM_UP + MEASURED + 8, rank=0, world_size=1)
     begin = cpu_seconds()

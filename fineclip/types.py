@@ -120,7 +120,7 @@ class Batch:
 class Losses(NamedTuple):
     """The value to go down and its parts. A NamedTuple because DDP looks into tuples and not into dataclasses.
 
-    Both are scaled as `methods/contrastive.py` says: averaged over processes they are the full-batch values.
+    Both are scaled as `losses/contrastive.py` says: averaged over processes they are the full-batch values.
     """
 
     total: Tensor

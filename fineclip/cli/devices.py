@@ -1,14 +1,14 @@
-"""GPUs of one machine, taken by a job and shared with none.
+"""Exclusive use of GPUs of one machine by jobs.
 
-A job that holds GPU 3 holds a lock on the file `device-3` of a folder of this machine. The lock goes with the process,
-however it ends: the kernel takes it back, so there is nothing to tidy up after a kill.
+A job that uses GPU 3 holds a lock on the file `device-3` in a folder of this machine. The kernel releases the lock when the
+process ends in any way.
 
-Whoever waits stands in line for every device that it could take: it locks the files `line-<device>`, lowest first, and then
-picks what is free until it has enough. Two jobs cannot wait for one another, because only those who stand in line wait
-for devices, and those who hold devices wait for nothing. A job that wants many is not overtaken by those that want few.
+A job that needs GPUs first locks the queue file `line-<device>` of each GPU it may use, in sorted order, and then locks free
+GPUs until it has enough. There is no deadlock, because jobs that hold GPUs do not wait. A job that needs many GPUs is not
+overtaken by jobs that need few.
 
-Where `CUDA_VISIBLE_DEVICES` is set, by a scheduler or by a person, nothing outside of it is taken. What a scheduler gave to
-a job is locked for that job alone: numbers of two allocations may be the same and mean different devices.
+If `CUDA_VISIBLE_DEVICES` is set, by a scheduler or by hand, no other GPU is used. GPUs from a scheduler are locked under the
+name of its allocation, because the same number may mean different GPUs in two allocations.
 """
 
 import fcntl
@@ -29,113 +29,123 @@ log = logging.getLogger(__name__)
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SCHEDULERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID")  # variables that name an allocation
 DEVICE_FILES = Path("/dev")
-LOOK_EVERY_S = 0.5
+POLL_INTERVAL_S = 0.5
 
 
 def claim(count: int, devices: Sequence[int] | Literal["auto"], *, folder: Path | None = None) -> tuple[str, ...]:
-    """Take so many devices for the life of this process, waiting until they are free, and show it no others.
+    """Lock GPUs for the life of this process, waiting until they are free, and hide all others.
 
     Args:
-        count: how many; 0 takes none and leaves everything visible.
-        devices: numbers to choose from, as nvidia-smi counts; auto: all that the machine has.
-        folder: of the locks; None takes one of this user in the machine's folder for temporary files.
+        count: Number of GPUs; 0 locks none and hides none.
+        devices: Numbers of allowed GPUs as in nvidia-smi; auto: all of the machine.
+        folder: Folder of the lock files; None: one of this user in the folder for temporary files.
 
     Returns:
-        The devices as `CUDA_VISIBLE_DEVICES` names them. None where the machine has none: the job runs on the CPU.
+        The GPUs as in `CUDA_VISIBLE_DEVICES`. Empty if the machine has none: the job runs on the CPU.
 
     Raises:
-        ConfigError: more are asked for than there are to choose from.
+        ConfigError: Fewer GPUs are allowed than requested.
     """
     allocation = allocation_of(os.environ)
     pool = pool_of(devices, os.environ.get(VISIBLE))
     if allocation is not None:
-        count = min(count, len(pool))  # of several nodes, each has its part
+        count = min(count, len(pool))  # each of several nodes has a part of them
     if count == 0 or not pool:
         return ()
     if count > len(pool):
         raise ConfigError(
-            f"this job asks for {count} GPUs, but can choose from {len(pool)} only: {', '.join(pool)}."
-            f" Lower its resource `gpu`, or name more in runtime.devices and {VISIBLE}."
+            f"this job requests {count} GPUs, but only {len(pool)} are allowed: {', '.join(pool)}."
+            f" Lower its resource `gpu`, or add GPUs to runtime.devices and {VISIBLE}."
         )
     folder = folder or Path(tempfile.gettempdir()) / f"fineclip-devices-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     prefix = f"{allocation}-" if allocation else ""
-    held = _wait(count, {name: folder / f"device-{prefix}{_slug(name)}" for name in pool})
+    held = _lock_gpus(count, {name: folder / f"device-{prefix}{_slug(name)}" for name in pool})
     os.environ["CUDA_DEVICE_ORDER"] = os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as nvidia-smi counts
     os.environ[VISIBLE] = ",".join(held)
-    log.info("holds GPU %s", ", ".join(held))
+    log.info("using GPU %s", ", ".join(held))
     return held
 
 
 def pool_of(devices: Sequence[int] | Literal["auto"], visible: str | None) -> tuple[str, ...]:
-    """What a job may choose from: what is visible, in that order, less what the configuration does not name."""
+    """Return the GPUs that a job may use: the visible ones, in that order, that the configuration allows.
+
+    Args:
+        devices: Numbers of allowed GPUs; auto: all.
+        visible: Value of `CUDA_VISIBLE_DEVICES`; None if it is not set.
+
+    Returns:
+        GPUs as in `CUDA_VISIBLE_DEVICES`.
+    """
     if visible is None:
         return tuple(map(str, _of_this_machine() if devices == "auto" else dict.fromkeys(devices)))
     named = [name.strip() for name in visible.split(",")]
-    end = next((index for index, name in enumerate(named) if name in ("", "-1")), len(named))  # as CUDA reads it
+    end = next(
+        (index for index, name in enumerate(named) if name in ("", "-1")), len(named)
+    )  # CUDA ignores what follows
     shown = dict.fromkeys(named[:end])
     numbers = None if devices == "auto" else set(map(str, devices))
-    # a device that is named by its UUID was chosen by somebody who knows it
+    # a UUID is always allowed
     return tuple(name for name in shown if numbers is None or not name.isdigit() or name in numbers)
 
 
 def allocation_of(environment: Mapping[str, str]) -> str | None:
-    """The job of a scheduler that handed out the visible devices, if one did."""
+    """Return the job of the scheduler that assigned the visible GPUs; None without a scheduler."""
     if VISIBLE not in environment:
         return None
     for variable in SCHEDULERS:
         if variable in environment:
-            node = environment.get("SLURMD_NODENAME", "")  # several may be one machine
+            node = environment.get("SLURMD_NODENAME", "")  # several nodes may be one machine
             return _slug("-".join(filter(None, (variable.partition("_")[0].lower(), environment[variable], node))))
     return None
 
 
 def _of_this_machine() -> range:
-    """CUDA counts what it finds from 0, in a container too that shows /dev/nvidia3 alone."""
+    """Return the numbers of all GPUs. CUDA counts from 0, even in a container that has only /dev/nvidia3."""
     return range(len(list(DEVICE_FILES.glob("nvidia[0-9]*"))))
 
 
-def _wait(count: int, places: Mapping[str, Path]) -> tuple[str, ...]:
-    """Stand in line, then take what is free until it is enough; the locks stay for the life of the process."""
-    line = [_stand_in_line(place.with_name(f"line-{place.name}")) for place in sorted(places.values())]
+def _lock_gpus(count: int, lock_files: Mapping[str, Path]) -> tuple[str, ...]:
+    """Queue, then lock free GPUs until there are enough. The locks last for the life of the process."""
+    queue = [_join_queue(path.with_name(f"line-{path.name}")) for path in sorted(lock_files.values())]
     held: list[str] = []
-    was_said = False
+    is_logged = False
     while True:
-        for name, place in places.items():
-            if len(held) < count and name not in held and _took(place):
+        for name, path in lock_files.items():
+            if len(held) < count and name not in held and _try_lock(path):
                 held.append(name)
         if len(held) == count:
             break
-        if not was_said:
-            holders = "; ".join(f"{name}: {_holder(place)}" for name, place in places.items() if name not in held)
-            log.info("waits for %d of the GPUs %s, which are taken (%s)", count - len(held), ", ".join(places), holders)
-            was_said = True
-        time.sleep(LOOK_EVERY_S)
-    for descriptor in line:
+        if not is_logged:
+            holders = "; ".join(f"{name}: {_holder(path)}" for name, path in lock_files.items() if name not in held)
+            log.info("waiting for %d of GPUs %s (%s)", count - len(held), ", ".join(lock_files), holders)
+            is_logged = True
+        time.sleep(POLL_INTERVAL_S)
+    for descriptor in queue:
         os.close(descriptor)
-    return tuple(name for name in places if name in held)
+    return tuple(name for name in lock_files if name in held)
 
 
-def _stand_in_line(path: Path) -> int:
-    """An open descriptor of the locked file."""
+def _join_queue(path: Path) -> int:
+    """Lock a queue file, waiting for earlier jobs, and return its descriptor."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        log.info("waits in line for GPUs: another job was first")
+        log.info("waiting for the GPU queue: another job is ahead")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     return descriptor
 
 
-def _took(path: Path) -> bool:
-    """Lock the file and write who did it, unless another process holds it."""
+def _try_lock(path: Path) -> bool:
+    """Return whether the file could be locked; write the name of this process into it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
         return False
-    os.set_inheritable(descriptor, True)  # a program that takes this one's place keeps the lock
+    os.set_inheritable(descriptor, True)  # the lock survives exec
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()}, {' '.join(sys.argv[1:2])}".encode())
     return True

@@ -1,4 +1,4 @@
-"""Verbs of training, and of what evaluation needs."""
+"""Verbs of training, and the index of a benchmark."""
 
 import argparse
 import os
@@ -12,42 +12,43 @@ from fineclip.versions import version_of
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """train, pretrained, index."""
-    verb = add_job(verbs, "train", _train, about="train one run; takes up where it was stopped")
-    verb.add_argument("--select", type=Path, required=True, help="manifest of `select`: which samples")
-    verb.add_argument(
-        "--pack", dest="packed", type=Path, nargs="+", required=True, help="manifests of `pack`: where they lie"
-    )
-    verb.add_argument(
-        "--weights", type=Path, nargs=1, required=True, help="manifest of `weights`: what training starts from"
-    )
+    """Add train, export-baseline and index."""
+    verb = add_job(verbs, "train", _train, about="train one run, or resume it")
+    verb.add_argument("--select", type=Path, required=True, help="manifest of `select`: the samples")
+    verb.add_argument("--packed", type=Path, nargs="+", required=True, help="manifests of `pack`: their bytes")
+    verb.add_argument("--weights", type=Path, nargs=1, required=True, help="manifest of `weights`: initial weights")
     add_tokenizer(verb)
     verb.add_argument(
-        "--concepts", type=Path, nargs="*", default=[], help="manifest of `concepts`, if the method needs any"
+        "--concepts", type=Path, nargs="*", default=[], help="manifest of `concepts`, if the method needs concepts"
     )
     verb.add_argument(
         "--texts",
         type=Path,
         nargs="*",
         default=[],
-        help="manifests of `texts`, under loader.cached_texts: the captions' embeddings",
+        help="manifests of `texts`, embeddings of captions, with loader.cached_texts",
     )
     verb.add_argument(
         "--runtime",
         type=json_object,
         default={},
         metavar="JSON",
-        help="the section `runtime`: means, of which no result depends",
+        help="section `runtime`: resources, which change no result",
     )
     verb.add_argument(
         "--processes",
         type=positive,
         metavar="N",
-        help="processes on this machine, which share its threads (default: one for each GPU of --gpus)",
+        help="processes on this machine, which share its threads (default: one per GPU of --gpus)",
     )
     add_resources(verb)
 
-    verb = add_job(verbs, "pretrained", _pretrained, about="publish an encoder as it comes, as a run to compare with")
+    verb = add_job(
+        verbs,
+        "export-baseline",
+        _export_baseline,
+        about="export a pretrained encoder without fine-tuning, as a run to compare with",
+    )
     verb.add_argument("--weights", type=Path, nargs=1, required=True, help="manifest of `weights`")
     add_tokenizer(verb)
 
@@ -55,7 +56,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    """Train in this process, or wait for several that it starts."""
+    """Train in this process, or in several that this one launches."""
     runtime: RuntimeConfig = section(RuntimeConfig, options.runtime, where="runtime")
     if is_launched(os.environ):
         die_with_launcher()
@@ -72,8 +73,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _train_here(options: argparse.Namespace, runtime: RuntimeConfig) -> None:
-    from fineclip.train.claims import RunConfig
-    from fineclip.train.run import VERSION, train_run
+    from fineclip.train.run import VERSION, RunConfig, train_run
 
     config = section(RunConfig, options.config, where="train", version=VERSION)
     train_run(
@@ -90,12 +90,11 @@ def _train_here(options: argparse.Namespace, runtime: RuntimeConfig) -> None:
     )
 
 
-def _pretrained(options: argparse.Namespace) -> None:
-    from fineclip.train.claims import PretrainedConfig
-    from fineclip.train.run import VERSION, publish_pretrained
+def _export_baseline(options: argparse.Namespace) -> None:
+    from fineclip.train.run import VERSION, BaselineConfig, export_baseline
 
-    config = section(PretrainedConfig, options.config, where="encoders", version=VERSION)
-    publish_pretrained(options.weights[0], options.manifest, config, tokenizer=one(options.tokenizer))
+    config = section(BaselineConfig, options.config, where="encoders", version=VERSION)
+    export_baseline(options.weights[0], options.manifest, config, tokenizer=one(options.tokenizer))
 
 
 def _index(options: argparse.Namespace) -> None:

@@ -1,9 +1,9 @@
-"""CLIP: global contrast alone, between an image and its caption.
+"""CLIP: contrast of images and captions.
 
-    L = L_global        image i  <->  its caption, over all images of all processes
+    L = L_global        image i  <->  its caption,   in-batch negatives: all images
 
-Source: Radford et al. 2021, Figure 3. The text tower is frozen by default, as in FineCLIP's own comparison; `train_text`
-trains both towers.
+Source: Radford et al. 2021, Figure 3. The text tower is frozen by default, as in the comparison of the FineCLIP paper;
+`train_text` trains both towers.
 """
 
 from dataclasses import dataclass
@@ -13,56 +13,69 @@ import numpy as np
 from torch import Tensor
 
 from fineclip.config import ClipConfig
-from fineclip.methods.base import Method, given
-from fineclip.methods.contrastive import contrastive_loss
-from fineclip.methods.items import RESIZES, Inputs, Item, Prepare, draw_caption
+from fineclip.losses.contrastive import contrastive_loss
+from fineclip.methods.base import EncoderCall, Method, require
+from fineclip.methods.transforms import RESIZES, DataSpec, TrainingExample, Transform, draw_caption
 from fineclip.types import Batch, Counts, Losses, Sample
 
-VERSION = 1  # of the loss and of what is drawn: a change of it trains again
+VERSION = 1  # of the loss and of the transform: a change trains again
 
 
 class Features(NamedTuple):
-    """What the objective compares, of width D: a row for each image of this process."""
+    """Embeddings of this rank, (B, D), not normalized."""
 
     image: Tensor
     caption: Tensor
 
 
 @dataclass(frozen=True)
-class PrepareClip:
-    """The image on its square and one of its captions."""
+class CLIPTransform:
+    """Resize the image and draw one of its captions."""
 
-    inputs: Inputs
-    options: ClipConfig
+    data_spec: DataSpec
+    config: ClipConfig
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Item:
-        """One visit to a sample.
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> TrainingExample:
+        """Return the example of one sample in one epoch.
+
+        Args:
+            sample: A packed sample.
+            rng: Generator of the sample.
+
+        Returns:
+            Example with the fields that `encode` reads.
 
         Raises:
-            UndecodableImage: its bytes are no image.
+            UndecodableImage: The bytes are not an image.
         """
         caption = draw_caption(sample.captions, rng)
-        pixels = self.inputs.pixels(sample.image, RESIZES[self.options.resize])
-        return Item(sample.key, pixels.image, text=self.inputs.texts(sample.key, [caption])[0], cuts=pixels.cuts)
+        pixels = self.data_spec.pixels(sample.image, RESIZES[self.config.resize])
+        text = self.data_spec.texts(sample.key, [caption])[0]
+        return TrainingExample(sample.key, pixels.image, text=text, cuts=pixels.cuts)
 
 
-class Clip(Method[Features]):
-    """The CLIP objective on a `RegionEncoder`."""
+class CLIP(Method[Features]):
+    """Train a `RegionEncoder` with the CLIP objective."""
 
     version = VERSION
-    section = ClipConfig
+    config_type = ClipConfig
 
     @classmethod
-    def preparation(cls, inputs: Inputs, options: ClipConfig, *, max_regions: int) -> Prepare:  # noqa: ARG003
-        """Regions play no part."""
-        return PrepareClip(inputs, options)
+    def build_transform(cls, data_spec: DataSpec, config: ClipConfig, *, max_regions: int) -> Transform:  # noqa: ARG003
+        """Return the transform. Regions are not used."""
+        return CLIPTransform(data_spec, config)
 
-    def features(self, batch: Batch) -> Features:
-        """Encode the rows of this process. No communication."""
-        return Features(image=self.encoder.encode_image(given(batch.images)), caption=self.encode_captions(batch))
+    def encode(self, batch: Batch) -> Features:
+        """Encode the images and captions of this rank."""
+        image_BD = self.encoder.encode_image(require(batch.images))
+        return Features(image_BD, require(self.embed_texts(batch)))
 
-    def loss(self, rows: Features, counts: Counts) -> Losses:
-        """The module docstring's equation."""
+    def batch_loss(self, features: Features, counts: Counts) -> Losses:
+        """Compute the contrastive term."""
         scale = self.encoder.logit_scale.exp()
-        terms = {"global": contrastive_loss(rows.image, rows.caption, scale=scale, counts=counts.images)}
-        return Losses.weighted(terms, weights={"global": 1.0})
+        loss = contrastive_loss(features.image, features.caption, logit_scale=scale, counts=counts.images)
+        return Losses.weighted({"global": loss}, weights={"global": 1.0})
+
+    def encoder_calls(self, data_spec: DataSpec) -> list[EncoderCall]:
+        """Return images and texts."""
+        return [EncoderCall("images", data_spec.image_size), EncoderCall("texts", gradient=self.config.train_text)]

@@ -1,88 +1,94 @@
-"""CLIPSelf: dense features drawn towards the global embeddings that a frozen copy of the encoder gives of the crops.
+"""CLIPSelf: dense features of regions are trained towards global embeddings of their crops by a frozen copy of the encoder.
 
-    L = L_distill       1 - cos(region j, crop j)          over all regions of all processes
+    L = L_distill       1 - cos(region j, crop j)          mean over all regions of all ranks
 
-    region j   pooled from the dense map of the encoder that learns
-    crop j     global embedding by the encoder as it was at first, without gradient
+    region j   pooled from the dense map of the trained encoder
+    crop j     global embedding by the initial encoder, without gradient
 
-Regions are those of the data (`proposals`), or the cells of a regular grid that is drawn at each visit (`patches`). No text
-takes part. Published is `alpha` of the trained weights and the rest of the initial ones; training goes on from the
-former.
+Regions are those of the data (`proposals`), or the cells of a regular grid drawn at each visit (`patches`). Texts are not
+used. The exported encoder is `alpha` of the trained and `1 - alpha` of the initial weights; training always continues from
+the trained weights.
 
-Of the trunk's last block only the value path and what follows it is used, and neither class token nor logit scale is
-compared: the class token learns where other blocks look at it, the last block's query and key and the logit scale keep
-no gradient at all, and AdamW leaves them alone. (In OpenAI's towers query, key and value are one matrix: there the rows
-of the first two have a gradient of 0 and decay with the others, as in the authors' code.)
+Only the value path of the trunk's last block is used, and neither class token nor logit scale is compared. The class token
+is trained through other blocks that attend to it. The last block's query and key and the logit scale have no gradient,
+and AdamW does not change them. (In OpenAI's towers query, key and value are one matrix: the rows of query and key have
+zero gradient and decay, as in the authors' code.)
 
 Source: Wu et al., ICLR 2024; official code, training/clipself.py and training/data.py (GridDistillDataset,
 ProposalDistillDataset).
 
-What we change, and why:
-  * gradients are averaged over processes (there: every GPU trains its own copy, of its own two images);
-  * the mean is over the regions of all processes (there: a mean of each GPU);
-  * an image without regions has none (there: a made-up box in its corner);
-  * up to `max_regions` are drawn from all usable regions (there: drawn first, then thinned by size; which sizes there are
-    is the detect stage's affair here);
-  * what is published is mixed in float32 once, at the end; a resumed training never starts from the mixture (there: it
-    would, with the optimiser's state of the other weights);
-  * all of the vision tower trains by default; `trained_blocks` names the last blocks, as the authors' scripts name all of
-    them, which leaves stem, positions, class token, final norm and projection as they are.
+Deviations from the official code, with reasons:
+  * Gradients are averaged over ranks (there: every GPU trains its own copy on its own two images).
+  * The mean is over the regions of all ranks (there: over those of each GPU).
+  * An image without regions contributes none (there: a made-up box in its corner).
+  * Up to `max_regions` are drawn from all usable regions (there: drawn first, then filtered by size; here the detect stage
+    decides which sizes exist).
+  * The exported weights are interpolated in float32 once, at the end; a resumed training never starts from them (there: it
+    would, with the optimizer state of other weights).
+  * The whole vision tower is trained by default. `trained_blocks` with the number of all blocks gives the authors' scripts,
+    which freeze stem, positions, class token, final norm and projection.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from fineclip.boxes import enlarge
 from fineclip.config import ClipSelfConfig
-from fineclip.methods.base import Method, Passes, given
-from fineclip.methods.chunks import encoded_in_chunks
-from fineclip.methods.distillation import distillation_loss
-from fineclip.methods.items import (
+from fineclip.losses.distillation import distillation_loss
+from fineclip.methods.base import EncoderCall, Method, require
+from fineclip.methods.transforms import (
     RESIZES,
-    Inputs,
-    Item,
-    Prepare,
+    DataSpec,
+    TrainingExample,
+    Transform,
     draw_caption,
     draw_regions,
     draw_subset,
     grid_boxes,
     stack_boxes,
 )
-from fineclip.models.encoder import RegionEncoder
 from fineclip.types import Batch, Box, Counts, Losses, Sample
 
-VERSION = 1  # of the loss and of what is drawn: a change of it trains again
+VERSION = 1  # of the loss and of the transform: a change trains again
 
 
 class Features(NamedTuple):
-    """What the objective compares, of width D: a row for each region of this process."""
+    """Dense features of the regions of this rank, (R, D), not normalized."""
 
     region: Tensor
-    crop: Tensor
 
 
 @dataclass(frozen=True)
-class PrepareClipSelf:
-    """The image on its square, and some of its regions or patches with their crops."""
+class CLIPSelfTransform:
+    """Resize the image and draw regions or patches with their crops."""
 
-    inputs: Inputs
-    options: ClipSelfConfig
+    data_spec: DataSpec
+    config: ClipSelfConfig
     max_regions: int
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Item:
-        """One visit to a sample.
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> TrainingExample:
+        """Return the example of one sample in one epoch.
+
+        Args:
+            sample: A packed sample.
+            rng: Generator of the sample.
+
+        Returns:
+            Example with the fields that `encode` reads.
 
         Raises:
-            UndecodableImage: its bytes are no image.
+            UndecodableImage: The bytes are not an image.
         """
-        resize = RESIZES[self.options.resize]
-        boxes, enlarged = self._boxes(sample, rng)
-        pixels = self.inputs.pixels(sample.image, resize, boxes=[enlarge(box, enlarged) for box in boxes])
-        return Item(
+        resize = RESIZES[self.config.resize]
+        boxes, crop_scale = self._boxes(sample, rng)
+        crops = [enlarge(box, crop_scale) for box in boxes]
+        pixels = self.data_spec.pixels(sample.image, resize, boxes=crops)
+        return TrainingExample(
             sample.key,
             pixels.image,
             boxes=stack_boxes([resize.fractions(box, sample) for box in boxes]),
@@ -91,48 +97,61 @@ class PrepareClipSelf:
         )
 
     def _boxes(self, sample: Sample, rng: np.random.Generator) -> tuple[list[Box], float]:
-        """In pixels of the image, and how many times as wide and high their crops are."""
-        draw_caption(sample.captions, rng)  # and leave it: so the regions are those that other methods draw
-        if self.options.regions == "patches":
-            return draw_patches(sample, rng, max_split=self.options.max_split, at_most=self.max_regions), 1.0
+        """Return boxes in px of the image, and the factor by which their crops are wider and higher."""
+        draw_caption(sample.captions, rng)  # not used, but then the regions are those that other methods draw
+        if self.config.regions == "patches":
+            return draw_patches(sample, rng, max_split=self.config.max_split, at_most=self.max_regions), 1.0
         regions = draw_regions(sample, rng, at_most=self.max_regions, usable=lambda _: True)
-        return [region.box for region in regions], self.options.crop_scale
+        return [region.box for region in regions], self.config.crop_scale
 
 
-class ClipSelf(Method[Features]):
-    """The CLIPSelf objective on a `RegionEncoder`."""
+class CLIPSelf(Method[Features]):
+    """Train a `RegionEncoder` with the CLIPSelf objective."""
 
     version = VERSION
-    section = ClipSelfConfig
-    compares_with_initial = True
-    compares_rows = False
+    config_type = ClipSelfConfig
+    needs_teacher = True
+    uses_in_batch_negatives = False
+    crops = "frozen"
 
     @classmethod
-    def preparation(cls, inputs: Inputs, options: ClipSelfConfig, *, max_regions: int) -> Prepare:
-        """Images, regions and their crops. No caption."""
-        return PrepareClipSelf(inputs, options, max_regions)
+    def build_transform(cls, data_spec: DataSpec, config: ClipSelfConfig, *, max_regions: int) -> Transform:
+        """Return the transform. Captions are not used."""
+        return CLIPSelfTransform(data_spec, config, max_regions)
 
-    def passes(self, inputs: Inputs) -> Passes:
-        """Images, and the teacher's crops."""
-        return Passes(inputs.image_size, crop_px=inputs.crop_size)
+    def encode(self, batch: Batch) -> Features:
+        """Encode the regions of this rank."""
+        boxes_R4, box_to_image_R = require(batch.boxes), require(batch.box_to_image)
+        return Features(self.encoder.encode_regions(require(batch.images), boxes_R4, box_to_image_R))
 
-    def features(self, batch: Batch) -> Features:
-        """Encode the rows of this process. No communication."""
-        boxes_R4, box_to_image_R = given(batch.boxes), given(batch.box_to_image)
-        teacher = cast("RegionEncoder", self.initial)
-        crop_RD = encoded_in_chunks(teacher.encode_image, given(batch.crops), self.chunks)
-        return Features(self.encoder.encode_regions(given(batch.images), boxes_R4, box_to_image_R), crop_RD)
+    def batch_loss(self, features: Features, counts: Counts) -> Losses:  # noqa: ARG002
+        """Return no terms: there are no in-batch negatives."""
+        return Losses.weighted({}, weights={})
 
-    def loss(self, rows: Features, counts: Counts) -> Losses:
-        """The module docstring's equation; 0 of a batch without regions."""
-        terms = {"distill": distillation_loss(rows.region, rows.crop, counts=counts.regions)}
-        return Losses.weighted(terms, weights={"distill": 1.0})
+    def region_loss(self, region_RD: Tensor, crop_RD: Tensor, counts: Sequence[int]) -> Losses:
+        """Compute the distillation term; 0 if no rank has a region."""
+        distill = distillation_loss(region_RD, crop_RD, counts=counts)
+        return Losses.weighted({"distill": distill}, weights={"distill": 1.0})
+
+    def encoder_calls(self, data_spec: DataSpec) -> list[EncoderCall]:
+        """Return images, and crops of the teacher."""
+        return [
+            EncoderCall("images", data_spec.image_size, "dense"),
+            EncoderCall("crops", data_spec.crop_size, gradient=False),
+        ]
 
 
 def grids(max_split: int) -> list[tuple[int, int]]:
-    """Rows and columns of the grids of patches, neither more than twice the other: 24 of them for 6.
+    """Return (rows, columns) of all grids of patches in which neither is more than twice the other.
 
-    Source: CLIPSelf, training/data.py `GridDistillDataset`.
+    Args:
+        max_split: Maximum of rows and columns; 6 gives 24 grids.
+
+    Returns:
+        24 pairs for `max_split` 6.
+
+    Source:
+        CLIPSelf, training/data.py `GridDistillDataset`.
     """
     return [
         (rows, columns)
@@ -142,7 +161,17 @@ def grids(max_split: int) -> list[tuple[int, int]]:
 
 
 def draw_patches(sample: Sample, rng: np.random.Generator, *, max_split: int, at_most: int) -> list[Box]:
-    """The cells of one of the grids in pixels of the image, or a random subset of them, row by row."""
+    """Return the cells of a random grid in px of the image, row by row; a random subset if there are more than `at_most`.
+
+    Args:
+        sample: Only its size is used.
+        rng: Generator of the sample.
+        max_split: Maximum of rows and columns of the grid.
+        at_most: Maximum number of cells.
+
+    Returns:
+        At most `at_most` boxes.
+    """
     choices = grids(max_split)
     rows, columns = choices[int(rng.integers(len(choices)))]
     return draw_subset(grid_boxes(rows, columns, width=sample.width, height=sample.height), rng, at_most=at_most)

@@ -1,41 +1,41 @@
-"""RegionCLIP: regions told apart by the concepts that they show, of two kinds.
+"""RegionCLIP: regions are classified by concepts. There are two variants.
 
-`targets: labels`. The label of a region is its concept, and the step's concepts A are all that its regions show and others
-at random:
+`targets: labels`. The concept of a region is its label. The step's concepts A are the labels of all its regions and random
+others:
 
     L = L_concept           mean over regions j of  sum_{a in A} BCE(s cos(region j, concept a), [label j is a])
 
-with s the encoder's inverse temperature, as a constant. Source: the re-implementation in CLIPSelf's code,
-training/region_clip.py. What we change, and why:
-  * A is drawn once for the whole batch, from (seed, step) (there: on every GPU around its own labels);
-  * gradients are averaged over processes (there: every GPU trains its own copy);
-  * up to `max_regions` are drawn from all regions whose label is a concept (there: the first 20 in the order of the file);
-  * an image without such a region stays in the batch and adds nothing (there: images with annotations are listed);
-  * concepts are embedded by the encoder as it comes (there: read from a file, made so beforehand).
+with s the encoder's inverse temperature, without gradient. Source: the re-implementation in CLIPSelf's code,
+training/region_clip.py. Deviations, with reasons:
+  * A is sampled once for the global batch, from (seed, step) (there: on every GPU around its own labels).
+  * Gradients are averaged over ranks (there: every GPU trains its own copy).
+  * Up to `max_regions` are drawn from all regions whose label is a concept (there: the first 20 in the order of the file).
+  * An image without such a region stays in the batch and contributes none (there: only images with annotations are listed).
+  * Concepts are embedded by the initial encoder (there: read from a file that was made in the same way).
 
-`targets: pseudo`. A frozen copy of the initial encoder, the teacher, says what a region shows; kept are regions for which
-it gives some concept more than `min_confidence`, all if there is none:
+`targets: pseudo`. A teacher, a frozen copy of the initial encoder, assigns a concept to each region. Regions are kept if
+the teacher's probability is above `min_confidence`; all are kept if none is:
 
     L = w_distill L_distill + w_contrast L_contrast + w_global L_global
 
-    L_distill    KL(teacher's probabilities || student's) over concepts, mean over kept regions
-    L_contrast   region j  ->  its concept among those of all kept regions, several of which may be positives
-    L_global     image i  <->  its caption, over all images of all processes
+    L_distill    KL(teacher || student) over concepts,   mean over kept regions
+    L_contrast   region j  ->  its concept,              in-batch negatives: concepts of all kept regions; several positives
+    L_global     image i  <->  its caption,              in-batch negatives: all images
 
-with one fixed temperature. Source: Zhong et al., CVPR 2022; official code, PretrainFastRCNN. What we change, and why:
-  * student and teacher are of this package's encoders, a region is pooled from the dense map of the last block (there:
-    ResNets, pooled at res4 and put through the fourth stage and the attention pool);
-  * regions are those of the data set (there: 100 at random of 300 proposals of an RPN trained on LVIS);
-  * the global feature is the image's own embedding (there: a region feature of the canvas, with its padding);
-  * rows of all processes are compared, and gradient flows to each (there: L_contrast compares those of one GPU, and
-    L_global cuts every GPU to the smallest batch and stops the gradient of the others' rows);
-  * whether no region is sure is asked of the whole batch (there: of one GPU's), and logarithms are those of a log-softmax;
-  * the prompts of a concept are chosen by `prompts` (there: a list of their own).
+with one fixed temperature. Source: Zhong et al., CVPR 2022; official code, PretrainFastRCNN. Deviations, with reasons:
+  * Student and teacher are encoders of this package; a region is pooled from the dense map of the last block (there:
+    ResNets, pooled at res4 and passed through the fourth stage and the attention pool).
+  * Regions are those of the data set (there: 100 at random of 300 proposals of an RPN trained on LVIS).
+  * The global feature is the image's own embedding (there: a region feature of the canvas with its padding).
+  * Rows of all ranks are negatives with gradient (there: L_contrast has those of one GPU, and L_global cuts every GPU to the
+    smallest batch and stops the gradient of other rows).
+  * "None is confident" refers to all ranks (there: to one GPU), and logarithms are those of a log-softmax.
+  * Prompts of a concept are chosen by `prompts` (there: a list of their own).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -44,27 +44,45 @@ from torch.nn.functional import normalize
 
 from fineclip.config import RegionClipConfig
 from fineclip.errors import ConfigError
-from fineclip.methods.base import Method, frozen_copy, given
-from fineclip.methods.concepts import (
-    concept_contrast,
-    drawn_concepts,
-    embed_concepts,
+from fineclip.losses.concepts import (
+    concept_contrastive_loss,
+    concept_distillation_loss,
     federated_loss,
-    taught,
-    teacher_loss,
+    sample_concepts,
+    teacher_targets,
 )
-from fineclip.methods.contrastive import contrastive_loss, gather_rows
-from fineclip.methods.items import RESIZES, Inputs, Item, Prepare, draw_caption, draw_regions, stack_boxes
+from fineclip.losses.contrastive import all_gather_rows, contrastive_loss
+from fineclip.methods.base import EncoderCall, Method, frozen_copy, require
+from fineclip.methods.transforms import (
+    RESIZES,
+    DataSpec,
+    Tokenize,
+    TrainingExample,
+    Transform,
+    draw_caption,
+    draw_regions,
+    stack_boxes,
+)
 from fineclip.models.encoder import RegionEncoder
+from fineclip.models.flops import Path
+from fineclip.models.prompt_templates import prompts_for
+from fineclip.models.tokenizer import trim_padding
 from fineclip.types import Batch, Counts, Losses, Region, Sample
 
-VERSION = 1  # of the loss and of what is drawn: a change of it trains again
+VERSION = 1  # of the loss and of the transform: a change trains again
+TEXTS_PER_BATCH = 1024
 
 
 class Features(NamedTuple):
-    """What the objective compares, of width D: a row for each image or each region of this process; its labels.
+    """Features of this rank, not normalized, (R, D) or (B, D); None if no term needs them.
 
-    None where no term needs it. `seed` is that of the step.
+    Attributes:
+        region: Dense features of regions.
+        label: (R,) numbers of concepts.
+        teacher: Dense features of the same regions by the teacher.
+        image: Global embeddings.
+        caption: Text embeddings.
+        seed: Seed of the step.
     """
 
     region: Tensor | None = None
@@ -76,35 +94,42 @@ class Features(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PrepareRegionClip:
-    """The image on its square, and some of its regions: with the numbers of their labels, or with a caption of the image.
+class RegionCLIPTransform:
+    """Resize the image and draw regions with the numbers of their labels, or regions and a caption of the image.
 
-    `numbers` are those of the concepts, by their names.
+    Attributes:
+        numbers: Number of each concept by name.
     """
 
-    inputs: Inputs
-    options: RegionClipConfig
+    data_spec: DataSpec
+    config: RegionClipConfig
     max_regions: int
     numbers: Mapping[str, int]
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Item:
-        """One visit to a sample.
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> TrainingExample:
+        """Return the example of one sample in one epoch.
+
+        Args:
+            sample: A packed sample.
+            rng: Generator of the sample.
+
+        Returns:
+            Example with the fields that `encode` reads.
 
         Raises:
-            UndecodableImage: its bytes are no image.
+            UndecodableImage: The bytes are not an image.
         """
-        resize = RESIZES[self.options.resize]
-        has_labels = self.options.targets == "labels"
+        resize = RESIZES[self.config.resize]
+        has_labels = self.config.targets == "labels"
+        usable = self._has_number if has_labels else _is_region
         caption = draw_caption(sample.captions, rng)
-        regions = draw_regions(
-            sample, rng, at_most=self.max_regions, usable=self._has_number if has_labels else _is_region
-        )
+        regions = draw_regions(sample, rng, at_most=self.max_regions, usable=usable)
         numbers = [self.numbers[region.label] for region in regions] if has_labels else []
-        pixels = self.inputs.pixels(sample.image, resize)
-        return Item(
+        pixels = self.data_spec.pixels(sample.image, resize)
+        return TrainingExample(
             sample.key,
             pixels.image,
-            text=None if has_labels else self.inputs.texts(sample.key, [caption])[0],
+            text=None if has_labels else self.data_spec.texts(sample.key, [caption])[0],
             boxes=stack_boxes([resize.fractions(region.box, sample) for region in regions]),
             region_labels=torch.tensor(numbers, dtype=torch.int64) if has_labels else None,
             cuts=pixels.cuts,
@@ -118,99 +143,149 @@ def _is_region(_: Region) -> bool:
     return True
 
 
-class RegionClip(Method[Features]):
-    """The RegionCLIP objectives on a `RegionEncoder`.
+class RegionCLIP(Method[Features]):
+    """Train a `RegionEncoder` with one of the RegionCLIP objectives.
 
-    Attributes:
-        concept_KD: unit vectors, what stands for each concept; they do not learn.
+    Args:
+        encoder: Initial weights.
+        config: Section of the method.
+        concept_KD: Embeddings of the concepts; normalized here.
     """
 
     version = VERSION
-    section = RegionClipConfig
+    config_type = RegionClipConfig
     concept_KD: Tensor
 
-    def __init__(self, encoder: RegionEncoder, options: RegionClipConfig, concept_KD: Tensor) -> None:
-        super().__init__(encoder, options)
-        if options.targets == "pseudo" and self.initial is None:
-            self.initial = frozen_copy(encoder)
+    def __init__(self, encoder: RegionEncoder, config: RegionClipConfig, concept_KD: Tensor) -> None:
+        super().__init__(encoder, config)
+        if config.targets == "pseudo" and self.teacher is None:
+            self.teacher = frozen_copy(encoder)
         self.register_buffer("concept_KD", normalize(concept_KD, dim=-1), persistent=False)
-        weights = options.weights
+        weights = config.weights
         self.weights = {"distill": weights.distill, "contrast": weights.contrast, "global": weights.global_}
 
     @classmethod
-    def build(cls, encoder: RegionEncoder, options: RegionClipConfig, inputs: Inputs) -> Self:
-        """The method on an encoder, which embeds the concepts as it comes.
+    def build(cls, encoder: RegionEncoder, config: RegionClipConfig, data_spec: DataSpec) -> Self:
+        """Return the method with concepts embedded by the initial encoder.
+
+        Args:
+            encoder: Initial weights.
+            config: Section of the method.
+            data_spec: Has the names of the concepts.
+
+        Returns:
+            Method with the encoder, which is changed by training.
 
         Raises:
-            ConfigError: there is no concept.
+            ConfigError: There are no concepts.
         """
-        if not inputs.concepts:
-            raise ConfigError(
-                "method regionclip tells regions apart by concepts, and there is none. Make some: concepts"
-            )
-        concept_KD = embed_concepts(encoder, inputs.concepts, prompts=options.prompts, tokenize=inputs.tokenize)
-        return cls(encoder, options, concept_KD)
+        if not data_spec.concepts:
+            raise ConfigError("method regionclip classifies regions by concepts, and there are none. Run: concepts")
+        concept_KD = embed_concepts(encoder, data_spec.concepts, prompts=config.prompts, tokenize=data_spec.tokenize)
+        return cls(encoder, config, concept_KD)
 
     @classmethod
-    def preparation(cls, inputs: Inputs, options: RegionClipConfig, *, max_regions: int) -> Prepare:
-        """Images and regions with their labels; or images, captions and regions."""
-        numbers = {name: number for number, name in enumerate(inputs.concepts)}
-        return PrepareRegionClip(inputs, options, max_regions, numbers)
+    def build_transform(cls, data_spec: DataSpec, config: RegionClipConfig, *, max_regions: int) -> Transform:
+        """Return the transform."""
+        numbers = {name: number for number, name in enumerate(data_spec.concepts)}
+        return RegionCLIPTransform(data_spec, config, max_regions, numbers)
 
-    def features(self, batch: Batch) -> Features:
-        """Encode the rows of this process, as far as a term needs them. No communication."""
-        return self._labelled(batch) if self.options.targets == "labels" else self._taught(batch)
+    def encode(self, batch: Batch) -> Features:
+        """Encode the regions of this rank, and images, captions and teacher features if a term needs them."""
+        return self._encode_labeled(batch) if self.config.targets == "labels" else self._encode_with_teacher(batch)
 
-    def _labelled(self, batch: Batch) -> Features:
-        region_RD = self.encoder.encode_regions(given(batch.images), given(batch.boxes), given(batch.box_to_image))
-        return Features(region=region_RD, label=given(batch.region_labels), seed=batch.seed)
+    def _encode_labeled(self, batch: Batch) -> Features:
+        boxes_R4, box_to_image_R = require(batch.boxes), require(batch.box_to_image)
+        region_RD = self.encoder.encode_regions(require(batch.images), boxes_R4, box_to_image_R)
+        return Features(region=region_RD, label=require(batch.region_labels), seed=batch.seed)
 
-    def _taught(self, batch: Batch) -> Features:
-        images, has_global = given(batch.images), self.weights["global"] > 0
-        caption_BD = self.encode_captions(batch) if has_global else None
-        if self.initial is None or not (self.weights["distill"] or self.weights["contrast"]):
+    def _encode_with_teacher(self, batch: Batch) -> Features:
+        images, has_global = require(batch.images), self.weights["global"] > 0
+        caption_BD = require(self.embed_texts(batch)) if has_global else None
+        if self.teacher is None or not (self.weights["distill"] or self.weights["contrast"]):
             return Features(image=self.encoder.encode_image(images), caption=caption_BD)
-        boxes_R4, box_to_image_R = given(batch.boxes), given(batch.box_to_image)
+        boxes_R4, box_to_image_R = require(batch.boxes), require(batch.box_to_image)
         with torch.no_grad():
-            teacher_RD = self.initial.encode_regions(images, boxes_R4, box_to_image_R)
+            teacher_RD = self.teacher.encode_regions(images, boxes_R4, box_to_image_R)
         if not has_global:
             return Features(self.encoder.encode_regions(images, boxes_R4, box_to_image_R), teacher=teacher_RD)
         image_BD, region_RD = self.encoder.encode_image_and_regions(images, boxes_R4, box_to_image_R)
         return Features(region_RD, teacher=teacher_RD, image=image_BD, caption=caption_BD)
 
-    def loss(self, rows: Features, counts: Counts) -> Losses:
-        """One of the module docstring's equations. Without regions their terms are 0."""
-        if rows.region is not None and rows.label is not None:
-            loss = self._of_labels(rows.region, rows.label, counts, seed=rows.seed)
+    def batch_loss(self, features: Features, counts: Counts) -> Losses:
+        """Compute the terms of the variant; those of regions are 0 if no rank has a region."""
+        if features.region is not None and features.label is not None:
+            loss = self._concept_loss(features.region, features.label, counts, seed=features.seed)
             return Losses.weighted({"concept": loss}, weights={"concept": 1.0})
         terms: dict[str, Tensor] = {}
-        if rows.region is not None and rows.teacher is not None:
-            terms |= self._of_teacher(rows.region, rows.teacher, counts)
-        if rows.image is not None and rows.caption is not None:
-            scale = rows.image.new_tensor(1 / self.options.temperature)
-            terms["global"] = contrastive_loss(rows.image, rows.caption, scale=scale, counts=counts.images)
+        if features.region is not None and features.teacher is not None:
+            terms |= self._teacher_losses(features.region, features.teacher, counts)
+        if features.image is not None and features.caption is not None:
+            scale = features.image.new_tensor(1 / self.config.temperature)
+            terms["global"] = contrastive_loss(
+                features.image, features.caption, logit_scale=scale, counts=counts.images
+            )
         return Losses.weighted(terms, weights=self.weights)
 
-    def _of_labels(self, region_RD: Tensor, label_R: Tensor, counts: Counts, *, seed: int) -> Tensor:
-        label_M = gather_rows(label_R[:, None], counts.regions)[:, 0]
-        drawn_K = drawn_concepts(
-            label_M, concepts=len(self.concept_KD), at_least=self.options.concepts_per_step, seed=seed
-        )
+    def _concept_loss(self, region_RD: Tensor, label_R: Tensor, counts: Counts, *, seed: int) -> Tensor:
+        concept_KD, at_least = self.concept_KD, self.config.concepts_per_step
+        label_M = all_gather_rows(label_R[:, None], counts.regions)[:, 0]
+        selected_K = sample_concepts(label_M, concepts=len(concept_KD), at_least=at_least, seed=seed)
         scale = self.encoder.logit_scale.detach().exp()
-        return federated_loss(region_RD, label_R, self.concept_KD, drawn_K, scale=scale, counts=counts.regions)
+        return federated_loss(region_RD, label_R, concept_KD, selected_K, logit_scale=scale, counts=counts.regions)
 
-    def _of_teacher(self, region_RD: Tensor, teacher_RD: Tensor, counts: Counts) -> dict[str, Tensor]:
-        concept_KD, temperature = self.concept_KD, self.options.temperature
-        said = taught(
+    def _teacher_losses(self, region_RD: Tensor, teacher_RD: Tensor, counts: Counts) -> dict[str, Tensor]:
+        concept_KD, temperature = self.concept_KD, self.config.temperature
+        targets = teacher_targets(
             teacher_RD,
             concept_KD,
             temperature=temperature,
-            min_confidence=self.options.min_confidence,
+            min_confidence=self.config.min_confidence,
             counts=counts.regions,
         )
-        losses = {"distill": teacher_loss, "contrast": concept_contrast}
+        losses = {"distill": concept_distillation_loss, "contrast": concept_contrastive_loss}
         return {
-            name: loss(region_RD, concept_KD, said, temperature=temperature)
+            name: loss(region_RD, concept_KD, targets, temperature=temperature)
             for name, loss in losses.items()
             if self.weights[name]
         }
+
+    def encoder_calls(self, data_spec: DataSpec) -> list[EncoderCall]:
+        """Return images, and for pseudo-labels the teacher's images and the texts."""
+        px, weights = data_spec.image_size, self.weights
+        if self.config.targets == "labels":
+            return [EncoderCall("images", px, "dense")]
+        has_regions = bool(weights["distill"] or weights["contrast"])
+        path: Path = "global" if not has_regions else "shared" if weights["global"] else "dense"
+        calls = [EncoderCall("images", px, path)]
+        if has_regions:
+            calls.append(EncoderCall("images", px, "dense", gradient=False))
+        if weights["global"]:
+            calls.append(EncoderCall("texts", gradient=self.config.train_text))
+        return calls
+
+
+@torch.no_grad()
+def embed_concepts(
+    encoder: RegionEncoder, names: Sequence[str], *, prompts: Literal["photo", "vild"], tokenize: Tokenize
+) -> Tensor:
+    """Return unit vectors of concepts, (K, D): the normalized mean of the normalized embeddings of their prompts.
+
+    Args:
+        encoder: Its text tower and device are used.
+        names: K names.
+        prompts: `photo`: "a photo of a NAME"; `vild`: 63 templates.
+        tokenize: Texts to tokens.
+
+    Returns:
+        (K, D) on the device of the encoder.
+
+    Source:
+        CLIPSelf's text-embedding tool.
+    """
+    texts = [prompts_for(name, prompts) for name in names]
+    token_TL = trim_padding(tokenize([text for texts_of_name in texts for text in texts_of_name]))
+    device = encoder.logit_scale.device
+    parts = [encoder.encode_text(part.to(device)) for part in torch.split(token_TL, TEXTS_PER_BATCH)]
+    prompt_KPD = normalize(torch.cat(parts), dim=-1).unflatten(0, (len(names), -1))  # type: ignore[no-untyped-call]
+    return normalize(prompt_KPD.mean(dim=1), dim=-1)

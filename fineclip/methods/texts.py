@@ -1,4 +1,4 @@
-"""Texts that were embedded beforehand, as the loader's workers read them.
+"""Embeddings of texts computed beforehand, as workers of the loader read them.
 
 Legend: N texts, D embedding width.
 """
@@ -14,15 +14,15 @@ from torch import Tensor
 from fineclip.errors import ShardError
 from fineclip.shards import TextsFile
 
-MOST_OPEN = 64  # files; a loader reads from a few shards at a time
+MOST_OPEN = 64  # open files; a loader reads from a few shards at a time
 
 
 @dataclass(eq=False)
 class CachedTexts:
-    """Embeddings by a sample's key and its texts. Picklable: each process opens the files itself, when it needs them.
+    """Look up embeddings by key of the sample and text. Picklable: each process opens the files when it needs them.
 
     Attributes:
-        files: of each shard.
+        files: File of each shard.
         width: D.
     """
 
@@ -31,13 +31,20 @@ class CachedTexts:
     _open: dict[str, TextsFile] = field(default_factory=dict, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}  # maps of files cannot be sent
+        return {**self.__dict__, "_open": {}}  # memory maps cannot be pickled
 
     def __call__(self, key: str, texts: Sequence[str]) -> Tensor:
-        """(N, D) float32, not normalised, of texts of one sample; of none for any key.
+        """Return embeddings of texts of one sample, (N, D) float32, not normalized.
+
+        Args:
+            key: Key of the sample.
+            texts: N texts; N may be 0.
+
+        Returns:
+            (N, D) tensor.
 
         Raises:
-            ShardError: the file of its shard is gone or damaged, or lacks one of the texts.
+            ShardError: The file of the shard is missing or damaged, or lacks a text.
         """
         if not texts:
             return torch.empty(0, self.width)
@@ -46,16 +53,14 @@ class CachedTexts:
             return torch.from_numpy(file.features(texts))
         except KeyError as error:
             raise ShardError(
-                f"{file.path}: has no embedding of {error.args[0]!r}, a text of sample {key}. It was made of other texts: make it"
-                " again, with the option --force of `fineclip texts`."
+                f"{file.path}: has no embedding of {error.args[0]!r}, a text of sample {key}. It was computed for other texts:"
+                " run `fineclip texts --force`."
             ) from None
 
     def _file(self, shard: str) -> TextsFile:
         if shard not in self._open:
             if shard not in self.files:
-                raise ShardError(
-                    f"shard {shard}: no embeddings of its texts are given. Hand over their manifest: --texts"
-                )
+                raise ShardError(f"shard {shard}: no embeddings of its texts are given. Add their manifest to --texts.")
             if len(self._open) >= MOST_OPEN:
                 del self._open[next(iter(self._open))]
             self._open[shard] = TextsFile(self.files[shard])

@@ -1,1 +1,1 @@
-"""One loop for every method: order of samples, reading, processes, optimiser, checkpoints."""
+"""Training: one loop for every method (see `train.py`)."""

@@ -1,7 +1,7 @@
 """Data path of a training run, from sample references to a batch on the device.
 
     BatchSampler -> PackedDataset -> Collate -> to_device
-    [SampleRef]     [Item]           CPUBatch   Batch
+    [SampleRef]     [TrainingExample] CPUBatch  Batch
 
 The batch of a step is a function of (seed, step), and the random draws of a sample are a function of (seed, epoch, key).
 So a resumed run sees the batches of an uninterrupted one, and any number of ranks and workers makes the same examples.
@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from fineclip.errors import DataError, FineclipError
-from fineclip.methods.items import Inputs, Item, Prepare, generator
+from fineclip.methods.transforms import DataSpec, TrainingExample, Transform, sample_rng
 from fineclip.models.device_crops import CropPlan, crop_on_device
 from fineclip.models.images import UndecodableImage
 from fineclip.models.tokenizer import trim_padding
@@ -38,7 +38,7 @@ from fineclip.types import Batch, Counts
 
 
 @dataclass
-class PackedDataset(Dataset[Item]):
+class PackedDataset(Dataset[TrainingExample]):
     """Training examples of packed shards, indexed by `SampleRef`. Can be pickled.
 
     Args:
@@ -48,7 +48,7 @@ class PackedDataset(Dataset[Item]):
     """
 
     shards: Sequence[PackedShard]
-    transform: Prepare
+    transform: Transform
     seed: int
     _starts: npt.NDArray[np.int64] = field(init=False, repr=False)
     _reader: ByteRangeReader | None = field(default=None, init=False, repr=False)
@@ -62,7 +62,7 @@ class PackedDataset(Dataset[Item]):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reader": None}  # open files cannot be pickled
 
-    def __getitem__(self, sample: SampleRef) -> Item:
+    def __getitem__(self, sample: SampleRef) -> TrainingExample:
         """Read, decode and transform one sample.
 
         Raises:
@@ -74,14 +74,14 @@ class PackedDataset(Dataset[Item]):
         self._reader = self._reader or ByteRangeReader(read_ahead=True)
         packed = shard.read(within, self._reader)
         try:
-            return self.transform(packed, generator(self.seed, sample.epoch, packed.key))
+            return self.transform(packed, sample_rng(self.seed, sample.epoch, packed.key))
         except UndecodableImage as error:
             raise DataError(
                 f"{shard.tar}: sample {packed.key} {error}. It was an image when it was packed: delete"
                 f" {shard.tar.with_suffix('.json')} and run again."
             ) from None
 
-    def __getitems__(self, samples: Sequence[SampleRef]) -> list[Item] | FineclipError:
+    def __getitems__(self, samples: Sequence[SampleRef]) -> list[TrainingExample] | FineclipError:
         """Return the examples of one batch, or the error: `DataLoader` changes the message of an error that a worker raises."""
         try:
             return [self[sample] for sample in samples]
@@ -142,12 +142,12 @@ class Collate:
     """Concatenate examples to a batch.
 
     Args:
-        inputs: Sizes of images, crops and texts; they give the shapes of an empty batch.
+        data_spec: Sizes of images, crops and texts; they give the shapes of an empty batch.
     """
 
-    inputs: Inputs
+    data_spec: DataSpec
 
-    def __call__(self, examples: Sequence[Item] | FineclipError) -> CPUBatch | FineclipError:
+    def __call__(self, examples: Sequence[TrainingExample] | FineclipError) -> CPUBatch | FineclipError:
         """Collate any number of examples, also none. An error is returned as it is."""
         if isinstance(examples, FineclipError):
             return examples
@@ -174,10 +174,10 @@ class Collate:
             crop_plans=crop_plans,
         )
 
-    def _empty_example(self) -> Item:
-        size, crop_size = self.inputs.image_size, self.inputs.crop_size
-        texts = self.inputs.texts("", [])
-        return Item(
+    def _empty_example(self) -> TrainingExample:
+        size, crop_size = self.data_spec.image_size, self.data_spec.crop_size
+        texts = self.data_spec.texts("", [])
+        return TrainingExample(
             "",
             torch.empty(0, 3, size, size, dtype=torch.uint8),
             text=texts,
@@ -195,7 +195,7 @@ def _concatenate(parts: Sequence[Tensor | None], empty: Tensor | None) -> Tensor
     return None if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])
 
 
-def _images(examples: Sequence[Item], empty: Tensor, *, are_whole: bool) -> Tensor:
+def _images(examples: Sequence[TrainingExample], empty: Tensor, *, are_whole: bool) -> Tensor:
     """Stack image squares, (B, 3, S, S), or concatenate the bytes of whole images of any size, (n,)."""
     if not examples:
         return empty

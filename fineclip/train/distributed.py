@@ -1,7 +1,7 @@
-"""One process or several: joining, agreeing, averaging, checking.
+"""One rank or several: process group, collectives of host values, and checks.
 
-`torchrun` starts several; without it there is one and nothing is ever sent. Every function here is called by all processes
-at the same point, or by none.
+`torchrun` starts several processes; without it there is one rank and no communication. Every function here is called by
+all ranks at the same point, or by none.
 """
 
 import os
@@ -18,82 +18,108 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fineclip.errors import FineclipError, TrainingError
-from fineclip.models.device import resolve_device
 from fineclip.types import Counts
 
-PATIENCE = timedelta(minutes=30)  # longer than any checkpoint takes to write: the others wait for the first process
+PROCESS_GROUP_TIMEOUT = timedelta(minutes=30)  # longer than writing a checkpoint, for which other ranks wait
 T = TypeVar("T")
 
 
-class Wish(IntEnum):
-    """What a process wants after the step at hand; the strongest wish holds for all."""
+class StepSignal(IntEnum):
+    """Decision of a rank after a step. The maximum over ranks is applied on every rank."""
 
-    GO_ON = 0
+    CONTINUE = 0
     STOP = 1
-    FAIL = 2
+    ABORT = 2
 
 
-class Averages:
-    """Numbers on their way from the device.
+class AsyncScalars:
+    """Scalars whose copy to the host has been started.
 
     Args:
-        vector: one number for each name.
+        names: One name per scalar.
+        vector: The scalars, on any device.
     """
 
     def __init__(self, names: tuple[str, ...], vector: Tensor) -> None:
         self._names = names
-        self._vector, self._arrived = vector, None
+        self._vector, self._copied = vector, None
         if vector.device.type == "cuda":
             self._vector = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
             self._vector.copy_(vector, non_blocking=True)
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._arrived.record()
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
 
     def values(self) -> dict[str, float]:
-        """By name; waits until they are there."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
+        """Wait for the copy and return the scalars by name."""
+        if self._copied is not None:
+            self._copied.synchronize()
         return dict(zip(self._names, self._vector.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
-class Processes:
-    """Who takes part. `rank` counts from 0; the first process writes all files."""
+class DistributedContext:
+    """Rank, world size and device of this process. Rank 0 is the main process and writes all files."""
 
     rank: int
     world_size: int
     device: torch.device
 
     @property
-    def is_first(self) -> bool:
-        """Whether this one writes."""
+    def is_main_process(self) -> bool:
+        """Whether this process writes files."""
         return self.rank == 0
 
-    def exchange(self, images: int, regions: int, wish: Wish) -> tuple[Counts, Wish]:
-        """Rows of every process, and what holds for all. Once a step, host integers."""
+    def all_gather_counts(self, images: int, regions: int, signal: StepSignal) -> tuple[Counts, StepSignal]:
+        """Exchange host integers, once per step.
+
+        Args:
+            images: Images of this rank.
+            regions: Regions of this rank.
+            signal: Decision of this rank.
+
+        Returns:
+            Rows of every rank, and the decision for all ranks.
+        """
         if self.world_size == 1:
-            return Counts([images], [regions]), wish
-        own = torch.tensor([images, regions, int(wish)])
+            return Counts([images], [regions]), signal
+        own = torch.tensor([images, regions, int(signal)])
         table = torch.empty(3 * self.world_size, dtype=torch.int64)
         dist.all_gather_into_tensor(table, own)
-        all_images, all_regions, wishes = table.view(-1, 3).T.tolist()
-        return Counts(all_images, all_regions), Wish(max(wishes))
+        all_images, all_regions, signals = table.view(-1, 3).T.tolist()
+        return Counts(all_images, all_regions), StepSignal(max(signals))
 
-    def averages(self, values: Mapping[str, Tensor]) -> "Averages":
-        """Means over processes of scalars that each process has under the same names, begun and not waited for."""
+    def all_reduce_mean(self, values: Mapping[str, Tensor]) -> AsyncScalars:
+        """Start the mean over ranks of scalars without waiting for the device.
+
+        Args:
+            values: Scalars by name; the same names on every rank.
+
+        Returns:
+            Means whose copy to the host has been started.
+        """
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         vector = torch.stack([value.detach().float() for value in values.values()]).to(exact)
         if self.world_size > 1:
             dist.all_reduce(vector)
             vector /= self.world_size
-        return Averages(tuple(values), vector)
+        return AsyncScalars(tuple(values), vector)
 
-    def first_does(self, action: Callable[[], T]) -> T:
-        """The first process acts, all get what it returns; a `FineclipError` there is raised by all."""
+    def run_on_main(self, action: Callable[[], T]) -> T:
+        """Run an action on the main process and return its result on all ranks.
+
+        Args:
+            action: Its result must be picklable.
+
+        Returns:
+            Result of the action, on every rank.
+
+        Raises:
+            FineclipError: Raised by the action; on all ranks.
+        """
         if self.world_size == 1:
             return action()
         outcome: list[Any] = [None, None]
-        if self.is_first:
+        if self.is_main_process:
             try:
                 outcome = [action(), None]
             except FineclipError as error:
@@ -105,21 +131,24 @@ class Processes:
         return result
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module whose forward synchronises gradients.
+        """Return the module in DistributedDataParallel, or as it is on a single rank.
 
-        `find_unused_parameters` leaves the gradient of a parameter that took no part at None, so that AdamW leaves it
-        alone, and keeps DDP from rebuilding its buckets, so that a resumed run sums in the same order. No buffer of a method
-        changes in training, so none is sent around.
+        `find_unused_parameters` keeps the gradient of an unused parameter at None, so that AdamW does not change it, and
+        keeps DDP from rebuilding its buckets, so that a resumed run sums in the same order. Buffers do not change during
+        training and are not broadcast.
         """
         if self.world_size == 1:
             return module
         return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
 
     def require_equal_gradients(self, module: nn.Module) -> None:
-        """Compare checksums of the gradients, as every process has them after backward.
+        """Compare checksums of the gradients of all ranks after a backward pass.
+
+        Args:
+            module: Module whose parameters have gradients.
 
         Raises:
-            TrainingError: they differ: some part of the loss was computed outside of the wrapped forward.
+            TrainingError: They differ: a part of the loss was computed outside of the wrapped forward.
         """
         if self.world_size == 1:
             return
@@ -129,49 +158,52 @@ class Processes:
         table = table.view(self.world_size, -1)
         if not torch.equal(table, table[:1].expand_as(table)):
             raise TrainingError(
-                f"gradients differ between processes after the first step (sums of magnitudes {table[:, 1].tolist()}):"
-                " they are not synchronised. This is a bug of the method: all of its loss must come from `forward`."
+                f"gradients differ between ranks after the first step (sums of magnitudes {table[:, 1].tolist()})."
+                " This is a bug of the method: its loss must be computed inside of the forward that DDP wraps."
             )
 
 
 def _checksum(module: nn.Module) -> Tensor:
-    """(3,) number of gradients, sum of magnitudes, sum that tells one parameter's share from another's."""
+    """Return (3,): number of gradients, sum of magnitudes, and a sum weighted by the number of the parameter."""
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     sums = torch.tensor([gradient.double().abs().sum().item() for gradient in gradients], dtype=torch.float64)
     weighted = sums * torch.arange(1, len(sums) + 1)
     checksum = torch.stack([torch.tensor(len(sums), dtype=torch.float64), sums.sum(), weighted.sum()])
-    return checksum.nan_to_num(nan=-1.0)  # a loss that is not finite is the loop's affair
+    return checksum.nan_to_num(nan=-1.0)  # a loss that is not finite is checked by LossMonitor
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Processes]:
-    """The processes that `torchrun` started, or this one alone.
+def init_distributed(device: str) -> Iterator[DistributedContext]:
+    """Join the process group that `torchrun` started, or run on a single rank.
 
     Args:
-        device: auto, cpu, cuda or mps; auto takes a GPU where there is one.
+        device: auto, cpu, cuda or mps; auto takes a GPU if there is one.
+
+    Yields:
+        Rank, world size and device.
+
+    Raises:
+        TrainingError: There are more processes than GPUs on this machine.
     """
-    kind = _kind(device)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = _local_device(device)
     if dist.is_initialized():
-        yield Processes(dist.get_rank(), dist.get_world_size(), _device(kind))
+        yield DistributedContext(dist.get_rank(), dist.get_world_size(), chosen)
         return
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Processes(0, 1, _device(kind))
+        yield DistributedContext(0, 1, chosen)
         return
-    chosen = _device(kind)
-    # host integers travel by gloo on a GPU too: nothing waits for the device
-    dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=PATIENCE)
+    # host integers use gloo on a GPU too, so that nothing waits for the device
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
+        yield DistributedContext(dist.get_rank(), dist.get_world_size(), chosen)
     finally:
         dist.destroy_process_group()
 
 
-def _kind(device: str) -> str:
-    return resolve_device(device).type
-
-
-def _device(kind: str) -> torch.device:
-    """The GPU of this process on its machine, or the CPU."""
+def _local_device(kind: str) -> torch.device:
+    """Return the GPU of this process on its machine, or another device of this kind."""
     if kind != "cuda":
         return torch.device(kind)
     index = int(os.environ.get("LOCAL_RANK", "0"))

@@ -1,14 +1,16 @@
-"""How many rows to encode at a time so that a training stays within its memory: `runtime.memory_gb`.
+"""Choose micro-batches so that a step fits into `runtime.memory_gb`.
 
-What a backward pass needs is measured on the encoder itself, one row and two, without a step being made: the bytes that
-autograd keeps, each storage once, parameters apart. The rest is counted.
+Activations are measured on the encoder, with one row and with two, without training: the bytes that autograd keeps, each
+storage counted once, without parameters. The rest is computed.
 
-    static     weights, gradients, two moments of AdamW; once more the gradients for each kind of chunks, and for the buckets
-               that are sent to other processes
-    batch      8-bit pixels of the largest share of a step; embeddings and logits of the contrasts
-    rows       images and crops at a time, times what one keeps
+    static     weights, gradients, two moments of AdamW; one more copy of the gradients for micro-batches of crops, one for
+               those of images, and one for the buckets of DDP
+    batch      8-bit pixels of the largest batch of a rank; embeddings and logits of contrastive terms
+    rows       images and crops of a micro-batch, times the bytes of one
 """
 
+import logging
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -17,19 +19,21 @@ from torch import Tensor
 
 from fineclip.config import RuntimeConfig
 from fineclip.errors import ConfigError
-from fineclip.methods import Method
-from fineclip.methods.base import Passes
-from fineclip.methods.chunks import Chunks
+from fineclip.methods.base import EncoderCall, Method
 from fineclip.models.encoder import RegionEncoder
+from fineclip.train.grad_cache import MicroBatchSizes
+
+log = logging.getLogger(__name__)
 
 GB = 1e9
-SHARE_OF_GPU = 0.9  # what `auto` takes of it
-CONTEXT = 1.0 * GB  # of a GPU, for its kernels and the workspace of its libraries
-COPIES_OF_LOGITS = 6  # each direction: product, scaled, log-softmax, and their gradients
+GPU_FRACTION = 0.9  # used by `auto`
+CUDA_CONTEXT = 1.0 * GB  # kernels and workspaces of libraries
+LOGIT_COPIES = 6  # for each direction: product, scaled product, log-softmax, and their gradients
+COMPILED_CROPS = 64  # crops of a micro-batch if the encoder is compiled and no other limit is set
 
 
-class Share(NamedTuple):
-    """The most rows that one process may see of a step, and all of them together."""
+class RankBatchSize(NamedTuple):
+    """Maximum number of rows of one rank in a step, and of all ranks."""
 
     images: int
     regions: int
@@ -37,92 +41,172 @@ class Share(NamedTuple):
     all_regions: int
 
 
-class Costs(NamedTuple):
-    """Bytes."""
+class MemoryCosts(NamedTuple):
+    """Bytes of the parts of a step."""
 
     static: float
     batch: float
     image: float
     crop: float
 
-    def of(self, images: int, crops: int) -> float:
-        """All, with so many rows at a time."""
+    def total(self, images: int, crops: int) -> float:
+        """Return the bytes of a step with these sizes of micro-batches."""
         return self.static + self.batch + images * self.image + crops * self.crop
 
 
-def limit_of(runtime: RuntimeConfig, device: torch.device) -> float | None:
-    """Bytes that a process may use; None: no limit is set."""
+def choose_micro_batches(
+    method: Method[Any],
+    calls: Sequence[EncoderCall],
+    rows: RankBatchSize,
+    runtime: RuntimeConfig,
+    *,
+    dtype: torch.dtype | None,
+    is_distributed: bool,
+    previous: MicroBatchSizes | None = None,
+) -> MicroBatchSizes:
+    """Return the sizes set in `runtime`, else the previous ones if they fit, else the largest that fit.
+
+    Args:
+        method: On its device.
+        calls: Its `encoder_calls`.
+        rows: Rows of a rank.
+        runtime: Limits.
+        dtype: Of autocast; None without.
+        is_distributed: Whether there are several ranks.
+        previous: Sizes in the checkpoint.
+
+    Returns:
+        Sizes per rank.
+
+    Raises:
+        ConfigError: Not even one image and one crop fit.
+    """
+    sizes = previous or MicroBatchSizes()
+    device = next(method.parameters()).device
+    if (limit := memory_limit(runtime, device)) is not None:
+        costs = estimate_memory(method, calls, rows, dtype=dtype, is_distributed=is_distributed)
+        has_crops = any(call.rows == "crops" for call in calls)
+
+        def expected(sizes: MicroBatchSizes) -> float:
+            return costs.total(sizes.images or rows.images, (sizes.crops or rows.regions) if has_crops else 0)
+
+        if previous is None or expected(previous) > limit:
+            sizes = largest_micro_batches(costs, rows, limit, has_crops=has_crops)
+        log.info("estimated step memory %.3g GB (limit %.3g GB)", expected(sizes) / GB, limit / GB)
+    crops, images = runtime.crop_chunk or sizes.crops, runtime.image_chunk or sizes.images
+    if previous is not None and (crops, images) != (previous.crops, previous.images):
+        log.warning(
+            "micro-batches of %s crops and %s images are not those of the checkpoint (%s, %s): the training ends with other"
+            " last bits than without interruption",
+            *(crops, images, previous.crops, previous.images),
+        )
+    if runtime.compile and crops is None:
+        crops = COMPILED_CROPS
+    return MicroBatchSizes(crops, images, pad_crops=runtime.compile)
+
+
+def memory_limit(runtime: RuntimeConfig, device: torch.device) -> float | None:
+    """Return the bytes that a process may use; None: no limit."""
     if runtime.memory_gb != "auto":
         return None if runtime.memory_gb is None else runtime.memory_gb * GB
     if device.type != "cuda":
         return None
-    return SHARE_OF_GPU * torch.cuda.get_device_properties(device).total_memory
+    return GPU_FRACTION * torch.cuda.get_device_properties(device).total_memory
 
 
-def chosen_chunks(costs: Costs, share: Share, limit: float, *, has_crops: bool) -> Chunks:
-    """The largest chunks that fit: all at once if that does; else crops a few at a time, and images too where they must.
+def largest_micro_batches(costs: MemoryCosts, rows: RankBatchSize, limit: float, *, has_crops: bool) -> MicroBatchSizes:
+    """Return the largest micro-batches that fit: none if a whole batch fits; else of crops, and of images if necessary.
 
-    All images at once save encoding them twice, so they come first as long as a tenth of their number of crops fits beside.
+    All images at once save a second forward pass of images, so they are preferred if a tenth of their number of crops also
+    fits.
+
+    Args:
+        costs: Bytes.
+        rows: Rows of a rank.
+        limit: Bytes.
+        has_crops: Whether the method encodes crops.
+
+    Returns:
+        Sizes per rank.
 
     Raises:
-        ConfigError: not even one image and one crop fit.
+        ConfigError: Not even one image and one crop fit.
     """
-    crops = share.regions if has_crops else 0
-    if costs.of(share.images, crops) <= limit:
-        return Chunks()
-    least_crops = min(crops, max(1, share.images // 10))
-    if has_crops and costs.of(share.images, least_crops) <= limit:
-        return Chunks(crops=_fitting(limit - costs.of(share.images, 0), costs.crop, crops))
+    crops = rows.regions if has_crops else 0
+    if costs.total(rows.images, crops) <= limit:
+        return MicroBatchSizes()
+    least_crops = min(crops, max(1, rows.images // 10))
+    if has_crops and costs.total(rows.images, least_crops) <= limit:
+        return MicroBatchSizes(crops=_fitting(limit - costs.total(rows.images, 0), costs.crop, crops))
     rest = limit - costs.static - costs.batch
     if rest < costs.image + (costs.crop if has_crops else 0):
         raise ConfigError(
-            f"runtime.memory_gb: {limit / GB:.3g} GB do not hold one image"
-            f"{' and one crop' if has_crops else ''}: {costs.static / GB:.3g} GB for weights, gradients and moments,"
-            f" {costs.batch / GB:.3g} GB for a batch, {costs.image / GB:.3g} GB for an image, {costs.crop / GB:.3g} GB for a"
-            " crop. Set runtime.checkpointing: true, use more processes, or a smaller train.batch_size."
+            f"runtime.memory_gb: {limit / GB:.3g} GB is too little for one image{' and one crop' if has_crops else ''}."
+            f" Required: {costs.static / GB:.3g} GB for weights, gradients and moments, {costs.batch / GB:.3g} GB for a"
+            f" batch, {costs.image / GB:.3g} GB per image, {costs.crop / GB:.3g} GB per crop."
+            " Set runtime.checkpointing: true, use more processes, or lower train.batch_size."
         )
-    images = _fitting(rest / 2 if has_crops else rest, costs.image, share.images)
-    return Chunks(crops=_fitting(rest - images * costs.image, costs.crop, crops) if has_crops else None, images=images)
+    images = _fitting(rest / 2 if has_crops else rest, costs.image, rows.images)
+    crops_that_fit = _fitting(rest - images * costs.image, costs.crop, crops) if has_crops else None
+    return MicroBatchSizes(crops=crops_that_fit, images=images)
 
 
 def _fitting(space: float, each: float, at_most: int) -> int:
     return max(1, min(at_most, int(space / max(each, 1.0))))
 
 
-def costs_of(method: Method[Any], passes: Passes, share: Share, *, dtype: torch.dtype | None, is_shared: bool) -> Costs:
-    """What a training of this method keeps, measured and counted.
+def estimate_memory(
+    method: Method[Any],
+    calls: Sequence[EncoderCall],
+    rows: RankBatchSize,
+    *,
+    dtype: torch.dtype | None,
+    is_distributed: bool,
+) -> MemoryCosts:
+    """Measure and compute the bytes of a step.
 
     Args:
-        method: on its device.
-        passes: what the method encodes.
-        share: rows of a process.
-        dtype: of autocast, None without.
-        is_shared: whether there are several processes.
+        method: On its device.
+        calls: Its `encoder_calls`.
+        rows: Rows of a rank.
+        dtype: Of autocast; None without.
+        is_distributed: Whether there are several ranks.
+
+    Returns:
+        Bytes, per rank.
     """
-    learning = sum(each.numel() * each.element_size() for each in method.parameters() if each.requires_grad)
-    frozen = sum(each.numel() * each.element_size() for each in method.parameters() if not each.requires_grad)
-    static = learning * (4 + 2 + is_shared) + frozen
+    trained = sum(each.nbytes for each in method.parameters() if each.requires_grad)
+    frozen = sum(each.nbytes for each in method.parameters() if not each.requires_grad)
+    static = trained * (4 + 2 + is_distributed) + frozen
     encoder, width = method.encoder, method.encoder.width
-    image, constant = saved_bytes(encoder, passes.image_px, dtype=dtype, has_regions=True)
+    images = max((call for call in calls if call.rows == "images"), key=lambda call: call.px**2 / call.images)
+    image, constant = saved_bytes(encoder, images.px, dtype=dtype, has_regions=True)
     crop = 0.0
-    pixels = share.images * 3 * passes.image_px**2 / passes.images
-    if passes.crop_px is not None:
-        crop, _ = saved_bytes(encoder, passes.crop_px, dtype=dtype, has_regions=False)
-        crop = crop if passes.keeps_crops else 2 * crop / len(encoder.trunk.blocks)
-        pixels += share.regions * 3 * passes.crop_px**2
-    rows = 4 * width * 4 * (share.all_images + share.all_regions)
-    logits = 4 * COPIES_OF_LOGITS * (share.images * share.all_images + share.regions * share.all_regions)
-    reserve = CONTEXT if next(method.parameters()).device.type == "cuda" else 0.0
-    return Costs(static + constant + reserve, pixels + rows + logits, image / passes.images, crop)
+    pixels = rows.images * 3 * images.px**2 / images.images
+    for call in calls:
+        if call.rows == "crops":
+            crop, _ = saved_bytes(encoder, call.px, dtype=dtype, has_regions=False)
+            crop = crop if call.gradient else 2 * crop / len(encoder.trunk.blocks)
+            pixels += rows.regions * 3 * call.px**2
+    embeddings = 4 * width * 4 * (rows.all_images + rows.all_regions)
+    logits = 4 * LOGIT_COPIES * (rows.images * rows.all_images + rows.regions * rows.all_regions)
+    reserve = CUDA_CONTEXT if next(method.parameters()).device.type == "cuda" else 0.0
+    return MemoryCosts(static + constant + reserve, pixels + embeddings + logits, image / images.images, crop)
 
 
 def saved_bytes(
     encoder: RegionEncoder, px: int, *, dtype: torch.dtype | None, has_regions: bool
 ) -> tuple[float, float]:
-    """What the backward pass of an image keeps, and what it keeps however many there are (weights in another precision).
+    """Measure the bytes that autograd keeps for one image, and the constant bytes (weights cast to another precision).
 
-    Of its embedding, and of its dense map too with `has_regions`. Where blocks are checkpointed, with what one of them needs
-    while it is computed again.
+    Args:
+        encoder: On its device. If its blocks are checkpointed, the bytes of recomputing one block are included.
+        px: Side of the image.
+        dtype: Of autocast; None without.
+        has_regions: Whether the dense map is computed beside the global embedding.
+
+    Returns:
+        Bytes per image, and constant bytes.
     """
 
     def kept(rows: int) -> float:
@@ -154,7 +238,11 @@ def _saved(encoder: RegionEncoder, rows: int, px: int, *, dtype: torch.dtype | N
 
     autocast = nullcontext() if dtype is None else torch.autocast(parameter.device.type, dtype=dtype)
     with torch.enable_grad(), autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        owners = torch.arange(rows, device=parameter.device)
-        graph = encoder.encode_image_and_regions(images, boxes, owners) if has_regions else encoder.encode_image(images)
+        box_to_image = torch.arange(rows, device=parameter.device)
+        graph = (
+            encoder.encode_image_and_regions(images, boxes, box_to_image)
+            if has_regions
+            else encoder.encode_image(images)
+        )
     del graph
     return float(sum(kept.values()))

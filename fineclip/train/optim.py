@@ -1,8 +1,7 @@
-"""AdamW, the learning rate of each step, and the precision that a step is computed in."""
+"""AdamW, the learning rate schedule, mixed precision and the optimizer step."""
 
 import math
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +11,19 @@ from torch.optim import AdamW
 from fineclip.config import TrainConfig
 from fineclip.methods.base import ParameterGroup
 
-DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def make_optimizer(groups: list[ParameterGroup], config: TrainConfig) -> AdamW:
-    """AdamW in one kernel; groups that do not decay have a weight decay of 0. Parameters without gradient stay untouched."""
+def build_optimizer(groups: list[ParameterGroup], config: TrainConfig) -> AdamW:
+    """Return AdamW in one fused kernel. Parameters without gradient are not changed.
+
+    Args:
+        groups: Parameters with and without weight decay.
+        config: Rate, betas, eps and weight decay.
+
+    Returns:
+        Optimizer at the peak learning rate.
+    """
     return AdamW(
         [
             {"params": group.parameters, "weight_decay": config.weight_decay if group.decays else 0.0}
@@ -29,56 +36,65 @@ def make_optimizer(groups: list[ParameterGroup], config: TrainConfig) -> AdamW:
     )
 
 
-def learning_rate(step: int, *, of: int, peak: float, warmup: int) -> float:
-    """Before the update number `step` (from 0) of `of`: linear up to the peak, then half a cosine down to 0.
+def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:
+    """Return the learning rate of a step: linear warmup to the peak, then half a cosine to 0.
 
-    Source: open_clip and FineCLIP, `training/scheduler.py`, `cosine_lr`.
+    Args:
+        step: Number of the step, from 0.
+        total: Steps of the training.
+        peak: Highest rate.
+        warmup: Steps of the warmup.
+
+    Returns:
+        Rate in [0, peak].
+
+    Source:
+        open_clip and FineCLIP, `training/scheduler.py`, `cosine_lr`.
+
+    Example:
+        >>> [learning_rate(step, total=100, peak=1.0, warmup=10) for step in (0, 9, 55)]
+        [0.1, 1.0, 0.5]
     """
     if step < warmup:
         return peak * (step + 1) / warmup
-    return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup) / (of - warmup)))
+    return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
 def set_learning_rate(optimizer: AdamW, rate: float) -> None:
-    """The same rate for every group."""
+    """Set the same rate for every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
-@dataclass(frozen=True)
-class Precision:
-    """How a step is computed: in which precision, and with which factor before the loss so that fp16 does not vanish.
+def build_scaler(config: TrainConfig, device: torch.device) -> GradScaler:
+    """Return the scaler of the loss; enabled for fp16 only.
 
-    The factor grows while gradients stay finite; a step whose gradients do not is left out and the factor halved, without
-    the host looking on (the optimiser's kernel is told).
+    Its factor grows while gradients are finite. A step with gradients that are not finite is skipped and the factor halved,
+    without synchronizing with the device.
     """
+    return GradScaler(device.type, enabled=config.precision == "fp16")
 
-    dtype: torch.dtype | None
-    device: torch.device
-    scaler: GradScaler
 
-    @classmethod
-    def of(cls, config: TrainConfig, device: torch.device) -> "Precision":
-        """As configured."""
-        dtype = DTYPES[config.precision]
-        return cls(dtype, device, GradScaler(device.type, enabled=dtype is torch.float16))
+def autocast(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[None]:
+    """Return the autocast context of the forward pass; disabled if `dtype` is None."""
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
-    def autocast(self) -> AbstractContextManager[None]:
-        """What the forward pass runs in."""
-        enabled = self.dtype is not None
-        return torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=enabled)
 
-    @property
-    def loss_scale(self) -> Tensor | float:
-        """The factor of the step at hand."""
-        return self.scaler.scale(torch.ones((), device=self.device)) if self.scaler.is_enabled() else 1.0
+def backward_and_step(
+    loss: Tensor, optimizer: AdamW, scaler: GradScaler, module: nn.Module, *, max_norm: float | None
+) -> None:
+    """Run the backward pass, clip the gradients and update the parameters.
 
-    def update(self, total: Tensor, optimizer: AdamW, parameters: nn.Module, *, clip: float | None) -> None:
-        """Go back through a loss and move the weights."""
-        scaler = self.scaler
-        scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-        if clip is not None:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(parameters.parameters(), clip)
-        scaler.step(optimizer)
-        scaler.update()
+    Args:
+        loss: Scalar.
+        optimizer: Holds the trained parameters.
+        scaler: Scales the loss for fp16.
+        module: Module whose gradients are clipped.
+        max_norm: Maximum norm of all gradients together; None: no clipping.
+    """
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    if max_norm is not None:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(module.parameters(), max_norm)
+    scaler.step(optimizer)
+    scaler.update()

@@ -1,13 +1,13 @@
-"""One run, from manifests to a folder of results: what the verbs `train` and `pretrained` do.
+"""One run, from manifests to a folder of results: the verbs `train` and `export-baseline`.
 
     results/<dataset>/<run>/train.json          manifest
-                            model.safetensors   the encoder, as the last step left it
-                            config.yaml         what was run
-                            metrics.jsonl       losses; the same in every repetition
+                            model.safetensors   exported encoder
+                            config.yaml         complete configuration of the run
+                            metrics.jsonl       losses, reproducible
                             speed.jsonl         images per second, waiting, memory
-                            state/              while it trains: checkpoints, lock, marker of failure
+                            state/              during training: checkpoints, lock, marker of failure
 
-An encoder as it comes is a run too, without method and without steps.
+A pretrained encoder without fine-tuning is a run too, without method and steps.
 """
 
 import hashlib
@@ -17,16 +17,27 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
+from pydantic import SerializeAsAny, ValidationInfo, field_validator
 
-from fineclip.config import RuntimeConfig, Section
+from fineclip.config import (
+    EncoderConfig,
+    LoaderConfig,
+    MethodConfig,
+    RuntimeConfig,
+    Section,
+    TrainConfig,
+    parse,
+)
+from fineclip.config.base import key
 from fineclip.errors import ConfigError
 from fineclip.identity import canonical, identity
 from fineclip.methods import METHODS
-from fineclip.methods.items import Inputs
 from fineclip.methods.texts import CachedTexts
+from fineclip.methods.transforms import DataSpec
 from fineclip.models.checkpoints import ARCHITECTURE, VOCABULARY, WEIGHTS, load_encoder, save_encoder
 from fineclip.models.embed_texts import text_tower_hash
 from fineclip.models.encoder import RegionEncoder
@@ -37,17 +48,59 @@ from fineclip.stages.concepts import read_concepts
 from fineclip.stages.embed_texts import text_files
 from fineclip.stages.upstream import keys_by_shard, manifests_of
 from fineclip.stages.weights import vocabulary_at, weights_at
-from fineclip.train.claims import PretrainedConfig, RunConfig
+from fineclip.train.checkpoint import CheckpointManager
 from fineclip.train.data import Collate, PackedDataset
-from fineclip.train.distributed import Processes, joined
-from fineclip.train.loop import train
+from fineclip.train.distributed import DistributedContext, init_distributed
 from fineclip.train.selection import Selection, read_selection
-from fineclip.train.state import StateFolder
-from fineclip.train.training import Training
+from fineclip.train.train import TrainingRun, train
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of what the loop makes of the same inputs: a change of it trains again
+VERSION = 2  # of the training loop: a change trains again
+PLAN = "workflow plan"
+
+
+class RunConfig(Section):
+    """Configuration that identifies a training beside its inputs."""
+
+    method: str = key(origin=PLAN, about="name of a method")
+    method_version: int = key(origin=PLAN, about="version of its code")
+    encoder: EncoderConfig = key(origin=PLAN, about="initial encoder")
+    options: SerializeAsAny[MethodConfig] = key(origin=PLAN, about="section of the method")
+    loader: LoaderConfig = key(LoaderConfig(), origin=PLAN, about="section of the loader")
+    train: TrainConfig = key(TrainConfig(), origin=PLAN, about="section of the training, with the seed of the run")
+
+    @field_validator("method")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in METHODS:
+            raise ValueError(f"{name!r} is not a method; methods are {', '.join(METHODS)}")
+        return name
+
+    @field_validator("method_version")
+    @classmethod
+    def _is_current(cls, version: int, info: ValidationInfo) -> int:
+        name = info.data.get("method")
+        if name is not None and version != METHODS[name].version:
+            raise ValueError(
+                f"planned for version {version} of {name}, but the code has version {METHODS[name].version};"
+                " start snakemake again"
+            )
+        return version
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _of_the_method(cls, values: Any, info: ValidationInfo) -> Any:
+        name = info.data.get("method")
+        if name is None or isinstance(values, MethodConfig):
+            return values
+        return parse(METHODS[name].config_type, values, where=f"methods.{name}")
+
+
+class BaselineConfig(Section):
+    """Configuration that identifies a pretrained encoder beside its inputs."""
+
+    encoder: EncoderConfig = key(origin=PLAN, about="the encoder")
 
 
 def train_run(
@@ -63,23 +116,23 @@ def train_run(
     runtime: RuntimeConfig | None = None,
     threads: int = 1,
 ) -> None:
-    """Train, save_encoder, and write the manifest last; goes on where an earlier attempt was stopped.
+    """Train, export the encoder, and write the manifest last. Resumes an interrupted attempt.
 
     Args:
-        select: manifest of the selection.
-        packed: manifests of packed shards; those that the selection does not use are not looked at.
-        weights: manifest of the weights that training starts from.
-        manifest: `results/<dataset>/<run>/train.json`; everything else lies beside it.
-        config: what identifies the training beside its inputs.
-        tokenizer: manifest of the tokenizer's vocabulary, None where the encoder takes the usual one.
-        concepts: manifest of the concepts of the scale, None where the method needs none.
-        texts: manifests of embedded texts, of packed shards as above; none where they are embedded at every visit.
-        runtime: the means; no result changes with them beyond rounding. None takes the defaults.
-        threads: of each training process, on the CPU.
+        select: Manifest of `select`.
+        packed: Manifests of `pack`; those that the selection does not use are ignored.
+        weights: Manifest of the initial weights.
+        manifest: `results/<dataset>/<run>/train.json`; all outputs are in its folder.
+        config: Configuration of the run.
+        tokenizer: Manifest of the tokenizer's vocabulary; None for the default of the encoder.
+        concepts: Manifest of `concepts`; None if the method needs none.
+        texts: Manifests of `texts`, if embeddings of captions are computed beforehand.
+        runtime: Resources; no result depends on them beyond rounding. None: defaults.
+        threads: CPU threads of this process.
 
     Raises:
-        FineclipError: of any kind; nothing is published then.
-        SystemExit: a signal asked to stop; a checkpoint is saved.
+        FineclipError: Nothing has been exported.
+        SystemExit: A stop was requested; a checkpoint has been saved.
     """
     runtime = runtime or RuntimeConfig()
     torch.set_num_threads(threads)
@@ -88,34 +141,36 @@ def train_run(
     embedded = manifests_of(keys, texts, stage="texts", select=select) if texts else {}
     optional = [path for path in (tokenizer, concepts) if path is not None]
     job = _job(manifest, config, [select, *manifests.values(), weights, *optional, *embedded.values()])
-    with joined(runtime.device) as processes, ExitStack() as stack:
-        state = StateFolder(manifest.parent / "state", _state_identity(job), kept=runtime.keep_checkpoints)
-        if processes.first_does(job.is_up_to_date):
-            processes.first_does(state.clear)  # a process killed at the very end leaves it behind
+    with init_distributed(runtime.device) as context, ExitStack() as stack:
+        checkpoints = CheckpointManager(manifest.parent / "state", _state_identity(job), keep=runtime.keep_checkpoints)
+        if context.run_on_main(job.is_up_to_date):
+            context.run_on_main(checkpoints.clear)  # left by a process that was killed at the very end
             return
-        processes.first_does(lambda: stack.enter_context(state.locked()))
-        processes.first_does(state.require_hope)
+        context.run_on_main(lambda: stack.enter_context(checkpoints.locked()))
+        context.run_on_main(checkpoints.raise_if_failed_before)
+        set_deterministic(config.train.deterministic, context.device)
         vocabulary = vocabulary_at(tokenizer, config.encoder)
-        encoder = load_encoder(config.encoder, weights_at(weights, config.encoder.weights)).to(processes.device)
+        encoder = load_encoder(config.encoder, weights_at(weights, config.encoder.weights)).to(context.device)
         selection = read_selection(keys, manifests, config.train)
-        inputs = replace(
-            _inputs(config, vocabulary, concepts),
-            embedded=_embedded(config, encoder, embedded, packed=manifests, tokenizer=tokenizer),
+        data_spec = replace(
+            _data_spec(config, vocabulary, concepts),
+            embedded=_cached_texts(config, encoder, embedded, packed=manifests, tokenizer=tokenizer),
         )
-        training = _training(
-            config, encoder, selection, inputs=inputs, state=state, processes=processes, runtime=runtime
-        )
-        train(training)
-        processes.first_does(
-            lambda: _finish(job, training.method.export_encoder(), config, vocabulary, selection=selection)
-        )
-        processes.first_does(state.clear)
+        run = _training_run(config, encoder, selection, data_spec, checkpoints, context, runtime)
+        train(run)
+        context.run_on_main(lambda: _finish(job, run.method.export_encoder(), config, vocabulary, selection=selection))
+        context.run_on_main(checkpoints.clear)
 
 
-def publish_pretrained(
-    weights: Path, manifest: Path, config: PretrainedConfig, *, tokenizer: Path | None = None
-) -> None:
-    """An encoder as it comes, as a run to compare with: the same files, no method, no steps."""
+def export_baseline(weights: Path, manifest: Path, config: BaselineConfig, *, tokenizer: Path | None = None) -> None:
+    """Export a pretrained encoder without fine-tuning as a run to compare with.
+
+    Args:
+        weights: Manifest of the weights.
+        manifest: `results/<dataset>/<run>/train.json`; all outputs are in its folder.
+        config: The encoder.
+        tokenizer: Manifest of the tokenizer's vocabulary; None for the default of the encoder.
+    """
     job = _job(manifest, config, [weights, *([tokenizer] if tokenizer else [])])
     if job.is_up_to_date():
         return
@@ -123,31 +178,46 @@ def publish_pretrained(
     _finish(job, encoder, config, vocabulary_at(tokenizer, config.encoder))
 
 
+def set_deterministic(wanted: bool, device: torch.device) -> None:
+    """Use deterministic kernels on a GPU if `train.deterministic` is set; a CPU always has them."""
+    if wanted and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first use
+        torch.use_deterministic_algorithms(mode=True)
+
+
 def _job(manifest: Path, config: Section, inputs: Sequence[Path]) -> Job:
-    """The manifest's stage is `train` for an untrained encoder too: what reads runs need not tell them apart."""
+    """Return the job. Its stage is `train` for a baseline too, so that readers of runs need no distinction."""
     for name in (WEIGHTS, ARCHITECTURE, VOCABULARY, "config.yaml", "metrics.jsonl", "speed.jsonl"):
         remove_stale_temp_files(manifest.parent, name)
     return Job(manifest, stage="train", version=VERSION, config=config, inputs=inputs)
 
 
 def _state_identity(job: Job) -> str:
-    """What a checkpoint belongs to."""
+    """Return the hash of everything that checkpoints belong to."""
     config = identity(job.config) if isinstance(job.config, Section) else job.config
     inputs = job.inputs if isinstance(job.inputs, Mapping) else hashes_of(job.inputs)
-    claim = {"version": job.version, "config": config, "inputs": dict(inputs)}
-    return hashlib.sha256(canonical(claim).encode()).hexdigest()
+    content = {"version": job.version, "config": config, "inputs": dict(inputs)}
+    return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 
-def _inputs(config: RunConfig, vocabulary: Path | None, concepts: Path | None) -> Inputs:
-    """What the encoder takes, and the names that the method tells regions apart by.
+def _data_spec(config: RunConfig, vocabulary: Path | None, concepts: Path | None) -> DataSpec:
+    """Return the inputs of the encoder, with the concepts of the method.
+
+    Args:
+        config: Configuration of the run.
+        vocabulary: BPE file; None for the default of the encoder.
+        concepts: Manifest of `concepts`; None if the method needs none.
+
+    Returns:
+        Data spec without embeddings of captions.
 
     Raises:
-        ConfigError: it needs some, and their manifest is not given; or the other way round.
+        ConfigError: The method needs concepts and has none, or the other way round.
     """
     if (concepts is not None) != config.options.needs_concepts:
-        needs = "needs the concepts of its scale: give" if config.options.needs_concepts else "has no use for"
+        needs = "needs concepts: set" if config.options.needs_concepts else "does not use concepts: omit"
         raise ConfigError(f"method {config.method} {needs} --concepts FILE, the manifest of `concepts`")
-    return Inputs(
+    return DataSpec(
         load_tokenizer(config.encoder, vocabulary),
         config.encoder.image_size,
         config.encoder.crop_size,
@@ -156,7 +226,7 @@ def _inputs(config: RunConfig, vocabulary: Path | None, concepts: Path | None) -
     )
 
 
-def _embedded(
+def _cached_texts(
     config: RunConfig,
     encoder: RegionEncoder,
     texts: Mapping[str, Path],
@@ -164,53 +234,58 @@ def _embedded(
     packed: Mapping[str, Path],
     tokenizer: Path | None,
 ) -> CachedTexts | None:
-    """The captions' embeddings, where they were made beforehand; by shard, `texts` and `packed` are manifests.
+    """Return the embeddings of captions if they were computed beforehand.
+
+    Args:
+        config: Configuration of the run.
+        encoder: Its text tower must be the one that computed them.
+        texts: Manifest of `texts` of each shard.
+        packed: Manifest of `pack` of each shard.
+        tokenizer: Manifest of the tokenizer's vocabulary.
+
+    Returns:
+        Lookup of embeddings, or None if the encoder embeds texts.
 
     Raises:
-        ConfigError: they are to be, and their manifests are not given; or the other way round.
-        ShardError: they are of another encoder, or of other shards.
+        ConfigError: They are required and not given, or the other way round.
+        ShardError: They belong to another encoder or to other shards.
     """
     if bool(texts) != (config.loader.cached_texts and config.options.takes_embedded_texts):
-        needs = "takes embedded texts: give" if config.loader.cached_texts else "is to embed texts itself, so leave out"
-        needs = needs if config.options.takes_embedded_texts else "has no use for"
+        needs = "needs embedded texts: set" if config.loader.cached_texts else "embeds texts itself: omit"
+        needs = needs if config.options.takes_embedded_texts else "does not use embedded texts: omit"
         raise ConfigError(
-            f"method {config.method}, loader.cached_texts {str(config.loader.cached_texts).lower()}: it {needs} --texts FILE,"
+            f"method {config.method} with loader.cached_texts {str(config.loader.cached_texts).lower()} {needs} --texts FILE,"
             " manifests of `texts`"
         )
     if not texts:
         return None
     files = text_files(texts, packed=packed, text_tower=text_tower_hash(encoder), tokenizer=tokenizer)
-    log.info("captions are looked up, not embedded: %d files", len(files))
+    log.info("reading embeddings of captions from %d files", len(files))
     return CachedTexts(files, encoder.width)
 
 
-def _training(
+def _training_run(  # noqa: PLR0917 (all of a run)
     config: RunConfig,
     encoder: RegionEncoder,
     selection: Selection,
-    *,
-    inputs: Inputs,
-    state: StateFolder,
-    processes: Processes,
+    data_spec: DataSpec,
+    checkpoints: CheckpointManager,
+    context: DistributedContext,
     runtime: RuntimeConfig,
-) -> Training:
-    """What the loop needs. A GPU is asked for the same bits at every run where that is wanted."""
-    if config.train.deterministic and processes.device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
-        torch.use_deterministic_algorithms(mode=True)
-    if processes.is_first and selection.left_out:
+) -> TrainingRun:
+    if context.is_main_process and selection.left_out:
         counts = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items())
-        log.info("%d of %d selected samples are used; left out: %s", selection.samples, selection.selected, counts)
-    method = METHODS[config.method].build(encoder, config.options, inputs)
-    prepare = method.preparation(inputs, config.options, max_regions=config.train.max_regions)
-    return Training(
+        log.info("using %d of %d selected samples; dropped: %s", selection.samples, selection.selected, counts)
+    method = METHODS[config.method].build(encoder, config.options, data_spec)
+    transform = method.build_transform(data_spec, config.options, max_regions=config.train.max_regions)
+    return TrainingRun(
         method,
         config.train,
-        samples=PackedDataset(selection.shards, prepare, seed=config.train.seed),
-        collate=Collate(inputs),
-        folder=state.folder.parent,
-        state=state,
-        processes=processes,
+        samples=PackedDataset(selection.shards, transform, seed=config.train.seed),
+        collate=Collate(data_spec),
+        folder=checkpoints.folder.parent,
+        checkpoints=checkpoints,
+        context=context,
         runtime=runtime,
     )
 
@@ -218,12 +293,12 @@ def _training(
 def _finish(
     job: Job,
     encoder: RegionEncoder,
-    config: RunConfig | PretrainedConfig,
+    config: RunConfig | BaselineConfig,
     vocabulary: Path | None,
     *,
     selection: Selection | None = None,
 ) -> None:
-    """Publish the encoder with what was run, then the manifest."""
+    """Export the encoder with its configuration, then write the manifest."""
     folder = job.manifest.parent
     save_encoder(encoder, folder, config=config.encoder, vocabulary=vocabulary)
     write_text(folder / "config.yaml", _described(config, folder))
@@ -239,8 +314,8 @@ def _finish(
     )
 
 
-def _described(config: RunConfig | PretrainedConfig, folder: Path) -> str:
-    """Every key with its value, defaults too, so that the file stands for itself."""
+def _described(config: RunConfig | BaselineConfig, folder: Path) -> str:
+    """Return all keys with their values, defaults included, as YAML."""
     names = {"dataset": folder.absolute().parent.name, "run": folder.name, "method": None}
     values = names | config.model_dump(mode="json", by_alias=True)
     return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fineclip.methods.items import Group
+from fineclip.methods.transforms import ImageGroup
 
 
 class SampleRef(NamedTuple):
@@ -94,7 +94,7 @@ def _epoch_permutation(
 
 
 def split_by_rank(
-    samples: Sequence[SampleRef], groups: Sequence[Group], *, rank: int, world_size: int
+    samples: Sequence[SampleRef], groups: Sequence[ImageGroup], *, rank: int, world_size: int
 ) -> list[SampleRef]:
     """Return the contiguous slice of a global batch that one rank sees; it may be empty.
 
@@ -123,7 +123,7 @@ class BatchSampler:
         stop: End of the steps, exclusive.
         rank: Rank, in [0, world_size).
         world_size: Number of ranks.
-        groups: Image groups of every step (`Method.groups`); None lets each image be on any rank.
+        groups: Image groups of every step (`Method.image_groups`); None lets each image be on any rank.
     """
 
     order: EpochOrder
@@ -131,10 +131,10 @@ class BatchSampler:
     stop: int
     rank: int
     world_size: int
-    groups: Sequence[Group] | None = None
+    groups: Sequence[ImageGroup] | None = None
 
     def __iter__(self) -> Iterator[list[SampleRef]]:
-        groups = self.groups or [Group(images=1, cost=1)] * self.order.images_per_step
+        groups = self.groups or [ImageGroup(images=1, cost=1)] * self.order.images_per_step
         for step in range(self.start, self.stop):
             yield split_by_rank(self.order.batch(step), groups, rank=self.rank, world_size=self.world_size)
 

@@ -20,9 +20,8 @@ from benchmarks.table import BEGIN, END, PAGES, insert_table, read_results, rend
 from benchmarks.timing import time_alternately
 from fineclip.config.methods import FineCLIPConfig
 from fineclip.config.training import LoaderConfig
-from fineclip.methods import FineCLIP
-from fineclip.methods.chunks import Chunks
-from fineclip.methods.items import Inputs, generator
+from fineclip.methods.fineclip import FineCLIP
+from fineclip.methods.transforms import DataSpec, sample_rng
 from fineclip.models.images import normalize_pixels
 from fineclip.models.tokenizer import Tokenizer
 from tests.helpers.encoders import encoder_config
@@ -82,7 +81,7 @@ def test_exact_figures_of_a_tiny_encoder(tmp_path: Path) -> None:
     assert plain.judged > 1.25 and 0.9 < counted.judged < 1.1
     whole, large, small, checkpointed = (figure.judged for figure in exact.memory_figures(method, sizes))
     assert 1 < whole < large < small and checkpointed > whole
-    assert method.chunks == Chunks() and not method.encoder.trunk.checkpointing
+    assert not method.encoder.trunk.checkpointing
     sent = exact.sent_figure(method, sizes)
     assert sent.ours * 1e6 == pytest.approx(7 * 3 * SIDE**2, rel=0.1) and sent.judged > 10
 
@@ -122,8 +121,8 @@ def test_the_official_loader_gives_the_pixels_that_ours_gives_by_pillow() -> Non
     sample = sample_of(photographs(size, 1)[0], size, boxes=3, seed=5)
     tokenize = Tokenizer(context_length=77)
     image, boxes_K5, crops_K3SS, _, _ = OfficialLoader(tokenize, size=SIDE).item(sample, np.random.default_rng(0))
-    inputs = Inputs(tokenize, SIDE, SIDE, loader=LoaderConfig(resample="pillow"))
-    item = FineCLIP.preparation(inputs, FineCLIPConfig(), max_regions=20)(sample, generator(0, 0, sample.key))
+    inputs = DataSpec(tokenize, SIDE, SIDE, loader=LoaderConfig(resample="pillow"))
+    item = FineCLIP.build_transform(inputs, FineCLIPConfig(), max_regions=20)(sample, sample_rng(0, 0, sample.key))
     torch.testing.assert_close(image, normalize_pixels(item.image), atol=1e-5, rtol=0)
     assert item.crops is not None and item.boxes is not None
     order = np.random.default_rng(0).permutation(3)

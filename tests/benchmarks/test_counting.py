@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint
 from benchmarks.counting import HOST_ONLY, counted_calls, on_a_gpu
 from benchmarks.inputs import build_method, packed, random_encoder, random_step
 from benchmarks.memory import Live, Saved, step_bytes
-from fineclip.methods import FineCLIP
-from fineclip.methods.chunks import Chunks
+from fineclip.methods.fineclip import FineCLIP
+from fineclip.train.grad_cache import GradCache, MicroBatchSizes
 from fineclip.types import Losses
 from tests.helpers.encoders import encoder_config
 
@@ -74,10 +74,10 @@ def test_checkpoints_keep_less() -> None:
 def test_chunks_keep_less_for_the_backward_pass(tmp_path: Path) -> None:
     method = method_in(tmp_path)
     batch = packed(random_step(method.encoder, [6, 6], size=SIDE))
-    whole = step_bytes(method, lambda: method(batch).total)
-    assert step_bytes(method, lambda: method(batch).total).saved == whole.saved
-    method.chunks = Chunks(crops=2)
-    assert step_bytes(method, lambda: method(batch).total).saved < whole.saved / 2.5
+    plain, split = GradCache(method), GradCache(method, MicroBatchSizes(crops=2))
+    whole = step_bytes(method, lambda: plain(batch).total)
+    assert step_bytes(method, lambda: plain(batch).total).saved == whole.saved
+    assert step_bytes(method, lambda: split(batch).total).saved < whole.saved / 2.5
 
 
 def test_reads_of_the_host_are_seen() -> None:
@@ -94,25 +94,23 @@ def test_reads_of_the_host_are_seen() -> None:
 
 def test_a_step_reads_nothing_of_the_device(tmp_path: Path) -> None:
     """On a CPU it looks at boxes and owners; on a device of the kind cuda it reads no value at all."""
-    for chunks in (Chunks(), Chunks(crops=2), Chunks(crops=2, images=1)):
+    for sizes in (MicroBatchSizes(), MicroBatchSizes(crops=2), MicroBatchSizes(crops=2, images=1)):
         method = method_in(tmp_path)
         batch = packed(random_step(method.encoder, [2, 1], size=SIDE))
-        method.chunks = chunks
         with counted_calls() as calls:
-            method(batch).total.backward()
-        assert set(calls.reads) <= HOST_ONLY, chunks
+            GradCache(method, sizes)(batch).total.backward()
+        assert set(calls.reads) <= HOST_ONLY, sizes
         assert calls.waits == 0
-    method.chunks = Chunks()
-    on_a_gpu(method, batch)
+    on_a_gpu(GradCache(method), batch)
 
 
 def test_a_read_on_a_gpu_would_be_seen(tmp_path: Path) -> None:
-    class Reading(FineCLIP):
+    class Reading(GradCache):
         def forward(self, batch: object) -> Losses:
             losses = super().forward(batch)  # type: ignore[arg-type]
             return Losses(losses.total * float(losses.total), losses.terms)
 
     encoder = method_in(tmp_path).encoder
-    method = Reading(encoder, build_method(encoder).options)
+    model = Reading(build_method(encoder))
     with pytest.raises(DataDependentOutputException):
-        on_a_gpu(method, packed(random_step(encoder, [1], size=SIDE)))
+        on_a_gpu(model, packed(random_step(encoder, [1], size=SIDE)))

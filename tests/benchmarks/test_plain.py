@@ -8,8 +8,8 @@ import torch
 from benchmarks.equality import difference, differences, outcome, require_equal
 from benchmarks.inputs import Step, build_method, packed, padded, random_encoder, random_step
 from benchmarks.plain import OurKernels, dropped, plain_loss
-from fineclip.methods import FineCLIP
-from fineclip.methods.chunks import Chunks
+from fineclip.methods.fineclip import FineCLIP
+from fineclip.train.grad_cache import GradCache, MicroBatchSizes
 from tests.helpers.encoders import encoder_config
 
 SIDE = 32
@@ -25,19 +25,19 @@ def step_for(method: FineCLIP) -> Step:
 
 
 @pytest.mark.parametrize(
-    ("chunks", "checkpointing"),
+    ("sizes", "checkpointing"),
     [
-        (Chunks(), False),
-        (Chunks(crops=2), False),
-        (Chunks(crops=2, images=1), True),
-        (Chunks(crops=4, are_padded=True), False),
+        (MicroBatchSizes(), False),
+        (MicroBatchSizes(crops=2), False),
+        (MicroBatchSizes(crops=2, images=1), True),
+        (MicroBatchSizes(crops=4, pad_crops=True), False),
     ],
 )
 def test_loss_and_gradients_are_those_of_the_official_formulation(
-    method: FineCLIP, chunks: Chunks, checkpointing: bool
+    method: FineCLIP, sizes: MicroBatchSizes, checkpointing: bool
 ) -> None:
-    method.chunks, method.encoder.trunk.checkpointing = chunks, checkpointing
-    found = differences(method, step_for(method))
+    method.encoder.trunk.checkpointing = checkpointing
+    found = differences(method, step_for(method), sizes)
     assert set(found) == {"our kernels", "upstream's trunk"}
     for each in found.values():
         assert each.is_rounding, found
@@ -47,7 +47,9 @@ def test_without_gradient_through_the_crops(method: FineCLIP) -> None:
     relaxed = build_method(method.encoder, {"relaxed": {"detach_crops": True}})
     step = step_for(method)
     assert all(each.is_rounding for each in differences(relaxed, step).values())
-    attached, detached = (outcome(each, lambda each=each: each(packed(step)).total) for each in (method, relaxed))
+    attached, detached = (
+        outcome(each, lambda each=each: GradCache(each)(packed(step)).total) for each in (method, relaxed)
+    )
     assert difference(detached, attached).gradients > 0.01
 
 

@@ -31,7 +31,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Without a scheduler, where nobody chose devices; the folder of its locks."""
     for name in (devices.VISIBLE, "CUDA_DEVICE_ORDER", *devices.SCHEDULERS):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(devices, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(devices, "POLL_INTERVAL_S", 0.01)
     return tmp_path / "locks"
 
 
@@ -106,7 +106,7 @@ def test_jobs_with_pools_that_overlap_share_none_and_all_end(machine: Path, tmp_
     assert_none_is_shared(held)
 
 
-def test_a_kill_gives_back_what_was_held(machine: Path, tmp_path: Path) -> None:
+def test_kill_releases_gpus(machine: Path, tmp_path: Path) -> None:
     victim = started(hold, 2, (0, 1), SOON_S, machine)
     until(lambda: all((machine / f"device-{number}").is_file() for number in (0, 1)))
     waiting = [started(hold, 2, (0, 1), 0, machine, tmp_path / f"{number}.txt") for number in range(2)]
@@ -147,7 +147,7 @@ def _hold_and_become_another(machine: Path) -> None:
     os.execvp("sh", ["sh", "-c", f"touch {machine}/became; exec sleep {SOON_S}"])
 
 
-def test_who_waits_says_for_what(machine: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_waiting_is_logged(machine: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     holder = started(hold, 1, (4,), 1, machine)
     until(lambda: (machine / "device-4").is_file() and (machine / "device-4").read_text())
     caplog.set_level("INFO")
@@ -156,8 +156,8 @@ def test_who_waits_says_for_what(machine: Path, tmp_path: Path, caplog: pytest.L
     job.join(SOON_S)
     holder.join(SOON_S)
     said = (tmp_path / "said.txt").read_text()
-    assert f"waits for 1 of the GPUs 4, which are taken (4: process {holder.pid}" in said
-    assert "holds GPU 4" in said
+    assert f"waiting for 1 of GPUs 4 (4: process {holder.pid}" in said
+    assert "using GPU 4" in said
 
 
 def _waits_and_says(machine: Path, file: Path) -> None:
@@ -180,11 +180,11 @@ def _waits_and_says(machine: Path, file: Path) -> None:
         ("auto", "1,-1,2", ("1",)),
     ],
 )
-def test_what_a_job_may_choose_from(named: object, visible: str | None, pool: tuple[str, ...]) -> None:
+def test_allowed_gpus(named: object, visible: str | None, pool: tuple[str, ...]) -> None:
     assert pool_of(named, visible) == pool
 
 
-def test_auto_is_what_the_machine_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_auto_is_all_gpus_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("nvidia0", "nvidia3", "nvidiactl", "nvidia-uvm", "null"):
         (tmp_path / name).touch()
     monkeypatch.setattr(devices, "DEVICE_FILES", tmp_path)
@@ -200,12 +200,12 @@ def test_without_devices_nothing_is_claimed(machine: Path, monkeypatch: pytest.M
     assert not machine.exists()
 
 
-def test_more_than_there_are_is_refused(machine: Path) -> None:
-    with pytest.raises(ConfigError, match="asks for 3 GPUs, but can choose from 2 only: 0, 1"):
+def test_more_gpus_than_allowed_is_refused(machine: Path) -> None:
+    with pytest.raises(ConfigError, match=r"3 GPUs, but only 2 .*: 0, 1"):
         claim(3, (0, 1), folder=machine)
 
 
-def test_a_scheduler_is_asked_by_its_variables() -> None:
+def test_scheduler_allocation() -> None:
     assert allocation_of({"SLURM_JOB_ID": "12"}) is None
     assert allocation_of({devices.VISIBLE: "0"}) is None
     assert allocation_of({devices.VISIBLE: "0", "SLURM_JOB_ID": "12"}) == "slurm-12"
@@ -252,7 +252,7 @@ def test_a_verb_takes_its_gpus_before_it_begins(
 
 
 @pytest.mark.parametrize(("option", "value"), [("--gpus", "-1"), ("--devices", "0;1"), ("--devices", "")])
-def test_a_wrong_option_is_refused(tmp_path: Path, option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_option_is_refused(tmp_path: Path, option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         fineclip(tmp_path, "detect", "--filter", "a", "--manifest", "b", f"{option}={value}")
     assert ended.value.code == 2

@@ -1,4 +1,4 @@
-"""Several processes for one training: who they are, and how the whole is stopped, killed and goes on."""
+"""Training in several processes: ranks, stopping, killing and resuming."""
 
 import json
 import os
@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
-from fineclip.cli.launch import ALONE, Nodes, first_host, launch, nodes_of, rank_of, threads_of_each
+from fineclip.cli.launch import SINGLE_NODE, Nodes, first_host, launch, nodes_of, rank_of, threads_of_each
 from fineclip.errors import ConfigError
 from fineclip.methods import METHODS
-from fineclip.train.signals import heeded
+from fineclip.train.preemption import handle_stop_signals
 from tests.helpers.dag import environment
 from tests.helpers.packs import write_world
 from tests.helpers.training import lines_of
@@ -48,28 +48,28 @@ TWO_NODES = {
         ("rack2-gpu[01-02]-ib,x", "rack2-gpu01-ib"),
     ],
 )
-def test_the_first_host_of_a_list(nodes: str, host: str) -> None:
+def test_first_host(nodes: str, host: str) -> None:
     assert first_host(nodes) == host
 
 
-def test_nodes_are_those_of_the_step() -> None:
-    assert nodes_of({}) == nodes_of({"SLURM_JOB_ID": "1", "SLURM_NNODES": "2"}) == ALONE
+def test_nodes_of_a_slurm_step() -> None:
+    assert nodes_of({}) == nodes_of({"SLURM_JOB_ID": "1", "SLURM_NNODES": "2"}) == SINGLE_NODE
     assert nodes_of(TWO_NODES) == Nodes(2, 1, "gpu003", 10123)
-    with pytest.raises(ConfigError, match="started 4 tasks on 2 nodes. Start one on each, by srun --ntasks-per-node=1"):
+    with pytest.raises(ConfigError, match=r"4 tasks on 2 nodes.*--ntasks-per-node=1"):
         nodes_of(TWO_NODES | {"SLURM_STEP_NUM_TASKS": "4"})
-    with pytest.raises(ConfigError, match="started 2 tasks on 1 nodes"):
+    with pytest.raises(ConfigError, match="2 tasks on 1 nodes"):
         nodes_of({"SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "2"})
 
 
-def test_processes_know_their_number_and_share_the_threads() -> None:
+def test_rank_and_threads() -> None:
     assert (rank_of({}), rank_of({"RANK": "3"}), rank_of({"RANK": "3", "WORLD_SIZE": "4"})) == (0, 0, 3)
     assert (threads_of_each(8, {}), threads_of_each(8, {"LOCAL_WORLD_SIZE": "3"})) == (8, 2)
     assert threads_of_each(1, {"LOCAL_WORLD_SIZE": "2"}) == 1
 
 
-def test_terminate_may_come_twice_and_interrupt_may_not() -> None:
+def test_second_sigint_exits() -> None:
     assert threading.current_thread() is threading.main_thread()
-    with heeded() as requests:
+    with handle_stop_signals() as requests:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGTERM)
         assert requests.received == signal.SIGTERM
@@ -81,7 +81,7 @@ def test_terminate_may_come_twice_and_interrupt_may_not() -> None:
 
 @pytest.fixture
 def torchrun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Namespace, dict[str, str | None]]]:
-    """Nothing is started: what torchrun would have been asked for, and the environment of its processes."""
+    """Options of torchrun and the environment of its processes; nothing is started."""
     asked: list[tuple[Namespace, dict[str, str | None]]] = []
     names = ("OMP_NUM_THREADS", "FINECLIP_LAUNCHER", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "TORCH_CPP_LOG_LEVEL")
     for name in names:
@@ -98,7 +98,7 @@ def torchrun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Namespace, dict[str,
     ("threads", "processes", "given", "each"),
     [(8, 2, "8", "4"), (9, 4, "9", "2"), (2, 4, "2", "1"), (8, 2, "3", "3"), (8, 2, None, None)],
 )
-def test_processes_share_the_threads_that_the_job_was_given(
+def test_processes_share_the_threads_of_the_job(
     torchrun: list[Any],
     monkeypatch: pytest.MonkeyPatch,
     threads: int,
@@ -108,13 +108,13 @@ def test_processes_share_the_threads_that_the_job_was_given(
 ) -> None:
     if given is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-    assert launch(["train"], processes, ALONE, threads=threads) == 0
+    assert launch(["train"], processes, SINGLE_NODE, threads=threads) == 0
     assert torchrun[0][1]["OMP_NUM_THREADS"] == each
 
 
-def test_what_torchrun_is_asked_for(torchrun: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_of_torchrun(torchrun: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["train", "--nproc-per-node", "7"]
-    launch(words, 3, ALONE, threads=1)
+    launch(words, 3, SINGLE_NODE, threads=1)
     monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5")
     launch(words, 2, Nodes(count=4, own=1, first="gpu003", port=10123), threads=1)
     launch(words, 2, Nodes(count=4, own=0, first="gpu003", port=10123), threads=1)
@@ -132,7 +132,7 @@ def test_what_torchrun_is_asked_for(torchrun: list[Any], monkeypatch: pytest.Mon
 
 @pytest.fixture
 def verb(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the verb `train` hands to the launcher and to the training, neither of which does anything."""
+    """Arguments of the launcher and of the training, neither of which does anything."""
     seen: dict[str, Any] = {}
 
     def launched(words: list[str], processes: int, nodes: Nodes, *, threads: int) -> int:
@@ -165,7 +165,7 @@ SECTION = {
 }
 
 
-def test_the_verb_hands_everything_to_the_training(
+def test_verb_passes_all_options_to_the_training(
     tmp_path: Path, verb: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = '{"device": "cpu", "crop_chunk": 5}'
@@ -194,17 +194,17 @@ def test_the_verb_hands_everything_to_the_training(
         (["--gpus", "2", "--processes", "3", "--runtime", '{"devices": [4, 5, 6]}'], 3),
     ],
 )
-def test_the_verb_launches_as_many_processes_as_there_are_gpus_or_as_are_named(
+def test_verb_launches_one_process_per_gpu_or_as_configured(
     tmp_path: Path, verb: dict[str, Any], more: list[str], processes: int
 ) -> None:
     done(tmp_path, "train", *WORDS, *more, "--threads", "8", config=SECTION)
     words, started, nodes, threads = verb["launch"]
-    assert (started, nodes, threads) == (processes, ALONE, 8)
+    assert (started, nodes, threads) == (processes, SINGLE_NODE, 8)
     assert words[:3] == ["train", "--select", "select.json"] and words[-2] == "--config"
     assert "train" not in verb
 
 
-def test_gpus_of_a_training_on_the_cpu_are_left_alone(tmp_path: Path, verb: dict[str, Any]) -> None:
+def test_training_on_the_cpu_locks_no_gpu(tmp_path: Path, verb: dict[str, Any]) -> None:
     done(tmp_path, "train", *WORDS, "--gpus", "2", "--runtime", '{"device": "cpu", "devices": [4, 5]}', config=SECTION)
     assert "launch" not in verb and "train" in verb
 
@@ -273,12 +273,12 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_stopped_and_killed_two_processes_end_as_if_nothing_had_happened(place: Path) -> None:
+def test_stopped_and_killed_processes_resume_to_the_same_files(place: Path) -> None:
     whole, torn = Job(place, "whole"), Job(place, "torn")
     code, said = whole.ended(whole.start("--processes", "2"))
     assert code == 0, said
-    assert "starts processes: 2" in said and "processes: 2, on cpu" in said
-    assert whole.log.read_text().count("training on 9 samples") == 1
+    assert "launching 2 processes" in said and "world size 2, device cpu" in said
+    assert whole.log.read_text().count("training: 9 samples") == 1
 
     process = torn.start("--processes", "2")
     until(lambda: torn.steps() >= 20, process)
@@ -286,7 +286,7 @@ def test_stopped_and_killed_two_processes_end_as_if_nothing_had_happened(place: 
         each.send_signal(signal.SIGTERM)  # as a scheduler does; the launcher sends it on once more
     code, said = torn.ended(process)
     assert code == 128 + signal.SIGTERM, said
-    stopped = int(torn.log.read_text().split("asked to stop after step ")[1].split()[0])
+    stopped = int(torn.log.read_text().split("stop requested at step ")[1].split("/")[0])
     saved = max((torn.folder / "state").glob("step-*.json"))
     assert json.loads(saved.read_text())["step"] == stopped >= 20
     assert not (place / torn.manifest).exists()
@@ -310,7 +310,7 @@ def test_stopped_and_killed_two_processes_end_as_if_nothing_had_happened(place: 
     process = torn.start("--processes", "2")
     code, said = torn.ended(process)
     assert code == 0, said
-    assert f"training goes on after step {stopped}" not in said and "training goes on after step" in said
+    assert f"resuming after step {stopped}:" not in said and "resuming after step" in said
     for name in ("metrics.jsonl", "model.safetensors"):
         assert (torn.folder / name).read_bytes() == (whole.folder / name).read_bytes()
     assert len(lines_of(torn.folder / "metrics.jsonl")) == STEPS
@@ -318,19 +318,19 @@ def test_stopped_and_killed_two_processes_end_as_if_nothing_had_happened(place: 
 
 
 @pytest.mark.slow
-def test_devices_that_are_held_decide_about_processes_and_a_mistake_ends_with_two(place: Path) -> None:
+def test_one_process_per_gpu_and_exit_code_2_for_a_user_error(place: Path) -> None:
     job = Job(place, "wrong", learning_rate=1e30, max_steps=20)
     job.words[job.words.index("--runtime") + 1] = (
         '{"devices":[98,99],"tensorboard":false}'  # no machine has them: a CPU
     )
     code, said = job.ended(job.start("--gpus", "2"))
     assert code == 2, said
-    assert "holds GPU 98, 99" in said and "starts processes: 2" in said
+    assert "using GPU 98, 99" in said and "launching 2 processes" in said
     assert "no longer finite" in job.log.read_text()
 
 
 @pytest.mark.slow
-def test_two_nodes_meet_at_the_first(place: Path) -> None:
+def test_two_nodes(place: Path) -> None:
     job = Job(place, "nodes", max_steps=6)
     host = {"SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid())}
     command = [sys.executable, "-m", "fineclip", "train", *job.words]
@@ -346,5 +346,5 @@ def test_two_nodes_meet_at_the_first(place: Path) -> None:
     ]
     ended = [job.ended(process) for process in launched]
     assert [code for code, _ in ended] == [0, 0], ended
-    assert "processes: 2, on cpu" in job.log.read_text()
+    assert "world size 2, device cpu" in job.log.read_text()
     assert len(lines_of(job.folder / "metrics.jsonl")) == 6

@@ -8,13 +8,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fineclip.config import ClimConfig
-from fineclip.methods import Clim
-from fineclip.methods.clim import make_mosaics, mosaic_sides, tile_boxes
-from fineclip.methods.items import Inputs
+from fineclip.methods.clim import CLIM, make_mosaics, mosaic_sides, tile_boxes
 from fineclip.models.checkpoints import load_encoder
+from fineclip.train.grad_cache import GradCache
 from fineclip.types import Batch, Counts
 from tests.helpers.golden import GOLDEN, arrays, golden_encoder, values
-from tests.helpers.tiny import TinyTokenizer
 
 pytestmark = pytest.mark.skipif(
     not GOLDEN.is_dir(), reason=f"no golden vectors at {GOLDEN} (FINECLIP_GOLDEN says where)"
@@ -59,19 +57,19 @@ def test_mosaics(stored: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_features_loss_and_gradients(stored: dict[str, Tensor], tmp_path: Path, size: int) -> None:
     encoder = load_encoder(golden_encoder("openai_tiny", tmp_path), GOLDEN / "openai_tiny/weights.safetensors")
-    method = Clim(encoder, ClimConfig(mosaic_size=size))
+    method = CLIM(encoder, ClimConfig(mosaic_size=size))
     images = len(stored["images"])
-    assert sum(group.images for group in method.groups(images, Inputs(TinyTokenizer(), 32, 32))) == images
+    assert sum(method.image_groups(images)) == images
     batch = Batch(
         keys=tuple(map(str, range(images))),
         counts=Counts([images], [0]),
         images=stored["images"],
         texts=stored["caption_tokens"],
     )
-    found = method.features(batch)
+    found = method.encode(batch)
     torch.testing.assert_close(normalize(found.visual, dim=-1), stored[f"visual_features_{size}"], **close)
     torch.testing.assert_close(normalize(found.caption, dim=-1), stored["text_features"], **close)
-    losses = method(batch)
+    losses = GradCache(method)(batch)
     assert losses.total.item() == pytest.approx(stored[f"loss_{size}"].item(), rel=1e-5)
     losses.total.backward()
     parameters = dict(method.encoder.named_parameters())

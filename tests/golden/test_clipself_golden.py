@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from fineclip.config import ClipSelfConfig, parse
-from fineclip.methods import ClipSelf
-from fineclip.methods.base import mixture
+from fineclip.methods.base import interpolate_weights
+from fineclip.methods.clipself import CLIPSelf
 from fineclip.models.checkpoints import load_encoder
+from fineclip.train.grad_cache import GradCache
 from tests.helpers.golden import GOLDEN, arrays, batch_of_the_authors, golden_encoder, ours, values
 
 pytestmark = pytest.mark.skipif(
@@ -28,14 +29,14 @@ def blocks() -> int:
     return int(values("eva_tiny/model_config.json")["timm_trunk"]["kwargs"]["depth"])
 
 
-def method_of(folder: Path, **options: Any) -> ClipSelf:
+def method_of(folder: Path, **options: Any) -> CLIPSelf:
     """The student with the golden weights, and the teacher with its own."""
     config = golden_encoder("eva_tiny", folder)
-    method = ClipSelf(
+    method = CLIPSelf(
         load_encoder(config, GOLDEN / "eva_tiny/weights.safetensors"), parse(ClipSelfConfig, options, where="test")
     )
     teacher = load_encoder(config, GOLDEN / "losses/clipself_teacher.safetensors")
-    method.initial.load_state_dict(teacher.state_dict())
+    method.teacher.load_state_dict(teacher.state_dict())
     return method
 
 
@@ -44,8 +45,8 @@ def test_loss_gradients_and_what_learns(tmp_path: Path, case: str) -> None:
     stored, expected = arrays("losses/clipself.npz"), values("losses/meta_eva.json")["clipself"][case]
     method = method_of(tmp_path, trained_blocks=blocks() if case == "locked" else None)
     batch = batch_of_the_authors()
-    torch.testing.assert_close(method.features(batch).crop, stored["teacher_crop_embed"], **close)
-    losses = method(batch)
+    torch.testing.assert_close(method.encode_crops(batch.crops), stored["teacher_crop_embed"], **close)
+    losses = GradCache(method)(batch)
     assert losses.total.item() == pytest.approx(stored["loss"].item(), rel=1e-5)
     losses.total.backward()
 
@@ -63,14 +64,14 @@ def test_loss_gradients_and_what_learns(tmp_path: Path, case: str) -> None:
     assert len(gradients) >= 4
     for name, gradient in gradients.items():
         torch.testing.assert_close(parameters[name].grad, gradient, **close, msg=name)
-    assert all(value.grad is None for value in method.initial.parameters())
+    assert all(value.grad is None for value in method.teacher.parameters())
 
 
 def test_what_is_published_is_the_mixture(tmp_path: Path) -> None:
     method = method_of(tmp_path, alpha=0.7)
     expected = ours(arrays("losses/ensemble_alpha07.npz"))
     assert len(expected) >= 5
-    for published in (method.export_encoder(), mixture(method.encoder, method.initial, alpha=0.7)):
+    for published in (method.export_encoder(), interpolate_weights(method.encoder, method.teacher, alpha=0.7)):
         found = published.state_dict()
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, **close, msg=name)
@@ -86,7 +87,7 @@ def test_parameter_groups_of_a_tower_of_which_blocks_train(tmp_path: Path, model
         encoder = load_encoder(golden_encoder(model, tmp_path), GOLDEN / model / "weights.safetensors")
         last = re.fullmatch(r"clim_lock_last_(\d+)_groups", setting)
         trained = int(last[1]) if last else len(encoder.trunk.blocks)
-        method = ClipSelf(encoder, ClipSelfConfig(trained_blocks=trained))
+        method = CLIPSelf(encoder, ClipSelfConfig(trained_blocks=trained))
         sets = {kind: names_here(names) if model == "eva_tiny" else set(names) for kind, names in expected.items()}
         names = {id(parameter): name for name, parameter in method.encoder.named_parameters()}
         groups = {group.decays: {names[id(p)] for p in group.parameters} for group in method.parameter_groups()}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fineclip.boxes import clip, enlarge
 from fineclip.methods.clipself import grids
-from fineclip.methods.items import RESIZES, grid_boxes, stack_boxes
+from fineclip.methods.transforms import RESIZES, grid_boxes, stack_boxes
 from fineclip.models.images import crop, normalize_pixels
 from fineclip.types import Box, Sample
 from tests.helpers.golden import GOLDEN, arrays

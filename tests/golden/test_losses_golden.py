@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fineclip.config import FineCLIPConfig, parse
-from fineclip.methods import FineCLIP
-from fineclip.methods.contrastive import contrastive_loss
+from fineclip.losses.contrastive import contrastive_loss
+from fineclip.methods.fineclip import FineCLIP
+from fineclip.train.grad_cache import GradCache
 from fineclip.types import Batch, Counts
 from tests.helpers.golden import GOLDEN, arrays, batch_of_the_authors, loaded_encoder, ours, values
 from tests.helpers.processes import run_processes
@@ -52,7 +53,7 @@ class Outcome(NamedTuple):
 
 
 def outcome_of(method: FineCLIP, batch: Batch) -> Outcome:
-    losses = method(batch)
+    losses = GradCache(method)(batch)
     losses.total.backward()
     found = {"total": losses.total.item()}
     found |= {theirs: losses.terms[name].item() for theirs, name in TERMS.items() if name in losses.terms}
@@ -109,17 +110,18 @@ def test_padding_is_all_that_their_single_gpu_differs_in(tmp_path: Path, branch:
     meta, batch = values("losses/meta_eva.json"), batch_of_the_authors()
     expected = meta["fineclip_w1"][f"padded_{branch}"]
     method = method_of(tmp_path, branch)
-    rows = method.features(batch)
+    rows = method.encode(batch)
     more = expected["rows"] - len(rows.region)
     assert more == len(batch.images) * meta["max_boxes"] - meta["rows"] > 0
     scale = method.encoder.logit_scale.exp()
     region, text = (pad(values_RD, (0, 0, 0, more)) for values_RD in (rows.region, rows.region_caption))
-    padded = contrastive_loss(region, text, scale=scale, counts=[expected["rows"]])
-    others = method.loss(rows, batch.counts).terms
+    padded = contrastive_loss(region, text, logit_scale=scale, counts=[expected["rows"]])
+    losses = GradCache(method)(batch)
+    others = losses.terms
     total = (
-        method.loss(rows, batch.counts).total
+        losses.total
         + padded
-        - contrastive_loss(rows.region, rows.region_caption, scale=scale, counts=batch.counts.regions)
+        - contrastive_loss(rows.region, rows.region_caption, logit_scale=scale, counts=batch.counts.regions)
     )
     assert padded.item() == pytest.approx(expected["region_itc"], rel=1e-5)
     assert total.item() == pytest.approx(expected["total"], rel=1e-5)
@@ -223,7 +225,7 @@ def test_contrastive_loss_is_cliploss(scale: str) -> None:
     stored = arrays("losses/cliploss.npz")
     left, right = (stored[f"{side}_features"].clone().requires_grad_() for side in ("image", "text"))
     factor = torch.tensor(float(scale), requires_grad=True)
-    loss = contrastive_loss(left, right, scale=factor, counts=[len(left)])
+    loss = contrastive_loss(left, right, logit_scale=factor, counts=[len(left)])
     loss.backward()
     assert loss.item() == pytest.approx(stored[f"loss_s{scale}"].item(), rel=1e-5)
     assert factor.grad.item() == pytest.approx(stored[f"grad_scale_s{scale}"].item(), abs=1e-5)

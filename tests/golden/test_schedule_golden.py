@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fineclip.config import FineCLIPConfig
-from fineclip.methods import FineCLIP
+from fineclip.methods.fineclip import FineCLIP
 from fineclip.train.optim import learning_rate
 from tests.helpers.golden import GOLDEN, loaded_encoder, ours, values
 
@@ -20,7 +20,7 @@ def test_learning_rates() -> None:
     assert schedules
     for schedule in schedules:
         for step, expected in zip(schedule["steps"], schedule["lr"], strict=True):
-            rate = learning_rate(step, of=schedule["total"], peak=schedule["base_lr"], warmup=schedule["warmup"])
+            rate = learning_rate(step, total=schedule["total"], peak=schedule["base_lr"], warmup=schedule["warmup"])
             assert rate == pytest.approx(expected, rel=1e-12, abs=0)
 
 

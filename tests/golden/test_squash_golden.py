@@ -11,7 +11,7 @@ from PIL import Image
 from fineclip.boxes import clip, enlarge
 from fineclip.config import FineCLIPConfig, LoaderConfig
 from fineclip.methods.fineclip import FineCLIP
-from fineclip.methods.items import Inputs
+from fineclip.methods.transforms import DataSpec
 from fineclip.models.images import crop, normalize_pixels, squash
 from fineclip.models.tokenizer import Tokenizer
 from fineclip.types import Box, Region, Sample
@@ -57,14 +57,14 @@ def test_a_sample_as_the_authors_prepare_it(index: int) -> None:
     )
     sample = Sample("k", content.getvalue(), width, height, (meta["captions"][index],), regions=regions)
     context_length, size = stored["caption_tokens"].shape[-1], stored["tensor"].shape[-1]
-    inputs = Inputs(
+    inputs = DataSpec(
         Tokenizer(context_length=context_length),
         image_size=size,
         crop_size=stored["crops"].shape[-1],
         loader=LoaderConfig(resample="pillow"),
     )
     options = FineCLIPConfig(crop_scale=ENLARGED)
-    item = FineCLIP.preparation(inputs, options, max_regions=meta["max_boxes"])(sample, np.random.default_rng(0))
+    item = FineCLIP.build_transform(inputs, options, max_regions=meta["max_boxes"])(sample, np.random.default_rng(0))
     torch.testing.assert_close(normalize_pixels(item.image), stored["tensor"], **close)
     assert torch.equal(item.text, stored["caption_tokens"][0])
     torch.testing.assert_close(item.boxes, stored["box_rows"][rows, :4], atol=1e-6, rtol=0)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from fineclip.config import parse
 from fineclip.methods import METHODS, Method
-from fineclip.train.distributed import Processes
+from fineclip.train.distributed import DistributedContext
+from fineclip.train.grad_cache import GradCache
 from fineclip.types import Batch
 from tests.helpers.tiny import tiny_encoder
 
@@ -18,12 +19,12 @@ Outcome = tuple[dict[str, float], dict[str, Tensor | None]]
 def made(name: str, options: Mapping[str, Any]) -> Method[Any]:
     """A method in float64, always with the same weights."""
     method_class = METHODS[name]
-    return method_class(tiny_encoder(), parse(method_class.section, options, where="test"))
+    return method_class(tiny_encoder(), parse(method_class.config_type, options, where="test"))
 
 
-def outcome_of(method: Method[Any], batch: Batch, wrapped: torch.nn.Module | None = None) -> Outcome:
-    """Total and terms of the loss, and every gradient."""
-    losses = (wrapped or method)(batch)
+def outcome_of(method: Method[Any], batch: Batch, model: torch.nn.Module | None = None) -> Outcome:
+    """Total and terms of the loss, and every gradient, through `model` or through a `GradCache` without micro-batches."""
+    losses = (model or GradCache(method))(batch)
     losses.total.backward()
     values = {"total": losses.total.item(), **{name: term.item() for name, term in losses.terms.items()}}
     return values, {name: parameter.grad for name, parameter in method.named_parameters()}
@@ -33,7 +34,8 @@ def outcome_of_part(method: Method[Any], part: Batch) -> Outcome:
     """On one of several processes, through DistributedDataParallel."""
     counts = part.counts.images
     rank = torch.distributed.get_rank()
-    return outcome_of(method, part, Processes(rank, len(counts), torch.device("cpu")).wrap(method))
+    context = DistributedContext(rank, len(counts), torch.device("cpu"))
+    return outcome_of(method, part, context.wrap(GradCache(method)))
 
 
 def assert_processes_equal_one(own: list[Outcome], whole: Outcome, what: Any) -> None:

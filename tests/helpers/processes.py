@@ -16,7 +16,7 @@ PRELOADED = [
     "torch.distributed",
     "torchvision",
     "open_clip",
-    "fineclip.train.loop",
+    "fineclip.train.train",
 ]  # once, not by every process
 
 

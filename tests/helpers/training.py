@@ -10,16 +10,16 @@ from torch import Tensor
 
 from fineclip.config import RuntimeConfig, TrainConfig, parse
 from fineclip.methods import METHODS
-from fineclip.methods.items import Inputs
+from fineclip.methods.transforms import DataSpec
 from fineclip.stages.upstream import keys_by_shard, manifests_of
+from fineclip.train.checkpoint import CheckpointManager
 from fineclip.train.data import Collate, PackedDataset
-from fineclip.train.distributed import Processes
+from fineclip.train.distributed import DistributedContext
 from fineclip.train.selection import read_selection
-from fineclip.train.state import StateFolder
-from fineclip.train.training import Training
+from fineclip.train.train import TrainingRun
 from tests.helpers.tiny import TinyTokenizer, tiny_encoder
 
-INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8)
+INPUTS = DataSpec(TinyTokenizer(), image_size=16, crop_size=8)
 CONFIG = TrainConfig(
     batch_size=4,
     epochs=3,
@@ -51,29 +51,29 @@ def training_of(
     method: str = "fineclip",
     options: Mapping[str, Any] | None = None,
     **changes: Any,
-) -> Training:
+) -> TrainingRun:
     """Of everything in a world of `tests.helpers.packs`, with a fresh encoder; `changes` are those of the loop."""
     config = CONFIG.model_copy(update=changes)
     select, packed = world
     keys = keys_by_shard(select)
     selection = read_selection(keys, manifests_of(keys, packed, stage="pack", select=select), config)
-    section = parse(METHODS[method].section, options or {}, where="test")
+    section = parse(METHODS[method].config_type, options or {}, where="test")
     learner = METHODS[method].build(tiny_encoder(dtype=torch.float32), section, INPUTS)
-    prepare = learner.preparation(INPUTS, section, max_regions=config.max_regions)
+    transform = learner.build_transform(INPUTS, section, max_regions=config.max_regions)
     folder.mkdir(exist_ok=True)
-    return Training(
+    return TrainingRun(
         learner,
         config,
-        samples=PackedDataset(selection.shards, prepare, seed=config.seed),
+        samples=PackedDataset(selection.shards, transform, seed=config.seed),
         collate=Collate(INPUTS),
         folder=folder,
-        state=StateFolder(folder / "state", "identity"),
-        processes=Processes(rank, world_size, torch.device("cpu")),
+        checkpoints=CheckpointManager(folder / "state", "identity"),
+        context=DistributedContext(rank, world_size, torch.device("cpu")),
         runtime=RuntimeConfig(loader_workers=workers, **{"tensorboard": False, **(runtime or {})}),
     )
 
 
-def weights_of(training: Training) -> dict[str, Tensor]:
+def weights_of(training: TrainingRun) -> dict[str, Tensor]:
     """A copy of what the training stands at."""
     return {name: value.clone() for name, value in training.method.state_dict().items()}
 
@@ -83,13 +83,13 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def stop_before(training: Training, step: int, how: Any) -> None:
+def stop_before(training: TrainingRun, step: int, how: Any) -> None:
     """Let `how()` be called right after the update of step number `step`, counted from 0."""
-    own = training.method.after_step
+    own = training.method.on_step_end
 
-    def after_step(now: int, of: int) -> None:
-        own(now, of)
+    def on_step_end(now: int, total: int) -> None:
+        own(now, total)
         if now == step:
             how()
 
-    object.__setattr__(training.method, "after_step", after_step)
+    object.__setattr__(training.method, "on_step_end", on_step_end)

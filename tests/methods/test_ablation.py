@@ -12,8 +12,9 @@ import yaml
 
 from fineclip.config import FineCLIPConfig, TrainConfig, load, read_files
 from fineclip.config.methods import FineCLIPRelaxed
-from fineclip.methods import FineCLIP
-from fineclip.train.optim import make_optimizer
+from fineclip.methods.fineclip import FineCLIP
+from fineclip.train.grad_cache import GradCache
+from fineclip.train.optim import build_optimizer
 from fineclip.types import Batch, Counts
 from tests.helpers.encoders import TEXT, tiny_encoder
 
@@ -69,14 +70,12 @@ def test_the_overlay_has_the_rows_of_the_table() -> None:
 
 @pytest.mark.parametrize("detach_crops", [False, True])
 @pytest.mark.parametrize("variant", WITHOUT_GRADIENT)
-def test_what_a_row_does_not_use_keeps_no_gradient_and_does_not_decay(
-    tmp_path: Path, variant: str, detach_crops: bool
-) -> None:
+def test_unused_parameters_have_no_gradient_and_no_decay(tmp_path: Path, variant: str, detach_crops: bool) -> None:
     encoder = tiny_encoder(tmp_path, "eva")
     method = FineCLIP(encoder, options(variant, relaxed=FineCLIPRelaxed(detach_crops=detach_crops)))
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    optimizer = make_optimizer(method.parameter_groups(), TrainConfig(learning_rate=1e-2, weight_decay=0.5))
-    method(batch()).total.backward()
+    optimizer = build_optimizer(method.parameter_groups(), TrainConfig(learning_rate=1e-2, weight_decay=0.5))
+    GradCache(method)(batch()).total.backward()
     optimizer.step()
     learning = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
     without = {name for name, parameter in encoder.named_parameters() if name in learning and parameter.grad is None}

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from fineclip.stages.texts import texts_of
 from torch import Tensor
 
 from fineclip.config import MethodConfig, TrainConfig, parse
 from fineclip.errors import ShardError
 from fineclip.methods import METHODS
-from fineclip.methods.items import Inputs
 from fineclip.methods.texts import CachedTexts
+from fineclip.methods.transforms import DataSpec
 from fineclip.models.embed_texts import embed_texts, text_tower_hash
 from fineclip.models.encoder import RegionEncoder
 from fineclip.shards import ByteRangeReader, TextsFile, write_texts
+from fineclip.stages.embed_texts import texts_of
 from fineclip.stages.upstream import keys_by_shard, manifests_of
 from fineclip.train.data import Collate, PackedDataset, build_batches, to_device
 from fineclip.train.sampler import BatchSampler, EpochOrder
@@ -29,7 +29,7 @@ from tests.helpers.packs import sample, write_world
 from tests.helpers.tiny import TinyTokenizer, tiny_encoder
 
 SIZES = {"a": 5, "b-c": 3}
-INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8, concepts=("thing", "other"))
+INPUTS = DataSpec(TinyTokenizer(), image_size=16, crop_size=8, concepts=("thing", "other"))
 METHODS_WITH_TEXTS: dict[str, Mapping[str, Any]] = {
     "clip": {},
     "fineclip": {},
@@ -59,9 +59,9 @@ def cached(selection: Selection, tmp_path_factory: pytest.TempPathFactory) -> Ca
     return CachedTexts(files, encoder.width)
 
 
-def batch_of(selection: Selection, name: str, options: MethodConfig, inputs: Inputs, *, workers: int = 0) -> Batch:
+def batch_of(selection: Selection, name: str, options: MethodConfig, inputs: DataSpec, *, workers: int = 0) -> Batch:
     """The first step of a training, all samples of it."""
-    prepare = METHODS[name].preparation(inputs, options, max_regions=2)
+    prepare = METHODS[name].build_transform(inputs, options, max_regions=2)
     samples = PackedDataset(selection.shards, prepare, seed=0)
     sampler = BatchSampler(EpochOrder(tuple(SIZES.values()), 8, seed=0, shuffle_shards=2), 0, 1, rank=0, world_size=1)
     [host] = build_batches(samples, Collate(inputs), sampler, workers=workers, pin_memory=False)
@@ -94,7 +94,7 @@ def in_double(batch: Batch, encoder: RegionEncoder, texts_of: Batch) -> Batch:
 
 @pytest.mark.parametrize("name", METHODS_WITH_TEXTS)
 def test_loss_and_gradients_are_the_same(selection: Selection, cached: CachedTexts, name: str) -> None:
-    options = parse(METHODS[name].section, METHODS_WITH_TEXTS[name], where="test")
+    options = parse(METHODS[name].config_type, METHODS_WITH_TEXTS[name], where="test")
     assert options.takes_embedded_texts
     plain = batch_of(selection, name, options, INPUTS)
     look_up_captions = batch_of(selection, name, options, replace(INPUTS, embedded=cached))
@@ -128,11 +128,11 @@ def test_loss_and_gradients_are_the_same(selection: Selection, cached: CachedTex
     ],
 )
 def test_who_has_no_use_for_embedded_texts(name: str, options: Mapping[str, Any]) -> None:
-    assert not parse(METHODS[name].section, options, where="test").takes_embedded_texts
+    assert not parse(METHODS[name].config_type, options, where="test").takes_embedded_texts
 
 
 def test_workers_read_the_same_rows(selection: Selection, cached: CachedTexts) -> None:
-    options, inputs = METHODS["fineclip"].section(), replace(INPUTS, embedded=cached)
+    options, inputs = METHODS["fineclip"].config_type(), replace(INPUTS, embedded=cached)
     here, there = (batch_of(selection, "fineclip", options, inputs, workers=workers) for workers in (0, 2))
     for name in ("texts", "region_texts"):
         assert torch.equal(getattr(here, name), getattr(there, name))
@@ -155,12 +155,10 @@ def test_it_is_sent_without_its_open_files(cached: CachedTexts) -> None:
 
 
 def test_a_caption_that_is_not_there_is_named(cached: CachedTexts) -> None:
-    message = (
-        r"a\.safetensors: has no embedding of 'a stranger', a text of sample a-000001\. .* --force of `fineclip texts`"
-    )
+    message = r"a\.safetensors: .*'a stranger'.* sample a-000001.*fineclip texts --force"
     with pytest.raises(ShardError, match=message):
         cached("a-000001", ["a stranger"])
-    with pytest.raises(ShardError, match="shard elsewhere: no embeddings of its texts are given"):
+    with pytest.raises(ShardError, match="shard elsewhere: .*--texts"):
         cached("elsewhere-000001", ["a stranger"])
 
 

@@ -9,14 +9,16 @@ from torch import Tensor
 
 from fineclip.config import ClimConfig, LoaderConfig, load, parse, read_files
 from fineclip.errors import ConfigError
-from fineclip.methods import Clim, Clip
-from fineclip.methods.clim import make_mosaics, mosaic_sides, sides_within, tile_boxes, tiled
-from fineclip.methods.contrastive import contrastive_loss
-from fineclip.methods.items import Group, Inputs, generator
+from fineclip.losses.contrastive import contrastive_loss
+from fineclip.methods.base import groups_within
+from fineclip.methods.clim import CLIM, make_mosaics, mosaic_sides, tile_boxes, tiled
+from fineclip.methods.clip import CLIP
+from fineclip.methods.transforms import DataSpec, ImageGroup, sample_rng
 from fineclip.models.images import SQUASH_BICUBIC, decode
 from fineclip.train.data import to_device
-from fineclip.train.distributed import Wish
-from fineclip.train.loop import train
+from fineclip.train.distributed import StepSignal
+from fineclip.train.grad_cache import GradCache
+from fineclip.train.train import train
 from fineclip.types import Batch, Counts
 from tests.helpers.methods import Outcome, assert_processes_equal_one, made, outcome_of, outcome_of_part
 from tests.helpers.packs import HEIGHT, WIDTH, sample, write_world
@@ -25,8 +27,9 @@ from tests.helpers.tiny import TinyTokenizer, batch_of, parts_of, tiny_encoder
 from tests.helpers.training import lines_of, training_of
 
 ROOT = Path(__file__).parents[2]
-INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConfig(resample="pillow"))
+INPUTS = DataSpec(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConfig(resample="pillow"))
 SMALL: dict[str, Any] = {"mosaics": [2], "mosaic_size": 24}
+World = tuple[Path, list[Path]]
 
 
 def test_the_plan_of_a_batch() -> None:
@@ -38,18 +41,17 @@ def test_the_plan_of_a_batch() -> None:
     assert mosaic_sides(9, (2,)) == [2, 2]
 
 
-def test_a_process_has_whole_mosaics() -> None:
-    sides = [2, 3, 4]
-    assert sides_within(sides, range(32)) == sides
-    assert sides_within(sides, range(4)) == [2]
-    assert sides_within(sides, range(4, 13)) == [3]
-    assert sides_within(sides, range(13, 32)) == [4]
-    assert (
-        sides_within(sides, range(29, 32)) == sides_within(sides, range(4, 4)) == sides_within(sides, range(6, 6)) == []
-    )
+def test_a_rank_has_whole_groups() -> None:
+    sizes = [4, 9, 16, 1, 1, 1]
+    assert groups_within(sizes, range(32)) == sizes
+    assert groups_within(sizes, range(4)) == [4]
+    assert groups_within(sizes, range(4, 13)) == [9]
+    assert groups_within(sizes, range(13, 30)) == [16, 1]
+    assert groups_within(sizes, range(29, 32)) == [1, 1, 1]
+    assert groups_within(sizes, range(4, 4)) == groups_within(sizes, range(6, 6)) == []
     for images in (range(3), range(5), range(3, 13), range(5, 13), range(14, 20)):
-        with pytest.raises(AssertionError, match="of a batch are a mosaic"):
-            sides_within(sides, images)
+        with pytest.raises(AssertionError, match="are one group, but this rank has"):
+            groups_within(sizes, images)
 
 
 def test_tiles_are_laid_row_by_row() -> None:
@@ -83,8 +85,10 @@ def test_the_loss_is_the_contrast_of_tiles_and_single_images_with_captions() -> 
     quarters = torch.tensor([[0, 0, 1, 1], [1, 0, 2, 1], [0, 1, 1, 2], [1, 1, 2, 2]], dtype=torch.float64) / 2
     tiles = encoder.encode_regions(mosaic, quarters, torch.zeros(4, dtype=torch.int64))
     visual = torch.cat([tiles, encoder.encode_image(batch.images[4:])])
-    expected = contrastive_loss(visual, encoder.encode_text(batch.texts), scale=encoder.logit_scale.exp(), counts=[6])
-    losses = method(batch)
+    expected = contrastive_loss(
+        visual, encoder.encode_text(batch.texts), logit_scale=encoder.logit_scale.exp(), counts=[6]
+    )
+    losses = GradCache(method)(batch)
     torch.testing.assert_close(losses.total, expected)
     assert set(losses.terms) == {"contrast"}
 
@@ -96,7 +100,7 @@ def test_every_part_of_the_vision_tower_learns_and_no_text() -> None:
     assert found == {name for name, _ in encoder.vision_parameters()} | {"logit_scale"}
 
 
-def test_without_single_images_the_way_to_the_class_token_is_not_taken() -> None:
+def test_class_token_path_is_skipped_without_single_images() -> None:
     method = made("clim", SMALL)
     called: list[int] = []
     own = method.encoder.encode_image
@@ -115,40 +119,45 @@ def test_a_text_tower_may_learn() -> None:
     assert all(gradients[f"encoder.{name}"] is not None for name, _ in method.encoder.text_parameters())
 
 
-def test_an_item_is_a_random_part_of_the_image_and_a_caption() -> None:
+def test_example_is_a_random_crop_and_a_caption() -> None:
     one = sample("k")
-    prepare = Clim.preparation(INPUTS, ClimConfig(crop_area=(0.25, 0.25)), max_regions=0)
-    items = [prepare(one, generator(0, epoch, "k")) for epoch in range(12)]
+    prepare = CLIM.build_transform(INPUTS, ClimConfig(crop_area=(0.25, 0.25)), max_regions=0)
+    items = [prepare(one, sample_rng(0, epoch, "k")) for epoch in range(12)]
     assert all(item.image.shape == (3, 16, 16) and item.boxes is None for item in items)
     assert len({item.image.numpy().tobytes() for item in items}) == 12
-    again = prepare(one, generator(0, 3, "k"))
+    again = prepare(one, sample_rng(0, 3, "k"))
     assert torch.equal(again.image, items[3].image)
-    whole = Clim.preparation(INPUTS, ClimConfig(crop_area=(1, 1)), max_regions=0)(one, generator(0, 0, "k"))
+    whole = CLIM.build_transform(INPUTS, ClimConfig(crop_area=(1, 1)), max_regions=0)(one, sample_rng(0, 0, "k"))
     # no part of the right aspect has the area of the whole: what is left is the largest in the middle
     wide = round(HEIGHT * 4 / 3)
     left = (WIDTH - wide) // 2
     expected = SQUASH_BICUBIC(decode(one.image).crop((left, 0, left + wide, HEIGHT)), 16)
     assert torch.equal(whole.image, expected)
-    same = Clip.preparation(INPUTS, Clip.section(), max_regions=0)(one, generator(0, 0, "k"))
+    same = CLIP.build_transform(INPUTS, CLIP.config_type(), max_regions=0)(one, sample_rng(0, 0, "k"))
     assert torch.equal(whole.text, same.text)
 
 
 def test_groups_are_the_mosaics_then_each_image() -> None:
     method = made("clim", {"mosaics": [2, 3], "mosaic_size": 24})
-    single = Group(1, 256)
-    assert method.groups(15, INPUTS) == [Group(4, 576), Group(9, 576), single, single]
-    assert method.groups(13, INPUTS) == [Group(4, 576), Group(9, 576)]
+    assert method.image_groups(15) == [4, 9, 1, 1]
+    assert method.image_groups(13) == [4, 9]
+
+
+def test_the_cost_of_a_group_is_its_pixels(world: World, tmp_path: Path) -> None:
+    options = {"mosaics": [2, 3], "mosaic_size": 24}
+    training = training_of(world, tmp_path, method="clim", options=options, batch_size=14)
+    assert training.image_groups == [ImageGroup(4, 24**2), ImageGroup(9, 24**2), ImageGroup(1, 16**2)]
 
 
 @pytest.mark.parametrize("images", [1, 28])
 def test_too_few_images_for_mosaics_are_refused(images: int) -> None:
     method = made("clim", {"mosaic_size": 24})
     with pytest.raises(ConfigError, match=rf"batch_size: a step has {images} images, but a set of mosaics takes 29"):
-        method.groups(images, INPUTS)
+        method.image_groups(images)
 
 
 def test_mosaics_that_are_no_whole_patches_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"mosaic_size: 30 px is not whole patches of 4 px"):
+    with pytest.raises(ConfigError, match=r"mosaic_size: 30 px is not a multiple of the patch size, 4 px"):
         made("clim", {"mosaic_size": 30})
 
 
@@ -206,7 +215,6 @@ def each_case(cases: list[tuple[int, tuple[int, ...], tuple[int, ...]]]) -> list
     ]
 
 
-World = tuple[Path, list[Path]]
 LARGE = {"mosaics": [2], "mosaic_size": 64}  # a mosaic costs as much as 16 images: of three processes one has nothing
 
 
@@ -237,10 +245,10 @@ def steps_of_the_loop(rank: int, world_size: int, world: World, folder: Path) ->
             world, folder, rank=rank, world_size=world_size, method="clim", options=options, batch_size=11, epochs=2
         )
         for host in training.batches(0):
-            counts, _ = training.processes.exchange(len(host.keys), host.regions, Wish.GO_ON)
+            counts, _ = training.context.all_gather_counts(len(host.keys), host.regions, StepSignal.CONTINUE)
             batch = to_device(host, counts, torch.device("cpu"), seed=0)
             method = made("clim", options)
-            steps.append((list(batch.keys), outcome_of(method, batch, training.processes.wrap(method))))
+            steps.append((list(batch.keys), outcome_of(method, batch, training.context.wrap(GradCache(method)))))
     return steps
 
 
@@ -253,13 +261,13 @@ def test_fewer_samples_than_mosaics_take_are_refused_before_the_first_step(world
 
 def test_fewer_samples_than_a_batch_make_mosaics_of_all_of_them(world: World, tmp_path: Path) -> None:
     training = training_of(world, tmp_path, method="clim", options=SMALL, batch_size=64, epochs=2)
-    assert [group.images for group in training.groups] == [4, 4, 4, 4]
+    assert [group.images for group in training.image_groups] == [4, 4, 4, 4]
     train(training)
     lines = lines_of(tmp_path / "metrics.jsonl")
     assert all(line["images"] == 16 and line["total"] == line["contrast"] for line in lines)
 
 
-def test_it_learns(world: World, tmp_path: Path) -> None:
+def test_loss_decreases(world: World, tmp_path: Path) -> None:
     options = {"mosaics": [2], "mosaic_size": 32}
     train(training_of(world, tmp_path, method="clim", options=options, epochs=12, batch_size=16, log_every_steps=1))
     totals = [line["total"] for line in lines_of(tmp_path / "metrics.jsonl")]
@@ -270,5 +278,5 @@ def test_images_are_all_that_a_part_needs() -> None:
     batch: Batch = batch_of([0] * 6)
     images, texts = batch.images, batch.texts
     bare = Batch(batch.keys, Counts([6], [0]), images=images, texts=texts)
-    values: list[Tensor] = [made("clim", SMALL)(one).total for one in (batch, bare)]
+    values: list[Tensor] = [GradCache(made("clim", SMALL))(one).total for one in (batch, bare)]
     assert torch.equal(*values)

@@ -10,24 +10,25 @@ import torch
 
 from fineclip.config import ClipSelfConfig, FineCLIPConfig, LoaderConfig, TrainConfig, parse
 from fineclip.errors import ConfigError
-from fineclip.methods import METHODS, ClipSelf
-from fineclip.methods.clipself import draw_patches, grids
-from fineclip.methods.items import Inputs, generator
+from fineclip.methods import METHODS
+from fineclip.methods.clipself import CLIPSelf, draw_patches, grids
+from fineclip.methods.transforms import DataSpec, sample_rng
 from fineclip.models.images import decode, letterbox, letterbox_centered
-from fineclip.train.loop import train
-from fineclip.train.optim import make_optimizer
+from fineclip.train.grad_cache import GradCache
+from fineclip.train.optim import build_optimizer
+from fineclip.train.train import train
 from fineclip.types import Box, Region, Sample
 from tests.helpers.methods import made, outcome_of
 from tests.helpers.packs import HEIGHT, WIDTH, picture, sample, write_world
 from tests.helpers.tiny import TinyTokenizer, batch_of, tiny_encoder
 from tests.helpers.training import stop_before, training_of, weights_of
 
-INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConfig(resample="pillow"))
+INPUTS = DataSpec(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConfig(resample="pillow"))
 
 
 def prepared(one: Sample, *, max_regions: int = 20, epoch: int = 0, **options: Any):
     section = parse(ClipSelfConfig, options, where="test")
-    return ClipSelf.preparation(INPUTS, section, max_regions=max_regions)(one, generator(0, epoch, one.key))
+    return CLIPSelf.build_transform(INPUTS, section, max_regions=max_regions)(one, sample_rng(0, epoch, one.key))
 
 
 def test_there_are_24_grids() -> None:
@@ -45,7 +46,7 @@ def test_every_grid_is_drawn_about_as_often() -> None:
     drawn = Counter(
         (len({box.y1 for box in boxes}), len({box.x1 for box in boxes}))
         for epoch in range(1200)
-        for boxes in [draw_patches(one, generator(0, epoch, "k"), max_split=6, at_most=36)]
+        for boxes in [draw_patches(one, sample_rng(0, epoch, "k"), max_split=6, at_most=36)]
     )
     assert set(drawn) == set(grids(6))
     assert min(drawn.values()) > 25 and max(drawn.values()) < 80
@@ -54,9 +55,9 @@ def test_every_grid_is_drawn_about_as_often() -> None:
 def test_patches_tile_the_image_or_are_a_subset_of_the_cells() -> None:
     one = Sample("k", b"", 60, 80, ())
     for epoch in range(40):
-        whole = draw_patches(one, generator(0, epoch, "k"), max_split=6, at_most=36)
+        whole = draw_patches(one, sample_rng(0, epoch, "k"), max_split=6, at_most=36)
         assert sum(box.width * box.height for box in whole) == pytest.approx(60 * 80)
-        some = draw_patches(one, generator(0, epoch, "k"), max_split=6, at_most=20)
+        some = draw_patches(one, sample_rng(0, epoch, "k"), max_split=6, at_most=20)
         assert len(some) == min(20, len(whole))
         assert [box for box in whole if box in some] == some
 
@@ -89,7 +90,9 @@ def test_regions_are_those_that_other_methods_draw() -> None:
     one = sample("k", regions=6)
     for epoch in range(5):
         squashed = prepared(one, max_regions=2, resize="squash", epoch=epoch)
-        other = METHODS["fineclip"].preparation(INPUTS, FineCLIPConfig(), max_regions=2)(one, generator(0, epoch, "k"))
+        other = METHODS["fineclip"].build_transform(INPUTS, FineCLIPConfig(), max_regions=2)(
+            one, sample_rng(0, epoch, "k")
+        )
         assert torch.equal(squashed.boxes, other.boxes)
         assert torch.equal(squashed.crops, other.crops)
 
@@ -107,21 +110,21 @@ def test_the_loss_is_one_minus_the_cosine_to_the_initial_encoder() -> None:
             parameter.add_(0.05)
     region = method.encoder.encode_regions(batch.images, batch.boxes, batch.box_to_image)
     crop = tiny_encoder().encode_image(batch.crops)
-    losses = method(batch)
+    losses = GradCache(method)(batch)
     torch.testing.assert_close(losses.total, (1 - torch.cosine_similarity(region, crop)).mean())
     assert set(losses.terms) == {"distill"}
 
 
 def test_no_text_is_needed() -> None:
     method, batch = made("clipself", {}), batch_of([1, 2])
-    expected = method(batch).total
+    expected = GradCache(method)(batch).total
     batch.texts = batch.region_texts = None
-    assert torch.equal(method(batch).total, expected)
+    assert torch.equal(GradCache(method)(batch).total, expected)
 
 
-def test_what_takes_no_part_has_no_gradient_and_is_not_decayed() -> None:
+def test_unused_parameters_have_no_gradient_and_no_decay() -> None:
     method = made("clipself", {})
-    optimizer = make_optimizer(method.parameter_groups(), TrainConfig(weight_decay=0.5, learning_rate=0.1))
+    optimizer = build_optimizer(method.parameter_groups(), TrainConfig(weight_decay=0.5, learning_rate=0.1))
     before = {name: value.clone() for name, value in method.state_dict().items()}
     _, gradients = outcome_of(method, batch_of([2, 1]))
     optimizer.step()
@@ -147,7 +150,7 @@ def test_few_regions(regions: tuple[int, ...]) -> None:
 def test_the_teacher_stays_in_evaluation_mode() -> None:
     method = made("clipself", {}).train()
     assert method.encoder.visual.training
-    assert not any(module.training for module in method.initial.modules())
+    assert not any(module.training for module in method.teacher.modules())
 
 
 def test_text_cannot_learn() -> None:
@@ -161,7 +164,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
 
 
 @pytest.mark.parametrize("regions", ["proposals", "patches"])
-def test_a_stopped_training_goes_on_from_what_was_trained_and_not_from_the_mixture(
+def test_resume_continues_from_trained_weights_and_not_from_the_mixture(
     world: tuple[Path, list[Path]], tmp_path: Path, regions: str
 ) -> None:
     options = {"regions": regions, "max_split": 2, "alpha": 0.5}
@@ -183,12 +186,12 @@ def test_a_stopped_training_goes_on_from_what_was_trained_and_not_from_the_mixtu
     stop_before(stopped, 4, publish_and_die)
     with pytest.raises(KilledError):
         train(stopped)
-    done, content = stopped.state.load()
+    done, content = stopped.checkpoints.load_latest()
     assert 0 < done < whole.steps
     again = fresh("stopped")
     train(again)
     assert all(torch.equal(value, weights_of(whole)[name]) for name, value in weights_of(again).items())
-    kept, first = content["method"]["encoder.visual.proj"], content["method"]["initial.visual.proj"]
+    kept, first = content["method"]["encoder.visual.proj"], content["method"]["teacher.visual.proj"]
     assert torch.equal(first, tiny_encoder(dtype=torch.float32).visual.proj)
     assert not torch.equal(kept, first)
 

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from fineclip.config import parse
 from fineclip.methods import METHODS
-from fineclip.methods.items import Inputs, generator
+from fineclip.methods.transforms import DataSpec, sample_rng
 from fineclip.train.data import Collate, to_device
 from fineclip.types import Batch, Counts, Region
 from tests.helpers.methods import outcome_of
 from tests.helpers.packs import sample
 from tests.helpers.tiny import TinyTokenizer, tiny_encoder
 
-INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8, concepts=("thing", "other", "third"))
+INPUTS = DataSpec(TinyTokenizer(), image_size=16, crop_size=8, concepts=("thing", "other", "third"))
 IMAGES = 6
 TAUGHT = {"targets": "pseudo", "min_confidence": 0.0}
 CASES: list[tuple[str, Mapping[str, Any]]] = [
@@ -34,8 +34,8 @@ CASES: list[tuple[str, Mapping[str, Any]]] = [
 
 def merged_batch(name: str, options: Mapping[str, Any]) -> Batch:
     """Of six images with two captions between them, their eight regions with three, as the loader makes it; in float64."""
-    section = parse(METHODS[name].section, options, where="test")
-    prepare = METHODS[name].preparation(INPUTS, section, max_regions=2)
+    section = parse(METHODS[name].config_type, options, where="test")
+    prepare = METHODS[name].build_transform(INPUTS, section, max_regions=2)
     items = []
     for number in range(IMAGES):
         one = sample(f"k-{number}", regions=number % 3)
@@ -43,7 +43,7 @@ def merged_batch(name: str, options: Mapping[str, Any]) -> Batch:
             Region(region.box, 0.5, "thing", f"is {(number + place) % 3}") for place, region in enumerate(one.regions)
         ]
         shared = replace(one, captions=(f"say {number % 2}",), regions=tuple(regions))
-        items.append(prepare(shared, generator(0, 0, one.key)))
+        items.append(prepare(shared, sample_rng(0, 0, one.key)))
     host = Collate(INPUTS)(items)
     batch = to_device(host, Counts([IMAGES], [host.regions]), torch.device("cpu"), seed=1)
     floating = {
@@ -72,7 +72,7 @@ def test_loss_and_gradients_are_those_of_every_row_encoded_by_itself(name: str, 
         assert len(merged.texts) == 2 and len(plain.texts) == IMAGES
     if merged.region_texts is not None:
         assert len(merged.region_texts) == 3 and len(plain.region_texts) == 6
-    section = parse(METHODS[name].section, options, where="test")
+    section = parse(METHODS[name].config_type, options, where="test")
     (losses, gradients), (expected_losses, expected) = (
         outcome_of(METHODS[name].build(tiny_encoder(), section, INPUTS), batch) for batch in (merged, plain)
     )

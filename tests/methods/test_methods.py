@@ -10,11 +10,14 @@ from torch import Tensor
 
 from fineclip.config import ClipConfig, FineCLIPConfig, TrainConfig, parse
 from fineclip.errors import ConfigError
-from fineclip.methods import METHODS, Clip, FineCLIP
-from fineclip.methods.contrastive import contrastive_loss
-from fineclip.methods.distillation import distillation_loss
-from fineclip.train.distributed import Processes
-from fineclip.train.optim import make_optimizer
+from fineclip.losses.contrastive import contrastive_loss
+from fineclip.losses.distillation import distillation_loss
+from fineclip.methods import METHODS
+from fineclip.methods.clip import CLIP
+from fineclip.methods.fineclip import FineCLIP
+from fineclip.train.distributed import DistributedContext
+from fineclip.train.grad_cache import GradCache
+from fineclip.train.optim import build_optimizer
 from tests.helpers.methods import assert_processes_equal_one, made, outcome_of, outcome_of_part
 from tests.helpers.processes import run_processes
 from tests.helpers.tiny import batch_of, parts_of, tiny_encoder
@@ -32,15 +35,15 @@ def test_distillation_by_hand() -> None:
 
 
 def test_clip_is_the_contrast_of_images_and_captions() -> None:
-    method, batch = Clip(tiny_encoder(), ClipConfig()), batch_of([1, 0, 2])
+    method, batch = CLIP(tiny_encoder(), ClipConfig()), batch_of([1, 0, 2])
     encoder = method.encoder
     expected = contrastive_loss(
         encoder.encode_image(batch.images),
         encoder.encode_text(batch.texts),
-        scale=encoder.logit_scale.exp(),
+        logit_scale=encoder.logit_scale.exp(),
         counts=[3],
     )
-    losses = method(batch)
+    losses = GradCache(method)(batch)
     torch.testing.assert_close(losses.total, expected)
     assert set(losses.terms) == {"global"}
 
@@ -52,12 +55,12 @@ def test_fineclip_is_the_weighted_sum_of_its_terms() -> None:
     crop = encoder.encode_image(batch.crops)
     expected = {
         "global": contrastive_loss(
-            encoder.encode_image(batch.images), encoder.encode_text(batch.texts), scale=scale, counts=[3]
+            encoder.encode_image(batch.images), encoder.encode_text(batch.texts), logit_scale=scale, counts=[3]
         ),
-        "region": contrastive_loss(region, encoder.encode_text(batch.region_texts), scale=scale, counts=[3]),
+        "region": contrastive_loss(region, encoder.encode_text(batch.region_texts), logit_scale=scale, counts=[3]),
         "distill": (1 - torch.cosine_similarity(region, crop)).mean(),
     }
-    losses = method(batch)
+    losses = GradCache(method)(batch)
     for name, value in expected.items():
         torch.testing.assert_close(losses.terms[name], value.detach())
     torch.testing.assert_close(
@@ -66,7 +69,7 @@ def test_fineclip_is_the_weighted_sum_of_its_terms() -> None:
 
 
 def test_a_batch_without_regions_has_two_terms_of_zero() -> None:
-    losses = fineclip()(batch_of([0, 0]))
+    losses = GradCache(fineclip())(batch_of([0, 0]))
     assert losses.terms["region"].item() == losses.terms["distill"].item() == 0
     losses.total.backward()
     assert losses.terms["global"].item() > 0
@@ -77,14 +80,14 @@ def test_a_term_of_weight_0_is_not_computed(absent: str) -> None:
     method, batch = fineclip(weights={absent: 0}), batch_of([1, 2])
     unneeded = {"global": "texts", "region": "region_texts", "distill": "crops"}[absent]
     setattr(batch, unneeded, None)
-    losses = method(batch)
+    losses = GradCache(method)(batch)
     assert set(losses.terms) == {"global", "region", "distill"} - {absent}
 
 
 def test_without_region_and_distill_fineclip_is_clip() -> None:
     batch = batch_of([1, 2])
-    losses = fineclip(weights={"region": 0, "distill": 0})(batch)
-    assert torch.equal(losses.total, Clip(tiny_encoder(), ClipConfig())(batch).total)
+    losses = GradCache(fineclip(weights={"region": 0, "distill": 0}))(batch)
+    assert torch.equal(losses.total, GradCache(CLIP(tiny_encoder(), ClipConfig()))(batch).total)
 
 
 def test_nothing_to_learn_is_refused() -> None:
@@ -96,7 +99,7 @@ def test_detached_crops_switch_the_gradient_and_not_the_value() -> None:
     batch, only_distill = batch_of([2, 1]), {"global": 0, "region": 0}
     attached = fineclip(weights=only_distill)
     detached = fineclip(weights=only_distill, relaxed={"detach_crops": True})
-    losses = [method(batch) for method in (attached, detached)]
+    losses = [GradCache(method)(batch) for method in (attached, detached)]
     assert torch.equal(losses[0].total, losses[1].total)
     for one in losses:
         one.total.backward()
@@ -114,8 +117,8 @@ def test_detached_crops_switch_the_gradient_and_not_the_value() -> None:
 def test_text_is_frozen_unless_asked(name: str) -> None:
     batch, method_class = batch_of([1, 2]), METHODS[name]
     for train_text in (False, True):
-        method = method_class(tiny_encoder(), method_class.section(train_text=train_text))
-        method(batch).total.backward()
+        method = method_class(tiny_encoder(), method_class.config_type(train_text=train_text))
+        GradCache(method)(batch).total.backward()
         gradients = [parameter.grad for _, parameter in method.encoder.text_parameters()]
         assert all((gradient is not None) == train_text for gradient in gradients)
         assert method.encoder.transformer.training == train_text
@@ -125,29 +128,29 @@ def test_text_is_frozen_unless_asked(name: str) -> None:
 
 
 def test_weight_decay_is_for_matrices_alone() -> None:
-    method = Clip(tiny_encoder(), ClipConfig(train_text=True))
+    method = CLIP(tiny_encoder(), ClipConfig(train_text=True))
     names = {id(parameter): name for name, parameter in method.encoder.named_parameters()}
     groups = {group.decays: {names[id(p)] for p in group.parameters} for group in method.parameter_groups()}
     assert set().union(*groups.values()) == set(names.values())
     assert {"visual.proj", "visual.conv1.weight", "visual.positional_embedding", "text_projection"} <= groups[True]
     assert {"logit_scale", "visual.class_embedding", "visual.ln_pre.weight", "ln_final.bias"} <= groups[False]
-    optimizer = make_optimizer(method.parameter_groups(), TrainConfig(weight_decay=0.3))
+    optimizer = build_optimizer(method.parameter_groups(), TrainConfig(weight_decay=0.3))
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
 
 
 @pytest.mark.parametrize(("before", "after"), [(-1.0, 0.0), (3.0, 3.0), (9.0, math.log(100))])
 def test_inverse_temperature_stays_within_1_and_100(before: float, after: float) -> None:
-    method = Clip(tiny_encoder(), ClipConfig())
+    method = CLIP(tiny_encoder(), ClipConfig())
     method.encoder.logit_scale.data.fill_(before)
-    method.after_step(0, 10)
+    method.on_step_end(0, 10)
     assert method.encoder.logit_scale.item() == pytest.approx(after)
 
 
 def test_a_parameter_that_takes_no_part_stays_as_it_is() -> None:
     method = fineclip(weights={"global": 0, "region": 0}, relaxed={"detach_crops": True})
-    optimizer = make_optimizer(method.parameter_groups(), TrainConfig(weight_decay=0.5, learning_rate=0.1))
+    optimizer = build_optimizer(method.parameter_groups(), TrainConfig(weight_decay=0.5, learning_rate=0.1))
     before = method.encoder.logit_scale.item()
-    method(batch_of([1])).total.backward()
+    GradCache(method)(batch_of([1])).total.backward()
     assert method.encoder.logit_scale.grad is None
     optimizer.step()
     assert method.encoder.logit_scale.item() == before
@@ -204,8 +207,8 @@ def test_weights_are_equal_on_all_processes_after_five_steps(world_size: int) ->
 
 def five_steps(rank: int, world_size: int) -> dict[str, Tensor]:
     method = made("fineclip", {})
-    processes = Processes(rank, world_size, torch.device("cpu"))
-    wrapped = processes.wrap(method)
+    processes = DistributedContext(rank, world_size, torch.device("cpu"))
+    wrapped = processes.wrap(GradCache(method))
     optimizer = torch.optim.SGD([p for g in method.parameter_groups() for p in g.parameters], lr=0.1)
     split = {1: (6,), 2: (4, 2), 3: (1, 1, 4)}[world_size]
     for step in range(5):
@@ -214,5 +217,5 @@ def five_steps(rank: int, world_size: int) -> dict[str, Tensor]:
         losses.total.backward()
         processes.require_equal_gradients(method)
         optimizer.step()
-        method.after_step(step, 5)
+        method.on_step_end(step, 5)
     return method.encoder.state_dict()

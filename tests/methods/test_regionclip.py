@@ -12,25 +12,26 @@ from torch.nn.functional import normalize
 
 from fineclip.config import RegionClipConfig, parse
 from fineclip.errors import ConfigError
-from fineclip.methods import FineCLIP, RegionClip
-from fineclip.methods.concepts import (
-    concept_contrast,
-    drawn_concepts,
-    embed_concepts,
+from fineclip.losses.concepts import (
+    concept_contrastive_loss,
+    concept_distillation_loss,
     federated_loss,
-    taught,
-    teacher_loss,
+    sample_concepts,
+    teacher_targets,
 )
-from fineclip.methods.contrastive import contrastive_loss
-from fineclip.methods.items import Inputs, generator
-from fineclip.train.distributed import Processes
+from fineclip.losses.contrastive import contrastive_loss
+from fineclip.methods.fineclip import FineCLIP
+from fineclip.methods.regionclip import RegionCLIP, embed_concepts
+from fineclip.methods.transforms import DataSpec, sample_rng
+from fineclip.train.distributed import DistributedContext
+from fineclip.train.grad_cache import GradCache
 from fineclip.types import Batch, Box, Region
 from tests.helpers.packs import sample
 from tests.helpers.processes import run_processes
 from tests.helpers.tiny import TinyTokenizer, batch_of, parts_of, tiny_encoder
 
 CONCEPTS = ("cat", "dog", "tree", "cup", "lamp", "car", "bird")
-INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8, concepts=CONCEPTS)
+INPUTS = DataSpec(TinyTokenizer(), image_size=16, crop_size=8, concepts=CONCEPTS)
 ONE = torch.tensor(1.0, dtype=torch.float64)
 
 
@@ -38,13 +39,13 @@ def rows(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def made(**options: Any) -> RegionClip:
+def made(**options: Any) -> RegionCLIP:
     """On the tiny encoder, with concepts that are no embedding of anything; few a step, so that some are drawn."""
     options = {"concepts_per_step": 5, **options}
-    return RegionClip(tiny_encoder(), parse(RegionClipConfig, options, where="test"), rows(len(CONCEPTS), 12, seed=9))
+    return RegionCLIP(tiny_encoder(), parse(RegionClipConfig, options, where="test"), rows(len(CONCEPTS), 12, seed=9))
 
 
-def moved(method: RegionClip) -> RegionClip:
+def moved(method: RegionCLIP) -> RegionCLIP:
     """With a student that is not its teacher any more."""
     with torch.no_grad():
         for parameter in method.encoder.parameters():
@@ -61,19 +62,19 @@ def labelled(regions_per_image: Sequence[int], *, seed: int = 0) -> Batch:
 # concepts
 
 
-def test_concepts_are_embedded_as_the_encoder_comes_and_stay() -> None:
+def test_concepts_are_embedded_by_the_initial_encoder() -> None:
     options = RegionClipConfig(targets="pseudo", train_text=True)
-    method = RegionClip.build(tiny_encoder(), options, INPUTS)
+    method = RegionCLIP.build(tiny_encoder(), options, INPUTS)
     expected = embed_concepts(tiny_encoder(), CONCEPTS, prompts="vild", tokenize=TinyTokenizer())
     assert torch.equal(method.concept_KD, normalize(expected, dim=-1))
-    moved(method)(labelled([1, 2])).total.backward()
+    GradCache(moved(method))(labelled([1, 2])).total.backward()
     assert torch.equal(method.concept_KD, normalize(expected, dim=-1))
     assert "concept_KD" not in method.state_dict()
 
 
-def test_no_concept_is_refused() -> None:
-    with pytest.raises(ConfigError, match="there is none"):
-        RegionClip.build(tiny_encoder(), RegionClipConfig(), replace(INPUTS, concepts=()))
+def test_no_concepts_is_refused() -> None:
+    with pytest.raises(ConfigError, match="there are none"):
+        RegionCLIP.build(tiny_encoder(), RegionClipConfig(), replace(INPUTS, concepts=()))
 
 
 # what is drawn of a sample
@@ -89,8 +90,8 @@ def visited(**options: Any) -> Any:
             )
         ),
     )
-    prepare = RegionClip.preparation(INPUTS, parse(RegionClipConfig, options, where="test"), max_regions=4)
-    return one, prepare(one, generator(0, 0, one.key))
+    prepare = RegionCLIP.build_transform(INPUTS, parse(RegionClipConfig, options, where="test"), max_regions=4)
+    return one, prepare(one, sample_rng(0, 0, one.key))
 
 
 def test_labels_are_numbers_of_concepts_and_others_are_left_out() -> None:
@@ -102,7 +103,7 @@ def test_labels_are_numbers_of_concepts_and_others_are_left_out() -> None:
 def test_with_a_teacher_any_region_will_do_and_has_no_label() -> None:
     one, item = visited(targets="pseudo")
     assert len(item.boxes) == 4 and item.region_labels is None
-    rng = generator(0, 0, one.key)
+    rng = sample_rng(0, 0, one.key)
     caption = one.captions[int(rng.integers(len(one.captions)))]
     assert torch.equal(item.text, TinyTokenizer()([caption])[0])
     left_out = set(range(5)) - set(np.sort(rng.choice(5, 4, replace=False)).tolist())
@@ -114,10 +115,10 @@ def test_boxes_and_captions_are_those_that_other_methods_draw() -> None:
     one = sample("s-000002", regions=6)
     one = replace(one, regions=tuple(replace(region, label="cat") for region in one.regions))
     prepared = []
-    for kind, options in ((FineCLIP, FineCLIP.section()), (RegionClip, RegionClipConfig(targets="pseudo"))):
-        prepare = kind.preparation(INPUTS, options, max_regions=3)
-        prepared.append(prepare(one, generator(0, 0, one.key)))
-    other = RegionClip.preparation(INPUTS, RegionClipConfig(), max_regions=3)(one, generator(0, 0, one.key))
+    for kind, options in ((FineCLIP, FineCLIP.config_type()), (RegionCLIP, RegionClipConfig(targets="pseudo"))):
+        prepare = kind.build_transform(INPUTS, options, max_regions=3)
+        prepared.append(prepare(one, sample_rng(0, 0, one.key)))
+    other = RegionCLIP.build_transform(INPUTS, RegionClipConfig(), max_regions=3)(one, sample_rng(0, 0, one.key))
     assert torch.equal(prepared[0].boxes, prepared[1].boxes) and torch.equal(prepared[0].boxes, other.boxes)
     assert torch.equal(prepared[0].text, prepared[1].text) and torch.equal(prepared[0].image, other.image)
 
@@ -136,13 +137,13 @@ def test_labels_the_total_is_the_federated_loss_of_the_dense_features() -> None:
     method, batch = made(), labelled([2, 0, 3])
     encoder = method.encoder
     region = encoder.encode_regions(batch.images, batch.boxes, batch.box_to_image)
-    drawn = drawn_concepts(batch.region_labels, concepts=7, at_least=5, seed=batch.seed)
+    drawn = sample_concepts(batch.region_labels, concepts=7, at_least=5, seed=batch.seed)
     scale = encoder.logit_scale.exp()
-    expected = federated_loss(region, batch.region_labels, method.concept_KD, drawn, scale=scale, counts=[5])
-    losses = method(batch)
+    expected = federated_loss(region, batch.region_labels, method.concept_KD, drawn, logit_scale=scale, counts=[5])
+    losses = GradCache(method)(batch)
     torch.testing.assert_close(losses.total, expected)
     assert set(losses.terms) == {"concept"}
-    assert not torch.equal(method(replace(batch, seed=42)).total, losses.total)
+    assert not torch.equal(GradCache(method)(replace(batch, seed=42)).total, losses.total)
 
 
 def test_pseudo_the_total_is_the_weighted_sum_of_its_terms() -> None:
@@ -151,14 +152,14 @@ def test_pseudo_the_total_is_the_weighted_sum_of_its_terms() -> None:
     encoder, concepts = method.encoder, method.concept_KD
     region = encoder.encode_regions(batch.images, batch.boxes, batch.box_to_image)
     teacher = tiny_encoder().encode_regions(batch.images, batch.boxes, batch.box_to_image)
-    said = taught(teacher, concepts, temperature=0.1, min_confidence=0.1, counts=[5])
+    said = teacher_targets(teacher, concepts, temperature=0.1, min_confidence=0.1, counts=[5])
     image, caption = encoder.encode_image(batch.images), encoder.encode_text(batch.texts)
     expected = {
-        "distill": teacher_loss(region, concepts, said, temperature=0.1),
-        "contrast": concept_contrast(region, concepts, said, temperature=0.1),
-        "global": contrastive_loss(image, caption, scale=10 * ONE, counts=[3]),
+        "distill": concept_distillation_loss(region, concepts, said, temperature=0.1),
+        "contrast": concept_contrastive_loss(region, concepts, said, temperature=0.1),
+        "global": contrastive_loss(image, caption, logit_scale=10 * ONE, counts=[3]),
     }
-    losses = method(batch)
+    losses = GradCache(method)(batch)
     assert set(losses.terms) == set(expected)
     for name, value in expected.items():
         torch.testing.assert_close(losses.terms[name], value.detach())
@@ -170,7 +171,7 @@ def test_a_term_of_weight_0_is_not_computed(absent: str) -> None:
     method, batch = made(targets="pseudo", weights={absent: 0}), labelled([1, 2])
     if absent == "global":
         batch.texts = None
-    assert set(method(batch).terms) == {"distill", "contrast", "global"} - {absent}
+    assert set(GradCache(method)(batch).terms) == {"distill", "contrast", "global"} - {absent}
 
 
 def test_without_its_regional_terms_it_is_clip_at_a_fixed_temperature() -> None:
@@ -178,9 +179,9 @@ def test_without_its_regional_terms_it_is_clip_at_a_fixed_temperature() -> None:
     batch.boxes = None
     encoder = method.encoder
     expected = contrastive_loss(
-        encoder.encode_image(batch.images), encoder.encode_text(batch.texts), scale=100 * ONE, counts=[2]
+        encoder.encode_image(batch.images), encoder.encode_text(batch.texts), logit_scale=100 * ONE, counts=[2]
     )
-    torch.testing.assert_close(method(batch).total, expected)
+    torch.testing.assert_close(GradCache(method)(batch).total, expected)
 
 
 def test_nothing_to_learn_and_a_text_tower_that_nothing_teaches_are_refused() -> None:
@@ -194,7 +195,7 @@ def test_nothing_to_learn_and_a_text_tower_that_nothing_teaches_are_refused() ->
 
 @pytest.mark.parametrize("targets", ["labels", "pseudo"])
 def test_a_batch_without_regions_has_terms_of_0(targets: str) -> None:
-    losses = made(targets=targets)(labelled([0, 0]))
+    losses = GradCache(made(targets=targets))(labelled([0, 0]))
     losses.total.backward()
     assert all((value.item() == 0) == (name != "global") for name, value in losses.terms.items())
 
@@ -211,9 +212,9 @@ LAST = "visual.transformer.resblocks.1"
         ({"targets": "pseudo"}, {"visual.proj": False, "visual.class_embedding": False}),
     ],
 )
-def test_what_has_no_gradient(options: dict[str, Any], without: dict[str, bool]) -> None:
+def test_parameters_without_gradient(options: dict[str, Any], without: dict[str, bool]) -> None:
     method = made(**options)
-    method(labelled([2, 1])).total.backward()
+    GradCache(method)(labelled([2, 1])).total.backward()
     gradient = {name: value.grad for name, value in method.encoder.named_parameters()}
     silent = {name for name in gradient if name.split(".")[0] in NO_TEXT}
     assert "logit_scale" in silent and len(silent) > 10
@@ -223,43 +224,43 @@ def test_what_has_no_gradient(options: dict[str, Any], without: dict[str, bool])
     names = {id(value): name for name, value in method.encoder.named_parameters()}
     learning = {names[id(value)] for group in method.parameter_groups() for value in group.parameters}
     assert {name for name, value in gradient.items() if value is not None} <= learning
-    if not method.options.trained_blocks:
+    if not method.config.trained_blocks:
         assert learning == {name for name in gradient if name.startswith("visual.")} | {"logit_scale"}
 
 
 def test_the_queries_of_the_last_block_learn_nothing_from_labels() -> None:
     """Dense features take its values alone: rows of queries and keys have a gradient of 0."""
     method = made()
-    method(labelled([2, 1])).total.backward()
+    GradCache(method)(labelled([2, 1])).total.backward()
     gradient = dict(method.encoder.named_parameters())[f"{LAST}.attn.in_proj_weight"].grad
     queries_and_keys, values = gradient.split([32, 16])
     assert queries_and_keys.abs().sum() == 0 < values.abs().sum()
 
 
-def test_the_teacher_stays_and_is_the_encoder_as_it_came() -> None:
+def test_teacher_is_the_initial_encoder() -> None:
     method = made(targets="pseudo")
     optimizer = torch.optim.SGD([value for group in method.parameter_groups() for value in group.parameters], lr=0.1)
     for seed in range(3):
         optimizer.zero_grad()
-        method(labelled([2, 1], seed=seed)).total.backward()
+        GradCache(method)(labelled([2, 1], seed=seed)).total.backward()
         optimizer.step()
     untouched = tiny_encoder().state_dict()
-    assert method.initial is not None and not method.initial.training
-    assert all(torch.equal(value, untouched[name]) for name, value in method.initial.state_dict().items())
+    assert method.teacher is not None and not method.teacher.training
+    assert all(torch.equal(value, untouched[name]) for name, value in method.teacher.state_dict().items())
     assert not torch.equal(method.encoder.state_dict()["visual.proj"], untouched["visual.proj"])
     assert method.export_encoder() is method.encoder
-    assert made().initial is None
+    assert made().teacher is None
 
 
 def test_labels_can_be_learned() -> None:
     method, batch = made(concepts_per_step=7), labelled([2, 1, 3])
     optimizer = torch.optim.Adam([value for group in method.parameter_groups() for value in group.parameters], lr=3e-3)
-    first = method(batch).total.item()
+    first = GradCache(method)(batch).total.item()
     for _ in range(40):
         optimizer.zero_grad()
-        method(batch).total.backward()
+        GradCache(method)(batch).total.backward()
         optimizer.step()
-    assert method(batch).total.item() < 0.5 * first
+    assert GradCache(method)(batch).total.item() < 0.5 * first
 
 
 # several processes
@@ -274,11 +275,11 @@ VARIANTS: tuple[dict[str, Any], ...] = (
 )
 
 
-def test_the_variants_keep_what_they_say() -> None:
+def test_variants_keep_confident_regions() -> None:
     batch = labelled(REGIONS)
     teacher = tiny_encoder().encode_regions(batch.images, batch.boxes, batch.box_to_image)
     shares = [
-        taught(teacher, made().concept_KD, temperature=0.2, min_confidence=least, counts=[6]).share
+        teacher_targets(teacher, made().concept_KD, temperature=0.2, min_confidence=least, counts=[6]).weight
         for least in (0.5, 1.0)
     ]
     assert 0 < (shares[0] > 0).sum() < 6 and (shares[1] > 0).all()
@@ -313,7 +314,7 @@ def each_case(rank: int, cases: list[Any]) -> list[Any]:
     results = []
     for options, regions, split in cases:
         method, whole = moved(made(**options)), labelled(regions)
-        wrapped = Processes(rank, len(split), torch.device("cpu")).wrap(method)
+        wrapped = DistributedContext(rank, len(split), torch.device("cpu")).wrap(GradCache(method))
         parts = parts_of(whole, regions, split)
         labels = whole.region_labels.split(parts[0].counts.regions)
         part = replace(parts[rank], region_labels=labels[rank], seed=whole.seed)
@@ -322,9 +323,9 @@ def each_case(rank: int, cases: list[Any]) -> list[Any]:
 
 
 def losses_and_gradients(
-    method: RegionClip, batch: Batch, wrapped: torch.nn.Module | None = None
+    method: RegionCLIP, batch: Batch, wrapped: torch.nn.Module | None = None
 ) -> tuple[dict[str, float], dict[str, Tensor | None]]:
-    losses = (wrapped or method)(batch)
+    losses = (wrapped or GradCache(method))(batch)
     losses.total.backward()
     values = {"total": losses.total.item(), **{name: term.item() for name, term in losses.terms.items()}}
     return values, {name: value.grad for name, value in method.named_parameters()}

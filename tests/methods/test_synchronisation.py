@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fineclip.errors import TrainingError
 from fineclip.methods import METHODS
-from fineclip.train.distributed import Processes
+from fineclip.train.distributed import DistributedContext
+from fineclip.train.grad_cache import GradCache
 from tests.helpers.processes import run_processes
 from tests.helpers.tiny import batch_of, parts_of, tiny_encoder
 
@@ -24,16 +25,16 @@ def everywhere() -> list[dict[str, tuple[dict[str, Tensor], str]]]:
     return run_processes(trained_both_ways, range(2))
 
 
-def test_through_the_wrapper_replicas_stay_equal(everywhere: list[dict[str, Any]]) -> None:
+def test_wrapped_replicas_stay_equal(everywhere: list[dict[str, Any]]) -> None:
     (first, complaint), (second, _) = (each["wrapped"] for each in everywhere)
     assert complaint == ""
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_unwrapped_replicas_drift_apart_and_the_first_step_says_so(everywhere: list[dict[str, Any]]) -> None:
+def test_unwrapped_replicas_diverge_and_the_first_step_detects_it(everywhere: list[dict[str, Any]]) -> None:
     (first, complaint), (second, other) = (each["unwrapped"] for each in everywhere)
     assert not torch.equal(first["visual.conv1.weight"], second["visual.conv1.weight"])
-    assert "gradients differ between processes" in complaint
+    assert "gradients differ between ranks" in complaint
     assert complaint == other  # all processes stop together
 
 
@@ -43,9 +44,9 @@ def trained_both_ways(rank: int) -> dict[str, tuple[dict[str, Tensor], str]]:
 
 def trained(rank: int, how: str) -> tuple[dict[str, Tensor], str]:
     """Weights after a few steps, and what the check of the first step said."""
-    method = METHODS["fineclip"](tiny_encoder(), METHODS["fineclip"].section())
-    processes = Processes(rank, 2, torch.device("cpu"))
-    wrapped = processes.wrap(method)
+    method = METHODS["fineclip"](tiny_encoder(), METHODS["fineclip"].config_type())
+    processes = DistributedContext(rank, 2, torch.device("cpu"))
+    wrapped = processes.wrap(GradCache(method))
     called = wrapped if how == "wrapped" else wrapped.module
     optimizer = torch.optim.SGD([each for group in method.parameter_groups() for each in group.parameters], lr=0.1)
     complaint = ""

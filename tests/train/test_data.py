@@ -15,7 +15,7 @@ import torch
 from fineclip.config import FineCLIPConfig, LoaderConfig, TrainConfig, parse
 from fineclip.errors import DataError, ShardError
 from fineclip.methods import METHODS
-from fineclip.methods.items import Inputs, Item
+from fineclip.methods.transforms import DataSpec, TrainingExample
 from fineclip.models.images import normalize_pixels
 from fineclip.stages.upstream import keys_by_shard, manifests_of
 from fineclip.train.data import Collate, CPUBatch, PackedDataset, build_batches, to_device
@@ -25,15 +25,17 @@ from fineclip.types import Counts
 from tests.helpers.packs import sample, write_pack, write_select, write_world
 from tests.helpers.tiny import TinyTokenizer, tiny_encoder
 
-INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8)
+INPUTS = DataSpec(TinyTokenizer(), image_size=16, crop_size=8)
 SIZES = {"a": 5, "b": 3, "c": 4}
 STEPS = 6
 
 
-def dataset_of(select: Path, packed: list[Path], *, method: str = "fineclip", inputs: Inputs = INPUTS) -> PackedDataset:
+def dataset_of(
+    select: Path, packed: list[Path], *, method: str = "fineclip", inputs: DataSpec = INPUTS
+) -> PackedDataset:
     keys = keys_by_shard(select)
     selection = read_selection(keys, manifests_of(keys, packed, stage="pack", select=select), TrainConfig())
-    prepare = METHODS[method].preparation(inputs, METHODS[method].section(), max_regions=1)
+    prepare = METHODS[method].build_transform(inputs, METHODS[method].config_type(), max_regions=1)
     return PackedDataset(selection.shards, prepare, seed=0)
 
 
@@ -90,12 +92,13 @@ def test_texts_are_as_long_as_the_longest() -> None:
     assert batch.texts.untyped_storage().nbytes() == 3 * 5 * 8  # a view would send the storage that it is a view of
 
 
-def items_of(texts: torch.Tensor, region_texts: torch.Tensor) -> list[Item]:
+def items_of(texts: torch.Tensor, region_texts: torch.Tensor) -> list[TrainingExample]:
     """One example per text, all with the same regions."""
     image = torch.zeros(3, 16, 16, dtype=torch.uint8)
     boxes = torch.zeros(len(region_texts), 4)
     return [
-        Item(str(index), image, text=row, boxes=boxes, region_texts=region_texts) for index, row in enumerate(texts)
+        TrainingExample(str(index), image, text=row, boxes=boxes, region_texts=region_texts)
+        for index, row in enumerate(texts)
     ]
 
 
@@ -124,7 +127,7 @@ def test_bytes_of_a_batch() -> None:
 def test_ten_boxes_are_less_than_a_seventh_of_the_authors_template() -> None:
     pixels = torch.zeros(3, 224, 224, dtype=torch.uint8)
     texts, crops = INPUTS.tokenize(list("abcdefghij")), pixels.expand(10, -1, -1, -1)
-    batch = Collate(INPUTS)([Item("k", pixels, texts[0], torch.zeros(10, 4), texts, crops=crops)])
+    batch = Collate(INPUTS)([TrainingExample("k", pixels, texts[0], torch.zeros(10, 4), texts, crops=crops)])
     assert 7 * sum(value.nbytes for value in batch.tensors.values()) < 20 * 3 * 224 * 224 * 4
 
 
@@ -192,7 +195,7 @@ def test_crops_of_the_device_equal_crops_of_the_workers(tmp_path: Path, method: 
     for way in ("worker", "device"):
         inputs = replace(INPUTS, concepts=("thing",), loader=LoaderConfig(crops=way))
         samples = dataset_of(select, packed)
-        samples.transform = METHODS[method].preparation(inputs, section, max_regions=2)
+        samples.transform = METHODS[method].build_transform(inputs, section, max_regions=2)
         sampler = BatchSampler(
             EpochOrder((5, 3, 4), 12, seed=0, shuffle_shards=1), start=0, stop=1, rank=0, world_size=1
         )
@@ -235,7 +238,7 @@ def test_a_truncated_tar_is_reported_with_its_path(tmp_path: Path) -> None:
 def test_crops_are_made_only_if_the_method_uses_them(tmp_path: Path) -> None:
     samples = dataset_of(*write_world(tmp_path, SIZES))
     options = FineCLIPConfig.model_validate({"weights": {"distill": 0}})
-    samples.transform = METHODS["fineclip"].preparation(INPUTS, options, max_regions=1)
+    samples.transform = METHODS["fineclip"].build_transform(INPUTS, options, max_regions=1)
     assert read(samples)[0].crops is None
 
 

@@ -1,4 +1,4 @@
-"""What processes agree on, and which device each of them takes."""
+"""Agreement of ranks, and the device of each rank."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from fineclip.errors import ConfigError, TrainingError
-from fineclip.train.distributed import Processes, Wish, joined
+from fineclip.train.distributed import DistributedContext, StepSignal, init_distributed
 from tests.helpers.processes import run_processes
 
 CPU = torch.device("cpu")
@@ -21,56 +21,58 @@ def message_of(action: Callable[[], object]) -> str:
         return f"{type(error).__name__} {error}"
 
 
-def test_what_the_first_process_finds_holds_for_all_and_so_does_its_error() -> None:
-    assert run_processes(first_acts, range(2)) == [["returned 7", "ConfigError no such file", "returned None"]] * 2
+def test_result_and_error_of_the_main_process_reach_all_ranks() -> None:
+    assert run_processes(act_on_main, range(2)) == [["returned 7", "ConfigError no such file", "returned None"]] * 2
 
 
-def first_acts(rank: int) -> list[str]:
-    processes, calls = Processes(rank, 2, CPU), []
+def act_on_main(rank: int) -> list[str]:
+    processes, calls = DistributedContext(rank, 2, CPU), []
 
     def fails() -> None:
         raise ConfigError("no such file")
 
     found = [
-        message_of(lambda: processes.first_does(lambda: 7 + rank)),
-        message_of(lambda: processes.first_does(fails)),
-        message_of(lambda: processes.first_does(lambda: calls.append(rank))),
+        message_of(lambda: processes.run_on_main(lambda: 7 + rank)),
+        message_of(lambda: processes.run_on_main(fails)),
+        message_of(lambda: processes.run_on_main(lambda: calls.append(rank))),
     ]
     assert calls == ([0] if rank == 0 else [])
     return found
 
 
-def test_alone_an_error_comes_as_it_is() -> None:
+def test_error_on_a_single_rank() -> None:
     def fails() -> None:
         raise TrainingError("full")
 
     with pytest.raises(TrainingError, match="full"):
-        Processes(0, 1, CPU).first_does(fails)
+        DistributedContext(0, 1, CPU).run_on_main(fails)
 
 
-def test_counts_of_all_and_the_strongest_wish() -> None:
+def test_counts_and_maximum_of_signals() -> None:
     outcomes = run_processes(exchanged, range(3))
-    assert outcomes == [[((1, 2, 3), (10, 20, 30), Wish.GO_ON), ((1, 2, 3), (10, 20, 30), Wish.FAIL)]] * 3
+    assert (
+        outcomes == [[((1, 2, 3), (10, 20, 30), StepSignal.CONTINUE), ((1, 2, 3), (10, 20, 30), StepSignal.ABORT)]] * 3
+    )
 
 
-def exchanged(rank: int) -> list[tuple[tuple[int, ...], tuple[int, ...], Wish]]:
-    processes, found = Processes(rank, 3, CPU), []
-    for wishes in ((Wish.GO_ON,) * 3, (Wish.STOP, Wish.FAIL, Wish.GO_ON)):
-        counts, wish = processes.exchange(1 + rank, 10 * (1 + rank), wishes[rank])
-        found.append((tuple(counts.images), tuple(counts.regions), wish))
+def exchanged(rank: int) -> list[tuple[tuple[int, ...], tuple[int, ...], StepSignal]]:
+    processes, found = DistributedContext(rank, 3, CPU), []
+    for signals in ((StepSignal.CONTINUE,) * 3, (StepSignal.STOP, StepSignal.ABORT, StepSignal.CONTINUE)):
+        counts, signal = processes.all_gather_counts(1 + rank, 10 * (1 + rank), signals[rank])
+        found.append((tuple(counts.images), tuple(counts.regions), signal))
     return found
 
 
-def test_averages_are_means_over_processes_and_keep_their_names() -> None:
+def test_means_over_ranks_by_name() -> None:
     assert run_processes(averaged, range(2)) == [{"total": 2.5, "part": -1.0}] * 2
 
 
 def averaged(rank: int) -> dict[str, float]:
     values = {"total": torch.tensor(2.0 + rank), "part": torch.tensor(-1.0)}
-    return Processes(rank, 2, CPU).averages(values).values()
+    return DistributedContext(rank, 2, CPU).all_reduce_mean(values).values()
 
 
-def test_gradients_are_compared_parameter_by_parameter() -> None:
+def test_gradient_checksum_depends_on_the_parameter() -> None:
     everywhere = run_processes(complaints, range(2))
     assert everywhere[0] == everywhere[1]
     found = everywhere[0]
@@ -79,7 +81,7 @@ def test_gradients_are_compared_parameter_by_parameter() -> None:
 
 
 def complaints(rank: int) -> dict[str, str]:
-    """Of gradients that the second process has in another way."""
+    """Messages for gradients that differ on rank 1."""
     cases = {
         "equal": ([1.0, 2.0], [1.0, 2.0]),
         "another value": ([1.0, 2.0], [1.0, 2.5]),
@@ -91,13 +93,13 @@ def complaints(rank: int) -> dict[str, str]:
         module = nn.ParameterList([nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))])
         for parameter, value in zip(module, both[rank], strict=True):
             parameter.grad = None if value is None else torch.tensor([value])
-        found[case] = message_of(lambda module=module: Processes(rank, 2, CPU).require_equal_gradients(module))
+        found[case] = message_of(lambda module=module: DistributedContext(rank, 2, CPU).require_equal_gradients(module))
     return found
 
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A machine with four GPUs, of which nothing is used; which ones were chosen."""
+    """Simulate four GPUs and record which ones are set."""
     chosen: list[int] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
@@ -108,26 +110,22 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
-def test_one_process_takes_the_first_gpu(cuda: list[int], device: str) -> None:
-    with joined(device) as processes:
+def test_single_rank_uses_gpu_0(cuda: list[int], device: str) -> None:
+    with init_distributed(device) as processes:
         assert (processes.rank, processes.world_size, processes.device) == (0, 1, torch.device("cuda", 0))
     assert cuda == [0]
 
 
-def test_cpu_is_taken_where_it_is_named_or_nothing_else_is_there(
-    cuda: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with joined("cpu") as processes:
+def test_cpu_if_configured_or_without_gpu(cuda: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    with init_distributed("cpu") as processes:
         assert processes.device == CPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with joined("auto") as processes:
+    with init_distributed("auto") as processes:
         assert processes.device == CPU
     assert cuda == []
 
 
-def test_on_a_second_machine_the_gpu_is_that_of_the_local_rank(
-    cuda: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpu_is_chosen_by_local_rank(cuda: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
     for name, value in {"RANK": "6", "LOCAL_RANK": "2", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
@@ -135,9 +133,9 @@ def test_on_a_second_machine_the_gpu_is_that_of_the_local_rank(
     monkeypatch.setattr(dist, "get_rank", lambda: 6)
     monkeypatch.setattr(dist, "get_world_size", lambda: 8)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: started.append("ended"))
-    with joined("auto") as processes:
+    with init_distributed("auto") as processes:
         assert (processes.rank, processes.world_size, processes.device) == (6, 8, torch.device("cuda", 2))
     assert (cuda, started) == ([2], ["cpu:gloo,cuda:nccl", "ended"])
     monkeypatch.setenv("LOCAL_RANK", "4")
-    with pytest.raises(TrainingError, match=r"runtime\.device.* 4 .*finds 4 GPUs"), joined("cuda"):
+    with pytest.raises(TrainingError, match=r"runtime\.device.* 4 .*finds 4 GPUs"), init_distributed("cuda"):
         pass

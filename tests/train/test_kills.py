@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from fineclip.train.loop import train
+from fineclip.train.train import train
 from tests.helpers.packs import write_world
 from tests.helpers.processes import PRELOADED
 from tests.helpers.training import lines_of, training_of, weights_of
@@ -160,11 +160,11 @@ def _train(rank: int, world_size: int, meeting: Path, world: World, folder: Path
         checkpoint_every_steps=1,
     )
     if rank == 0:
-        found = training.state.load()
+        found = training.checkpoints.load_latest()
         (folder / "began.json").write_text(json.dumps(found[0] if found else 0))
     if kill is not None and kill.point is not None and rank == 0:
         _be_killed(kill.point, kill.step)
-    with training.state.locked() if rank == 0 else nullcontext():
+    with training.checkpoints.locked() if rank == 0 else nullcontext():
         train(training)
     torch.save(weights_of(training), folder / f"{rank}.pt")
     if world_size > 1:

@@ -1,4 +1,4 @@
-"""Chunks from a limit: all that fits, never more, and what a row keeps is measured."""
+"""Micro-batches from a limit of memory: the largest that fit; the memory of a row is measured."""
 
 from types import SimpleNamespace
 
@@ -7,51 +7,59 @@ import torch
 
 from fineclip.config import FineCLIPConfig, RuntimeConfig
 from fineclip.errors import ConfigError
-from fineclip.methods import FineCLIP
-from fineclip.methods.base import Passes
-from fineclip.methods.chunks import Chunks
-from fineclip.train.memory import Costs, Share, chosen_chunks, costs_of, limit_of, saved_bytes
+from fineclip.methods.base import EncoderCall
+from fineclip.methods.fineclip import FineCLIP
+from fineclip.train.grad_cache import GradCache, MicroBatchSizes
+from fineclip.train.memory import (
+    MemoryCosts,
+    RankBatchSize,
+    estimate_memory,
+    largest_micro_batches,
+    memory_limit,
+    saved_bytes,
+)
 from tests.helpers.tiny import CROP_PX, IMAGE_PX, batch_of, tiny_encoder
 
-COSTS = Costs(static=100, batch=50, image=10, crop=5)
-SHARE = Share(images=20, regions=100, all_images=20, all_regions=100)
+COSTS = MemoryCosts(static=100, batch=50, image=10, crop=5)
+SHARE = RankBatchSize(images=20, regions=100, all_images=20, all_regions=100)
 CPU = torch.device("cpu")
+IMAGES = EncoderCall("images", IMAGE_PX, "shared")
 
 
 @pytest.mark.parametrize(
     ("limit", "expected"),
     [
-        (850, Chunks()),
-        (849, Chunks(crops=99)),
-        (360, Chunks(crops=2)),
-        (359, Chunks(crops=21, images=10)),
-        (170, Chunks(crops=2, images=1)),
-        (165, Chunks(crops=1, images=1)),
+        (850, MicroBatchSizes()),
+        (849, MicroBatchSizes(crops=99)),
+        (360, MicroBatchSizes(crops=2)),
+        (359, MicroBatchSizes(crops=21, images=10)),
+        (170, MicroBatchSizes(crops=2, images=1)),
+        (165, MicroBatchSizes(crops=1, images=1)),
     ],
 )
-def test_the_largest_chunks_that_fit(limit: float, expected: Chunks) -> None:
-    found = chosen_chunks(COSTS, SHARE, limit, has_crops=True)
+def test_the_largest_micro_batches_that_fit(limit: float, expected: MicroBatchSizes) -> None:
+    found = largest_micro_batches(COSTS, SHARE, limit, has_crops=True)
     assert found == expected
-    assert COSTS.of(found.images or SHARE.images, found.crops or SHARE.regions) <= limit
+    assert COSTS.total(found.images or SHARE.images, found.crops or SHARE.regions) <= limit
 
 
-def test_without_crops_only_images_are_cut() -> None:
-    assert chosen_chunks(COSTS, SHARE, 350, has_crops=False) == Chunks()
-    assert chosen_chunks(COSTS, SHARE, 349, has_crops=False) == Chunks(images=19)
+def test_without_crops_only_images_are_split() -> None:
+    assert largest_micro_batches(COSTS, SHARE, 350, has_crops=False) == MicroBatchSizes()
+    assert largest_micro_batches(COSTS, SHARE, 349, has_crops=False) == MicroBatchSizes(images=19)
 
 
-def test_what_holds_not_even_one_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"runtime.memory_gb.*one image and one crop.*checkpointing: true"):
-        chosen_chunks(COSTS, SHARE, 164, has_crops=True)
+def test_limit_below_one_image_and_crop_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"runtime.memory_gb.*one image and one crop.*runtime.checkpointing"):
+        largest_micro_batches(COSTS, SHARE, 164, has_crops=True)
 
 
-def test_auto_sets_no_limit_on_a_cpu() -> None:
-    assert limit_of(RuntimeConfig(), CPU) is None
-    assert limit_of(RuntimeConfig(memory_gb=None), CPU) is None
-    assert limit_of(RuntimeConfig(memory_gb=2), CPU) == 2e9
+def test_auto_has_no_limit_on_a_cpu() -> None:
+    assert memory_limit(RuntimeConfig(), CPU) is None
+    assert memory_limit(RuntimeConfig(memory_gb=None), CPU) is None
+    assert memory_limit(RuntimeConfig(memory_gb=2), CPU) == 2e9
 
 
-def test_each_image_keeps_as_much_as_the_other() -> None:
+def test_bytes_per_image() -> None:
     encoder = tiny_encoder(dtype=torch.float32)
     each, constant = saved_bytes(encoder, IMAGE_PX, dtype=None, has_regions=True)
     assert each > 16 * 16 * 4 * 2
@@ -64,7 +72,7 @@ def test_each_image_keeps_as_much_as_the_other() -> None:
     assert encoder.trunk.checkpointing
 
 
-def test_what_is_expected_of_a_step_is_what_it_keeps() -> None:
+def test_estimate_equals_the_bytes_of_a_step() -> None:
     """The bytes that the graph of a whole batch keeps, counted apart from `saved_bytes`, within a tenth."""
     method = FineCLIP(tiny_encoder(dtype=torch.float32), FineCLIPConfig())
     images, regions = 6, 18
@@ -79,9 +87,11 @@ def test_what_is_expected_of_a_step_is_what_it_keeps() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        losses = method(batch)
-    passes = Passes(IMAGE_PX, crop_px=CROP_PX, keeps_crops=True)
-    costs = costs_of(method, passes, Share(images, regions, images, regions), dtype=None, is_shared=False)
+        losses = GradCache(method)(batch)
+    calls = [IMAGES, EncoderCall("crops", CROP_PX)]
+    costs = estimate_memory(
+        method, calls, RankBatchSize(images, regions, images, regions), dtype=None, is_distributed=False
+    )
     expected = images * costs.image + regions * costs.crop
     assert sum(kept.values()) == pytest.approx(expected, rel=0.1)
     assert losses.total.requires_grad
@@ -95,39 +105,39 @@ def method_and_bytes(**options: object) -> tuple[FineCLIP, int, int]:
 
 
 @pytest.mark.parametrize("options", [{}, {"trained_blocks": 1}, {"alpha": 0.5}])
-@pytest.mark.parametrize("is_shared", [False, True])
-def test_static_is_weights_gradients_moments_and_their_copies(options: dict[str, object], is_shared: bool) -> None:
-    """Weights, gradients, two moments, two kinds of chunks, and the buckets of DDP; what is frozen stands once."""
+@pytest.mark.parametrize("is_distributed", [False, True])
+def test_static_memory_by_hand(options: dict[str, object], is_distributed: bool) -> None:
+    """Weights, gradients, two moments, two kinds of micro-batches, and the buckets of DDP; frozen weights count once."""
     method, learning, frozen = method_and_bytes(**options)
-    passes = Passes(IMAGE_PX, crop_px=CROP_PX, keeps_crops=True)
-    costs = costs_of(method, passes, Share(1, 1, 1, 1), dtype=None, is_shared=is_shared)
+    calls = [IMAGES, EncoderCall("crops", CROP_PX)]
+    costs = estimate_memory(method, calls, RankBatchSize(1, 1, 1, 1), dtype=None, is_distributed=is_distributed)
     _, constant = saved_bytes(method.encoder, IMAGE_PX, dtype=None, has_regions=True)
     assert frozen > 0
-    assert costs.static == (1 + 1 + 2 + 2 + is_shared) * learning + frozen + constant
+    assert costs.static == (1 + 1 + 2 + 2 + is_distributed) * learning + frozen + constant
 
 
-def test_a_batch_is_its_pixels_rows_and_logits() -> None:
+def test_batch_memory_by_hand() -> None:
     method, _, _ = method_and_bytes()
-    share = Share(images=3, regions=5, all_images=6, all_regions=10)
-    passes = Passes(IMAGE_PX, images=2, crop_px=CROP_PX, keeps_crops=True)
+    share = RankBatchSize(images=3, regions=5, all_images=6, all_regions=10)
+    calls = [EncoderCall("images", IMAGE_PX, images=2), EncoderCall("crops", CROP_PX)]
     pixels = 3 * (3 * IMAGE_PX**2 / 2 + 5 * CROP_PX**2)
     floats = 4 * 12 * (6 + 10) + 6 * (3 * 6 + 5 * 10)
-    costs = costs_of(method, passes, share, dtype=None, is_shared=False)
+    costs = estimate_memory(method, calls, share, dtype=None, is_distributed=False)
     assert costs.batch == pixels + 4 * floats
-    bare = costs_of(method, Passes(IMAGE_PX), share, dtype=None, is_shared=False)
+    bare = estimate_memory(method, [IMAGES], share, dtype=None, is_distributed=False)
     assert bare.batch == 3 * 3 * IMAGE_PX**2 + 4 * floats
     assert (bare.crop, bare.image) == (0, 2 * costs.image)
 
 
-def test_crops_without_gradient_need_two_blocks_of_them() -> None:
+def test_crops_without_gradient_need_two_blocks() -> None:
     method, _, _ = method_and_bytes()
     kept, dropped = (
-        costs_of(
+        estimate_memory(
             method,
-            Passes(IMAGE_PX, crop_px=CROP_PX, keeps_crops=keeps),
-            Share(1, 1, 1, 1),
+            [IMAGES, EncoderCall("crops", CROP_PX, gradient=keeps)],
+            RankBatchSize(1, 1, 1, 1),
             dtype=None,
-            is_shared=False,
+            is_distributed=False,
         )
         for keeps in (True, False)
     )
@@ -136,9 +146,9 @@ def test_crops_without_gradient_need_two_blocks_of_them() -> None:
     assert (kept.static, kept.batch, kept.image) == (dropped.static, dropped.batch, dropped.image)
 
 
-def test_auto_takes_nine_tenths_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_nine_tenths_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     properties = SimpleNamespace(total_memory=20e9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    assert limit_of(RuntimeConfig(), torch.device("cuda", 0)) == pytest.approx(18e9)
-    assert limit_of(RuntimeConfig(memory_gb=3), torch.device("cuda", 0)) == 3e9
-    assert limit_of(RuntimeConfig(memory_gb=None), torch.device("cuda", 0)) is None
+    assert memory_limit(RuntimeConfig(), torch.device("cuda", 0)) == pytest.approx(18e9)
+    assert memory_limit(RuntimeConfig(memory_gb=3), torch.device("cuda", 0)) == 3e9
+    assert memory_limit(RuntimeConfig(memory_gb=None), torch.device("cuda", 0)) is None

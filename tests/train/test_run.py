@@ -16,14 +16,13 @@ from safetensors.torch import save_file
 from fineclip.config import LoaderConfig, RuntimeConfig, Section, WeightsConfig, parse
 from fineclip.errors import ConfigError, TrainingError
 from fineclip.identity import identity
-from fineclip.methods import FineCLIP
+from fineclip.methods.fineclip import FineCLIP
 from fineclip.models.checkpoints import load_saved_encoder
 from fineclip.shards import ConceptRow, Job, TableWriter, invalidate, read_manifest
 from fineclip.stages.weights import fetch_weights
-from fineclip.train.claims import PretrainedConfig, RunConfig
-from fineclip.train.distributed import Processes
-from fineclip.train.run import publish_pretrained, train_run
-from fineclip.train.state import StateFolder
+from fineclip.train.checkpoint import CheckpointManager
+from fineclip.train.distributed import DistributedContext
+from fineclip.train.run import BaselineConfig, RunConfig, export_baseline, train_run
 from tests.helpers.packs import write_select, write_world
 from tests.helpers.processes import run_processes
 from tests.helpers.tiny import ARCHITECTURE, tiny_encoder
@@ -68,11 +67,11 @@ def run(config: RunConfig, *, select: Path = Path("data/select.json"), concepts:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Everything that two makings must have in common."""
+    """Files that must be identical when the run is repeated."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != "speed.jsonl"}
 
 
-def test_a_run_leaves_what_evaluation_and_report_need(place: Path) -> None:
+def test_files_of_a_run(place: Path) -> None:
     folder = run(config_of())
     names = ["config.yaml", "metrics.jsonl", "model.safetensors", "open_clip_config.json"]
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -99,7 +98,7 @@ def test_a_run_leaves_what_evaluation_and_report_need(place: Path) -> None:
     assert len(lines_of(folder / "metrics.jsonl")) == 4
 
 
-def test_what_is_done_is_not_done_again_until_something_changes(place: Path) -> None:
+def test_finished_run_is_not_repeated_until_something_changes(place: Path) -> None:
     folder = run(config_of())
     before = (folder / "model.safetensors").stat().st_mtime_ns
     run(config_of())
@@ -117,69 +116,69 @@ def test_what_is_done_is_not_done_again_until_something_changes(place: Path) -> 
     assert files_of(folder) == content
 
 
-def test_a_killed_run_goes_on_to_the_same_files(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_run_resumes_to_the_same_files(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run(config_of())
     expected = files_of(folder)
     shutil.rmtree(folder)
-    own = FineCLIP.after_step
+    own = FineCLIP.on_step_end
 
     class KilledError(BaseException):
         pass
 
     for step in (0, 2, 3):
 
-        def after_step(self: FineCLIP, now: int, of: int, step: int = step) -> None:
-            own(self, now, of)
+        def on_step_end(self: FineCLIP, now: int, total: int, step: int = step) -> None:
+            own(self, now, total)
             if now == step:
                 raise KilledError
 
-        monkeypatch.setattr(FineCLIP, "after_step", after_step)
+        monkeypatch.setattr(FineCLIP, "on_step_end", on_step_end)
         with pytest.raises(KilledError):
             run(config_of())
-    monkeypatch.setattr(FineCLIP, "after_step", own)
+    monkeypatch.setattr(FineCLIP, "on_step_end", own)
     assert files_of(run(config_of())) == expected
 
 
-def test_a_forced_run_makes_the_same_again(place: Path) -> None:
+def test_forced_run_is_reproducible(place: Path) -> None:
     folder = run(config_of(method="clip"))
     content = files_of(folder)
     invalidate(folder / "train.json")
     assert files_of(run(config_of(method="clip"))) == content
 
 
-def test_shards_that_are_not_selected_are_no_input(place: Path) -> None:
+def test_unselected_shards_are_not_inputs(place: Path) -> None:
     select = write_select(Path("data/few.json"), {"b": ["b-000000", "b-000002"]})
     manifest = read_manifest(run(config_of(), select=select) / "train.json")
     assert set(manifest.inputs) == {"data/few.json", "data/pack/b.json", "weights/tiny.json"}
     assert (manifest.read, manifest.kept) == (2, 2)
 
 
-def test_lost_and_left_out_samples_are_counted(place: Path) -> None:
+def test_lost_and_dropped_samples_are_counted(place: Path) -> None:
     select = write_select(Path("data/more.json"), {"a": ["a-000000", "a-000001", "a-000099"]})
     manifest = read_manifest(run(config_of(max_lost=0.5, require_region=True), select=select) / "train.json")
     assert (manifest.read, manifest.kept, manifest.dropped) == (3, 1, {"no-region": 1, "not-packed": 1})
 
 
-def test_what_cannot_work_stops_at_once_until_the_configuration_changes(place: Path) -> None:
+def test_failed_run_stops_until_the_configuration_changes(place: Path) -> None:
     with pytest.raises(TrainingError, match="no longer finite at step"):
         run(config_of(learning_rate=1e30))
-    with pytest.raises(TrainingError, match="what the last attempt said"):
+    with pytest.raises(TrainingError, match=r"failed\.json"):
         run(config_of(learning_rate=1e30))
     assert (run(config_of()) / "train.json").is_file()
 
 
-def test_a_second_process_is_kept_out(place: Path) -> None:
+def test_second_process_is_locked_out(place: Path) -> None:
     with (
-        StateFolder(Path("results/set/run/state"), "any").locked(),
+        CheckpointManager(Path("results/set/run/state"), "any").locked(),
         pytest.raises(TrainingError, match="trains here"),
     ):
         run(config_of())
 
 
-def test_an_encoder_as_it_comes_is_a_run(place: Path) -> None:
+def test_baseline_is_a_run(place: Path) -> None:
     manifest = Path("results/set/pretrained-tiny/train.json")
-    config = parse(PretrainedConfig, {"encoder": config_of().encoder.model_dump()}, where="encoders")
-    publish_pretrained(Path("weights/tiny.json"), manifest, config)
+    config = parse(BaselineConfig, {"encoder": config_of().encoder.model_dump()}, where="encoders")
+    export_baseline(Path("weights/tiny.json"), manifest, config)
     described = yaml.safe_load((manifest.parent / "config.yaml").read_text())
     assert described["method"] is None
     made = read_manifest(manifest)
@@ -187,11 +186,11 @@ def test_an_encoder_as_it_comes_is_a_run(place: Path) -> None:
     published = load_saved_encoder(manifest.parent)
     assert torch.equal(published.logit_scale, tiny_encoder(dtype=torch.float32).logit_scale)
     before = (manifest.parent / "model.safetensors").stat().st_mtime_ns
-    publish_pretrained(Path("weights/tiny.json"), manifest, config)
+    export_baseline(Path("weights/tiny.json"), manifest, config)
     assert (manifest.parent / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_identity_is_what_differs_from_the_defaults() -> None:
+def test_identity_has_values_that_differ_from_defaults() -> None:
     config = config_of(options={"weights": {"global": 0.125, "region": 1.0}})
     found = identity(config)
     assert found["options"] == {"weights": {"global": 0.125}}
@@ -203,17 +202,17 @@ def test_identity_is_what_differs_from_the_defaults() -> None:
     ("values", "message"),
     [
         ({"options": {"crop_scael": 2}}, r"methods.fineclip: crop_scael: unknown key, did you mean crop_scale\?"),
-        ({"method": "fancyclip"}, "'fancyclip' is no method; there are clip, "),
-        ({"method_version": 99}, "planned for version 99 of fineclip, but the code is of version 1"),
+        ({"method": "fancyclip"}, "'fancyclip' is not a method; methods are clip, "),
+        ({"method_version": 99}, "planned for version 99 of fineclip, but the code has version 1"),
     ],
 )
-def test_a_wrong_configuration_is_explained(values: dict[str, Any], message: str) -> None:
+def test_wrong_configuration_is_refused(values: dict[str, Any], message: str) -> None:
     plain = config_of().model_dump(by_alias=True)
     with pytest.raises(ConfigError, match=message):
         parse(RunConfig, plain | values, where="train")
 
 
-def test_a_vocabulary_belongs_to_an_encoder_that_has_one(place: Path) -> None:
+def test_vocabulary_requires_an_encoder_with_one(place: Path) -> None:
     config = config_of()
     encoder = config.encoder.model_copy(update={"tokenizer": WeightsConfig(path="tiny.txt.gz")})
     with pytest.raises(ConfigError, match="give both, or neither"):
@@ -233,7 +232,7 @@ def concepts_of(*names: str) -> Path:
 
 
 @pytest.mark.parametrize("targets", ["labels", "pseudo"])
-def test_a_method_with_concepts_trains_on_those_that_are_kept(place: Path, targets: str) -> None:
+def test_method_uses_kept_concepts(place: Path, targets: str) -> None:
     config = config_of(method="regionclip", options={"targets": targets, "prompts": "photo"})
     folder = run(config, concepts=concepts_of("thing", "other", "rare"))
     assert "data/concepts/own/all.json" in read_manifest(folder / "train.json").inputs
@@ -244,21 +243,21 @@ def test_a_method_with_concepts_trains_on_those_that_are_kept(place: Path, targe
     assert (folder / "model.safetensors").read_bytes() != before
 
 
-def test_regions_without_a_concept_are_left_out(place: Path) -> None:
+def test_regions_without_concept_are_dropped(place: Path) -> None:
     folder = run(config_of(method="regionclip"), concepts=concepts_of("rare", "other"))
     assert all(line["regions"] == line["concept"] == 0 for line in lines_of(folder / "metrics.jsonl"))
 
 
-def test_concepts_go_to_methods_that_need_them(place: Path) -> None:
-    with pytest.raises(ConfigError, match="regionclip needs the concepts of its scale: give --concepts FILE"):
+def test_concepts_only_for_methods_that_need_them(place: Path) -> None:
+    with pytest.raises(ConfigError, match="regionclip needs concepts: set --concepts FILE"):
         run(config_of(method="regionclip"))
-    with pytest.raises(ConfigError, match="fineclip has no use for --concepts"):
+    with pytest.raises(ConfigError, match="fineclip does not use concepts: omit --concepts"):
         run(config_of(), concepts=concepts_of("thing"))
 
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What `train_run` hands to the loop, which makes no step."""
+    """Trainings that `train_run` starts; the loop makes no step."""
     trainings: list[Any] = []
 
     def train(training: Any) -> None:
@@ -277,7 +276,7 @@ def test_shards_keep_the_order_of_the_selection(place: Path, started: list[Any])
     assert [list(shard.keys) for shard in shards] == [[b"b-000001", b"b-000000"], [b"a-000003"]]
 
 
-def test_everything_configured_is_handed_on(place: Path, started: list[Any]) -> None:
+def test_configuration_reaches_the_training(place: Path, started: list[Any]) -> None:
     config = config_of(options={"crop_scale": 2.0, "relaxed": {"max_regions": 1}}, seed=7, weight_decay=0.25)
     config = config.model_copy(update={"loader": LoaderConfig(resample="pillow")})
     runtime = RuntimeConfig(device="cpu", keep_checkpoints=5, crop_chunk=3, loader_workers=2)
@@ -294,20 +293,20 @@ def test_everything_configured_is_handed_on(place: Path, started: list[Any]) -> 
     (training,) = started
     assert training.config == config.train and training.config.seed == training.samples.seed == 7
     assert training.runtime == runtime
-    assert training.state.kept == 5
+    assert training.checkpoints.keep == 5
     assert training.folder == manifest.parent
-    assert training.method.options == config.options
-    assert training.samples.transform.options == config.options
+    assert training.method.config == config.options
+    assert training.samples.transform.config == config.options
     assert training.samples.transform.max_regions == 1
     inputs = training.collate.inputs
     assert (inputs.image_size, inputs.crop_size, inputs.loader.resample) == (16, 8, "pillow")
-    assert training.samples.transform.inputs == inputs
+    assert training.samples.transform.data_spec == inputs
 
 
 @pytest.mark.parametrize(
     ("device", "deterministic", "calls"), [("cuda", True, [True]), ("cuda", False, []), ("cpu", True, [])]
 )
-def test_deterministic_kernels_are_asked_for_on_a_gpu_alone(
+def test_deterministic_kernels_only_on_a_gpu(
     place: Path,
     started: list[Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -317,8 +316,8 @@ def test_deterministic_kernels_are_asked_for_on_a_gpu_alone(
 ) -> None:
     """No GPU is used: the encoder stays where it is and the loop makes no step."""
     asked: list[bool] = []
-    processes = Processes(0, 1, torch.device(device))
-    monkeypatch.setattr("fineclip.train.run.joined", lambda _: nullcontext(processes))
+    processes = DistributedContext(0, 1, torch.device(device))
+    monkeypatch.setattr("fineclip.train.run.init_distributed", lambda _: nullcontext(processes))
     monkeypatch.setattr("fineclip.models.encoder.RegionEncoder.to", lambda self, _: self)
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *, mode: asked.append(mode))
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
@@ -327,9 +326,9 @@ def test_deterministic_kernels_are_asked_for_on_a_gpu_alone(
     assert (os.environ.get("CUBLAS_WORKSPACE_CONFIG") == ":4096:8") == bool(calls)
 
 
-def test_with_two_processes_lock_and_marker_stop_both(place: Path) -> None:
+def test_lock_and_marker_stop_all_ranks(place: Path) -> None:
     folder = Path("results/set/run/state")
-    with StateFolder(folder, "any").locked():
+    with CheckpointManager(folder, "any").locked():
         messages = run_processes(refusal, range(2), [place] * 2)
         assert all(message.startswith(f"{folder}: process {os.getpid()} on") for message in messages)
     with pytest.raises(TrainingError, match="no longer finite at step"):
@@ -344,8 +343,8 @@ def refusal(rank: int, folder: Path) -> str:
     return str(raised.value)
 
 
-def test_two_processes_make_one_run(place: Path) -> None:
-    """The first process alone writes; what is done is done for both."""
+def test_two_ranks_write_one_run(place: Path) -> None:
+    """Only the main process writes, and a finished run is skipped on both ranks."""
     written = run_processes(run_of_a_rank, range(2), [place] * 2)
     assert written[0] == written[1] > 0
     assert read_manifest(Path("results/set/run/train.json")).kept == 9

@@ -4,7 +4,7 @@ from itertools import chain
 
 import pytest
 
-from fineclip.methods.items import Group
+from fineclip.methods.transforms import ImageGroup
 from fineclip.train.sampler import BatchSampler, EpochOrder, SampleRef, split_by_rank
 
 ORDER = EpochOrder((5, 3, 4, 6), batch_size=4, seed=3, shuffle_shards=2)
@@ -68,7 +68,14 @@ def test_slices_of_the_ranks_are_the_batch_in_order(world_size: int) -> None:
     [(1, [32]), (2, [13, 19]), (3, [4, 9, 19]), (4, [4, 9, 0, 19]), (6, [4, 0, 9, 0, 16, 3])],
 )
 def test_groups_stay_whole_and_costs_are_balanced(world_size: int, sizes: list[int]) -> None:
-    groups = [Group(4, 21), Group(9, 21), Group(16, 21), Group(1, 1), Group(1, 1), Group(1, 1)]
+    groups = [
+        ImageGroup(4, 21),
+        ImageGroup(9, 21),
+        ImageGroup(16, 21),
+        ImageGroup(1, 1),
+        ImageGroup(1, 1),
+        ImageGroup(1, 1),
+    ]
     batch = [SampleRef(row, 0) for row in range(32)]
     slices = [split_by_rank(batch, groups, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert list(chain.from_iterable(slices)) == batch
@@ -77,7 +84,7 @@ def test_groups_stay_whole_and_costs_are_balanced(world_size: int, sizes: list[i
 
 @pytest.mark.parametrize("world_size", range(1, 40))
 def test_slices_are_complete_for_any_costs(world_size: int) -> None:
-    groups = [Group(1 + index % 3, 0.1 + (index * 7919 % 13) / 3) for index in range(17)]
+    groups = [ImageGroup(1 + index % 3, 0.1 + (index * 7919 % 13) / 3) for index in range(17)]
     batch = [SampleRef(row, 0) for row in range(sum(group.images for group in groups))]
     slices = [split_by_rank(batch, groups, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert list(chain.from_iterable(slices)) == batch

@@ -17,8 +17,7 @@ from fineclip.evals.embed import published_embedder
 from fineclip.evals.evaluate import evaluate_run
 from fineclip.evals.index import CLASSES_SUFFIX, Index, index_benchmark, read_index
 from fineclip.shards import BenchmarkBox, BenchmarkRow
-from fineclip.train.claims import PretrainedConfig
-from fineclip.train.run import publish_pretrained
+from fineclip.train.run import BaselineConfig, export_baseline
 from fineclip.types import Box
 from tests.helpers.coco import write_coco
 from tests.versions.inputs import picture, rounded, table
@@ -164,7 +163,7 @@ def lists() -> dict[str, Any]:
 def from_file_to_score() -> dict[str, Any]:
     """A published encoder on both kinds; of its vectors the first two numbers of some."""
     run = Path("results/set/pretrained-tiny/train.json")
-    publish_pretrained(WEIGHTS, run, parse(PretrainedConfig, {"encoder": write_encoder()}, where="encoders"))
+    export_baseline(WEIGHTS, run, parse(BaselineConfig, {"encoder": write_encoder()}, where="encoders"))
     found: dict[str, Any] = {}
     benchmarks = {kind: section(kind) for kind in ("boxes", "retrieval")}
     indexes = [Path(f"index/{kind}.json") for kind in benchmarks]

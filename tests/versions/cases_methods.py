@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fineclip.config import LoaderConfig, parse
 from fineclip.methods import METHODS, Method
-from fineclip.methods.items import Inputs, Item, generator
+from fineclip.methods.transforms import DataSpec, TrainingExample, sample_rng
 from fineclip.train.data import Collate, to_device
+from fineclip.train.grad_cache import GradCache
 from fineclip.types import Batch, Box, Counts, Region, Sample
 from tests.helpers.tiny import CONTEXT, CROP_PX, IMAGE_PX, VOCABULARY, tiny_encoder
 from tests.versions.inputs import digits, picture, rounded, set_weights
@@ -34,7 +35,7 @@ class DigestTokenizer:
 
 CONCEPTS = ("cat", "dog", "tree", "boat", "cup", "car", "hat", "kite", "ball", "moon", "ring", "sofa")
 PILLOW = LoaderConfig(resample="pillow")  # the same pixels on any machine
-INPUTS = Inputs(DigestTokenizer(), image_size=IMAGE_PX, crop_size=CROP_PX, concepts=CONCEPTS, loader=PILLOW)
+INPUTS = DataSpec(DigestTokenizer(), image_size=IMAGE_PX, crop_size=CROP_PX, concepts=CONCEPTS, loader=PILLOW)
 MAX_REGIONS = 2
 STEP_SIZE = 0.05
 LETTERBOXED = {"resize": "letterbox", "train_text": True, "trained_blocks": 1, "alpha": 0.25}
@@ -60,15 +61,15 @@ def outputs(name: str, variants: Mapping[str, Options], *, images: int) -> dict[
 def output(kind: type[Method[Any]], values: Options, visited: Sequence[Sample]) -> dict[str, Any]:
     """One visit to every sample, one step on all of them together, and what would be published then."""
     torch.manual_seed(0)  # what a method may draw on the way; the loop does the same at each step
-    options = parse(kind.section, values, where=kind.__name__)
+    options = parse(kind.config_type, values, where=kind.__name__)
     encoder = tiny_encoder()
     set_weights(encoder)
     method = kind.build(encoder, options, INPUTS).double()
     set_weights(method.encoder, seed=1, share=0.2)  # away from the copies that a method keeps of it
-    prepare = kind.preparation(INPUTS, options, max_regions=MAX_REGIONS)
-    items = [prepare(sample, generator(0, 1, sample.key)) for sample in visited]
+    prepare = kind.build_transform(INPUTS, options, max_regions=MAX_REGIONS)
+    items = [prepare(sample, sample_rng(0, 1, sample.key)) for sample in visited]
     batch = batch_of(items)
-    losses = method(batch)
+    losses = GradCache(method)(batch)
     losses.total.backward()
     names = {parameter: name.removeprefix("encoder.") for name, parameter in method.named_parameters()}
     return {
@@ -102,7 +103,7 @@ def sample(number: int, labels: Sequence[str]) -> Sample:
     return Sample(f"s-{number:06d}", image, width, height, captions, regions=tuple(regions))
 
 
-def batch_of(items: Sequence[Item]) -> Batch:
+def batch_of(items: Sequence[TrainingExample]) -> Batch:
     """All of one step on one process, in float64."""
     host = Collate(INPUTS)(items)
     batch = to_device(host, Counts([len(items)], [host.regions]), torch.device("cpu"), seed=7)
@@ -114,7 +115,7 @@ def batch_of(items: Sequence[Item]) -> Batch:
     return replace(batch, **floating)
 
 
-def drawn(item: Item, of: Sample) -> dict[str, Any]:
+def drawn(item: TrainingExample, of: Sample) -> dict[str, Any]:
     """Texts verbatim, boxes in fractions, the mean of every channel of the image, the mean of every crop."""
     said = [*of.captions, *(region.caption or "" for region in of.regions)]
     text_of = {tuple(tokens.tolist()): text for tokens, text in zip(INPUTS.tokenize(said), said, strict=True)}
@@ -143,7 +144,7 @@ def change_after_step(method: Method[Any]) -> dict[str, float]:
         for parameter in method.parameters():
             if parameter.grad is not None:
                 parameter.sub_(STEP_SIZE * parameter.grad)
-    method.after_step(0, 10)
+    method.on_step_end(0, 10)
     published = method.export_encoder().double()
     changes = {name: (value - before[name]).norm().item() for name, value in published.named_parameters()}
     return {"logit_scale": digits(round(changes.pop("logit_scale"), 6)), "all": digits(sum(changes.values()))}

@@ -10,8 +10,7 @@ from fineclip.config import RuntimeConfig, parse
 from fineclip.methods import METHODS
 from fineclip.report.page import write_report
 from fineclip.shards import read_manifest
-from fineclip.train.claims import RunConfig
-from fineclip.train.run import train_run
+from fineclip.train.run import RunConfig, train_run
 from tests.helpers.packs import write_world
 from tests.report.world import build_world, config_of
 from tests.versions.inputs import digits

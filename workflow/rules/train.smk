@@ -74,7 +74,7 @@ rule pretrained_run:
         config=job_key("pretrained"),
     shell:
         r"""
-        exec python -m fineclip pretrained \
+        exec python -m fineclip export-baseline \
             --weights {input.weights:q} \
             --tokenizer {input.tokenizer:q} \
             --manifest {output.manifest:q} \

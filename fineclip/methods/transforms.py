@@ -1,9 +1,9 @@
-"""From a packed sample to what the encoder takes: one caption, some regions, their crops. Runs in the loader's workers.
+"""Transforms from a packed sample to a training example: one caption, some regions, their crops.
 
 Legend: L context length, r regions of one image, S side of the square image, s side of the square crops, in pixels.
 
-What is drawn comes from a generator of (seed, epoch, key) alone: first the caption, then the regions. So two methods see
-the same captions and the same regions, whichever process or worker prepares them.
+Transforms run in workers of the loader. All random draws come from a generator of (seed, epoch, key): first the caption,
+then the regions, so that all methods see the same captions and regions, on any rank and worker.
 """
 
 import hashlib
@@ -31,11 +31,16 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What an encoder takes: texts as (N, L) tokens, square images and crops of so many pixels.
+class DataSpec:
+    """Inputs that an encoder takes.
 
-    `concepts` are the names that regions are told apart by, in the order of their numbers; only some methods have them.
-    `embedded` are the captions' embeddings, where they were made beforehand. `loader` says by which way pixels are made.
+    Attributes:
+        tokenize: Texts to (N, L) int64 tokens.
+        image_size: Side of the square images in px.
+        crop_size: Side of the square crops in px.
+        concepts: Names that regions are classified by, in the order of their numbers; empty for most methods.
+        embedded: Embeddings of the captions if they were computed beforehand.
+        loader: How pixels are decoded and resized.
     """
 
     tokenize: Tokenize
@@ -46,10 +51,17 @@ class Inputs:
     loader: LoaderConfig = field(default_factory=LoaderConfig)
 
     def texts(self, key: str, captions: Sequence[str]) -> Tensor:
-        """Captions of one sample: (N, L) int64 tokens, or (N, D) float32 embeddings that were made beforehand.
+        """Return captions of one sample as (N, L) int64 tokens, or as (N, D) float32 embeddings computed beforehand.
+
+        Args:
+            key: Key of the sample.
+            captions: N texts.
+
+        Returns:
+            Tensor on the CPU.
 
         Raises:
-            ShardError: an embedding is not where it should be.
+            ShardError: An embedding is missing.
         """
         return self.tokenize(captions) if self.embedded is None else self.embedded(key, captions)
 
@@ -62,17 +74,20 @@ class Inputs:
         part: Box | None = None,
         crop_size: int | None = None,
     ) -> Pixels:
-        """A picture on its square and its crops on theirs; or as it is, where the device cuts them.
+        """Decode an image and resize it and its crops, or only decode it if the device resizes.
 
         Args:
-            content: encoded.
-            resize: how they come on their squares.
-            boxes: of the crops, in pixels of the picture; None where the method has none.
-            part: what of the picture comes on its square; None is all.
-            crop_size: None takes the encoder's.
+            content: Encoded image.
+            resize: Resize rules of image and crops.
+            boxes: Boxes of the crops in px of the image; None if the method uses no crops.
+            part: Part of the image to use, in px; None: all of it.
+            crop_size: Side of the crops in px; None: `self.crop_size`.
+
+        Returns:
+            Image and crops, or the decoded image with its pending resizes.
 
         Raises:
-            UndecodableImage: it is no image.
+            UndecodableImage: The bytes are not an image.
         """
         crop = ResizeTarget(resize.crop, crop_size or self.crop_size)
         request = DecodeRequest(ResizeTarget(resize.image, self.image_size), crop, boxes, part)
@@ -82,12 +97,18 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One image as one visit of the training sees it. A field that the method does not ask for is None.
+class TrainingExample:
+    """One image as a step sees it. Fields that a method does not use are None.
 
-    image (3, S, S) uint8; text (L,) int64, or an embedding (D,); boxes (r, 4) fractions of the square, x1 y1 x2 y2;
-    region_texts (r, L), or (r, D); region_labels (r,) int64; crops (r, 3, s, s) uint8. With `cuts` the image is (3, H, W), as
-    decoded, and the device makes of it what they say.
+    Attributes:
+        key: Key of the sample.
+        image: (3, S, S) uint8; (3, H, W) as decoded if `cuts` is given.
+        text: (L,) int64 tokens or (D,) embedding.
+        boxes: (r, 4) x1 y1 x2 y2 in fractions of the square.
+        region_texts: (r, L) or (r, D).
+        region_labels: (r,) int64 numbers of concepts.
+        crops: (r, 3, s, s) uint8.
+        cuts: Resizing that is left to the device.
     """
 
     key: str
@@ -100,39 +121,45 @@ class Item:
     cuts: CropPlan | None = None
 
 
-Prepare = Callable[[Sample, np.random.Generator], Item]
+Transform = Callable[[Sample, np.random.Generator], TrainingExample]
 
 
-class Group(NamedTuple):
-    """Consecutive images of a step that one process must see together.
+class ImageGroup(NamedTuple):
+    """Consecutive images of a batch that one rank must hold together.
 
     Attributes:
-        images: how many.
-        cost: of the arithmetic for them, more than 0, in any unit that all groups of a step share.
+        images: Number of images.
+        cost: Relative cost of encoding them, above 0.
     """
 
     images: int
     cost: float
 
 
-def generator(seed: int, epoch: int, key: str) -> np.random.Generator:
-    """The draws of one visit to one sample."""
+def sample_rng(seed: int, epoch: int, key: str) -> np.random.Generator:
+    """Return the generator of one sample in one epoch."""
     digest = hashlib.sha256(f"{seed}/{epoch}/{key}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
 
 def draw_caption(captions: Sequence[str], rng: np.random.Generator) -> str:
-    """One of them; the empty text where there is none, which only a filter that lets such images in makes happen."""
+    """Return one caption at random; the empty text if there is none (`filter.min_words: 0`)."""
     return captions[int(rng.integers(len(captions)))] if captions else ""
 
 
 def draw_regions(
     sample: Sample, rng: np.random.Generator, *, at_most: int, usable: Callable[[Region], bool] | None = None
 ) -> list[Region]:
-    """Usable regions in stored order, a random subset where there are more than `at_most`.
+    """Return usable regions in stored order, a random subset if there are more than `at_most`.
 
-    Boxes are clipped to the image; one without area has no feature and is left out. Usable are those with a caption,
-    the partner in a regional contrast, unless the method says otherwise.
+    Args:
+        sample: Boxes are clipped to its image; boxes without area are left out.
+        rng: Generator of the sample.
+        at_most: Maximum number of regions.
+        usable: Condition on a region. None: it has a caption, which regional contrast needs.
+
+    Returns:
+        Regions with clipped boxes.
     """
     is_usable = usable or has_caption
     found = [
@@ -144,22 +171,32 @@ def draw_regions(
 
 
 def draw_subset(found: Sequence[T], rng: np.random.Generator, *, at_most: int) -> list[T]:
-    """All in their order, or a random subset where there are more than `at_most`."""
+    """Return all elements in order, or a random subset in order if there are more than `at_most`."""
     if len(found) <= at_most:
         return list(found)
     return [found[index] for index in sorted(rng.choice(len(found), at_most, replace=False))]
 
 
 def has_caption(region: Region) -> bool:
-    """Whether the region can find, and be found by, its text."""
+    """Return whether the region has a caption that is not blank."""
     return bool((region.caption or "").strip())
 
 
 def grid_boxes(rows: int, columns: int, *, width: float = 1, height: float = 1) -> list[Box]:
-    """The cells of a regular grid over a rectangle, row by row; of the unit square they are fractions.
+    """Return the cells of a regular grid over a rectangle, row by row.
 
-    Source: CLIPSelf and CLIM. Edges are rounded as torch does it, in float32: where one lies half way between two pixels,
-    or a cell is a whole number of patches, the next bit decides which pixels and how many samples it gets.
+    Args:
+        rows: Rows of the grid.
+        columns: Columns of the grid.
+        width: Width of the rectangle; 1 gives fractions.
+        height: Height of the rectangle.
+
+    Returns:
+        `rows * columns` boxes.
+
+    Source:
+        CLIPSelf and CLIM. Edges are computed by torch in float32: if an edge lies half way between two pixels, or a cell is
+        a whole number of patches, the last bit decides which pixels and how many sampling points it gets.
     """
     xs = (torch.linspace(0, 1, columns + 1) * width).tolist()
     ys = (torch.linspace(0, 1, rows + 1) * height).tolist()
@@ -167,27 +204,27 @@ def grid_boxes(rows: int, columns: int, *, width: float = 1, height: float = 1) 
 
 
 def stack_boxes(boxes: Sequence[Fractions]) -> Tensor:
-    """(r, 4) float32, also where there is none."""
+    """Return the boxes as (r, 4) float32; r may be 0."""
     return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
 
 
 def fractions(box: Box, sample: Sample) -> Fractions:
-    """The box in fractions of the image: the same after the image is squashed to any shape."""
+    """Return the box in fractions of the image, which squashing does not change."""
     return boxes.fractions(box, sample.width, sample.height)
 
 
 def fractions_of_square(box: Box, sample: Sample) -> Fractions:
-    """The box in fractions of the square that the image is letterboxed on, of any size.
+    """Return the box in fractions of the square that the image is letterboxed to.
 
-    Source: CLIPSelf, training/data.py `get_scale`: one scale for both axes, as if the shorter side had not been rounded to
-    whole pixels.
+    Source:
+        CLIPSelf, training/data.py `get_scale`: one scale for both axes, without the rounding of the shorter side to pixels.
     """
     longer = max(sample.width, sample.height)
     return boxes.fractions(box, longer, longer)
 
 
 class Resize(NamedTuple):
-    """How images and crops come on their squares of so many pixels, and where a box of the image lies then."""
+    """Resize rules of images and crops, and the matching conversion of boxes to fractions of the square."""
 
     image: ResizeRule
     crop: ResizeRule

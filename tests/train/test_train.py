@@ -1,4 +1,4 @@
-"""A training that was stopped goes on as if nothing had been, and one that cannot go on says so."""
+"""An interrupted training resumes to the same result, and a failed one is marked."""
 
 import os
 import signal
@@ -11,10 +11,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fineclip.errors import ConfigError, DataError, TrainingError
-from fineclip.train.distributed import Processes
-from fineclip.train.loop import train
-from fineclip.train.memory import Costs, Share, costs_of
+from fineclip.train.distributed import DistributedContext
+from fineclip.train.grad_cache import MicroBatchSizes
+from fineclip.train.memory import MemoryCosts, RankBatchSize, estimate_memory
 from fineclip.train.optim import learning_rate
+from fineclip.train.train import train
 from fineclip.version import __version__
 from tests.helpers.packs import sample, write_pack, write_select, write_world
 from tests.helpers.processes import run_processes
@@ -26,7 +27,7 @@ SIZES = {"a": 6, "b": 4, "c": 6}  # 4 steps an epoch, 12 in all
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nothing below gets to act."""
+    """Stands for kill -9: no handler below runs."""
 
 
 def kill() -> None:
@@ -50,7 +51,7 @@ def undisturbed(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return weights_of(training), folder
 
 
-def test_metrics_say_what_every_repetition_would(undisturbed: Undisturbed) -> None:
+def test_metrics_are_reproducible(undisturbed: Undisturbed) -> None:
     lines = lines_of(undisturbed[1] / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 4, 6, 8, 10, 12]
     assert [line["epoch"] for line in lines] == [0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
@@ -61,20 +62,20 @@ def test_metrics_say_what_every_repetition_would(undisturbed: Undisturbed) -> No
         ]
         assert line["total"] == pytest.approx(line["global"] + line["region"] + line["distill"])
         assert line["images"] == 4
-        assert line["learning_rate"] == learning_rate(line["step"] - 1, of=12, peak=1e-2, warmup=2)
+        assert line["learning_rate"] == learning_rate(line["step"] - 1, total=12, peak=1e-2, warmup=2)
     speeds = lines_of(undisturbed[1] / "speed.jsonl")
     assert [line["step"] for line in speeds] == [line["step"] for line in lines]
     assert all(line["images_per_second"] > 0 and 0 <= line["data_wait_share"] <= 1 for line in speeds)
 
 
-def test_it_learns(world: World, tmp_path: Path) -> None:
+def test_loss_decreases(world: World, tmp_path: Path) -> None:
     train(training_of(world, tmp_path, epochs=12, batch_size=16, log_every_steps=1))
     totals = [line["total"] for line in lines_of(tmp_path / "metrics.jsonl")]
     assert totals[-1] < 0.8 * totals[0]
 
 
 @pytest.mark.parametrize(("step", "saved"), [(0, 1), (4, 5)])
-def test_a_signal_saves_and_the_next_attempt_ends_in_the_same_bits(
+def test_resume_after_signal_is_bit_identical(
     world: World, undisturbed: Undisturbed, tmp_path: Path, step: int, saved: int
 ) -> None:
     first = training_of(world, tmp_path)
@@ -83,41 +84,37 @@ def test_a_signal_saves_and_the_next_attempt_ends_in_the_same_bits(
         train(first)
     assert ended.value.code == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert first.state.load() is not None
-    assert first.state.load()[0] == saved
-    assert_ends_the_same(training_of(world, tmp_path), undisturbed)
+    assert first.checkpoints.load_latest() is not None
+    assert first.checkpoints.load_latest()[0] == saved
+    assert_same_result(training_of(world, tmp_path), undisturbed)
 
 
-def test_a_time_limit_saves_and_the_next_attempt_goes_on(
+def test_resume_after_time_limit(
     world: World, undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, now = training_of(world, tmp_path, runtime={"stop_after_min": 2}), [1000.0]
-    monkeypatch.setattr("fineclip.train.signals.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fineclip.train.preemption.time.monotonic", lambda: now[0])
     stop_before(first, 4, lambda: now.append(now.pop() + 121))
     with pytest.raises(SystemExit) as ended:
         train(first)
     assert ended.value.code == 128 + signal.SIGTERM
-    assert first.state.load()[0] == 5
+    assert first.checkpoints.load_latest()[0] == 5
     monkeypatch.undo()
-    assert_ends_the_same(training_of(world, tmp_path), undisturbed)
+    assert_same_result(training_of(world, tmp_path), undisturbed)
 
 
 @pytest.mark.parametrize("step", [1, 7])
-def test_after_a_kill_the_last_checkpoint_is_taken_up_and_ends_in_the_same_bits(
-    world: World, undisturbed: Undisturbed, tmp_path: Path, step: int
-) -> None:
+def test_resume_after_kill_is_bit_identical(world: World, undisturbed: Undisturbed, tmp_path: Path, step: int) -> None:
     first = training_of(world, tmp_path)
     stop_before(first, step, kill)
     with pytest.raises(Killed):
         train(first)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1')  # torn by the kill
-    assert_ends_the_same(training_of(world, tmp_path), undisturbed)
+    assert_same_result(training_of(world, tmp_path), undisturbed)
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(
-    world: World, undisturbed: Undisturbed, tmp_path: Path
-) -> None:
+def test_damaged_checkpoint_is_skipped(world: World, undisturbed: Undisturbed, tmp_path: Path) -> None:
     first = training_of(world, tmp_path)
     stop_before(first, 10, kill)
     with pytest.raises(Killed):
@@ -126,11 +123,11 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
-    assert first.state.load()[0] == 6
-    assert_ends_the_same(training_of(world, tmp_path), undisturbed)
+    assert first.checkpoints.load_latest()[0] == 6
+    assert_same_result(training_of(world, tmp_path), undisturbed)
 
 
-def assert_ends_the_same(training: object, undisturbed: Undisturbed) -> None:
+def assert_same_result(training: object, undisturbed: Undisturbed) -> None:
     train(training)
     weights, folder = undisturbed
     now = weights_of(training)
@@ -138,11 +135,11 @@ def assert_ends_the_same(training: object, undisturbed: Undisturbed) -> None:
     assert (training.folder / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
 
 
-def test_workers_change_no_bit(world: World, undisturbed: Undisturbed, tmp_path: Path) -> None:
-    assert_ends_the_same(training_of(world, tmp_path, workers=1), undisturbed)
+def test_workers_change_no_result(world: World, undisturbed: Undisturbed, tmp_path: Path) -> None:
+    assert_same_result(training_of(world, tmp_path, workers=1), undisturbed)
 
 
-def test_three_processes_resume_bit_for_bit_and_agree_with_one(
+def test_three_ranks_resume_bit_identically_and_equal_one(
     world: World, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     folders = [tmp_path] * 3
@@ -158,7 +155,7 @@ def test_three_processes_resume_bit_for_bit_and_agree_with_one(
 
 
 def whole_and_resumed(rank: int, world_size: int, world: World, folder: Path) -> tuple[object, object]:
-    """The weights of a training in one go, and of one that a signal to the second process stopped."""
+    """Weights of an uninterrupted training, and of one that a signal to rank 1 stopped."""
     whole = training_of(world, folder / "whole", rank=rank, world_size=world_size)
     train(whole)
     first = training_of(world, folder / "resumed", rank=rank, world_size=world_size)
@@ -171,34 +168,32 @@ def whole_and_resumed(rank: int, world_size: int, world: World, folder: Path) ->
     return weights_of(whole), weights_of(second)
 
 
-def test_a_loss_that_is_not_finite_leaves_a_marker(world: World, tmp_path: Path) -> None:
+def test_nan_loss_marks_the_run_as_failed(world: World, tmp_path: Path) -> None:
     training = training_of(world, tmp_path)
     stop_before(training, 1, lambda: training.method.encoder.logit_scale.data.fill_(float("nan")))
     with pytest.raises(TrainingError, match="no longer finite at step 3 of 12: total nan"):
         train(training)
-    with pytest.raises(
-        TrainingError, match=r"(?s)no longer finite at step 3 of 12.*what the last attempt said.*failed\.json"
-    ):
-        training.state.require_hope()
+    with pytest.raises(TrainingError, match=r"(?s)no longer finite at step 3 of 12.*failed\.json"):
+        training.checkpoints.raise_if_failed_before()
 
 
-def test_a_sample_that_is_no_image_leaves_a_marker(tmp_path: Path) -> None:
+def test_undecodable_sample_marks_the_run_as_failed(tmp_path: Path) -> None:
     manifest = write_pack(tmp_path / "pack", "a", [sample("a-000000", image=b"GIF89a")])
     select = write_select(tmp_path / "select.json", {"a": ["a-000000"]})
     training = training_of((select, [manifest]), tmp_path / "run")
     with pytest.raises(DataError, match="a-000000"):
         train(training)
     with pytest.raises(TrainingError, match="a-000000"):
-        training.state.require_hope()
+        training.checkpoints.raise_if_failed_before()
 
 
-def test_a_failure_of_one_process_ends_all(world: World, tmp_path: Path) -> None:
-    messages = run_processes(fails_on_the_second, range(2), [world] * 2, [tmp_path] * 2)
+def test_failure_of_one_rank_stops_all(world: World, tmp_path: Path) -> None:
+    messages = run_processes(fail_on_rank_1, range(2), [world] * 2, [tmp_path] * 2)
     assert "another process of this training has failed" in messages[0]
     assert "broken" in messages[1]
 
 
-def fails_on_the_second(rank: int, world: World, folder: Path) -> str:
+def fail_on_rank_1(rank: int, world: World, folder: Path) -> str:
     training = training_of(world, folder, rank=rank, world_size=2)
     if rank == 1:
 
@@ -213,7 +208,7 @@ def fails_on_the_second(rank: int, world: World, folder: Path) -> str:
     return ""
 
 
-def test_a_warmup_that_never_ends_is_said(world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warmup_longer_than_training_is_logged(world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(training_of(world, tmp_path, warmup_steps=100, max_steps=2))
     assert "warmup_steps: 100 is not less than the 2 steps" in caplog.text
 
@@ -229,7 +224,7 @@ def test_bf16_keeps_weights_and_losses_in_float32(world: World, tmp_path: Path) 
     assert first[0]["total"] != first[1]["total"]
 
 
-def test_the_gradient_norm_is_clipped(world: World, tmp_path: Path) -> None:
+def test_gradient_norm_is_clipped(world: World, tmp_path: Path) -> None:
     training = training_of(world, tmp_path, max_steps=1, clip_gradient_norm=1e-3)
     train(training)
     gradients = [parameter.grad for parameter in training.method.parameters() if parameter.grad is not None]
@@ -240,7 +235,7 @@ def test_the_gradient_norm_is_clipped(world: World, tmp_path: Path) -> None:
 CUT: Mapping[str, Any] = {"crop_chunk": 2, "image_chunk": 3}
 
 
-def test_rows_at_a_time_change_no_result(world: World, tmp_path: Path, undisturbed: Undisturbed) -> None:
+def test_micro_batches_change_no_result(world: World, tmp_path: Path, undisturbed: Undisturbed) -> None:
     train(training_of(world, tmp_path, runtime=CUT))
     for line, expected in zip(
         lines_of(tmp_path / "metrics.jsonl"), lines_of(undisturbed[1] / "metrics.jsonl"), strict=True
@@ -248,27 +243,26 @@ def test_rows_at_a_time_change_no_result(world: World, tmp_path: Path, undisturb
         assert line == pytest.approx(expected, rel=1e-2)
 
 
-def test_the_memory_that_is_allowed_decides_and_is_said(
+def test_memory_limit_sets_micro_batches_and_is_logged(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
         plenty = training_of(world, tmp_path / "plenty")
-        passes, rows = plenty.method.passes(plenty.collate.inputs), plenty.share
-        costs = costs_of(plenty.method, passes, rows, dtype=None, is_shared=False)
-        limit = costs.of(images=2, crops=3) / 1e9
+        rows = plenty.rank_batch_size
+        costs = estimate_memory(plenty.method, plenty.encoder_calls, rows, dtype=None, is_distributed=False)
+        limit = costs.total(images=2, crops=3) / 1e9
         training = training_of(world, tmp_path, runtime={"memory_gb": limit}, max_steps=3)
-        train(training)
-    chunks = training.method.chunks
-    assert costs.of(chunks.images or rows.images, chunks.crops or rows.regions) <= limit * 1e9
-    assert chunks.apart
-    assert f"of {limit:.3g} GB a step takes at most about" in caplog.text
-    assert "a process encodes" in caplog.text
-    assert "GB of memory were in use" in caplog.text
-    with pytest.raises(ConfigError, match="do not hold one image and one crop"):
+        sizes = train(training).micro_batches
+    assert costs.total(sizes.images or rows.images, sizes.crops or rows.regions) <= limit * 1e9
+    assert sizes.splits
+    assert f"(limit {limit:.3g} GB)" in caplog.text
+    assert f"micro-batch per process: {sizes.images} images, {sizes.crops} crops" in caplog.text
+    assert "peak memory" in caplog.text
+    with pytest.raises(ConfigError, match=r"runtime.memory_gb: 1e-05 GB .*one image and one crop"):
         train(training_of(world, tmp_path / "none", runtime={"memory_gb": 0.00001}))
 
 
-def test_a_resumed_run_takes_the_chunks_of_its_checkpoint(
+def test_resume_keeps_micro_batches_of_the_checkpoint(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = training_of(world, tmp_path / "whole", runtime=CUT)
@@ -278,46 +272,44 @@ def test_a_resumed_run_takes_the_chunks_of_its_checkpoint(
     with pytest.raises(SystemExit):
         train(first)
     second = training_of(world, tmp_path)
-    train(second)
-    assert (second.method.chunks.crops, second.method.chunks.images) == (2, 3)
+    assert train(second).micro_batches == MicroBatchSizes(crops=2, images=3)
     assert all(torch.equal(weights_of(second)[name], value) for name, value in weights_of(whole).items())
-    assert "chunks are not those" not in caplog.text
+    assert "not those of the checkpoint" not in caplog.text
 
 
-def test_chunks_of_a_checkpoint_that_fit_no_more_give_way(
+def test_resume_with_less_memory_changes_micro_batches(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = training_of(world, tmp_path)
     stop_before(first, 4, terminate)
     with pytest.raises(SystemExit):
         train(first)
-    costs = costs_of(first.method, first.method.passes(first.collate.inputs), first.share, dtype=None, is_shared=False)
-    limit = costs.of(images=2, crops=3) / 1e9
+    rows = first.rank_batch_size
+    costs = estimate_memory(first.method, first.encoder_calls, rows, dtype=None, is_distributed=False)
+    limit = costs.total(images=2, crops=3) / 1e9
     second = training_of(world, tmp_path, runtime={"memory_gb": limit})
-    train(second)
-    assert second.method.chunks.apart
-    assert "chunks are not those of the checkpoint" in caplog.text
+    assert train(second).micro_batches.splits
+    assert "not those of the checkpoint" in caplog.text
 
 
-def test_other_chunks_than_those_of_the_checkpoint_are_said(
-    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_changed_micro_batches_are_logged(world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = training_of(world, tmp_path, runtime=CUT)
     stop_before(first, 4, terminate)
     with pytest.raises(SystemExit):
         train(first)
     train(training_of(world, tmp_path, runtime={"crop_chunk": 1}))
-    assert "chunks are not those of the checkpoint" in caplog.text
+    assert "not those of the checkpoint" in caplog.text
 
 
-def test_fp16_trains_and_resumes_with_its_loss_scale(world: World, tmp_path: Path) -> None:
+def test_fp16_resumes_with_its_loss_scale(world: World, tmp_path: Path) -> None:
     whole = training_of(world, tmp_path / "whole", precision="fp16")
-    train(whole)
+    state = train(whole)
+    assert state.model.scaler is state.scaler and state.scaler.is_enabled()
     first = training_of(world, tmp_path, precision="fp16")
     stop_before(first, 5, terminate)
     with pytest.raises(SystemExit):
         train(first)
-    found = first.state.load()
+    found = first.checkpoints.load_latest()
     assert found is not None
     assert found[1]["scaler"]["scale"] > 0
     second = training_of(world, tmp_path, precision="fp16")
@@ -325,12 +317,12 @@ def test_fp16_trains_and_resumes_with_its_loss_scale(world: World, tmp_path: Pat
     assert all(torch.equal(weights_of(second)[name], value) for name, value in weights_of(whole).items())
 
 
-def test_a_checkpoint_says_where_it_stands(world: World, tmp_path: Path) -> None:
+def test_content_of_a_checkpoint(world: World, tmp_path: Path) -> None:
     first = training_of(world, tmp_path)
     stop_before(first, 5, terminate)
     with pytest.raises(SystemExit):
         train(first)
-    found = first.state.load()
+    found = first.checkpoints.load_latest()
     assert found is not None
     step, content = found
     assert step == 6
@@ -338,20 +330,20 @@ def test_a_checkpoint_says_where_it_stands(world: World, tmp_path: Path) -> None
     assert content["config"]["batch_size"] == 4
     assert content["code"] == __version__
     assert set(content) == {
-        *("method", "optimizer", "scaler", "watch", "chunks", "position", "config", "code"),
+        *("method", "optimizer", "scaler", "monitor", "micro_batches", "position", "config", "code"),
     }
 
 
-def test_a_loss_that_grows_leaves_a_marker_with_its_samples(world: World, tmp_path: Path) -> None:
+def test_divergence_marks_the_run_as_failed_with_its_samples(world: World, tmp_path: Path) -> None:
     training = training_of(world, tmp_path, epochs=12, max_growth=1.5, learning_rate=1e-9)
     stop_before(training, 1, lambda: training.method.encoder.logit_scale.data.fill_(4.6))
-    with pytest.raises(TrainingError, match=r"diverges.*Its batch: [abc]-\d+, "):
+    with pytest.raises(TrainingError, match=r"diverges.*Batch: [abc]-\d+, "):
         train(training)
-    with pytest.raises(TrainingError, match="what the last attempt said"):
-        training.state.require_hope()
+    with pytest.raises(TrainingError, match=r"failed\.json"):
+        training.checkpoints.raise_if_failed_before()
 
 
-def test_tensorboard_shows_what_the_files_say(world: World, tmp_path: Path) -> None:
+def test_tensorboard_has_the_values_of_the_files(world: World, tmp_path: Path) -> None:
     first = training_of(world, tmp_path, runtime={"tensorboard": True})
     stop_before(first, 7, kill)
     with pytest.raises(Killed):
@@ -367,7 +359,7 @@ def test_tensorboard_shows_what_the_files_say(world: World, tmp_path: Path) -> N
     )
 
 
-# Every key of `train` with a value that must make other weights after a few steps, or where else it is shown to act.
+# Every key of `train`: a value that must change the weights after a few steps, or the test that shows its effect.
 CHANGED: Mapping[str, Any] = {
     "seed": 1,
     "batch_size": 5,
@@ -384,12 +376,12 @@ CHANGED: Mapping[str, Any] = {
     "require_region": True,
     "shuffle_shards": 1,
 }
-SHOWN_ELSEWHERE = {
-    "max_growth": "test_a_loss_that_grows_leaves_a_marker_with_its_samples",
+TESTED_ELSEWHERE = {
+    "max_growth": "test_divergence_marks_the_run_as_failed_with_its_samples",
     "max_lost": "test_run.test_lost_and_left_out_samples_are_counted",
     "deterministic": "test_run.test_deterministic_kernels_are_asked_for_on_a_gpu_alone",
-    "checkpoint_every_steps": "test_lines_and_checkpoints_come_as_often_as_configured",
-    "log_every_steps": "test_lines_and_checkpoints_come_as_often_as_configured",
+    "checkpoint_every_steps": "test_intervals_of_log_lines_and_checkpoints",
+    "log_every_steps": "test_intervals_of_log_lines_and_checkpoints",
 }
 
 
@@ -400,12 +392,12 @@ def few_steps(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return weights_of(training)
 
 
-def test_every_key_of_the_loop_has_a_test() -> None:
-    assert {*CHANGED, *SHOWN_ELSEWHERE} == set(type(CONFIG).model_fields)
+def test_every_key_of_train_has_a_test() -> None:
+    assert {*CHANGED, *TESTED_ELSEWHERE} == set(type(CONFIG).model_fields)
 
 
 @pytest.mark.parametrize("name", CHANGED)
-def test_every_key_changes_what_is_trained(
+def test_every_key_changes_the_weights(
     world: World, few_steps: dict[str, torch.Tensor], tmp_path: Path, name: str
 ) -> None:
     training = training_of(world, tmp_path, **{"max_steps": 5, name: CHANGED[name]})
@@ -414,12 +406,12 @@ def test_every_key_changes_what_is_trained(
     assert any(not torch.equal(found[key], value) for key, value in few_steps.items())
 
 
-def test_lines_and_checkpoints_come_as_often_as_configured(
+def test_intervals_of_log_lines_and_checkpoints(
     world: World, few_steps: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     training = training_of(world, tmp_path, max_steps=5, log_every_steps=3, checkpoint_every_steps=2)
-    saved, save = [], training.state.save
-    object.__setattr__(training.state, "save", lambda step, content: (saved.append(step), save(step, content)))
+    saved, save = [], training.checkpoints.save
+    object.__setattr__(training.checkpoints, "save", lambda step, content: (saved.append(step), save(step, content)))
     train(training)
     assert saved == [2, 4]
     assert [line["step"] for line in lines_of(tmp_path / "metrics.jsonl")] == [1, 3, 5]
@@ -427,19 +419,19 @@ def test_lines_and_checkpoints_come_as_often_as_configured(
 
 
 def seeds_of(training: object) -> list[tuple[int, int]]:
-    """Of each step the seed of torch while it is encoded, and that of the batch; added to as the training goes on."""
+    """Seeds of torch and of the batch at each step; filled while the training runs."""
     seen: list[tuple[int, int]] = []
-    own = training.method.features
+    own = training.method.encode
 
-    def features(batch: object) -> object:
+    def encode(batch: object) -> object:
         seen.append((torch.initial_seed(), batch.seed))
         return own(batch)
 
-    object.__setattr__(training.method, "features", features)
+    object.__setattr__(training.method, "encode", encode)
     return seen
 
 
-def test_draws_are_those_of_the_seed_the_step_and_the_process(world: World, tmp_path: Path) -> None:
+def test_random_draws_depend_on_seed_step_and_rank(world: World, tmp_path: Path) -> None:
     alone = training_of(world, tmp_path / "alone")
     whole = seeds_of(alone)
     train(alone)
@@ -470,16 +462,14 @@ def seeds_of_a_rank(rank: int, world: World, folder: Path) -> list[tuple[int, in
     return seen
 
 
-def test_a_method_that_goes_around_the_wrapper_is_noticed_at_the_start_and_after_a_resume(
-    world: World, tmp_path: Path
-) -> None:
+def test_unsynchronized_gradients_are_detected_at_start_and_after_resume(world: World, tmp_path: Path) -> None:
     for complaints in run_processes(unsynchronized, range(2), [world] * 2, [tmp_path] * 2):
         assert len(complaints) == 2
-        assert all("gradients differ between processes" in complaint for complaint in complaints)
+        assert all("gradients differ between ranks" in complaint for complaint in complaints)
 
 
-class Unsynchronized(Processes):
-    """Processes of which each goes back through the loss for itself."""
+class Unsynchronized(DistributedContext):
+    """Ranks that do not average gradients."""
 
     def wrap(self, module: torch.nn.Module) -> torch.nn.Module:
         return module
@@ -494,7 +484,7 @@ def unsynchronized(rank: int, world: World, folder: Path) -> list[str]:
             with pytest.raises(SystemExit):
                 train(first)
         training = training_of(world, folder / name, rank=rank, world_size=2)
-        object.__setattr__(training, "processes", Unsynchronized(rank, 2, torch.device("cpu")))
+        object.__setattr__(training, "context", Unsynchronized(rank, 2, torch.device("cpu")))
         try:
             train(training)
         except TrainingError as error:
@@ -502,52 +492,51 @@ def unsynchronized(rank: int, world: World, folder: Path) -> list[str]:
     return complaints
 
 
-def test_a_resumed_training_is_measured_against_its_first_loss(world: World, tmp_path: Path) -> None:
-    """The loss grows right after the resume: only the first loss of the earlier attempt tells."""
+def test_resume_restores_the_first_loss(world: World, tmp_path: Path) -> None:
+    """The loss grows right after the resume, so that only the restored first loss shows it."""
     still: dict[str, Any] = {"epochs": 12, "max_growth": 1.5, "learning_rate": 1e-9}
     first = training_of(world, tmp_path, **still)
     stop_before(first, 4, terminate)
     with pytest.raises(SystemExit):
         train(first)
     first_loss = lines_of(tmp_path / "metrics.jsonl")[0]["total"]
-    step, content = first.state.load()
-    assert content["watch"]["first"] == pytest.approx(first_loss)
-    assert len(content["watch"]["recent"]) == step == 5
+    step, content = first.checkpoints.load_latest()
+    assert content["monitor"]["first"] == pytest.approx(first_loss)
+    assert len(content["monitor"]["recent"]) == step == 5
     content["method"]["encoder.logit_scale"].fill_(4.6)
-    first.state.save(step, content)
-    with pytest.raises(TrainingError, match=f"diverges.*after {first_loss:g} at first"):
+    first.checkpoints.save(step, content)
+    with pytest.raises(TrainingError, match=f"diverges.*first loss {first_loss:g} "):
         train(training_of(world, tmp_path, **still))
 
 
-def test_the_means_reach_the_encoder(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runtime_options_reach_the_encoder(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     training = training_of(world, tmp_path, runtime={"checkpointing": True, "compile": True}, max_steps=1)
     trunk = training.method.encoder.trunk
     monkeypatch.setattr(type(trunk), "compile", lambda self: calls.append("compiled"))
-    train(training)
+    assert train(training).micro_batches == MicroBatchSizes(64, pad_crops=True)
     assert (calls, trunk.checkpointing) == (["compiled"], True)
-    assert (training.method.chunks.crops, training.method.chunks.are_padded) == (64, True)
     named = training_of(world, tmp_path / "named", runtime={"compile": True, "crop_chunk": 3}, max_steps=1)
-    train(named)
-    assert (named.method.chunks.crops, named.method.chunks.are_padded) == (3, True)
+    assert train(named).micro_batches == MicroBatchSizes(3, pad_crops=True)
     plain = training_of(world, tmp_path / "plain", max_steps=1)
-    train(plain)
+    assert train(plain).micro_batches == MicroBatchSizes()
     assert (calls, plain.method.encoder.trunk.checkpointing) == (["compiled"] * 2, False)
-    assert (plain.method.chunks.crops, plain.method.chunks.are_padded) == (None, False)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", None), ("bf16", torch.bfloat16)])
-def test_memory_is_estimated_for_the_precision_and_the_largest_share(
+def test_memory_is_estimated_for_precision_and_rank_batch_size(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, dtype: torch.dtype | None
 ) -> None:
-    asked: list[tuple[Share, dict[str, object]]] = []
+    asked: list[tuple[RankBatchSize, dict[str, object]]] = []
 
-    def costs(_: object, __: object, share: Share, **options: object) -> Costs:
-        asked.append((share, options))
-        return Costs(0, 0, 0, 0)
+    def costs(_: object, __: object, rows: RankBatchSize, **options: object) -> MemoryCosts:
+        asked.append((rows, options))
+        return MemoryCosts(0, 0, 0, 0)
 
-    monkeypatch.setattr("fineclip.train.training.costs_of", costs)
+    monkeypatch.setattr("fineclip.train.memory.estimate_memory", costs)
     training = training_of(world, tmp_path, runtime={"memory_gb": 1}, max_steps=1, precision=precision)
     train(training)
-    assert asked == [(Share(4, 8, 4, 8), {"dtype": dtype, "is_shared": False})]
-    assert training_of(world, tmp_path / "three", world_size=3, batch_size=5).share == Share(2, 4, 5, 10)
+    assert asked == [(RankBatchSize(4, 8, 4, 8), {"dtype": dtype, "is_distributed": False})]
+    assert training_of(world, tmp_path / "three", world_size=3, batch_size=5).rank_batch_size == RankBatchSize(
+        2, 4, 5, 10
+    )

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fineclip.methods.concepts import (
-    concept_contrast,
-    drawn_concepts,
-    embed_concepts,
+from fineclip.losses.concepts import (
+    concept_contrastive_loss,
+    concept_distillation_loss,
     federated_loss,
-    taught,
-    teacher_loss,
+    sample_concepts,
+    teacher_targets,
 )
+from fineclip.methods.regionclip import embed_concepts
 from fineclip.models.prompt_templates import VILD_TEMPLATES, prompts_for
 from tests.helpers.tiny import TinyTokenizer, tiny_encoder
 
@@ -33,7 +33,7 @@ def test_federated_loss_by_hand() -> None:
     drawn = torch.tensor([True, True, False])
     # region 0 shows concept 0, region 1 concept 1; cosines of those drawn are (1, 0) and (0, 0.6)
     expected = (softplus(-2) + softplus(0) + softplus(0) + softplus(-1.2)) / 2
-    found = federated_loss(region, torch.tensor([0, 1]), concepts, drawn, scale=2 * ONE, counts=[2])
+    found = federated_loss(region, torch.tensor([0, 1]), concepts, drawn, logit_scale=2 * ONE, counts=[2])
     assert found.item() == pytest.approx(expected, rel=1e-12)
 
 
@@ -45,25 +45,25 @@ def test_federated_loss_knows_concepts_by_their_rows_alone() -> None:
     region, concepts, label = rows(4, 6), normalize(rows(5, 6, seed=1), dim=-1), torch.tensor([0, 3, 3, 1])
     drawn, order = torch.tensor([True, True, False, True, True]), torch.tensor([4, 2, 0, 1, 3])
     place = order.argsort()
-    one = federated_loss(region, label, concepts, drawn, scale=10 * ONE, counts=[4])
-    other = federated_loss(7 * region, place[label], concepts[order], drawn[order], scale=10 * ONE, counts=[4])
+    one = federated_loss(region, label, concepts, drawn, logit_scale=10 * ONE, counts=[4])
+    other = federated_loss(7 * region, place[label], concepts[order], drawn[order], logit_scale=10 * ONE, counts=[4])
     torch.testing.assert_close(one, other)
 
 
 def test_drawn_are_those_named_and_others_up_to_the_number() -> None:
     label = torch.tensor([3, 17, 3, 40])
-    drawn = drawn_concepts(label, concepts=50, at_least=10, seed=1)
+    drawn = sample_concepts(label, concepts=50, at_least=10, seed=1)
     assert drawn[label].all() and drawn.sum() == 10
-    assert torch.equal(drawn, drawn_concepts(label.flip(0), concepts=50, at_least=10, seed=1))
-    assert not torch.equal(drawn, drawn_concepts(label, concepts=50, at_least=10, seed=2))
-    assert drawn_concepts(label, concepts=50, at_least=2, seed=1).nonzero().flatten().tolist() == [3, 17, 40]
-    assert drawn_concepts(label, concepts=50, at_least=100, seed=1).all()
-    assert drawn_concepts(label[:0], concepts=50, at_least=10, seed=1).sum() == 10
+    assert torch.equal(drawn, sample_concepts(label.flip(0), concepts=50, at_least=10, seed=1))
+    assert not torch.equal(drawn, sample_concepts(label, concepts=50, at_least=10, seed=2))
+    assert sample_concepts(label, concepts=50, at_least=2, seed=1).nonzero().flatten().tolist() == [3, 17, 40]
+    assert sample_concepts(label, concepts=50, at_least=100, seed=1).all()
+    assert sample_concepts(label[:0], concepts=50, at_least=10, seed=1).sum() == 10
 
 
 def test_every_other_concept_is_as_likely() -> None:
     label = torch.tensor([0])
-    drawn = torch.stack([drawn_concepts(label, concepts=9, at_least=3, seed=seed) for seed in range(4000)])
+    drawn = torch.stack([sample_concepts(label, concepts=9, at_least=3, seed=seed) for seed in range(4000)])
     share = drawn.double().mean(dim=0)
     assert share[0] == 1
     torch.testing.assert_close(share[1:], torch.full((8,), 0.25, dtype=torch.float64), atol=0.03, rtol=0)
@@ -72,35 +72,37 @@ def test_every_other_concept_is_as_likely() -> None:
 def test_kept_are_regions_that_the_teacher_is_sure_of() -> None:
     concepts = torch.eye(3, dtype=torch.float64)
     teacher = torch.tensor([[5.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 0.0, 2.0], [1.0, 0.0, 0.1]], dtype=torch.float64)
-    said = taught(teacher, concepts, temperature=0.1, min_confidence=0.9, counts=[4])
+    said = teacher_targets(teacher, concepts, temperature=0.1, min_confidence=0.9, counts=[4])
     assert said.label[[0, 2, 3]].tolist() == [0, 2, 0]
     probability = math.exp(10) / (math.exp(10) + 2)
     assert said.log_probability[0, 0].item() == pytest.approx(math.log(probability), rel=1e-9)
-    torch.testing.assert_close(said.share, torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=torch.float64) / 3)
+    torch.testing.assert_close(said.weight, torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=torch.float64) / 3)
     assert said.kept_by_label.tolist() == [2, 0, 1]
 
 
 def test_all_are_kept_where_the_teacher_is_sure_of_none() -> None:
-    said = taught(rows(4, 6), normalize(rows(5, 6), dim=-1), temperature=1.0, min_confidence=0.9, counts=[4])
-    assert said.share.tolist() == [0.25] * 4
+    said = teacher_targets(rows(4, 6), normalize(rows(5, 6), dim=-1), temperature=1.0, min_confidence=0.9, counts=[4])
+    assert said.weight.tolist() == [0.25] * 4
     assert said.kept_by_label.sum() == 4
 
 
 def test_teacher_loss_by_hand_and_0_where_both_agree() -> None:
     concepts = torch.eye(2, dtype=torch.float64)
     teacher, region = torch.tensor([[1.0, 0.0]]).double(), torch.tensor([[0.0, 2.0]]).double()
-    said = taught(teacher, concepts, temperature=1.0, min_confidence=0.1, counts=[1])
+    said = teacher_targets(teacher, concepts, temperature=1.0, min_confidence=0.1, counts=[1])
     high = math.e / (math.e + 1)  # of the teacher's concept; the student gives it 1 - high
     expected = high * math.log(high / (1 - high)) + (1 - high) * math.log((1 - high) / high)
-    assert teacher_loss(region, concepts, said, temperature=1.0).item() == pytest.approx(expected, rel=1e-12)
-    assert teacher_loss(3 * teacher, concepts, said, temperature=1.0).item() == pytest.approx(0, abs=1e-12)
+    assert concept_distillation_loss(region, concepts, said, temperature=1.0).item() == pytest.approx(
+        expected, rel=1e-12
+    )
+    assert concept_distillation_loss(3 * teacher, concepts, said, temperature=1.0).item() == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("min_confidence", [0.0, 0.5, 1.0])
 def test_concept_contrast_is_its_definition(min_confidence: float) -> None:
     concepts, region, teacher = normalize(rows(4, 6, seed=1), dim=-1), rows(9, 6, seed=2), rows(9, 6, seed=3)
-    said = taught(teacher, concepts, temperature=0.3, min_confidence=min_confidence, counts=[9])
-    kept = (said.share > 0).nonzero().flatten().tolist()
+    said = teacher_targets(teacher, concepts, temperature=0.3, min_confidence=min_confidence, counts=[9])
+    kept = (said.weight > 0).nonzero().flatten().tolist()
     assert (len(kept) < 9) == (min_confidence == 0.5) and len(set(said.label[kept].tolist())) < len(kept)
     cosine = normalize(region, dim=-1) @ concepts.T
     losses = []
@@ -108,16 +110,16 @@ def test_concept_contrast_is_its_definition(min_confidence: float) -> None:
         column = [math.exp(cosine[one, said.label[other]].item() / 0.3) for other in kept]
         same = [value for value, other in zip(column, kept, strict=True) if said.label[other] == said.label[one]]
         losses.append(-math.log(sum(same) / sum(column)))
-    found = concept_contrast(region, concepts, said, temperature=0.3)
+    found = concept_contrastive_loss(region, concepts, said, temperature=0.3)
     assert found.item() == pytest.approx(sum(losses) / len(losses), rel=1e-12)
 
 
 def test_a_region_that_is_not_kept_has_no_gradient_and_spoils_none() -> None:
     concepts = torch.eye(3, dtype=torch.float64)
     teacher = torch.tensor([[5.0, 0.0, 0.0], [0.0, 1.0, 0.9]], dtype=torch.float64)
-    said = taught(teacher, concepts, temperature=0.1, min_confidence=0.9, counts=[2])
+    said = teacher_targets(teacher, concepts, temperature=0.1, min_confidence=0.9, counts=[2])
     region = rows(2, 3).requires_grad_()
-    loss = teacher_loss(region, concepts, said, temperature=0.1) + concept_contrast(
+    loss = concept_distillation_loss(region, concepts, said, temperature=0.1) + concept_contrastive_loss(
         region, concepts, said, temperature=0.1
     )
     loss.backward()

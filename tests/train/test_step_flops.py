@@ -1,4 +1,4 @@
-"""What a step of each method costs by arithmetic, against torch's counter of the calls that it makes."""
+"""FLOPs of a step of each method, compared with the counter of torch."""
 
 from typing import Any
 
@@ -7,11 +7,13 @@ import torch
 
 from fineclip.config import parse
 from fineclip.methods import METHODS, Method
-from fineclip.methods.cost import step_flops
 from fineclip.models.flops import count_flops, image_flops, text_flops
+from fineclip.train.grad_cache import GradCache
+from fineclip.train.metrics import step_flops
 from fineclip.types import Batch
 from tests.helpers.methods import made
 from tests.helpers.tiny import IMAGE_PX, batch_of, tiny_encoder
+from tests.helpers.training import INPUTS
 
 CONCEPTS = torch.eye(12, dtype=torch.float64)[:5]
 
@@ -19,7 +21,7 @@ CONCEPTS = torch.eye(12, dtype=torch.float64)[:5]
 def method_of(name: str, options: dict[str, Any]) -> Method[Any]:
     if name != "regionclip":
         return made(name, options)
-    section = METHODS[name].section
+    section = METHODS[name].config_type
     return METHODS[name](tiny_encoder(), parse(section, options, where="test"), CONCEPTS)  # type: ignore[call-arg]
 
 
@@ -53,17 +55,17 @@ def batch_for(name: str) -> Batch:
         ("fineclip", {"weights": {"region": 0, "distill": 0}}),
     ],
 )
-def test_a_step_costs_what_is_counted(name: str, options: dict[str, Any]) -> None:
+def test_step_flops_equal_the_counter(name: str, options: dict[str, Any]) -> None:
     method, batch = method_of(name, options), batch_for(name)
 
     def step() -> None:
-        method(batch).total.backward()
+        GradCache(method)(batch).total.backward()
 
     found = count_flops(step)
-    assert step_flops(method, batch) == pytest.approx(found, rel=0.1)
+    assert step_flops(method, batch, INPUTS) == pytest.approx(found, rel=0.1)
 
 
-def test_fineclip_is_its_parts() -> None:
+def test_fineclip_is_the_sum_of_its_calls() -> None:
     method, batch = made("fineclip", {}), batch_of([2, 1])
     encoder, side = method.encoder, IMAGE_PX
     expected = (
@@ -71,31 +73,27 @@ def test_fineclip_is_its_parts() -> None:
         + 3 * image_flops(encoder, 8, 8, gradient="kept")
         + 5 * text_flops(encoder, 8)
     )
-    assert step_flops(method, batch) == expected
+    assert step_flops(method, batch, INPUTS) == expected
 
 
-def test_embedded_texts_cost_nothing() -> None:
+def test_embedded_texts_have_no_flops() -> None:
     method, batch = made("clip", {}), batch_of([0, 0])
-    tokens = step_flops(method, batch)
+    tokens = step_flops(method, batch, INPUTS)
     batch.texts = torch.randn(2, 12, dtype=torch.float64)
-    assert tokens is not None and tokens - (step_flops(method, batch) or 0) == 2 * text_flops(method.encoder, 8)
+    assert tokens - step_flops(method, batch, INPUTS) == 2 * text_flops(method.encoder, 8)
 
 
-def test_a_mosaic_is_counted_at_its_size() -> None:
-    small, large = (step_flops(made("clim", {"mosaic_size": size}), batch_for("clim")) or 0 for size in (16, 32))
+def test_mosaic_flops_depend_on_its_size() -> None:
+    small, large = (step_flops(made("clim", {"mosaic_size": size}), batch_for("clim"), INPUTS) for size in (16, 32))
     assert large > 2 * small
 
 
-def test_a_method_without_a_count_has_none() -> None:
-    assert step_flops(torch.nn.Linear(1, 1), batch_of([1])) is None  # type: ignore[arg-type]
-
-
-def test_a_term_of_weight_zero_costs_nothing_of_its_own() -> None:
+def test_term_of_weight_zero_has_no_flops() -> None:
     batch = batch_of([2, 1])
 
     def cost(**weights: float) -> float:
         method = made("fineclip", {"weights": weights})
-        return step_flops(method, batch) or 0
+        return step_flops(method, batch, INPUTS)
 
     encoder = made("fineclip", {}).encoder
     assert cost() - cost(region=0) == pytest.approx(3 * text_flops(encoder, 8))

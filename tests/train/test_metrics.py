@@ -7,23 +7,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from fineclip.train.journal import Journal
+from fineclip.train.metrics import MetricsLogger
 
 
 def test_speeds_are_of_what_was_seen_since_the_last_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    journal = Journal(tmp_path, done=0, steps=4, writes=True, device=torch.device("cpu"), peak_flops=1e3)
+    journal = MetricsLogger(tmp_path, done=0, steps=4, writes=True, device=torch.device("cpu"), peak_flops=1e3)
     assert journal.shows_mfu
     with journal:
         with journal.waiting():
             now[0] += 1
         now[0] += 3
-        journal.saw(images=8, regions=20, flops=600.0)
-        journal.record({"step": 1}, {"total": 1.0})
+        journal.update(images=8, regions=20, flops=600.0)
+        journal.log({"step": 1}, {"total": 1.0})
         now[0] += 2
-        journal.saw(images=8, regions=0, flops=None)
-        journal.record({"step": 2}, {"total": 1.0})
+        journal.update(images=8, regions=0, flops=None)
+        journal.log({"step": 2}, {"total": 1.0})
     first, second = map(json.loads, (tmp_path / "speed.jsonl").read_text().splitlines())
     assert (first["images_per_second"], first["regions_per_second"]) == (2, 5)
     assert (first["data_wait_share"], first["mfu"]) == (0.25, 0.15)
@@ -33,8 +33,10 @@ def test_speeds_are_of_what_was_seen_since_the_last_look(tmp_path: Path, monkeyp
 
 
 def test_another_process_writes_nothing(tmp_path: Path) -> None:
-    with Journal(tmp_path, done=0, steps=4, writes=False, device=torch.device("cpu"), tensorboard=True) as journal:
-        journal.saw(images=8, regions=20, flops=None)
-        journal.record({"step": 1}, {"total": 1.0})
+    with MetricsLogger(
+        tmp_path, done=0, steps=4, writes=False, device=torch.device("cpu"), tensorboard=True
+    ) as journal:
+        journal.update(images=8, regions=20, flops=None)
+        journal.log({"step": 1}, {"total": 1.0})
         assert not journal.shows_mfu
     assert list(tmp_path.iterdir()) == []

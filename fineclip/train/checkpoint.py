@@ -1,12 +1,12 @@
-"""What a training keeps in `state/` so that it can go on: checkpoints, a lock, and a marker of what cannot be mended by going on.
+"""Checkpoints of a training, a lock, and a marker of errors that resuming cannot fix.
 
-    state/lock                  held while a process trains here
-    state/step-00000500.pt      weights as they are, optimiser, loss scale, position, chunks, first and last losses
+    state/lock                  locked while a process trains here
+    state/step-00000500.pt      weights, optimizer, loss scale, micro-batch sizes, loss monitor (see `TrainState`)
     state/step-00000500.json    {identity, step, sha256, code}; written last: without it the checkpoint does not exist
-    state/failed.json           {identity, message}: why going on is of no use
+    state/failed.json           {identity, message} of an error that would occur again
 
-Everything belongs to an identity (configuration, inputs, versions). What belongs to another is never taken up. No state of
-a random generator is kept: all that is drawn is a function of the seed and the position.
+All files belong to an identity (configuration, inputs, versions); files of another identity are never read. The state of
+random generators is not stored: all draws are functions of the seed and the position.
 """
 
 import fcntl
@@ -29,22 +29,27 @@ from fineclip.version import __version__
 log = logging.getLogger(__name__)
 
 
-class StateFolder:
-    """The folder `state/` of a run, as one identity sees it.
+FORMAT = 2  # of the content of a checkpoint
+
+
+class CheckpointManager:
+    """Save and load checkpoints of one identity in the folder `state/` of a run.
 
     Args:
-        kept: checkpoints; with two, if the last one does not read, the one before it does.
+        folder: The folder.
+        identity: Hash of everything that determines the training.
+        keep: Number of checkpoints to keep; with two, one remains if the last one is damaged.
     """
 
-    def __init__(self, folder: Path, identity: str, *, kept: int = 2) -> None:
-        self.folder, self.identity, self.kept = folder, identity, kept
+    def __init__(self, folder: Path, identity: str, *, keep: int = 2) -> None:
+        self.folder, self.identity, self.keep = folder, f"{identity}-{FORMAT}", keep
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other process out.
+        """Lock the folder inside the block.
 
         Raises:
-            TrainingError: another process trains here.
+            TrainingError: Another process trains here.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "lock"
@@ -55,69 +60,74 @@ class StateFolder:
                 file.seek(0)
                 raise TrainingError(
                     f"{self.folder}: {file.read().strip() or 'another process'} trains here."
-                    " Wait until it has ended, or stop it, and run again."
+                    " Wait until it ends, or stop it, and run again."
                 ) from None
-            for orphan in self.folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+            for orphan in self.folder.glob(".*.tmp"):  # of a process killed while writing
                 orphan.unlink(missing_ok=True)
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
             yield
 
-    def require_hope(self) -> None:
-        """Stop at once where an earlier attempt of this identity found that going on is of no use.
+    def raise_if_failed_before(self) -> None:
+        """Raise the error that an earlier attempt of this identity has marked as permanent.
 
         Raises:
-            TrainingError: with the message of that attempt.
+            TrainingError: With the message of that attempt.
         """
         path = self.folder / "failed.json"
         found = _read_json(path)
         if found is not None and found.get("identity") == self.identity:
             raise TrainingError(
-                f"{found.get('message')}\n(This is what the last attempt said, and neither configuration nor inputs have"
-                f" changed since. Delete {path} to try all the same.)"
+                f"{found.get('message')}\n(Error of an earlier attempt with the same configuration and inputs."
+                f" To try again, delete {path}.)"
             )
         path.unlink(missing_ok=True)
 
-    def give_up(self, message: str) -> None:
-        """Leave the marker that stops the next attempt."""
+    def mark_failed(self, message: str) -> None:
+        """Write `failed.json`, so that a rerun fails immediately."""
         marker = {"identity": self.identity, "message": message}
         write_text(self.folder / "failed.json", json.dumps(marker, ensure_ascii=False, indent=1) + "\n")
 
     def save(self, step: int, content: dict[str, Any]) -> None:
-        """One checkpoint, whole or not at all; all but the last ones go."""
+        """Write a checkpoint atomically, then delete all but the last ones.
+
+        Args:
+            step: Finished steps.
+            content: Tensors and plain values, as `torch.load(weights_only=True)` reads them.
+        """
         path = self.folder / f"step-{step:08d}.pt"
         with atomic(path) as temporary:
             torch.save(content, temporary)
         record = {"identity": self.identity, "step": step, "sha256": sha256_of(path), "code": __version__}
         write_text(path.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
         own = [path for path in self._newest_first() if self._record(path) is not None]
-        for old in set(self._newest_first()) - set(own[: self.kept]):
+        for old in set(self._newest_first()) - set(own[: self.keep]):
             old.with_suffix(".json").unlink(missing_ok=True)
             old.unlink(missing_ok=True)
 
-    def load(self) -> tuple[int, dict[str, Any]] | None:
-        """Step and content of the newest checkpoint of this identity that is whole, on the CPU; None without any."""
+    def load_latest(self) -> tuple[int, dict[str, Any]] | None:
+        """Return finished steps and content, on the CPU, of the newest intact checkpoint of this identity; None if none."""
         for path in self._newest_first():
             record = self._record(path)
             if record is None:
                 continue
             if sha256_of(path) != record["sha256"]:
-                log.warning("%s is damaged: the checkpoint before it is taken up", path)
+                log.warning("%s is damaged: resuming from the checkpoint before it", path)
                 continue
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return int(record["step"]), content
         return None
 
     def clear(self) -> None:
-        """Remove the folder: the run is done."""
+        """Remove the folder after the run is finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.pt"), reverse=True)
 
     def _record(self, path: Path) -> dict[str, Any] | None:
-        """What was written of a checkpoint, None if it is another identity's or was never finished."""
+        """Return the record of a checkpoint; None if it belongs to another identity or is incomplete."""
         record = _read_json(path.with_suffix(".json"))
         return record if record is not None and record.get("identity") == self.identity else None
 

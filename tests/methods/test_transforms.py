@@ -7,15 +7,15 @@ import torch
 from fineclip.config import ClipConfig, FineCLIPConfig, LoaderConfig
 from fineclip.errors import ConfigError
 from fineclip.methods import METHODS
-from fineclip.methods.items import (
+from fineclip.methods.transforms import (
     RESIZES,
-    Inputs,
-    Item,
+    DataSpec,
+    TrainingExample,
     draw_caption,
     draw_regions,
     fractions,
-    generator,
     grid_boxes,
+    sample_rng,
     stack_boxes,
 )
 from fineclip.models.images import decode
@@ -23,7 +23,7 @@ from fineclip.types import Box, Region, Sample
 from tests.helpers.packs import HEIGHT, WIDTH, picture, sample
 from tests.helpers.tiny import TinyTokenizer, tiny_encoder
 
-INPUTS = Inputs(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConfig(resample="pillow"))
+INPUTS = DataSpec(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConfig(resample="pillow"))
 
 
 def regions_of(*captions: str | None) -> Sample:
@@ -33,28 +33,28 @@ def regions_of(*captions: str | None) -> Sample:
 
 def test_draws_depend_on_seed_epoch_and_key_alone() -> None:
     draws = {
-        arguments: generator(*arguments).random() for arguments in [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]
+        arguments: sample_rng(*arguments).random() for arguments in [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]
     }
     assert len(set(draws.values())) == 4
-    assert generator(0, 0, "a").random() == draws[0, 0, "a"]
+    assert sample_rng(0, 0, "a").random() == draws[0, 0, "a"]
 
 
 def test_every_caption_is_drawn_about_as_often() -> None:
-    drawn = [draw_caption(("a", "b", "c"), generator(0, epoch, "k")) for epoch in range(300)]
+    drawn = [draw_caption(("a", "b", "c"), sample_rng(0, epoch, "k")) for epoch in range(300)]
     assert all(70 < drawn.count(caption) < 130 for caption in "abc")
-    assert draw_caption((), generator(0, 0, "k")) == ""
+    assert draw_caption((), sample_rng(0, 0, "k")) == ""
 
 
 def test_regions_without_caption_or_area_are_left_out() -> None:
     found = regions_of("a", None, " ", "b")
     outside = Region(Box(WIDTH + 1, 0, WIDTH + 9, 8), 0.5, "outside", "c")
     every = Sample("k", b"", WIDTH, HEIGHT, (), regions=(*found.regions, outside))
-    assert [region.label for region in draw_regions(every, generator(0, 0, "k"), at_most=9)] == ["0", "3"]
+    assert [region.label for region in draw_regions(every, sample_rng(0, 0, "k"), at_most=9)] == ["0", "3"]
 
 
 def test_more_regions_than_wanted_are_thinned_at_random_in_stored_order() -> None:
     many = regions_of(*"abcdef")
-    drawn = [tuple(r.label for r in draw_regions(many, generator(0, epoch, "k"), at_most=2)) for epoch in range(200)]
+    drawn = [tuple(r.label for r in draw_regions(many, sample_rng(0, epoch, "k"), at_most=2)) for epoch in range(200)]
     assert all(len(labels) == 2 and list(labels) == sorted(labels) for labels in drawn)
     assert len(set(drawn)) == 15  # all pairs of six
     counts = [sum(label in labels for labels in drawn) for label in "012345"]
@@ -63,7 +63,7 @@ def test_more_regions_than_wanted_are_thinned_at_random_in_stored_order() -> Non
 
 def test_a_box_is_clipped_and_given_in_fractions() -> None:
     reaching = Region(Box(-4, 4, 12, HEIGHT + 3), 0.5, "x", "c")
-    [region] = draw_regions(Sample("k", b"", WIDTH, HEIGHT, (), regions=(reaching,)), generator(0, 0, "k"), at_most=1)
+    [region] = draw_regions(Sample("k", b"", WIDTH, HEIGHT, (), regions=(reaching,)), sample_rng(0, 0, "k"), at_most=1)
     assert fractions(region.box, sample("k")) == (0.0, 4 / HEIGHT, 12 / WIDTH, 1.0)
 
 
@@ -75,8 +75,8 @@ def test_a_box_on_a_letterboxed_square_leaves_the_black_uncovered() -> None:
     assert RESIZES["squash"].fractions(Box(6, 4, 12, 16), one) == (6 / 24, 4 / 16, 12 / 24, 1)
 
 
-def test_what_is_usable_is_the_methods_affair() -> None:
-    drawn = draw_regions(regions_of("a", None, "b"), generator(0, 0, "k"), at_most=9, usable=lambda _: True)
+def test_usable_condition_is_set_by_the_method() -> None:
+    drawn = draw_regions(regions_of("a", None, "b"), sample_rng(0, 0, "k"), at_most=9, usable=lambda _: True)
     assert [region.label for region in drawn] == ["0", "1", "2"]
 
 
@@ -92,8 +92,8 @@ def test_no_boxes_are_a_tensor_too() -> None:
 
 
 def test_clip_takes_image_and_caption() -> None:
-    prepare = METHODS["clip"].preparation(INPUTS, ClipConfig(), max_regions=3)
-    item = prepare(sample("k"), generator(0, 0, "k"))
+    prepare = METHODS["clip"].build_transform(INPUTS, ClipConfig(), max_regions=3)
+    item = prepare(sample("k"), sample_rng(0, 0, "k"))
     assert item.image.shape == (3, 16, 16)
     assert item.image.dtype == torch.uint8
     captions = TinyTokenizer()(sample("k").captions)
@@ -104,7 +104,7 @@ def test_clip_takes_image_and_caption() -> None:
 def test_fineclip_takes_regions_too_and_draws_the_same_caption() -> None:
     one = sample("k", regions=3)
     items = [
-        METHODS[name].preparation(INPUTS, METHODS[name].section(), max_regions=2)(one, generator(0, 0, "k"))
+        METHODS[name].build_transform(INPUTS, METHODS[name].config_type(), max_regions=2)(one, sample_rng(0, 0, "k"))
         for name in ("clip", "fineclip")
     ]
     assert torch.equal(items[0].text, items[1].text)
@@ -114,20 +114,20 @@ def test_fineclip_takes_regions_too_and_draws_the_same_caption() -> None:
 
 
 def test_a_crop_is_the_enlarged_box_as_far_as_the_image_reaches() -> None:
-    prepare = METHODS["fineclip"].preparation(INPUTS, FineCLIPConfig(crop_scale=2), max_regions=1)
+    prepare = METHODS["fineclip"].build_transform(INPUTS, FineCLIPConfig(crop_scale=2), max_regions=1)
     region = Region(Box(2, 4, 10, 8), 0.5, "x", "c")  # twice as large: (-2, 2, 14, 10), clipped (0, 2, 14, 10)
     one = Sample("k", picture(3), WIDTH, HEIGHT, ("a",), regions=(region,))
     expected = decode(one.image).crop((0, 2, 14, 10)).resize((8, 8), 2)
-    crop = prepare(one, generator(0, 0, "k")).crops[0]
+    crop = prepare(one, sample_rng(0, 0, "k")).crops[0]
     assert np.array_equal(crop.permute(1, 2, 0).numpy(), np.asarray(expected))
 
 
 def test_relaxed_options_make_crops_smaller_and_regions_fewer_and_draw_the_rest_as_ever() -> None:
     one = sample("k", regions=6)
 
-    def visited(at_most: int, **relaxed: int) -> Item:
+    def visited(at_most: int, **relaxed: int) -> TrainingExample:
         options = FineCLIPConfig.model_validate({"relaxed": relaxed})
-        return METHODS["fineclip"].preparation(INPUTS, options, max_regions=at_most)(one, generator(0, 0, "k"))
+        return METHODS["fineclip"].build_transform(INPUTS, options, max_regions=at_most)(one, sample_rng(0, 0, "k"))
 
     usual, smaller, fewer = visited(4), visited(4, crop_size=4), visited(4, max_regions=2)
     assert smaller.crops.shape == (4, 3, 4, 4)
@@ -140,14 +140,18 @@ def test_relaxed_options_make_crops_smaller_and_regions_fewer_and_draw_the_rest_
 
 def test_smaller_crops_are_whole_patches() -> None:
     options = FineCLIPConfig.model_validate({"relaxed": {"crop_size": 6}})
-    with pytest.raises(ConfigError, match=r"methods\.fineclip\.relaxed\.crop_size: 6 px is not whole patches of 4 px"):
+    with pytest.raises(
+        ConfigError, match=r"methods\.fineclip\.relaxed\.crop_size: 6 px is not a multiple of the patch size, 4 px"
+    ):
         METHODS["fineclip"].build(tiny_encoder(), options, INPUTS)
 
 
 @pytest.mark.parametrize("distill", [0.0, 1.0])
 def test_an_image_without_regions_has_fields_without_rows(distill: float) -> None:
     options = FineCLIPConfig.model_validate({"weights": {"distill": distill}})
-    item = METHODS["fineclip"].preparation(INPUTS, options, max_regions=2)(sample("k", regions=0), generator(0, 0, "k"))
+    item = METHODS["fineclip"].build_transform(INPUTS, options, max_regions=2)(
+        sample("k", regions=0), sample_rng(0, 0, "k")
+    )
     assert item.boxes.shape == (0, 4)
     assert item.region_texts.shape == (0, 8)
     assert (item.crops is None) == (distill == 0)

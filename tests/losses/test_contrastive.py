@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fineclip.methods.contrastive import contrastive_loss, global_mean
+from fineclip.losses.contrastive import contrastive_loss, global_mean
 from tests.helpers.processes import run_processes
 
 ONE = torch.tensor(1.0)
@@ -16,7 +16,9 @@ ONE = torch.tensor(1.0)
 def test_two_orthogonal_pairs() -> None:
     pairs = torch.eye(2)
     # each row: -log(e^s / (e^s + e^0)) with s = 1
-    assert contrastive_loss(pairs, pairs, scale=ONE, counts=[2]).item() == pytest.approx(math.log(1 + math.exp(-1)))
+    assert contrastive_loss(pairs, pairs, logit_scale=ONE, counts=[2]).item() == pytest.approx(
+        math.log(1 + math.exp(-1))
+    )
 
 
 def test_both_directions_count_half() -> None:
@@ -24,24 +26,24 @@ def test_both_directions_count_half() -> None:
     # from the left: row 0 sees (1, 1), row 1 sees (0, 0), a coin toss each; from the right both see (1, 0)
     from_right = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(1))) / 2
     expected = (math.log(2) + from_right) / 2
-    assert contrastive_loss(left, right, scale=ONE, counts=[2]).item() == pytest.approx(expected)
+    assert contrastive_loss(left, right, logit_scale=ONE, counts=[2]).item() == pytest.approx(expected)
 
 
 def test_lengths_of_rows_do_not_matter() -> None:
     left, right = rows(5, seed=0), rows(5, seed=1)
-    scaled = contrastive_loss(left * 7, right * 0.1, scale=10 * ONE, counts=[5])
-    torch.testing.assert_close(scaled, contrastive_loss(left, right, scale=10 * ONE, counts=[5]))
+    scaled = contrastive_loss(left * 7, right * 0.1, logit_scale=10 * ONE, counts=[5])
+    torch.testing.assert_close(scaled, contrastive_loss(left, right, logit_scale=10 * ONE, counts=[5]))
 
 
 def test_order_of_pairs_does_not_matter() -> None:
     left, right, order = rows(6, seed=0), rows(6, seed=1), torch.tensor([3, 1, 5, 0, 2, 4])
-    shuffled = contrastive_loss(left[order], right[order], scale=10 * ONE, counts=[6])
-    torch.testing.assert_close(shuffled, contrastive_loss(left, right, scale=10 * ONE, counts=[6]))
+    shuffled = contrastive_loss(left[order], right[order], logit_scale=10 * ONE, counts=[6])
+    torch.testing.assert_close(shuffled, contrastive_loss(left, right, logit_scale=10 * ONE, counts=[6]))
 
 
 def test_no_rows_is_zero_and_carries_gradient() -> None:
     left = torch.zeros(0, 4, requires_grad=True)
-    loss = contrastive_loss(left, left, scale=ONE, counts=[0])
+    loss = contrastive_loss(left, left, logit_scale=ONE, counts=[0])
     loss.backward()
     assert loss.item() == 0
     assert left.grad is not None
@@ -50,8 +52,8 @@ def test_no_rows_is_zero_and_carries_gradient() -> None:
 def test_logits_are_float32_under_autocast() -> None:
     left, right = rows(8, seed=0), rows(8, seed=1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = contrastive_loss(left, right, scale=100 * ONE, counts=[8])
-    assert torch.equal(inside, contrastive_loss(left, right, scale=100 * ONE, counts=[8]))
+        inside = contrastive_loss(left, right, logit_scale=100 * ONE, counts=[8])
+    assert torch.equal(inside, contrastive_loss(left, right, logit_scale=100 * ONE, counts=[8]))
 
 
 def test_mean_of_two_processes_is_the_mean_of_all_rows() -> None:
@@ -93,7 +95,7 @@ def losses_and_gradients(
     results = []
     for (left, right), counts in zip(pairs, cases, strict=True):
         leaves = [left.clone().requires_grad_(), right.clone().requires_grad_(), torch.tensor(10.0, requires_grad=True)]
-        loss = contrastive_loss(leaves[0], leaves[1], scale=leaves[2].double(), counts=counts)
+        loss = contrastive_loss(leaves[0], leaves[1], logit_scale=leaves[2].double(), counts=counts)
         loss.backward()
         results.append((loss.item(), *(leaf.grad for leaf in leaves)))
     return results

@@ -1,4 +1,4 @@
-"""A few rows at a time or all at once: the same loss, the same gradients, on one process and on several."""
+"""Micro-batches of any size give the same loss and gradients, on one rank and on several."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from fineclip.config import RegionClipConfig, parse
-from fineclip.methods import Method, RegionClip
-from fineclip.methods.base import part_of
-from fineclip.methods.chunks import Chunks, precomputed
-from fineclip.train.distributed import Processes
+from fineclip.methods import Method
+from fineclip.methods.regionclip import RegionCLIP
+from fineclip.train.distributed import DistributedContext
+from fineclip.train.grad_cache import GradCache, MicroBatchSizes, slice_batch, with_gradients
 from fineclip.types import Batch
 from tests.helpers.marks import needs_compiler
 from tests.helpers.methods import Outcome, assert_processes_equal_one, made, outcome_of
@@ -34,22 +34,22 @@ METHODS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("regionclip", {"targets": "labels"}),
     ("regionclip", {"targets": "pseudo", "min_confidence": 0.0}),
 )
-CHUNKS = (
-    Chunks(crops=1),
-    Chunks(crops=2),
-    Chunks(crops=5, are_padded=True),
-    Chunks(images=1),
-    Chunks(2, 4),
-    Chunks(3, 2),
+SIZES = (
+    MicroBatchSizes(crops=1),
+    MicroBatchSizes(crops=2),
+    MicroBatchSizes(crops=5, pad_crops=True),
+    MicroBatchSizes(images=1),
+    MicroBatchSizes(2, 4),
+    MicroBatchSizes(3, 2),
 )
 
 
 def learner(name: str, options: Mapping[str, Any], dtype: torch.dtype = torch.float64) -> Method[Any]:
-    """A method that has left the point where it equals what it was at first."""
+    """A method whose encoder differs from its teacher."""
     if name == "regionclip":
         section = parse(RegionClipConfig, {"concepts_per_step": 5, **options}, where="test")
         rng = torch.Generator().manual_seed(9)
-        method: Method[Any] = RegionClip(tiny_encoder(), section, torch.randn(7, 12, generator=rng).double())
+        method: Method[Any] = RegionCLIP(tiny_encoder(), section, torch.randn(7, 12, generator=rng).double())
     else:
         method = made(name, options)
     with torch.no_grad():
@@ -57,6 +57,11 @@ def learner(name: str, options: Mapping[str, Any], dtype: torch.dtype = torch.fl
             rng = torch.Generator().manual_seed(number)
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=rng, dtype=torch.float64))
     return method.to(dtype)
+
+
+def scaler_of(scale: float) -> torch.amp.GradScaler:
+    """An enabled scaler with this factor."""
+    return torch.amp.GradScaler("cpu", init_scale=scale)
 
 
 def batch(regions: Sequence[int] = REGIONS, dtype: torch.dtype = torch.float64) -> Batch:
@@ -78,76 +83,75 @@ def assert_same(found: Outcome, expected: Outcome, *, factor: float = 1.0, toler
             assert (own / factor - gradient).norm().item() <= tolerance * size + 1e-15, (name, size)
 
 
-@pytest.mark.parametrize("chunks", CHUNKS, ids=str)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize(("name", "options"), METHODS, ids=str)
 @pytest.mark.parametrize("regions", [REGIONS, (0,) * 6], ids=["regions", "none"])
-def test_chunks_change_nothing(name: str, options: Mapping[str, Any], chunks: Chunks, regions: Sequence[int]) -> None:
+def test_micro_batches_change_nothing(
+    name: str, options: Mapping[str, Any], sizes: MicroBatchSizes, regions: Sequence[int]
+) -> None:
     method = learner(name, options)
     expected = outcome_of(method, batch(regions))
     method = learner(name, options)
-    method.chunks = replace(chunks)
-    assert_same(outcome_of(method, batch(regions)), expected)
+    assert_same(outcome_of(method, batch(regions), GradCache(method, sizes)), expected)
 
 
-@pytest.mark.parametrize("chunks", [Chunks(crops=2), Chunks(2, 4)], ids=str)
-def test_in_single_precision_gradients_differ_by_rounding(chunks: Chunks) -> None:
+@pytest.mark.parametrize("sizes", [MicroBatchSizes(crops=2), MicroBatchSizes(2, 4)], ids=str)
+def test_single_precision_differs_by_rounding(sizes: MicroBatchSizes) -> None:
     expected = outcome_of(learner("fineclip", {}, torch.float32), batch(dtype=torch.float32))
     method = learner("fineclip", {}, torch.float32)
-    method.chunks = replace(chunks)
-    assert_same(outcome_of(method, batch(dtype=torch.float32)), expected, tolerance=1e-5)
+    found = outcome_of(method, batch(dtype=torch.float32), GradCache(method, sizes))
+    assert_same(found, expected, tolerance=1e-5)
 
 
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_compiled_with_crops_in_chunks_of_one_size_differs_by_rounding(checkpointing: bool) -> None:
+def test_compiled_with_padded_micro_batches_differs_by_rounding(checkpointing: bool) -> None:
     expected = outcome_of(learner("fineclip", {}, torch.float32), batch(dtype=torch.float32))
     method = learner("fineclip", {}, torch.float32)
     method.encoder.trunk.compile()
     method.encoder.trunk.checkpointing = checkpointing
-    method.chunks = Chunks(3, 4, are_padded=True, loss_scale=1024.0)
-    losses = method(batch(dtype=torch.float32))
+    model = GradCache(method, MicroBatchSizes(3, 4, pad_crops=True), scaler_of(1024))
+    losses = model(batch(dtype=torch.float32))
     (losses.total * 1024).backward()
     values = {"total": losses.total.item(), **{name: term.item() for name, term in losses.terms.items()}}
     gradients = {name: parameter.grad for name, parameter in method.named_parameters()}
     assert_same((values, gradients), expected, factor=1024, tolerance=1e-5)
 
 
-@pytest.mark.parametrize("chunks", [Chunks(crops=2), Chunks(2, 4)], ids=str)
-def test_a_scaled_loss_has_scaled_gradients(chunks: Chunks) -> None:
+@pytest.mark.parametrize("sizes", [MicroBatchSizes(crops=2), MicroBatchSizes(2, 4)], ids=str)
+def test_scaled_loss_has_scaled_gradients(sizes: MicroBatchSizes) -> None:
     expected = outcome_of(learner("fineclip", {}), batch())
     method = learner("fineclip", {})
-    method.chunks = replace(chunks, loss_scale=torch.tensor(1024.0))
-    losses = method(batch())
+    losses = GradCache(method, sizes, scaler_of(1024))(batch())
     (losses.total * 1024).backward()
     values = {"total": losses.total.item(), **{name: term.item() for name, term in losses.terms.items()}}
     gradients = {name: parameter.grad for name, parameter in method.named_parameters()}
     assert_same((values, gradients), expected, factor=1024)
 
 
-def test_half_precision_survives_only_with_its_scale() -> None:
-    """The factor is there when gradients are made: so small a one lets them vanish in float16, and none comes back."""
+def test_fp16_gradients_need_the_loss_scale() -> None:
+    """Gradients are scaled when they are computed: with a tiny scale they underflow in float16."""
     sizes = {}
     for scale in (2.0**-20, 2.0**8):
         method = learner("fineclip", {"weights": {"global": 0, "region": 0}}, torch.float32)
-        method.chunks = Chunks(crops=2, loss_scale=scale)
+        model = GradCache(method, MicroBatchSizes(crops=2), scaler_of(scale))
         with torch.autocast("cpu", dtype=torch.float16):
-            losses = method(batch(dtype=torch.float32))
+            losses = model(batch(dtype=torch.float32))
         (losses.total * scale).backward()
         gradients = [each.grad / scale for each in method.parameters() if each.grad is not None]
         sizes[scale] = sum(int((gradient != 0).sum()) for gradient in gradients)
     assert sizes[2.0**-20] < 0.5 * sizes[2.0**8]
 
 
-@pytest.mark.parametrize("chunks", [Chunks(crops=2), Chunks(2, 4)], ids=str)
+@pytest.mark.parametrize("sizes", [MicroBatchSizes(crops=2), MicroBatchSizes(2, 4)], ids=str)
 @pytest.mark.parametrize("name", ["fineclip", "clip"])
-def test_under_autocast_nothing_is_lost(name: str, chunks: Chunks) -> None:
+def test_autocast_keeps_all_gradients(name: str, sizes: MicroBatchSizes) -> None:
     outcomes = []
-    for each in (Chunks(), chunks):
+    for each in (MicroBatchSizes(), sizes):
         method = learner(name, {}, torch.float32)
-        method.chunks = replace(each)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            losses = method(batch(dtype=torch.float32))
+            losses = GradCache(method, each)(batch(dtype=torch.float32))
         losses.total.backward()
         outcomes.append({key: each.grad for key, each in method.named_parameters()})
     for key, gradient in outcomes[0].items():
@@ -161,12 +165,12 @@ SPLITS: Mapping[int, tuple[tuple[int, ...], ...]] = {2: ((4, 2), (6, 0), (5, 1))
 
 
 @pytest.mark.parametrize("world_size", SPLITS)
-def test_processes_in_chunks_equal_one_without(world_size: int) -> None:
+def test_ranks_with_micro_batches_equal_one_without(world_size: int) -> None:
     cases = [
-        (name, options, chunks, regions, split)
+        (name, options, sizes, regions, split)
         for split in SPLITS[world_size]
         for name, options in METHODS
-        for chunks in (Chunks(crops=2), Chunks(2, 2))
+        for sizes in (MicroBatchSizes(crops=2), MicroBatchSizes(2, 2))
         for regions in (REGIONS, (0, 0, 0, 0, 0, 1))
         if name != "clim" or split in ((4, 2), (5, 1), (6, 0), (4, 0, 2))
     ]
@@ -179,15 +183,15 @@ def test_processes_in_chunks_equal_one_without(world_size: int) -> None:
 
 def each_case(rank: int, cases: list[Any]) -> list[Outcome]:
     outcomes = []
-    for name, options, chunks, regions, split in cases:
+    for name, options, sizes, regions, split in cases:
         method = learner(name, options)
-        method.chunks = replace(chunks, loss_scale=64.0)
-        method.encoder.trunk.checkpointing = chunks.images is not None
+        method.encoder.trunk.checkpointing = sizes.images is not None
         whole = batch(regions)
         part = parts_of(whole, regions, split)[rank]
         first = sum(part.counts.regions[:rank])
         part = replace(part, seed=41, region_labels=whole.region_labels[first : first + len(part.boxes)])
-        wrapped = Processes(rank, len(split), torch.device("cpu")).wrap(method)
+        model = GradCache(method, sizes, scaler_of(64))
+        wrapped = DistributedContext(rank, len(split), torch.device("cpu")).wrap(model)
         losses = wrapped(part)
         (losses.total * 64).backward()
         values = {"total": losses.total.item(), **{name: term.item() for name, term in losses.terms.items()}}
@@ -197,10 +201,9 @@ def each_case(rank: int, cases: list[Any]) -> list[Outcome]:
     return outcomes
 
 
-def test_a_part_keeps_what_belongs_to_its_images() -> None:
+def test_a_micro_batch_has_the_rows_of_its_images() -> None:
     whole = replace(batch(), text_rows=torch.tensor([0, 0, 1, 2, 1, 0]), region_text_rows=torch.arange(7).flip(0))
-    method = learner("fineclip", {})
-    parts = method.parts(whole, 4)
+    parts = GradCache(learner("fineclip", {}), MicroBatchSizes(images=4))._micro_batches(whole)
     assert [part.keys for part in parts] == [("0", "1", "2", "3"), ("4", "5")]
     assert [part.first_image for part in parts] == [0, 4]
     assert torch.equal(parts[1].images, whole.images[4:])
@@ -208,10 +211,10 @@ def test_a_part_keeps_what_belongs_to_its_images() -> None:
     assert torch.equal(parts[1].boxes, whole.boxes[6:])
     assert torch.equal(parts[1].texts[parts[1].text_rows], whole.texts[whole.text_rows][4:])
     assert torch.equal(parts[1].region_texts[parts[1].region_text_rows], whole.region_texts[whole.region_text_rows][6:])
-    assert part_of(whole, slice(2, 2), slice(2, 2)).keys == ()
+    assert slice_batch(whole, slice(2, 2), slice(2, 2)).keys == ()
 
 
-def test_a_shared_text_is_the_same_as_its_copies() -> None:
+def test_shared_text_equals_its_copies() -> None:
     apart = replace(batch(), texts=batch().texts[[0, 1, 0, 2, 2, 0]], region_texts=batch().region_texts[[0] * 7])
     shared = replace(
         apart,
@@ -223,20 +226,19 @@ def test_a_shared_text_is_the_same_as_its_copies() -> None:
     for options in ({}, {"train_text": True}):
         expected = outcome_of(learner("fineclip", options), apart)
         assert_same(outcome_of(learner("fineclip", options), shared), expected)
-        in_parts = learner("fineclip", options)
-        in_parts.chunks = Chunks(2, 2)
-        assert_same(outcome_of(in_parts, shared), expected)
+        method = learner("fineclip", options)
+        assert_same(outcome_of(method, shared, GradCache(method, MicroBatchSizes(2, 2))), expected)
 
 
-def test_a_precomputed_gradient_is_handed_on_times_what_comes_from_outside() -> None:
+def test_precomputed_gradient_is_multiplied_by_the_outer_gradient() -> None:
     weight, constant = torch.ones(2, requires_grad=True), torch.ones(2)
-    value = precomputed(torch.tensor(5.0), {weight: torch.tensor([2.0, 4.0]), constant: constant}, scale=2.0)
+    value = with_gradients(torch.tensor(5.0), {weight: torch.tensor([2.0, 4.0]), constant: constant}, scale=2.0)
     (value * 3).backward()
     assert value.item() == 5
     assert weight.grad is not None
     assert weight.grad.tolist() == [3.0, 6.0]
     with torch.no_grad():
-        assert not precomputed(torch.tensor(5.0), {weight: weight}, scale=1.0).requires_grad
+        assert not with_gradients(torch.tensor(5.0), {weight: weight}, scale=1.0).requires_grad
 
 
 @pytest.mark.parametrize(
@@ -244,13 +246,12 @@ def test_a_precomputed_gradient_is_handed_on_times_what_comes_from_outside() -> 
     [("fineclip", {}), ("fineclip", DETACHED), ("clipself", {})],
     ids=["fineclip", "detached", "clipself"],
 )
-def test_a_compiled_encoder_sees_one_shape_of_crops(name: str, options: Mapping[str, Any]) -> None:
-    """7 crops, 3 at a time: the last chunk has one, filled up to 3 where that is asked for."""
+def test_padded_micro_batches_have_one_shape(name: str, options: Mapping[str, Any]) -> None:
+    """7 crops in micro-batches of 3: the last has one, padded to 3 with `pad_crops`."""
     shapes: dict[bool, list[int]] = {False: [], True: []}
-    for are_padded, seen in shapes.items():
+    for pad_crops, seen in shapes.items():
         method = learner(name, options)
-        method.chunks = Chunks(crops=3, are_padded=are_padded)
-        encoder = method.encoder if name == "fineclip" else method.initial
+        encoder = method.encoder if name == "fineclip" else method.teacher
         assert encoder is not None
         encode = encoder.encode_image
 
@@ -260,5 +261,5 @@ def test_a_compiled_encoder_sees_one_shape_of_crops(name: str, options: Mapping[
             return encode(images)
 
         object.__setattr__(encoder, "encode_image", watched)
-        method(batch()).total.backward()
+        GradCache(method, MicroBatchSizes(crops=3, pad_crops=pad_crops))(batch()).total.backward()
     assert shapes == {False: [3, 3, 1], True: [3, 3, 3]}
