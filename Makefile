@@ -72,7 +72,7 @@ envs: venv
 
 # Write config.yaml, with every key explained, from the models in fineclip/config.
 config: venv
-	$(BIN)/fineclip config config.yaml --write config.yaml
+	$(BIN)/fineclip config config.yaml --schema workflow/config.schema.json --reference docs/configuration.md
 
 slurm-profile:
 	mkdir -p "$(SLURM_PROFILES)/slurm"

@@ -1,4 +1,4 @@
-"""Memory of a step with `workflow/presets/24gb.yaml`, with the micro-batches that it leads to.
+"""Memory of a step with `workflow/presets/hardware/24gb.yaml`, with the micro-batches that it leads to.
 
 Measured as the trainer measures it, on an image and on a crop, with autocast and attention as a GPU has them.
 """
@@ -18,7 +18,7 @@ from fineclip.methods.fineclip import FineCLIP
 from fineclip.train.grad_cache import MicroBatchSizes
 from fineclip.train.memory import CUDA_CONTEXT, MemoryCosts, RankBatchSize, estimate_memory, largest_micro_batches
 
-PRESET = Path(__file__).parents[1] / "workflow/presets/24gb.yaml"
+PRESET = Path(__file__).parents[1] / "workflow/presets/hardware/24gb.yaml"
 IMAGES, REGIONS = 256, 8
 GB = 1e9
 
@@ -79,7 +79,7 @@ def chosen(case: Case, *, images: int = IMAGES, regions: int = REGIONS) -> Chose
     runtime = preset()
     limit = float(runtime.memory_gb or 0) * GB
     encoder = random_encoder(case.model, size=case.px)
-    encoder.trunk.checkpointing = runtime.checkpointing
+    encoder.trunk.checkpointing = runtime.activation_checkpointing
     method = build_method(encoder)
     share = RankBatchSize(images, images * regions, images, images * regions)
     with as_on_a_gpu():

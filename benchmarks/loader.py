@@ -55,8 +55,8 @@ def case_figures(case: Case, jpegs: Sequence[bytes], *, repeats: int = 5) -> lis
     samples = [sample_of(data, case.size, boxes=case.boxes, seed=number) for number, data in enumerate(jpegs)]
     variants = {
         "official": _official(samples),
-        "ours": _ours(samples, LoaderConfig(resample="fast")),
-        "ours, pixels of Pillow": _ours(samples, LoaderConfig(resample="pillow")),
+        "ours": _ours(samples, LoaderConfig(image_backend="turbojpeg")),
+        "ours, pixels of Pillow": _ours(samples, LoaderConfig(image_backend="pillow")),
         "ours, crops on the device": _ours(samples, LoaderConfig(crops="device")),
         "decoding": decoding(jpegs),
     }

@@ -73,8 +73,8 @@ class Plan:
 
     @cached_property
     def left_out(self) -> list[str]:
-        """Benchmarks of `select.leave_out` whose data exists: their images are not trained on."""
-        return [name for name in self.config.select.leave_out if self._is_there(name)]
+        """Benchmarks of `select.exclude` whose data exists: their images are not trained on."""
+        return [name for name in self.config.select.exclude if self._is_there(name)]
 
     @property
     def source_annotations(self) -> list[str]:
@@ -150,7 +150,9 @@ class Plan:
         match declared.name:
             case "select":
                 scale = self.config.scales[names["scale"]]
-                return identity(self.config.select) | {"scale": {"images": scale.images, "at_most": scale.at_most}}
+                return identity(self.config.select) | {
+                    "scale": {"images": scale.images, "allow_fewer": scale.allow_fewer}
+                }
             case "weights":
                 weights = self.weights(names["kind"], names["name"])
                 return {} if weights is None else identity(weights)
@@ -180,7 +182,7 @@ class Plan:
 
     def _loader(self, run: Run) -> dict[str, Any]:
         """Return the keys of `loader` that have an effect on this run."""
-        unused = () if self.config.options(run).takes_embedded_texts else ("cached_texts",)
+        unused = () if self.config.options(run).can_cache_texts else ("cached_texts",)
         return {name: value for name, value in identity(self.config.loader).items() if name not in unused}
 
     def _entry(self, kind: str, name: str) -> Any:

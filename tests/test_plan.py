@@ -112,11 +112,11 @@ def changed_by(*changes: Mapping[str, Any]) -> set[str]:
         ({"source": {"images_per_shard": 325}}, {"source", "list"}),
         ({"filter": {"min_side_px": 95}}, {"filter"}),
         ({"filter": {"boilerplate": ["x"]}}, {"filter"}),
-        ({"select": {"leave_out": ["boxes"]}}, SELECT),
+        ({"select": {"exclude": ["boxes"]}}, SELECT),
         ({"scales": {"500": {"images": 501}}}, {"select 500"}),
-        ({"scales": {"2000": {"at_most": True}}}, {"select 2000"}),
-        ({"scales": {"500": {"margin": 0.3}}}, set()),
-        ({"scales": {"500": {"share_kept": 0.3}}}, set()),
+        ({"scales": {"2000": {"allow_fewer": True}}}, {"select 2000"}),
+        ({"scales": {"500": {"shard_margin": 0.3}}}, set()),
+        ({"scales": {"500": {"expected_keep_rate": 0.3}}}, set()),
         ({"detect": {"yolov9t.mini": {"confidence": 0.3}}}, {"detect mini"}),
         ({"detect": {"yolov9t.mini": {"max_regions": 3}}}, {"detect mini"}),
         ({"detect": {"yolov9t.mini": {"weights": {"sha256": "0" * 64}}}}, {"detect mini", "weights detect"}),
@@ -140,21 +140,21 @@ def changed_by(*changes: Mapping[str, Any]) -> set[str]:
             {"texts", "weights tokenizers"} | TRAINED | PRETRAINED,
         ),
         ({"concepts": {"max_concepts": 5}}, {"concepts"}),
-        ({"methods": {"clipself": {"alpha": 0.5}}}, CLIPSELF),
+        ({"methods": {"clipself": {"wise_ft_alpha": 0.5}}}, CLIPSELF),
         ({"methods": {"fineclip": {"train_text": False}}}, DISTILL),
         ({"methods": {"regionclip": {"temperature": 0.5}}}, set()),
         ({"variants": {"distill": {"options": {"weights": {"global": 0.5}}}}}, DISTILL),
         ({"variants": {"distill": {"train": {"learning_rate": 0.5}}}}, DISTILL),
-        ({"loader": {"resample": "pillow"}}, TRAINED),
+        ({"loader": {"image_backend": "pillow"}}, TRAINED),
         ({"train": {"learning_rate": 0.5}}, TRAINED),
         ({"train": {"batch_size": 31}}, TRAINED),
         ({"benchmarks": {"boxes": {"prompts": "vild"}}}, {"index boxes", "evaluate"}),
         ({"benchmarks": {"retrieval": {"image_size": 64}}}, {"index retrieval", "evaluate"}),
-        ({"plan": {"margin": 0.5}}, set()),
-        ({"plan": {"share_kept": 0.5}}, set()),
+        ({"plan": {"shard_margin": 0.5}}, set()),
+        ({"plan": {"expected_keep_rate": 0.5}}, set()),
         ({"plan": {"benchmarks": ["boxes"]}}, {"evaluate"}),
         ({"plan": {"seeds": [0, 7, 9]}}, set()),
-        ({"stand_ins": {"detect": "released"}}, set()),
+        ({"substitutes": {"detect": "released"}}, set()),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
 )
@@ -167,7 +167,14 @@ def test_a_key_is_part_of_these_identities_alone(
 
 
 def test_resources_are_part_of_no_identity() -> None:
-    change = {"device": "cpu", "detect_batch": 3, "loader_workers": 2, "memory_gb": 1, "crop_chunk": 2, "compile": True}
+    change = {
+        "device": "cpu",
+        "detect_batch_size": 3,
+        "num_workers": 2,
+        "memory_gb": 1,
+        "crop_micro_batch_size": 2,
+        "compile": True,
+    }
     assert changed_by({"runtime": change}) == set()
 
 
@@ -216,8 +223,8 @@ def test_each_job_has_an_identity_of_its_own_kind() -> None:
     found = {job: json.loads(text) for job, text in sections(plan_of()).items()}
     assert found["filter"] == {"min_side_px": 96, "version": stages()["filter"].version}
     assert found["select 500"] == {
-        "leave_out": ["boxes", "retrieval"],
-        "scale": {"at_most": False, "images": 500},
+        "exclude": ["boxes", "retrieval"],
+        "scale": {"allow_fewer": False, "images": 500},
         "version": stages()["select"].version,
     }
     assert found["given detect"] == {
@@ -246,7 +253,7 @@ def test_embedded_texts_are_part_of_the_runs_that_look_them_up() -> None:
 
 def test_a_stand_in_for_the_encoder_evaluates_at_its_own_size() -> None:
     sized = {"benchmarks": {"retrieval": {"image_size": 64}}}
-    plain, trial = plan_of(sized), plan_of(sized, {"stand_ins": {"encoder": "mini"}})
+    plain, trial = plan_of(sized), plan_of(sized, {"substitutes": {"encoder": "mini"}})
     assert json.loads(plain.key("evaluate"))["benchmarks"]["retrieval"]["image_size"] == 64
     assert "image_size" not in json.loads(trial.key("evaluate"))["benchmarks"]["retrieval"]
     assert trial.key("index", benchmark="retrieval") == plain.key("index", benchmark="retrieval")
@@ -256,7 +263,7 @@ def test_a_stand_in_for_the_encoder_evaluates_at_its_own_size() -> None:
 
 
 def test_a_scale_needs_a_prefix_of_the_shards() -> None:
-    plan = plan_of({"plan": {"share_kept": 0.8, "margin": 0.05}})  # 650 images a shard, four shards
+    plan = plan_of({"plan": {"expected_keep_rate": 0.8, "shard_margin": 0.05}})  # 650 images a shard, four shards
     assert plan.prefix("500") == ["miniature-0000", "miniature-0001"]  # 656.25 samples
     assert plan.prefix("2000") == list(plan.shards) == [f"miniature-{number:04d}" for number in range(4)]
     assert [(shard.position, shard.of) for shard in plan.shards.values()] == [(0, 4), (1, 4), (2, 4), (3, 4)]
@@ -265,21 +272,27 @@ def test_a_scale_needs_a_prefix_of_the_shards() -> None:
 @pytest.mark.parametrize(
     ("change", "shards"),
     [
-        ({"plan": {"margin": 0.0}}, 1),
-        ({"plan": {"share_kept": 0.3}}, 3),
-        ({"scales": {"500": {"margin": 0.0}}}, 1),
-        ({"scales": {"500": {"share_kept": 0.3}}}, 3),
-        ({"scales": {"500": {"margin": 0.0, "share_kept": 0.4}}, "plan": {"margin": 9.0, "share_kept": 1.0}}, 2),
+        ({"plan": {"shard_margin": 0.0}}, 1),
+        ({"plan": {"expected_keep_rate": 0.3}}, 3),
+        ({"scales": {"500": {"shard_margin": 0.0}}}, 1),
+        ({"scales": {"500": {"expected_keep_rate": 0.3}}}, 3),
+        (
+            {
+                "scales": {"500": {"shard_margin": 0.0, "expected_keep_rate": 0.4}},
+                "plan": {"shard_margin": 9.0, "expected_keep_rate": 1.0},
+            },
+            2,
+        ),
         ({"scales": {"500": {"images": None}}}, 4),
-        ({"scales": {"500": {"margin": 99.0}}}, 4),
+        ({"scales": {"500": {"shard_margin": 99.0}}}, 4),
     ],
 )
 def test_a_scale_overrides_the_margin_and_share_of_the_plan(change: dict[str, Any], shards: int) -> None:
-    assert len(plan_of({"plan": {"share_kept": 0.8, "margin": 0.05}}, change).prefix("500")) == shards
+    assert len(plan_of({"plan": {"expected_keep_rate": 0.8, "shard_margin": 0.05}}, change).prefix("500")) == shards
 
 
 def test_shards_that_no_planned_scale_needs_are_not_planned() -> None:
-    plan = plan_of({"plan": {"scales": ["500"], "share_kept": 0.8, "margin": 0.05}})
+    plan = plan_of({"plan": {"scales": ["500"], "expected_keep_rate": 0.8, "shard_margin": 0.05}})
     assert list(plan.shards) == ["miniature-0000", "miniature-0001"]
     assert list(plan_of({"plan": {"scales": []}}).shards) == []
 
@@ -317,7 +330,7 @@ def test_planned_benchmarks_and_those_left_out_of_training_are_two_lists(
         {
             "benchmarks": {"gone": {**GONE, "if_missing": "skip"}},
             "plan": {"benchmarks": planned},
-            "select": {"leave_out": leave_out},
+            "select": {"exclude": leave_out},
         }
     )
     assert plan.benchmarks == benchmarks
@@ -335,7 +348,7 @@ def test_a_benchmark_whose_data_is_absent_is_skipped_with_a_warning_or_an_error(
     with pytest.raises(ConfigError, match=r"benchmarks\.gone: gone .*benchmarks\.gone\.if_missing: skip"):
         _ = plan("error", plan={"benchmarks": ["gone"]}).benchmarks
     with pytest.raises(ConfigError, match=r"benchmarks\.gone"):
-        _ = plan("error", select={"leave_out": ["gone"]}).left_out
+        _ = plan("error", select={"exclude": ["gone"]}).left_out
     assert plan("error").benchmarks == ["boxes", "retrieval"]  # in no list
 
 
@@ -353,7 +366,7 @@ def test_weights_are_those_of_the_planned_models() -> None:
 def test_weights_are_those_of_the_stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "boxes.json").touch()
-    plan = plan_of({"stand_ins": {"detect": "released", "caption": "template"}})
+    plan = plan_of({"substitutes": {"detect": "released", "caption": "template"}})
     assert plan.needed_weights() == [("encoders", "mini"), ("tokenizers", "mini")]
 
 

@@ -43,7 +43,7 @@ from fineclip.config.methods import (
     MethodsConfig,
     RegionClipConfig,
 )
-from fineclip.config.plan import DatasetConfig, PlanConfig, RuntimeConfig, ScaleConfig, StandIns, VariantConfig
+from fineclip.config.plan import DatasetConfig, PlanConfig, RuntimeConfig, ScaleConfig, Substitutes, VariantConfig
 from fineclip.config.root import Config, Run, load, merge, read_files
 from fineclip.config.training import EncoderConfig, LoaderConfig, TrainConfig
 
@@ -86,7 +86,7 @@ __all__ = [
     "Section",
     "SelectConfig",
     "SourceConfig",
-    "StandIns",
+    "Substitutes",
     "TemplateCaption",
     "TrainConfig",
     "VariantConfig",

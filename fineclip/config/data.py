@@ -40,7 +40,7 @@ class WeightsConfig(Section):
     size_mb: PositiveFloat | None = key(
         None, unit="MB", origin=OURS, about="Download size, shown if the weights are missing."
     )
-    licence: str | None = key(None, origin=OURS, about="SPDX id or name of the license of the weights.")
+    license: str | None = key(None, origin=OURS, about="SPDX id or name of the license of the weights.")
 
     @model_validator(mode="after")
     def _check_origin(self) -> Self:
@@ -288,7 +288,7 @@ CaptionConfig = Annotated[Blip2Caption | TemplateCaption | CaptionsJsonCaption, 
 class SelectConfig(Section):
     """Images that no scale contains."""
 
-    leave_out: tuple[str, ...] = key(
+    exclude: tuple[str, ...] = key(
         (), origin=OURS, about="Benchmarks whose images are removed from the training data, by the SHA-256 of the file."
     )
 
@@ -319,12 +319,12 @@ class ConceptsConfig(Section):
     max_concepts: PositiveInt | None = key(
         None, unit="concepts", origin=OURS, about="Maximum number of concepts, most frequent first; null: all."
     )
-    leave_out: tuple[str, ...] = key(
+    exclude: tuple[str, ...] = key(
         VAGUE_NOUNS, origin=OURS, about="Nouns that do not name a localizable object; used with `from: captions`."
     )
 
     @property
-    def least(self) -> int:
+    def effective_min_count(self) -> int:
         """Return `min_count`, or its value for null."""
         return self.min_count or {"labels": 1, "captions": 100}[self.from_]
 

@@ -24,16 +24,16 @@ class MethodConfig(Section):
     needs_concepts: ClassVar[bool] = False
 
     train_text: bool = key(False, origin="FineCLIP paper: frozen", about="Train the text tower; false: it is frozen.")
-    trained_blocks: PositiveInt | None = key(
+    unlocked_blocks: PositiveInt | None = key(
         None,
         unit="blocks",
         origin=OURS,
         about="Train only this many last blocks of the vision tower (all if it has fewer); stem, final norm and projection are frozen. null: train the whole tower.",
     )
-    alpha: Share = key(
+    wise_ft_alpha: Share = key(
         1.0,
         origin=OURS,
-        about="Weight of the trained model in the exported weights (WiSE-FT): `alpha * trained + (1 - alpha) * initial`.",
+        about="Weight of the trained model in the exported weights (WiSE-FT): `wise_ft_alpha * trained + (1 - wise_ft_alpha) * initial`.",
     )
     resize: Literal["squash", "letterbox"] = key(
         "squash",
@@ -42,19 +42,19 @@ class MethodConfig(Section):
     )
 
     @property
-    def least_images(self) -> int:
+    def min_batch_size(self) -> int:
         """Return the minimum global batch size of the method, in images."""
         return 1
 
     @property
-    def compares_captions(self) -> bool:
+    def uses_captions(self) -> bool:
         """Return True if captions of images or regions enter the loss."""
         return True
 
     @property
-    def takes_embedded_texts(self) -> bool:
+    def can_cache_texts(self) -> bool:
         """Return True if captions can be embedded before training: they enter the loss and the text tower is frozen."""
-        return self.compares_captions and not self.train_text
+        return self.uses_captions and not self.train_text
 
 
 class ClipConfig(MethodConfig):
@@ -105,7 +105,7 @@ class FineCLIPConfig(MethodConfig):
     relaxed: FineCLIPRelaxed = key(FineCLIPRelaxed(), origin=OURS, about="Approximations that make a step cheaper.")
 
     @property
-    def compares_captions(self) -> bool:
+    def uses_captions(self) -> bool:
         """Return True unless distillation is the only loss term."""
         return bool(self.weights.global_ or self.weights.region)
 
@@ -113,10 +113,10 @@ class FineCLIPConfig(MethodConfig):
 class ClipSelfConfig(MethodConfig):
     """CLIPSelf: dense features are distilled from the crop features of a frozen teacher, the initial encoder."""
 
-    alpha: Share = key(
+    wise_ft_alpha: Share = key(
         0.7,
         origin="CLIPSelf scripts for B/16 (L/14: 0.95)",
-        about="Weight of the trained model in the exported weights (WiSE-FT): `alpha * trained + (1 - alpha) * initial`. The initial weights preserve the global embedding, which no loss term does.",
+        about="Weight of the trained model in the exported weights (WiSE-FT): `wise_ft_alpha * trained + (1 - wise_ft_alpha) * initial`. The initial weights preserve the global embedding, which no loss term does.",
     )
     resize: Literal["squash", "letterbox"] = key(
         "letterbox",
@@ -137,7 +137,7 @@ class ClipSelfConfig(MethodConfig):
     )
 
     @property
-    def compares_captions(self) -> bool:
+    def uses_captions(self) -> bool:
         """Return False: regions are compared with crops only."""
         return False
 
@@ -194,7 +194,7 @@ class RegionClipConfig(MethodConfig):
     )
 
     @property
-    def compares_captions(self) -> bool:
+    def uses_captions(self) -> bool:
         """Return True for pseudo-labels with a global loss term."""
         return self.targets == "pseudo" and self.weights.global_ > 0
 
@@ -235,7 +235,7 @@ class ClimConfig(MethodConfig):
     )
 
     @property
-    def least_images(self) -> int:
+    def min_batch_size(self) -> int:
         """Return the number of images of one set of mosaics."""
         return sum(side * side for side in self.mosaics)
 

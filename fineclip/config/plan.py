@@ -1,4 +1,4 @@
-"""Sections of the experiment (`plan`, `scales`, `variants`, `stand_ins`) and of its resources (`runtime`).
+"""Sections of the experiment (`plan`, `scales`, `variants`, `substitutes`) and of its resources (`runtime`).
 
 `plan` and `runtime` are never part of a cache key: they do not change a result.
 """
@@ -43,14 +43,16 @@ class ScaleConfig(Section):
     images: PositiveInt | None = key(
         None, unit="images", origin=OURS, about="Number of samples that pass the filter; null: all."
     )
-    at_most: bool = key(
+    allow_fewer: bool = key(
         False, origin=OURS, about="Take fewer samples if the source has not enough; false: stop with an error."
     )
-    share_kept: Share | None = key(
-        None, origin=OURS, about="Expected fraction of samples that pass filter and select; null: `plan.share_kept`."
+    expected_keep_rate: Share | None = key(
+        None,
+        origin=OURS,
+        about="Expected fraction of samples that pass filter and select; null: `plan.expected_keep_rate`.",
     )
-    margin: NotNegativeFloat | None = key(
-        None, origin=OURS, about="Fraction of additional shards; null: `plan.margin`."
+    shard_margin: NotNegativeFloat | None = key(
+        None, origin=OURS, about="Fraction of additional shards; null: `plan.shard_margin`."
     )
 
 
@@ -73,14 +75,14 @@ class PlanConfig(Section):
     variants: tuple[Slug, ...] = key((), origin=OURS, about="Names of entries of `variants`.")
     seeds: tuple[NotNegativeInt, ...] = key((0,), origin=OURS, about="Seeds; one run for each.")
     benchmarks: tuple[Slug, ...] = key(origin=OURS, about="Names of entries of `benchmarks`.")
-    share_kept: float = key(
+    expected_keep_rate: float = key(
         0.8,
         origin=OURS,
         about="Expected fraction of samples that pass filter and select; decides how many shards are planned.",
         gt=0,
         le=1,
     )
-    margin: NotNegativeFloat = key(
+    shard_margin: NotNegativeFloat = key(
         0.05, origin=OURS, about="Fraction of additional shards, in case fewer samples pass than expected."
     )
 
@@ -93,7 +95,7 @@ class PlanConfig(Section):
         return self
 
 
-class StandIns(Section):
+class Substitutes(Section):
     """Small models that replace all models with downloaded weights, to test a configuration."""
 
     detect: Slug | None = key(
@@ -111,12 +113,12 @@ class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = key(
         "auto", origin=OURS, about="Device; `auto`: a GPU if there is one."
     )
-    detect_batch: PositiveInt = key(16, unit="images", origin=OURS, about="Batch size of the detector.")
-    caption_batch: PositiveInt = key(128, unit="crops", origin=OURS, about="Batch size of the captioner.")
-    evaluate_batch: PositiveInt = key(
+    detect_batch_size: PositiveInt = key(16, unit="images", origin=OURS, about="Batch size of the detector.")
+    caption_batch_size: PositiveInt = key(128, unit="crops", origin=OURS, about="Batch size of the captioner.")
+    evaluate_batch_size: PositiveInt = key(
         64, unit="images", origin=OURS, about="Batch size of the encoder in evaluation, images or texts."
     )
-    loader_workers: NotNegativeInt = key(
+    num_workers: NotNegativeInt = key(
         0,
         unit="processes",
         origin=OURS,
@@ -133,19 +135,19 @@ class RuntimeConfig(Section):
         origin=OURS,
         about="Memory limit of a training process, from which the micro-batch sizes follow. `auto`: 90 % of the GPU memory, no limit on a CPU; null: no limit.",
     )
-    crop_chunk: PositiveInt | None = key(
+    crop_micro_batch_size: PositiveInt | None = key(
         None,
         unit="crops",
         origin=OURS,
         about="Micro-batch size of crops; loss and gradients do not depend on it. null: chosen from `memory_gb`.",
     )
-    image_chunk: PositiveInt | None = key(
+    image_micro_batch_size: PositiveInt | None = key(
         None,
         unit="images",
         origin=OURS,
         about="Micro-batch size of images; loss and gradients do not depend on it. null: chosen from `memory_gb`.",
     )
-    checkpointing: bool = key(
+    activation_checkpointing: bool = key(
         False,
         origin=OURS,
         about="Recompute the activations inside a block in the backward pass: less memory, about 1/3 more time.",
@@ -153,7 +155,7 @@ class RuntimeConfig(Section):
     compile: bool = key(
         False, origin=OURS, about="`torch.compile` the blocks of the encoder; crops are padded to one micro-batch size."
     )
-    stop_after_min: PositiveFloat | None = key(
+    time_limit_min: PositiveFloat | None = key(
         None,
         unit="minutes",
         origin=OURS,

@@ -21,7 +21,7 @@ from fineclip.config.data import (
 )
 from fineclip.config.evaluation import BenchmarkConfig
 from fineclip.config.methods import MethodConfig, MethodsConfig, RegionClipConfig
-from fineclip.config.plan import DatasetConfig, PlanConfig, RuntimeConfig, ScaleConfig, StandIns, VariantConfig
+from fineclip.config.plan import DatasetConfig, PlanConfig, RuntimeConfig, ScaleConfig, Substitutes, VariantConfig
 from fineclip.config.training import EncoderConfig, LoaderConfig, TrainConfig
 from fineclip.errors import ConfigError
 
@@ -60,8 +60,8 @@ class Config(Section):
     variants: dict[Slug, VariantConfig] = key({}, origin=OURS, about="Methods with changed settings.")
     benchmarks: dict[Slug, BenchmarkConfig] = key(origin=OURS, about="Benchmarks.")
     plan: PlanConfig = key(origin=OURS, about="The runs.")
-    stand_ins: StandIns = key(
-        StandIns(), origin=OURS, about="Small models that replace others, to test a configuration."
+    substitutes: Substitutes = key(
+        Substitutes(), origin=OURS, about="Small models that replace others, to test a configuration."
     )
     runtime: RuntimeConfig = key(
         RuntimeConfig(), origin=OURS, about="Resources of the jobs; they do not change a result."
@@ -79,10 +79,10 @@ class Config(Section):
             ("plan.variants", self.plan.variants, self.variants),
             *((f"variants.{name}.method", [each.method], methods) for name, each in self.variants.items()),
             ("plan.benchmarks", self.plan.benchmarks, self.benchmarks),
-            ("select.leave_out", self.select.leave_out, self.benchmarks),
-            ("stand_ins.detect", [self.stand_ins.detect], self.detect),
-            ("stand_ins.caption", [self.stand_ins.caption], self.caption),
-            ("stand_ins.encoder", [self.stand_ins.encoder], self.encoders),
+            ("select.exclude", self.select.exclude, self.benchmarks),
+            ("substitutes.detect", [self.substitutes.detect], self.detect),
+            ("substitutes.caption", [self.substitutes.caption], self.caption),
+            ("substitutes.encoder", [self.substitutes.encoder], self.encoders),
         ]
         for place, names, known in places:
             for name in names:
@@ -100,7 +100,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _check_batch_size(self) -> Self:
         for run in self.runs().values():
-            least = self.options(run).least_images if run.method else 1
+            least = self.options(run).min_batch_size if run.method else 1
             if run.method and self.training(run).batch_size < least:
                 raise ValueError(
                     f"train.batch_size: {self.training(run).batch_size}, but run {run.id} needs at least {least} images per step,"
@@ -141,27 +141,29 @@ class Config(Section):
     def regions(self) -> str:
         """Return the name of the planned entry of `detect`, after substitution."""
         chosen = self.detect[self.plan.regions]
-        return self.stand_ins.detect if self.stand_ins.detect and isinstance(chosen, YoloDetect) else self.plan.regions
+        return (
+            self.substitutes.detect if self.substitutes.detect and isinstance(chosen, YoloDetect) else self.plan.regions
+        )
 
     @property
     def captions(self) -> str:
         """Return the name of the planned entry of `caption`, after substitution."""
         chosen = self.caption[self.plan.captions]
         return (
-            self.stand_ins.caption
-            if self.stand_ins.caption and isinstance(chosen, Blip2Caption)
+            self.substitutes.caption
+            if self.substitutes.caption and isinstance(chosen, Blip2Caption)
             else self.plan.captions
         )
 
     @property
     def planned_encoders(self) -> tuple[str, ...]:
         """Return the names of the planned entries of `encoders`, after substitution."""
-        return (self.stand_ins.encoder,) if self.stand_ins.encoder else self.plan.encoders
+        return (self.substitutes.encoder,) if self.substitutes.encoder else self.plan.encoders
 
     def benchmark(self, name: str) -> BenchmarkConfig:
         """Return an entry of `benchmarks`. A substitute encoder gets images of its own size."""
         chosen = self.benchmarks[name]
-        return chosen.model_copy(update={"image_size": None}) if self.stand_ins.encoder else chosen
+        return chosen.model_copy(update={"image_size": None}) if self.substitutes.encoder else chosen
 
     def runs(self) -> dict[str, Run]:
         """Return all planned runs by id, pretrained encoders first."""

@@ -31,10 +31,10 @@ class EncoderConfig(Section):
 class LoaderConfig(Section):
     """Decoding and preprocessing options that change pixels or embeddings, if only by rounding."""
 
-    resample: Literal["fast", "pillow"] = key(
-        "fast",
+    image_backend: Literal["turbojpeg", "pillow"] = key(
+        "turbojpeg",
         origin=OURS,
-        about="`fast`: decode with libjpeg-turbo and resize 8-bit pixels, PSNR to Pillow at least 54 dB (bicubic: 50 dB). `pillow`: pixels of the authors' code, bit for bit.",
+        about="`turbojpeg`: decode with libjpeg-turbo and resize 8-bit pixels, PSNR to Pillow at least 54 dB (bicubic: 50 dB). `pillow`: pixels of the authors' code, bit for bit.",
     )
     crops: Literal["worker", "device"] = key(
         "worker",
@@ -49,8 +49,10 @@ class LoaderConfig(Section):
 
     @model_validator(mode="after")
     def _check_backend(self) -> Self:
-        if self.crops == "device" and self.resample == "pillow":
-            raise ValueError("crops: device, but resample: pillow runs on the CPU only. Set resample: fast")
+        if self.crops == "device" and self.image_backend == "pillow":
+            raise ValueError(
+                "crops: device, but image_backend: pillow runs on the CPU only. Set image_backend: turbojpeg"
+            )
         return self
 
 
@@ -85,7 +87,7 @@ class TrainConfig(Section):
     )
     betas: tuple[Share, Share] = key((0.9, 0.999), origin="FineCLIP scripts, EVA", about="Betas of AdamW.")
     eps: PositiveFloat = key(1e-8, origin="FineCLIP scripts, EVA", about="Epsilon of AdamW.")
-    clip_gradient_norm: PositiveFloat | None = key(
+    max_grad_norm: PositiveFloat | None = key(
         None, origin=FINECLIP, about="Maximum norm of all gradients together; null: no clipping."
     )
     precision: Literal["fp32", "bf16", "fp16"] = key(
@@ -93,7 +95,7 @@ class TrainConfig(Section):
         origin=OURS,
         about="Data type of the encoder's computation (autocast). Weights and losses are fp32; fp16 uses loss scaling.",
     )
-    max_growth: PositiveFloat | None = key(
+    divergence_factor: PositiveFloat | None = key(
         2.0,
         origin=OURS,
         about="Stop as diverged if the mean of recent losses exceeds the first loss by this factor; null: never.",
@@ -108,7 +110,7 @@ class TrainConfig(Section):
     require_region: bool = key(
         False, origin=OURS, about="Use only images with at least one region, as in the FineCLIP paper."
     )
-    max_lost: Share = key(
+    max_missing_fraction: Share = key(
         0.01, origin=OURS, about="Maximum fraction of the selected samples that may be missing in the packed shards."
     )
     shuffle_shards: PositiveInt = key(

@@ -55,7 +55,7 @@ class Method(nn.Module, ABC, Generic[Features]):
     """A training objective on a `RegionEncoder`.
 
     The text tower is frozen unless `config.train_text`. Of the vision tower everything is trained, or
-    `config.trained_blocks`.
+    `config.unlocked_blocks`.
 
     Args:
         encoder: Initial weights; changed by training.
@@ -79,7 +79,7 @@ class Method(nn.Module, ABC, Generic[Features]):
         super().__init__()
         self.encoder = encoder
         self.config = config
-        self.teacher = frozen_copy(encoder) if self.needs_teacher or config.alpha < 1 else None
+        self.teacher = frozen_copy(encoder) if self.needs_teacher or config.wise_ft_alpha < 1 else None
         freeze(encoder, config)
         self.train()
 
@@ -213,9 +213,9 @@ class Method(nn.Module, ABC, Generic[Features]):
 
     def export_encoder(self) -> RegionEncoder:
         """Return the encoder to publish: the trained one, or its mixture with the initial one."""
-        if self.teacher is None or self.config.alpha == 1:
+        if self.teacher is None or self.config.wise_ft_alpha == 1:
             return self.encoder
-        return interpolate_weights(self.encoder, self.teacher, alpha=self.config.alpha)
+        return interpolate_weights(self.encoder, self.teacher, alpha=self.config.wise_ft_alpha)
 
     def train(self, mode: bool = True) -> Self:
         """Set the training mode; modules without trainable parameters stay in evaluation mode."""
@@ -236,11 +236,11 @@ def freeze(encoder: RegionEncoder, config: MethodConfig) -> None:
     """
     for _, parameter in () if config.train_text else encoder.text_parameters():
         parameter.requires_grad_(False)
-    if config.trained_blocks is None:
+    if config.unlocked_blocks is None:
         return
     for _, parameter in encoder.vision_parameters():
         parameter.requires_grad_(False)
-    for block in encoder.trunk.blocks[-config.trained_blocks :]:
+    for block in encoder.trunk.blocks[-config.unlocked_blocks :]:
         block.requires_grad_(True)
 
 

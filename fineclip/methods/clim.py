@@ -22,7 +22,7 @@ Deviations from the official code, with reasons:
     each needs 29 images).
   * Gradients are averaged over ranks (there: every GPU trains its own copy).
   * If no image is left over, the path of the class token is not computed, and its parameters have no gradient.
-  * The whole vision tower is trained and exported; `trained_blocks: 6` and `alpha: 0.7` are the authors' settings.
+  * The whole vision tower is trained and exported; `unlocked_blocks: 6` and `wise_ft_alpha: 0.7` are the authors' settings.
   * torchvision's RandomResizedCrop is drawn from the generator of (seed, epoch, key).
 """
 
@@ -135,7 +135,7 @@ class CLIM(Method[Features]):
         sides = mosaic_sides(images, self.config.mosaics)
         if not sides:
             raise ConfigError(
-                f"train.batch_size: a step has {images} images, but a set of mosaics takes {self.config.least_images}. Raise it."
+                f"train.batch_size: a step has {images} images, but a set of mosaics takes {self.config.min_batch_size}. Raise it."
                 " If there are no more samples, select more, or set fewer or smaller mosaics in methods.clim.mosaics."
             )
         return _groups(sides, images)

@@ -6,7 +6,7 @@
     crop j     global embedding by the initial encoder, without gradient
 
 Regions are those of the data (`proposals`), or the cells of a regular grid drawn at each visit (`patches`). Texts are not
-used. The exported encoder is `alpha` of the trained and `1 - alpha` of the initial weights; training always continues from
+used. The exported encoder is `wise_ft_alpha` of the trained and `1 - alpha` of the initial weights; training always continues from
 the trained weights.
 
 Only the value path of the trunk's last block is used, and neither class token nor logit scale is compared. The class token
@@ -25,7 +25,7 @@ Deviations from the official code, with reasons:
     decides which sizes exist).
   * The exported weights are interpolated in float32 once, at the end; a resumed training never starts from them (there: it
     would, with the optimizer state of other weights).
-  * The whole vision tower is trained by default. `trained_blocks` with the number of all blocks gives the authors' scripts,
+  * The whole vision tower is trained by default. `unlocked_blocks` with the number of all blocks gives the authors' scripts,
     which freeze stem, positions, class token, final norm and projection.
 """
 

@@ -93,7 +93,7 @@ class DataSpec:
         request = DecodeRequest(ResizeTarget(resize.image, self.image_size), crop, boxes, part)
         if self.loader.crops == "device":
             return decode_for_device(content, request)
-        return resize_and_crop(content, request, pillow=self.loader.resample == "pillow")
+        return resize_and_crop(content, request, pillow=self.loader.image_backend == "pillow")
 
 
 @dataclass(frozen=True, slots=True)

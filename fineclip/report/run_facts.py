@@ -112,4 +112,4 @@ def _scale(name: str, config: Config) -> str:
     scale = config.scales[name]
     if scale.images is None:
         return "all there are"
-    return f"{'at most ' if scale.at_most else ''}{plural(scale.images, 'image')}"
+    return f"{'at most ' if scale.allow_fewer else ''}{plural(scale.images, 'image')}"

@@ -229,7 +229,7 @@ def _paragraph(maker: StageProvenance) -> str:
         if key not in ("weights", "engine")
     ]
     for place, digest in maker.weights.items():
-        lines.append(f"  * weights: {place}, sha256 {digest}, licence {weights.get('licence') or 'not stated'}")
+        lines.append(f"  * weights: {place}, sha256 {digest}, license {weights.get('license') or 'not stated'}")
     return "\n".join(lines) if len(lines) > 1 else f"{lines[0]}: the defaults"
 
 

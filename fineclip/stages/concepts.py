@@ -60,9 +60,9 @@ def pool(counts: Mapping[str, int], config: ConceptsConfig) -> list[ConceptRow]:
 def _fault(name: str, count: int, config: ConceptsConfig) -> str | None:
     if not name.strip():
         return "empty"
-    if config.from_ == "captions" and name in config.leave_out:
+    if config.from_ == "captions" and name in config.exclude:
         return "vague"
-    return "rare" if count < config.least else None
+    return "rare" if count < config.effective_min_count else None
 
 
 def noun_finder() -> Nouns:
@@ -105,7 +105,7 @@ CONCEPTS = Stage(
     row=ConceptRow,
     reasons={
         "empty": "a region has no label",
-        "vague": "the noun is among leave_out",
+        "vague": "the noun is in exclude",
         "rare": "fewer than min_count regions or captions name it",
         "surplus": "it comes after the first max_concepts",
     },
@@ -140,7 +140,7 @@ def concepts_of_scale(select: Path, manifest: Path, config: ConceptsConfig, *, d
     if not concepts:
         raise DataError(
             f"concepts of {select}: none of {len(rows)} names is left; they are named {counts.total()} times by {config.from_}."
-            f" Lower concepts.min_count ({config.least}), or take others: concepts.from."
+            f" Lower concepts.min_count ({config.effective_min_count}), or take others: concepts.from."
         )
     with CONCEPTS.table(job) as table:
         for row in rows:

@@ -1,6 +1,6 @@
 """Stage `select`: select the first samples of a scale from the filter tables of its shards.
 
-Images that are in a benchmark of `leave_out` or were selected earlier are dropped; both are found by the hash of their
+Images that are in a benchmark of `exclude` or were selected earlier are dropped; both are found by the hash of their
 bytes. Shards are read in order, and only until the scale is complete. A smaller scale is therefore a prefix of a larger
 one, and the manifest names only the shards that were read, so additional shards change nothing.
 """
@@ -96,7 +96,7 @@ SELECT = Stage(
     },
     row=SelectRow,
     reasons={
-        "benchmark": "the same bytes are an image of a benchmark that select.leave_out names",
+        "benchmark": "the same bytes are an image of a benchmark that select.exclude names",
         "repeated": "the same bytes were selected earlier",
     },
     options={"scale": {"required": True, "help": "name of the scale"}},
@@ -114,7 +114,7 @@ def select_scale(
 ) -> None:
     """Write the table of one scale, one row per considered sample, and then its manifest.
 
-    The keys `at_most`, `margin` and `share_kept` decide whether the scale is complete and not which samples it holds, so they
+    The keys `allow_fewer`, `shard_margin` and `expected_keep_rate` decide whether the scale is complete and not which samples it holds, so they
     are not part of the manifest.
 
     Args:
@@ -133,7 +133,7 @@ def select_scale(
     shards = ((path.stem, kept_rows(path, FilterRow)) for path in filters)
     selection = select_samples(shards, wanted=config.scale.images, left_out=left_out)
     _require_enough(selection, config.scale, name=scale, filters=filters)
-    what = {"images": config.scale.images, "leave_out": list(config.leave_out)}
+    what = {"images": config.scale.images, "leave_out": list(config.exclude)}
     job = SELECT.job(manifest, what, [*filters[: selection.shards], *benchmarks])
     if job.is_up_to_date():
         return
@@ -155,12 +155,12 @@ def _require_enough(selection: Selection, scale: ScaleConfig, *, name: str, filt
         )
     if scale.images is None:
         return
-    if scale.at_most:
-        log.info("scale %s has fewer than its %d images, which at_most allows: %s", name, scale.images, found)
+    if scale.allow_fewer:
+        log.info("scale %s has fewer than its %d images, which allow_fewer allows: %s", name, scale.images, found)
         return
     share = selection.kept / came_in
     raise ConfigError(
         f"scales.{name}.images: {scale.images} are asked for, but {found}, a share of {share:.2g}."
-        f" If the source has more shards, plan more of them: raise plan.margin, or lower plan.share_kept (to {share:.2g} or less);"
-        f" if it has not, lower scales.{name}.images or set scales.{name}.at_most: true."
+        f" If the source has more shards, plan more of them: raise plan.shard_margin, or lower plan.expected_keep_rate (to {share:.2g} or less);"
+        f" if it has not, lower scales.{name}.images or set scales.{name}.allow_fewer: true."
     )

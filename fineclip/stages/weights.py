@@ -244,7 +244,7 @@ def _by_hand(kind: str, name: str, config: WeightsConfig, *, reason: str) -> str
         {key}: these weights are not here and could not be fetched: {reason.rstrip(".")}.
           from     {_origin_in_words(config)}
           size     {size}
-          licence  {config.licence or "not stated in the configuration"}
+          license  {config.license or "not stated in the configuration"}
           sha256   {digest}
           put it   {place}
         Run `fineclip weights` on a machine that has a network, or fetch it by hand and put it there."""

@@ -93,7 +93,7 @@ def choose_micro_batches(
         if previous is None or expected(previous) > limit:
             sizes = largest_micro_batches(costs, rows, limit, has_crops=has_crops)
         log.info("estimated step memory %.3g GB (limit %.3g GB)", expected(sizes) / GB, limit / GB)
-    crops, images = runtime.crop_chunk or sizes.crops, runtime.image_chunk or sizes.images
+    crops, images = runtime.crop_micro_batch_size or sizes.crops, runtime.image_micro_batch_size or sizes.images
     if previous is not None and (crops, images) != (previous.crops, previous.images):
         log.warning(
             "micro-batches of %s crops and %s images are not those of the checkpoint (%s, %s): the training ends with other"
@@ -144,7 +144,7 @@ def largest_micro_batches(costs: MemoryCosts, rows: RankBatchSize, limit: float,
             f"runtime.memory_gb: {limit / GB:.3g} GB is too little for one image{' and one crop' if has_crops else ''}."
             f" Required: {costs.static / GB:.3g} GB for weights, gradients and moments, {costs.batch / GB:.3g} GB for a"
             f" batch, {costs.image / GB:.3g} GB per image, {costs.crop / GB:.3g} GB per crop."
-            " Set runtime.checkpointing: true, use more processes, or lower train.batch_size."
+            " Set runtime.activation_checkpointing: true, use more processes, or lower train.batch_size."
         )
     images = _fitting(rest / 2 if has_crops else rest, costs.image, rows.images)
     crops_that_fit = _fitting(rest - images * costs.image, costs.crop, crops) if has_crops else None

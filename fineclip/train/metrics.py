@@ -182,7 +182,7 @@ class LossMonitor:
 
     Attributes:
         context: Rank and world size.
-        max_growth: Limit of the mean of the last losses relative to the first; None: no limit.
+        divergence_factor: Limit of the mean of the last losses relative to the first; None: no limit.
         name: Folder of the run, for messages.
         steps: Steps of the training.
         first: First loss; None before it is checked.
@@ -190,7 +190,7 @@ class LossMonitor:
     """
 
     context: DistributedContext
-    max_growth: float | None
+    divergence_factor: float | None
     name: str
     steps: int
     first: float | None = None
@@ -227,11 +227,11 @@ class LossMonitor:
         self.first = total if self.first is None else self.first
         self.recent.append(total)
         mean = sum(self.recent) / len(self.recent)
-        limit = (self.max_growth or math.inf) * max(self.first, MIN_FIRST_LOSS)
+        limit = (self.divergence_factor or math.inf) * max(self.first, MIN_FIRST_LOSS)
         if len(self.recent) == WINDOW and mean > limit:
             problem = (
                 f"the loss diverges: mean of {WINDOW} steps {mean:g}, first loss {self.first:g}"
-                f" (train.max_growth: {self.max_growth:g})"
+                f" (train.divergence_factor: {self.divergence_factor:g})"
             )
             raise TrainingError(self._message(pending, values, problem))
         return values
@@ -252,7 +252,7 @@ class LossMonitor:
         return (
             f"{self.name}: {problem} at step {pending.step + 1} of {self.steps}: {terms}."
             f" Batch: {', '.join(keys[:MAX_KEYS])}{others}."
-            " Lower train.learning_rate, set train.clip_gradient_norm, increase train.warmup_steps, or set"
+            " Lower train.learning_rate, set train.max_grad_norm, increase train.warmup_steps, or set"
             " train.precision: fp32."
         )
 

@@ -250,9 +250,9 @@ def _cached_texts(
         ConfigError: They are required and not given, or the other way round.
         ShardError: They belong to another encoder or to other shards.
     """
-    if bool(texts) != (config.loader.cached_texts and config.options.takes_embedded_texts):
+    if bool(texts) != (config.loader.cached_texts and config.options.can_cache_texts):
         needs = "needs embedded texts: set" if config.loader.cached_texts else "embeds texts itself: omit"
-        needs = needs if config.options.takes_embedded_texts else "does not use embedded texts: omit"
+        needs = needs if config.options.can_cache_texts else "does not use embedded texts: omit"
         raise ConfigError(
             f"method {config.method} with loader.cached_texts {str(config.loader.cached_texts).lower()} {needs} --texts FILE,"
             " manifests of `texts`"

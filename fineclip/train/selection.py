@@ -2,7 +2,7 @@
 
 `select` lists the selected keys of each shard; `pack` lists the packed samples and their byte ranges. They are joined by key. A
 selected sample that is not packed is missing; it is counted under the reason of the stage that dropped it. More than
-`train.max_lost` of them stop the run. An image without regions is not missing: it trains the global terms, or is left out under
+`train.max_missing_fraction` of them stop the run. An image without regions is not missing: it trains the global terms, or is left out under
 `train.require_region`.
 """
 
@@ -121,10 +121,10 @@ def read_selection(keys: Mapping[str, Sequence[str]], manifests: Mapping[str, Pa
     Args:
         keys: Selected keys of each shard, in the order of the selection.
         manifests: Manifest of `pack` of each shard.
-        config: Its `max_lost` and `require_region` are used.
+        config: Its `max_missing_fraction` and `require_region` are used.
 
     Raises:
-        TrainingError: More than `config.max_lost` of the samples are missing, or none is left.
+        TrainingError: More than `config.max_missing_fraction` of the samples are missing, or none is left.
         ShardError: An index or tar is missing, or is not the one that its manifest names.
     """
     shards, lost, without_region = [], Counter[str](), 0
@@ -177,10 +177,10 @@ def _upstream_reasons(manifest: Path) -> Iterator[tuple[str, str]]:
 def _require_enough(selection: Selection, config: TrainConfig) -> None:
     lost, selected = sum(selection.lost.values()), selection.selected
     counts = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items()) or "none"
-    if lost > config.max_lost * selected:
+    if lost > config.max_missing_fraction * selected:
         raise TrainingError(
-            f"train.max_lost: {lost} of {selected} selected samples ({100 * lost / selected:.2f} %) are not packed: {counts}."
-            f" At most {100 * config.max_lost:g} % may be lost. Find out why, or raise train.max_lost."
+            f"train.max_missing_fraction: {lost} of {selected} selected samples ({100 * lost / selected:.2f} %) are not packed: {counts}."
+            f" At most {100 * config.max_missing_fraction:g} % may be lost. Find out why, or raise train.max_missing_fraction."
         )
     if not selection.samples:
         raise TrainingError(

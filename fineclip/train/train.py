@@ -115,7 +115,7 @@ class TrainingRun:
         rank, world_size = self.context.rank, self.context.world_size
         sampler = BatchSampler(self.order, start, self.steps, rank, world_size, self.image_groups)
         pin = self.context.device.type == "cuda"
-        return build_batches(self.samples, self.collate, sampler, workers=self.runtime.loader_workers, pin_memory=pin)
+        return build_batches(self.samples, self.collate, sampler, workers=self.runtime.num_workers, pin_memory=pin)
 
     def is_due(self, step: int, every: int) -> bool:
         """Return whether an action of every `every` steps, and of the last one, is due after step number `step`."""
@@ -170,7 +170,7 @@ def train(run: TrainingRun) -> TrainState:
     config, state = run.config, resume(run)
     first_step, batches_of_rank = state.step, run.batches(state.step)
     _log_setup(run, state)
-    limit_min = run.runtime.stop_after_min
+    limit_min = run.runtime.time_limit_min
     with handle_stop_signals(limit_s=limit_min and limit_min * 60) as stop, _metrics_logger(run, state) as logger:
         for step in range(first_step, run.steps):
             with logger.waiting():
@@ -216,7 +216,7 @@ def train_step(run: TrainingRun, state: TrainState, batch: Batch) -> Losses:
     state.optimizer.zero_grad(set_to_none=True)
     with autocast(AUTOCAST_DTYPES[config.precision], context.device):
         losses: Losses = state.model(batch)
-    backward_and_step(losses.total, state.optimizer, state.scaler, state.method, max_norm=config.clip_gradient_norm)
+    backward_and_step(losses.total, state.optimizer, state.scaler, state.method, max_norm=config.max_grad_norm)
     state.method.on_step_end(step, run.steps)
     state.step += 1
     return losses
@@ -316,9 +316,9 @@ def resume(run: TrainingRun) -> TrainState:
     """
     method, config, context, runtime = run.method, run.config, run.context, run.runtime
     method.to(context.device)
-    method.encoder.trunk.checkpointing = runtime.checkpointing
+    method.encoder.trunk.checkpointing = runtime.activation_checkpointing
     optimizer, scaler = build_optimizer(method.parameter_groups(), config), build_scaler(config, context.device)
-    monitor = LossMonitor(context, config.max_growth, str(run.folder), run.steps)
+    monitor = LossMonitor(context, config.divergence_factor, str(run.folder), run.steps)
     step, content = run.checkpoints.load_latest() or (0, None)
     if (expected := context.run_on_main(lambda: step)) != step:
         raise TrainingError(

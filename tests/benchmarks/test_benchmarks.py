@@ -121,7 +121,7 @@ def test_the_official_loader_gives_the_pixels_that_ours_gives_by_pillow() -> Non
     sample = sample_of(photographs(size, 1)[0], size, boxes=3, seed=5)
     tokenize = Tokenizer(context_length=77)
     image, boxes_K5, crops_K3SS, _, _ = OfficialLoader(tokenize, size=SIDE).item(sample, np.random.default_rng(0))
-    inputs = DataSpec(tokenize, SIDE, SIDE, loader=LoaderConfig(resample="pillow"))
+    inputs = DataSpec(tokenize, SIDE, SIDE, loader=LoaderConfig(image_backend="pillow"))
     item = FineCLIP.build_transform(inputs, FineCLIPConfig(), max_regions=20)(sample, sample_rng(0, 0, sample.key))
     torch.testing.assert_close(image, normalize_pixels(item.image), atol=1e-5, rtol=0)
     assert item.crops is not None and item.boxes is not None

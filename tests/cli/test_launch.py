@@ -160,7 +160,7 @@ SECTION = {
     "method_version": METHODS["clip"].version,
     "encoder": {"model": "tiny.json", "weights": {"path": "tiny.safetensors"}},
     "options": {"train_text": True},
-    "loader": {"resample": "pillow"},
+    "loader": {"image_backend": "pillow"},
     "train": {"seed": 3},
 }
 
@@ -168,15 +168,15 @@ SECTION = {
 def test_verb_passes_all_options_to_the_training(
     tmp_path: Path, verb: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime = '{"device": "cpu", "crop_chunk": 5}'
+    runtime = '{"device": "cpu", "crop_micro_batch_size": 5}'
     done(tmp_path, "train", *WORDS, "--runtime", runtime, "--threads", "6", config=SECTION)
     (select, packed, weights, manifest, config), options = verb["train"]
     assert (select, packed) == (Path("select.json"), [Path("a.json"), Path("b.json")])
     assert (weights, manifest) == (Path("weights.json"), Path("run/train.json"))
     assert (options["tokenizer"], options["concepts"]) == (Path("bpe.json"), Path("concepts.json"))
     assert options["texts"] == [Path("x.json"), Path("y.json")]
-    assert (options["runtime"].crop_chunk, options["runtime"].device, options["threads"]) == (5, "cpu", 6)
-    assert (config.method, config.options.train_text, config.train.seed, config.loader.resample) == (
+    assert (options["runtime"].crop_micro_batch_size, options["runtime"].device, options["threads"]) == (5, "cpu", 6)
+    assert (config.method, config.options.train_text, config.train.seed, config.loader.image_backend) == (
         *("clip", True, 3, "pillow"),
     )
     monkeypatch.setenv("WORLD_SIZE", "6")

@@ -114,7 +114,7 @@ def test_canonical_form() -> None:
 
 
 METHOD_FACTS = [
-    # section, values, compares_captions, takes_embedded_texts, needs_concepts, least_images
+    # section, values, uses_captions, can_cache_texts, needs_concepts, min_batch_size
     ("ClipConfig", {}, True, True, False, 1),
     ("ClipConfig", {"train_text": True}, True, False, False, 1),
     ("FineCLIPConfig", {}, True, True, False, 1),
@@ -137,8 +137,8 @@ def test_properties_of_method_sections(
     section: str, values: dict[str, Any], captions: bool, embedded: bool, concepts: bool, images: int
 ) -> None:
     made = parse(SECTIONS[section], values, where="x")
-    assert (made.compares_captions, made.takes_embedded_texts) == (captions, embedded)
-    assert (made.needs_concepts, made.least_images) == (concepts, images)
+    assert (made.uses_captions, made.can_cache_texts) == (captions, embedded)
+    assert (made.needs_concepts, made.min_batch_size) == (concepts, images)
 
 
 @pytest.mark.parametrize(
@@ -146,4 +146,4 @@ def test_properties_of_method_sections(
     [({}, 1), ({"from": "captions"}, 100), ({"min_count": 3}, 3), ({"from": "captions", "min_count": 3}, 3)],
 )
 def test_minimum_count_of_concepts(values: dict[str, Any], least: int) -> None:
-    assert parse(ConceptsConfig, values, where="x").least == least
+    assert parse(ConceptsConfig, values, where="x").effective_min_count == least

@@ -57,7 +57,7 @@ def test_a_preset_is_valid(files: list[Path]) -> None:
 @pytest.mark.parametrize("files", WHOLE, ids=together)
 def test_paper_presets_use_the_pixels_of_the_authors(files: list[Path]) -> None:
     by_authors = files[-1] in PAPERS
-    assert load(read_files(files)).loader.resample == ("pillow" if by_authors else "fast")
+    assert load(read_files(files)).loader.image_backend == ("pillow" if by_authors else "turbojpeg")
 
 
 @pytest.mark.parametrize("files", WHOLE, ids=together)

@@ -108,7 +108,7 @@ def test_a_variant_overrides_one_training_key_only(values: dict[str, Any], key: 
 def test_a_variant_overrides_one_option_only(values: dict[str, Any], method: str, key: str) -> None:
     chosen = alternatives(METHODS[method])[key]
     beside = {name: value for name, value in chosen.items() if name != key}
-    values["methods"] = {method: {"trained_blocks": 3} | beside}
+    values["methods"] = {method: {"unlocked_blocks": 3} | beside}
     values["variants"] = {"other": {"method": method, "options": chosen}}
     values["plan"] |= {"methods": [method], "variants": ["other"], "scales": [500], "seeds": [0]}
     config = load(values)
@@ -162,8 +162,8 @@ def test_runtime_keys_are_not_part_of_a_cache_key(values: dict[str, Any], key: s
         ("scales", [500]),
         ("methods", ["clip"]),
         ("seeds", [0, 7]),
-        ("share_kept", 0.9),
-        ("margin", 0.5),
+        ("expected_keep_rate", 0.9),
+        ("shard_margin", 0.5),
     ],
 )
 def test_plan_keys_are_part_of_the_report_only(values: dict[str, Any], key: str, value: Any) -> None:
@@ -177,10 +177,10 @@ def test_an_evaluation_has_the_planned_benchmarks(values: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("key", "value", "stages"),
     [
-        ("share_kept", 0.9, {"report"}),
-        ("margin", 0.5, {"report"}),
+        ("expected_keep_rate", 0.9, {"report"}),
+        ("shard_margin", 0.5, {"report"}),
         ("images", 400, {"select", "report"}),
-        ("at_most", True, {"select", "report"}),
+        ("allow_fewer", True, {"select", "report"}),
     ],
 )
 def test_scale_keys_in_the_cache_key_of_select(values: dict[str, Any], key: str, value: Any, stages: set[str]) -> None:
@@ -235,7 +235,7 @@ def test_each_key_is_part_of_the_cache_keys_of_its_jobs(
 def test_a_substitute_encoder_gets_images_of_its_own_size(values: dict[str, Any]) -> None:
     values["benchmarks"]["boxes"]["image_size"] = 224
     assert load(values).benchmark("boxes").image_size == 224
-    values["stand_ins"] = {"encoder": "mini"}
+    values["substitutes"] = {"encoder": "mini"}
     config = load(values)
     assert config.benchmark("boxes").image_size is None
     assert differences(config.benchmark("boxes"), config.benchmarks["boxes"]) == {"image_size"}
@@ -252,7 +252,7 @@ def test_substitutes_replace_models_with_downloaded_weights(values: dict[str, An
         "released": {"engine": "captions_json", "path": "x.json"},
     }
     values["encoders"]["big"] = {"model": "ViT-B-16", "weights": {"path": "x.pt"}}
-    values["stand_ins"] = {"detect": "yolov9t.mini", "caption": "blip2.mini", "encoder": "mini"}
+    values["substitutes"] = {"detect": "yolov9t.mini", "caption": "blip2.mini", "encoder": "mini"}
     for regions, expected in (("big", "yolov9t.mini"), ("own", "own"), ("released", "released")):
         values["plan"] |= {"regions": regions, "encoders": ["big"]}
         assert load(values).regions == expected
@@ -260,7 +260,7 @@ def test_substitutes_replace_models_with_downloaded_weights(values: dict[str, An
         values["plan"] |= {"captions": captions}
         assert load(values).captions == expected
     assert load(values).planned_encoders == ("mini",) and "pretrained-mini" in load(values).runs()
-    del values["stand_ins"]
+    del values["substitutes"]
     values["plan"] |= {"regions": "big", "captions": "big"}
     config = load(values)
     assert (config.regions, config.captions, config.planned_encoders) == ("big", "big", ("big",))
@@ -274,10 +274,10 @@ ABSENT = [
     (("plan", "methods"), ["x"]),
     (("plan", "variants"), ["x"]),
     (("plan", "benchmarks"), ["boxes", "x"]),
-    (("select", "leave_out"), ["x"]),
-    (("stand_ins", "detect"), "x"),
-    (("stand_ins", "caption"), "x"),
-    (("stand_ins", "encoder"), "x"),
+    (("select", "exclude"), ["x"]),
+    (("substitutes", "detect"), "x"),
+    (("substitutes", "caption"), "x"),
+    (("substitutes", "encoder"), "x"),
     (("variants", "mine", "method"), "x"),
 ]
 
@@ -296,7 +296,7 @@ def test_an_unknown_entry_is_an_error(values: dict[str, Any], path: tuple[str, .
 @pytest.mark.parametrize(
     ("changes", "facts"),
     [
-        ({"loader": {"crops": "device", "resample": "pillow"}}, ["crops: device", "pillow"]),
+        ({"loader": {"crops": "device", "image_backend": "pillow"}}, ["crops: device", "pillow"]),
         ({"train": {"max_steps": 10, "warmup_steps": 10}}, ["warmup_steps (10)", "max_steps (10)"]),
         ({"methods": {"clipself": {"train_text": True}}}, ["methods.clipself", "train_text: true"]),
         ({"methods": {"regionclip": {"train_text": True}}}, ["methods.regionclip", "train_text: true"]),

@@ -250,10 +250,10 @@ def test_a_prefix_that_is_too_short_for_its_scale(tmp_path: Path) -> None:
     arguments = ("--scale", "10", "--filter", "data/filter/s.json", "--manifest", "out/10.json")
     said = refused(tmp_path, "select", *arguments, config={"scale": {"images": 10}})
     assert said.startswith("scales.10.images: 10 are asked for, but 1 shards of 2 samples leave 2")
-    for key in ("plan.margin", "plan.share_kept", "scales.10.images", "scales.10.at_most"):
+    for key in ("plan.shard_margin", "plan.expected_keep_rate", "scales.10.images", "scales.10.allow_fewer"):
         assert key in said
     assert not (tmp_path / "out").exists()
-    done(tmp_path, "select", *arguments, config={"scale": {"images": 10, "at_most": True}})
+    done(tmp_path, "select", *arguments, config={"scale": {"images": 10, "allow_fewer": True}})
     assert read_manifest(tmp_path / "out/10.json").kept == 2
 
 

@@ -37,7 +37,7 @@ def test_effective_resources_of_a_training(tmp_path: Path, name: str, threads: i
 
 def test_gpus_devices_and_means_reach_the_verbs(tmp_path: Path) -> None:
     small_world(tmp_path, images=24)
-    edit_config(tmp_path, {"runtime": {"devices": [1, 3], "loader_workers": 2}})
+    edit_config(tmp_path, {"runtime": {"devices": [1, 3], "num_workers": 2}})
     values = profile("workstation") | {"resources": {"gpu": 2}}
     values["set-resources"]["train_run"]["gpu"] = 2
     (tmp_path / "profile").mkdir()
@@ -48,7 +48,7 @@ def test_gpus_devices_and_means_reach_the_verbs(tmp_path: Path) -> None:
     for verb in ("detect", "caption", "evaluate"):
         assert "--devices 1,3" in commands[verb] and "--gpus 1" in commands[verb]
     assert "--gpus 2" in commands["train"] and "--threads 4" in commands["train"]
-    assert """--runtime '{"devices":[1,3],"loader_workers":2}'""" in commands["train"]
+    assert """--runtime '{"devices":[1,3],"num_workers":2}'""" in commands["train"]
     without = snakemake(tmp_path, "--dry-run", "--printshellcmds", "all")
     assert "--gpus 0" in without.stdout and "--gpus 1" not in without.stdout
 
@@ -63,11 +63,11 @@ def test_cc3m_is_planned_from_empty_files_in_seconds(tmp_path: Path) -> None:
     tars.mkdir(parents=True)
     for number in range(576):
         (tars / f"cc3m-train-{number:04d}.tar").touch()
-    jobs = planned(tmp_path, "--configfile", str(ROOT / "workflow/presets/cc2.5m.yaml"))
+    jobs = planned(tmp_path, "--configfile", str(ROOT / "workflow/presets/datasets/cc2.5m.yaml"))
     assert jobs["source_shard"] == jobs["pack_shard"] == 288 and jobs["train_run"] == 12
 
     (tars / "cc3m-train-0003.tar").unlink()
-    half = snakemake(tmp_path, "--dry-run", "--configfile", str(ROOT / "workflow/presets/cc2.5m.yaml"))
+    half = snakemake(tmp_path, "--dry-run", "--configfile", str(ROOT / "workflow/presets/datasets/cc2.5m.yaml"))
     assert half.returncode == 2 and "575" in half.stderr and "576" in half.stderr and "Traceback" not in half.stderr
 
 
@@ -75,7 +75,7 @@ def test_real_presets_stop_at_once_without_a_network_and_say_what_to_fetch(tmp_p
     small_world(tmp_path, images=12)
     (tmp_path / "data").mkdir()
     (tmp_path / "input").rename(tmp_path / "data/coco")
-    done = snakemake(tmp_path, "weights", "--configfile", str(ROOT / "workflow/presets/coco.yaml"))
+    done = snakemake(tmp_path, "weights", "--configfile", str(ROOT / "workflow/presets/datasets/coco.yaml"))
     said = done.stdout + done.stderr
     assert done.returncode != 0
     for word in ("EVA02_CLIP_B_psz16_s8B.pt", "QuanSun/EVA-CLIP", "300 MB", "MIT", "checkpoints/"):

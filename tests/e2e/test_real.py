@@ -70,7 +70,7 @@ def assert_readme_says(read: Callable[[Path, str, str], dict[str, float]], resul
 def test_coco_photographs(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/coco").symlink_to(COCO.resolve())
-    run_all(tmp_path, "--configfile", str(ROOT / "workflow/presets/coco.yaml"), TRIAL)
+    run_all(tmp_path, "--configfile", str(ROOT / "workflow/presets/datasets/coco.yaml"), TRIAL)
     results = tmp_path / "results/coco2017-trial"
     packed = read_manifest(tmp_path / "data/coco2017-trial/pack/annotations.blip2.mini/card.json")
     assert packed.read == packed.kept == 80
@@ -97,7 +97,7 @@ def test_tars_in_the_layout_of_cc3m(tmp_path: Path) -> None:
         tar.close()
     small = tmp_path / "small.yaml"
     small.write_text("source: {expected_tars: 4, samples_per_tar: 20}\n")
-    files = [str(ROOT / "workflow/presets/cc2.5m.yaml"), TRIAL, str(small)]
+    files = [str(ROOT / "workflow/presets/datasets/cc2.5m.yaml"), TRIAL, str(small)]
     run_all(tmp_path, "--configfile", *files)
     card = read_manifest(tmp_path / "data/cc2.5m-trial/pack/yolov9t.mini.blip2.mini/card.json")
     assert card.read == 80 and card.kept + sum(card.dropped.values()) == 80

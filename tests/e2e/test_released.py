@@ -50,7 +50,7 @@ def test_proposals_and_captions_that_the_authors_released(tmp_path: Path) -> Non
     }
     gone = values["images"].pop()
     values["annotations"] = [one for one in values["annotations"] if one["image_id"] != gone["id"]]
-    config = [str(PRESETS / "coco.yaml"), TRIAL]
+    config = [str(PRESETS / "datasets/coco.yaml"), TRIAL]
     config.append(overlay(tmp_path, {"plan": {"regions": "proposals", "captions": "released"}}))
 
     absent = snakemake(tmp_path, "--dry-run", "card", "--configfile", *config)
@@ -102,7 +102,7 @@ def test_lvis_from_json_to_a_training_that_needs_no_text(tmp_path: Path) -> None
     for category in values["categories"]:
         category["name"] = category["name"].replace(" ", "_")
     write_json(root / "annotations/lvis_v1_train.json", values)
-    config = [str(PRESETS / "lvis.yaml"), TRIAL]
+    config = [str(PRESETS / "datasets/lvis.yaml"), TRIAL]
     config.append(overlay(tmp_path, {"train": {"max_steps": 4, "warmup_steps": 1, "batch_size": 8}}))
     run_all(tmp_path, "card", "train", "--configfile", *config)
     assert (tmp_path / "results/lvis.v1-trial/clipself-mini-all-s0/model.safetensors").is_file()

@@ -23,15 +23,15 @@ def test_a_finished_world_has_nothing_to_do(finished_world: Path) -> None:
     [
         ({"caption": {"template": {"template": "a {label}"}}}, EVERYTHING_AFTER_CAPTION),
         ({"detect": {"annotations": {"max_regions": 2}}}, EVERYTHING_AFTER_CAPTION | {"detect_shard"}),
-        ({"runtime": {"loader_workers": 3, "detect_batch": 5, "devices": [0], "crop_chunk": 2}}, set()),
-        ({"plan": {"margin": 0.01}}, {"report"}),  # which states the plan
+        ({"runtime": {"num_workers": 3, "detect_batch_size": 5, "devices": [0], "crop_micro_batch_size": 2}}, set()),
+        ({"plan": {"shard_margin": 0.01}}, {"report"}),  # which states the plan
         ({"methods": {"fineclip": {"relaxed": {"detach_crops": False}}}}, {"train_run", "evaluate_run", "report"}),
         (
             {"benchmarks": {"boxes": {"prompts": "vild"}}},
             {"index_benchmark", "select_scale", "train_run", "evaluate_run", "report"},
         ),
     ],
-    ids=["caption", "detect", "runtime", "margin", "method", "benchmark"],
+    ids=["caption", "detect", "runtime", "shard_margin", "method", "benchmark"],
 )
 def test_an_edit_plans_what_it_changes(copy_of_finished: Copy, change: dict[str, Any], rules: set[str]) -> None:
     folder = copy_of_finished()
@@ -66,7 +66,7 @@ def test_a_new_scale_plans_only_what_is_new(copy_of_finished: Copy) -> None:
 def test_a_larger_margin_makes_new_shards_and_trains_nothing_again(copy_of_finished: Copy) -> None:
     folder = copy_of_finished()
     before = results_of(folder)
-    edit_config(folder, {"scales": {"20": {"images": 20, "margin": 0.5}}})
+    edit_config(folder, {"scales": {"20": {"images": 20, "shard_margin": 0.5}}})
     assert planned(folder)["detect_shard"] == 1
     run_all(folder)
     after = results_of(folder)

@@ -43,7 +43,7 @@ def method_of(folder: Path, **options: Any) -> CLIPSelf:
 @pytest.mark.parametrize("case", ["unlocked", "locked"])
 def test_loss_gradients_and_what_learns(tmp_path: Path, case: str) -> None:
     stored, expected = arrays("losses/clipself.npz"), values("losses/meta_eva.json")["clipself"][case]
-    method = method_of(tmp_path, trained_blocks=blocks() if case == "locked" else None)
+    method = method_of(tmp_path, unlocked_blocks=blocks() if case == "locked" else None)
     batch = batch_of_the_authors()
     torch.testing.assert_close(method.encode_crops(batch.crops), stored["teacher_crop_embed"], **close)
     losses = GradCache(method)(batch)
@@ -68,7 +68,7 @@ def test_loss_gradients_and_what_learns(tmp_path: Path, case: str) -> None:
 
 
 def test_what_is_published_is_the_mixture(tmp_path: Path) -> None:
-    method = method_of(tmp_path, alpha=0.7)
+    method = method_of(tmp_path, wise_ft_alpha=0.7)
     expected = ours(arrays("losses/ensemble_alpha07.npz"))
     assert len(expected) >= 5
     for published in (method.export_encoder(), interpolate_weights(method.encoder, method.teacher, alpha=0.7)):
@@ -87,7 +87,7 @@ def test_parameter_groups_of_a_tower_of_which_blocks_train(tmp_path: Path, model
         encoder = load_encoder(golden_encoder(model, tmp_path), GOLDEN / model / "weights.safetensors")
         last = re.fullmatch(r"clim_lock_last_(\d+)_groups", setting)
         trained = int(last[1]) if last else len(encoder.trunk.blocks)
-        method = CLIPSelf(encoder, ClipSelfConfig(trained_blocks=trained))
+        method = CLIPSelf(encoder, ClipSelfConfig(unlocked_blocks=trained))
         sets = {kind: names_here(names) if model == "eva_tiny" else set(names) for kind, names in expected.items()}
         names = {id(parameter): name for name, parameter in method.encoder.named_parameters()}
         groups = {group.decays: {names[id(p)] for p in group.parameters} for group in method.parameter_groups()}

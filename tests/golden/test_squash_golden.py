@@ -61,7 +61,7 @@ def test_a_sample_as_the_authors_prepare_it(index: int) -> None:
         Tokenizer(context_length=context_length),
         image_size=size,
         crop_size=stored["crops"].shape[-1],
-        loader=LoaderConfig(resample="pillow"),
+        loader=LoaderConfig(image_backend="pillow"),
     )
     options = FineCLIPConfig(crop_scale=ENLARGED)
     item = FineCLIP.build_transform(inputs, options, max_regions=meta["max_boxes"])(sample, np.random.default_rng(0))

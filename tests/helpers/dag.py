@@ -21,7 +21,7 @@ SMALL = {  # drawn images in COCO's layout, their own boxes, a template for capt
     "dataset": {"name": "small"},
     "source": {"kind": "coco", "root": "input", "images_per_shard": 12},
     "filter": {"min_side_px": 64},
-    "select": {"leave_out": ["boxes", "retrieval"]},
+    "select": {"exclude": ["boxes", "retrieval"]},
     "detect": {"annotations": {"engine": "annotations"}},
     "caption": {"template": {"engine": "template"}},
     "encoders": {},
@@ -45,8 +45,8 @@ SMALL = {  # drawn images in COCO's layout, their own boxes, a template for capt
         "captions": "template",
         "encoders": ["mini"],
         "benchmarks": ["boxes", "retrieval"],
-        "share_kept": 1.0,
-        "margin": 0.0,
+        "expected_keep_rate": 1.0,
+        "shard_margin": 0.0,
     },
 }
 

@@ -69,7 +69,7 @@ def training_of(
         folder=folder,
         checkpoints=CheckpointManager(folder / "state", "identity"),
         context=DistributedContext(rank, world_size, torch.device("cpu")),
-        runtime=RuntimeConfig(loader_workers=workers, **{"tensorboard": False, **(runtime or {})}),
+        runtime=RuntimeConfig(num_workers=workers, **{"tensorboard": False, **(runtime or {})}),
     )
 
 

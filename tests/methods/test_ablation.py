@@ -19,7 +19,7 @@ from fineclip.types import Batch, Counts
 from tests.helpers.encoders import TEXT, tiny_encoder
 
 ROOT = Path(__file__).parents[2]
-OVERLAY = ROOT / "workflow/presets/ablation.yaml"
+OVERLAY = ROOT / "workflow/presets/studies/table1.yaml"
 ATTENTION_OF_LAST_BLOCK = {
     f"visual.trunk.blocks.2.attn.{name}" for name in ("q_proj.weight", "q_proj.bias", "k_proj.weight")
 }

@@ -29,7 +29,7 @@ def test_vision_tower_and_logit_scale_are_trained() -> None:
 
 @pytest.mark.parametrize(("trained", "blocks"), [(1, "1"), (2, "01"), (7, "01")])
 def test_only_last_blocks_are_trained(trained: int, blocks: str) -> None:
-    method = CLIP(tiny_encoder(), ClipConfig(trained_blocks=trained))
+    method = CLIP(tiny_encoder(), ClipConfig(unlocked_blocks=trained))
     names = [name for name, _ in method.encoder.vision_parameters()]
     assert len([name for name in names if name.startswith(BLOCK)]) == 24
     expected = {name for name in names if name.startswith(BLOCK) and name.removeprefix(BLOCK)[0] in blocks}
@@ -37,7 +37,7 @@ def test_only_last_blocks_are_trained(trained: int, blocks: str) -> None:
 
 
 def test_frozen_modules_stay_unchanged_and_in_evaluation_mode() -> None:
-    method = CLIP(tiny_encoder(), ClipConfig(trained_blocks=1))
+    method = CLIP(tiny_encoder(), ClipConfig(unlocked_blocks=1))
     before = {name: value.clone() for name, value in method.encoder.state_dict().items()}
     optimizer = build_optimizer(method.parameter_groups(), TrainConfig(weight_decay=0.5, learning_rate=0.1))
     GradCache(method)(batch_of([1, 1])).total.backward()
@@ -49,7 +49,9 @@ def test_frozen_modules_stay_unchanged_and_in_evaluation_mode() -> None:
     assert not method.encoder.transformer.training
 
 
-@pytest.mark.parametrize(("options", "keeps"), [({}, False), ({"alpha": 0.7}, True), ({"alpha": 0.0}, True)])
+@pytest.mark.parametrize(
+    ("options", "keeps"), [({}, False), ({"wise_ft_alpha": 0.7}, True), ({"wise_ft_alpha": 0.0}, True)]
+)
 def test_teacher_is_kept_only_for_a_mixture(options: dict[str, Any], keeps: bool) -> None:
     method = FineCLIP(tiny_encoder(), FineCLIPConfig(**options))
     assert (method.teacher is not None) == keeps
@@ -89,7 +91,7 @@ def test_a_mixture_by_hand() -> None:
 
 @pytest.mark.parametrize("alpha", [1.0, 0.7, 0.0])
 def test_export_is_a_mixture_and_training_continues_from_trained_weights(alpha: float) -> None:
-    method = FineCLIP(tiny_encoder(dtype=torch.float32), FineCLIPConfig(alpha=alpha))
+    method = FineCLIP(tiny_encoder(dtype=torch.float32), FineCLIPConfig(wise_ft_alpha=alpha))
     first = tiny_encoder(dtype=torch.float32)
     with torch.no_grad():
         for parameter in method.encoder.parameters():

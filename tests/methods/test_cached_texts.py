@@ -95,7 +95,7 @@ def in_double(batch: Batch, encoder: RegionEncoder, texts_of: Batch) -> Batch:
 @pytest.mark.parametrize("name", METHODS_WITH_TEXTS)
 def test_loss_and_gradients_are_the_same(selection: Selection, cached: CachedTexts, name: str) -> None:
     options = parse(METHODS[name].config_type, METHODS_WITH_TEXTS[name], where="test")
-    assert options.takes_embedded_texts
+    assert options.can_cache_texts
     plain = batch_of(selection, name, options, INPUTS)
     look_up_captions = batch_of(selection, name, options, replace(INPUTS, embedded=cached))
     assert plain.texts is not None and not plain.texts.is_floating_point()
@@ -128,7 +128,7 @@ def test_loss_and_gradients_are_the_same(selection: Selection, cached: CachedTex
     ],
 )
 def test_who_has_no_use_for_embedded_texts(name: str, options: Mapping[str, Any]) -> None:
-    assert not parse(METHODS[name].config_type, options, where="test").takes_embedded_texts
+    assert not parse(METHODS[name].config_type, options, where="test").can_cache_texts
 
 
 def test_workers_read_the_same_rows(selection: Selection, cached: CachedTexts) -> None:

@@ -27,7 +27,7 @@ from tests.helpers.tiny import TinyTokenizer, batch_of, parts_of, tiny_encoder
 from tests.helpers.training import lines_of, training_of
 
 ROOT = Path(__file__).parents[2]
-INPUTS = DataSpec(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConfig(resample="pillow"))
+INPUTS = DataSpec(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConfig(image_backend="pillow"))
 SMALL: dict[str, Any] = {"mosaics": [2], "mosaic_size": 24}
 World = tuple[Path, list[Path]]
 

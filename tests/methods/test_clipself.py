@@ -23,7 +23,7 @@ from tests.helpers.packs import HEIGHT, WIDTH, picture, sample, write_world
 from tests.helpers.tiny import TinyTokenizer, batch_of, tiny_encoder
 from tests.helpers.training import stop_before, training_of, weights_of
 
-INPUTS = DataSpec(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConfig(resample="pillow"))
+INPUTS = DataSpec(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConfig(image_backend="pillow"))
 
 
 def prepared(one: Sample, *, max_regions: int = 20, epoch: int = 0, **options: Any):
@@ -167,7 +167,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
 def test_resume_continues_from_trained_weights_and_not_from_the_mixture(
     world: tuple[Path, list[Path]], tmp_path: Path, regions: str
 ) -> None:
-    options = {"regions": regions, "max_split": 2, "alpha": 0.5}
+    options = {"regions": regions, "max_split": 2, "wise_ft_alpha": 0.5}
 
     def fresh(folder: str):
         return training_of(world, tmp_path / folder, method="clipself", options=options)

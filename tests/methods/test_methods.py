@@ -166,7 +166,7 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("fineclip", {"train_text": True}),
     ("fineclip", {"relaxed": {"detach_crops": True}, "weights": {"global": 0}}),
     ("clipself", {}),
-    ("clipself", {"trained_blocks": 1}),
+    ("clipself", {"unlocked_blocks": 1}),
 )
 
 

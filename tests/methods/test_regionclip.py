@@ -208,7 +208,7 @@ LAST = "visual.transformer.resblocks.1"
     ("options", "without"),
     [
         ({}, {"visual.transformer.resblocks.1.attn.in_proj_weight": False, "visual.proj": False}),
-        ({"trained_blocks": 1}, {"visual.proj": True, "visual.conv1.weight": True, f"{LAST}.mlp.c_fc.weight": False}),
+        ({"unlocked_blocks": 1}, {"visual.proj": True, "visual.conv1.weight": True, f"{LAST}.mlp.c_fc.weight": False}),
         ({"targets": "pseudo"}, {"visual.proj": False, "visual.class_embedding": False}),
     ],
 )
@@ -224,7 +224,7 @@ def test_parameters_without_gradient(options: dict[str, Any], without: dict[str,
     names = {id(value): name for name, value in method.encoder.named_parameters()}
     learning = {names[id(value)] for group in method.parameter_groups() for value in group.parameters}
     assert {name for name, value in gradient.items() if value is not None} <= learning
-    if not method.config.trained_blocks:
+    if not method.config.unlocked_blocks:
         assert learning == {name for name in gradient if name.startswith("visual.")} | {"logit_scale"}
 
 

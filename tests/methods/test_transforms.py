@@ -23,7 +23,7 @@ from fineclip.types import Box, Region, Sample
 from tests.helpers.packs import HEIGHT, WIDTH, picture, sample
 from tests.helpers.tiny import TinyTokenizer, tiny_encoder
 
-INPUTS = DataSpec(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConfig(resample="pillow"))
+INPUTS = DataSpec(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConfig(image_backend="pillow"))
 
 
 def regions_of(*captions: str | None) -> Sample:

@@ -51,7 +51,7 @@ def test_the_plan_as_facts() -> None:
 
 def test_a_plan_in_steps_and_scales_that_may_be_short() -> None:
     train = {"batch_size": 32, "epochs": 4, "max_steps": 7, "learning_rate": 0.25, "warmup_steps": 1}
-    found = facts_of(changed(train=train, scales={"500": {"images": 500, "at_most": True}, "2000": {"images": 1}}))
+    found = facts_of(changed(train=train, scales={"500": {"images": 500, "allow_fewer": True}, "2000": {"images": 1}}))
     assert found["Training"][0] == "7 steps in steps of 32 images, learning rate 0.25"
     assert found["Scales"][0] == "at most 500 images and 1 image"
 

@@ -228,13 +228,13 @@ def test_the_shards_that_the_largest_scale_needs(tmp_path: Path) -> None:
             "scales": {"small": {"images": 40}, "large": {"images": 120}, "all": {"images": None}},
         }
         values["scales"]["large"] |= keys
-        values["plan"] |= {"scales": list(scales), "share_kept": 0.5, "margin": 0.1}
+        values["plan"] |= {"scales": list(scales), "expected_keep_rate": 0.5, "shard_margin": 0.1}
         return planned_shards(Config.model_validate(values), tmp_path, otherwise=tmp_path)
 
     assert len(names("small")) == 1
     assert names("small", "large") == names("large", "small") == tuple(f"miniature-{n:04d}" for n in range(3))
-    assert len(names("large", margin=1.0)) == 5
-    assert len(names("large", share_kept=0.2)) == 7
+    assert len(names("large", shard_margin=1.0)) == 5
+    assert len(names("large", expected_keep_rate=0.2)) == 7
     assert len(names("small", "all")) == 10
 
 

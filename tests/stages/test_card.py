@@ -92,11 +92,11 @@ def test_the_example_of_the_card_runs(
 
 
 def test_weights_and_their_licence_are_named() -> None:
-    config = {"engine": "yolo", "iou": 0.6, "weights": {"shipped": "detector.pt", "licence": "AGPL-3.0"}}
+    config = {"engine": "yolo", "iou": 0.6, "weights": {"shipped": "detector.pt", "license": "AGPL-3.0"}}
     made_by = [StageProvenance("filter", {}, {}), StageProvenance("detect", config, {"shipped:detector.pt": "ab12"})]
     text = render("mine", Contents({}, 0, 0, ""), [], made_by)
     assert "**filter**: the defaults" in text
-    assert "**detect** yolo\n  * iou: 0.6\n  * weights: shipped:detector.pt, sha256 ab12, licence AGPL-3.0" in text
+    assert "**detect** yolo\n  * iou: 0.6\n  * weights: shipped:detector.pt, sha256 ab12, license AGPL-3.0" in text
 
 
 def test_regions_without_captions_are_told() -> None:

@@ -74,7 +74,7 @@ def test_labels_of_the_selected_samples(world: tuple[Path, list[Path]]) -> None:
 def test_nouns_of_good_captions(world: tuple[Path, list[Path]]) -> None:
     select, _ = world
     manifest = Path("data/mine/concepts/own/4.json")
-    concepts_of_scale(select, manifest, config(**{"from": "captions", "min_count": 1, "leave_out": ["top"]}))
+    concepts_of_scale(select, manifest, config(**{"from": "captions", "min_count": 1, "exclude": ["top"]}))
     found = {name: (count, reason) for name, count, reason in table(manifest)}
     # each once a caption, in the singular; a caption that is too long is not read, nor one of a sample not selected
     assert found == {
@@ -116,14 +116,18 @@ COUNTS = {"b": 3, "a": 3, "c": 2, "vague": 9, "": 4, " ": 1, "d": 1}
     ],
 )
 def test_pool(values: dict[str, Any], reasons: dict[str, str]) -> None:
-    rows = pool(COUNTS, config(leave_out=["vague"], **values))
+    rows = pool(COUNTS, config(exclude=["vague"], **values))
     assert [row.key for row in rows] == ["vague", "", "a", "b", "c", " ", "d"]  # by count, then by name
     assert {row.key: row.reason for row in rows if not row.kept} == reasons
     assert {row.key: row.count for row in rows} == COUNTS
 
 
 def test_the_least_count_depends_on_where_names_come_from() -> None:
-    assert (config().least, config(**{"from": "captions"}).least, config(min_count=7).least) == (1, 100, 7)
+    assert (
+        config().effective_min_count,
+        config(**{"from": "captions"}).effective_min_count,
+        config(min_count=7).effective_min_count,
+    ) == (1, 100, 7)
 
 
 def test_nothing_left_is_said_with_numbers(world: tuple[Path, list[Path]]) -> None:

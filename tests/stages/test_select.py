@@ -60,13 +60,19 @@ def benchmark(folder: Path, images: str) -> Path:
 
 
 def select(
-    folder: Path, filters: list[Path], images: int | None, *, at_most: bool = False, leaks: str = "", name: str = "n"
+    folder: Path,
+    filters: list[Path],
+    images: int | None,
+    *,
+    allow_fewer: bool = False,
+    leaks: str = "",
+    name: str = "n",
 ) -> Path:
     manifest = folder / f"data/select/{name}.json"
     select_scale(
         filters,
         manifest,
-        ScaledSelectConfig(leave_out=("b",) if leaks else (), scale=ScaleConfig(images=images, at_most=at_most)),
+        ScaledSelectConfig(exclude=("b",) if leaks else (), scale=ScaleConfig(images=images, allow_fewer=allow_fewer)),
         benchmarks=[benchmark(folder, leaks)] if leaks else [],
         scale=name,
     )
@@ -120,7 +126,7 @@ def test_a_scale_is_the_beginning_of_a_larger_one(tmp_path: Path) -> None:
 
 def test_more_shards_than_needed_change_no_byte(tmp_path: Path) -> None:
     filters = [shard(tmp_path, "p", "abc"), shard(tmp_path, "q", "d"), shard(tmp_path, "r", "e")]
-    short, long = select(tmp_path, filters[:2], 4, name="a"), select(tmp_path, filters, 4, name="b", at_most=True)
+    short, long = select(tmp_path, filters[:2], 4, name="a"), select(tmp_path, filters, 4, name="b", allow_fewer=True)
     assert short.with_suffix(".parquet").read_bytes() == long.with_suffix(".parquet").read_bytes()
     assert read_manifest(short).inputs == read_manifest(long).inputs
     before = sha256_of(short)
@@ -147,10 +153,15 @@ def test_a_prefix_too_short_says_how_many_and_what_to_change(tmp_path: Path) -> 
     assert message.startswith(
         "scales.100k.images: 4 are asked for, but 2 shards of 8 samples leave 3 (5 past the filter,"
     )
-    for part in ("2 repeated", "lower plan.share_kept (to 0.38 or less)", "plan.margin", "scales.100k.at_most: true"):
+    for part in (
+        "2 repeated",
+        "lower plan.expected_keep_rate (to 0.38 or less)",
+        "plan.shard_margin",
+        "scales.100k.allow_fewer: true",
+    ):
         assert part in message
     assert not (tmp_path / "data/select").exists()
-    manifest = select(tmp_path, filters, 4, name="100k", at_most=True)
+    manifest = select(tmp_path, filters, 4, name="100k", allow_fewer=True)
     assert read_manifest(manifest).kept == 3
 
 
@@ -158,7 +169,7 @@ def test_a_prefix_too_short_says_how_many_and_what_to_change(tmp_path: Path) -> 
 def test_a_scale_of_nothing_is_an_error(tmp_path: Path, images: int | None) -> None:
     filters = [shard(tmp_path, "p", "AB"), shard(tmp_path, "q", "c")]
     with pytest.raises(DataError, match=r"scales.n: nothing is left .*1 benchmark"):
-        select(tmp_path, filters, images, at_most=True, leaks="c")
+        select(tmp_path, filters, images, allow_fewer=True, leaks="c")
 
 
 def test_a_damaged_table_is_named(tmp_path: Path) -> None:

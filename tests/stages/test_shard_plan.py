@@ -179,7 +179,7 @@ def test_cc3m_is_planned_from_names_alone_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "share_kept", "margin", "shards"),
+    ("images", "expected_keep_rate", "shard_margin", "shards"),
     [
         (500, 0.8, 0.05, 2),  # 656 samples
         (2000, 0.8, 0.04, 4),  # 2600 samples: exactly four shards
@@ -189,14 +189,18 @@ def test_cc3m_is_planned_from_names_alone_at_once(tmp_path: Path) -> None:
         (1_000_000, 0.8, 0.05, 9),
     ],
 )
-def test_shards_that_a_scale_needs(images: int | None, share_kept: float, margin: float, shards: int) -> None:
+def test_shards_that_a_scale_needs(
+    images: int | None, expected_keep_rate: float, shard_margin: float, shards: int
+) -> None:
     scale = ScaleConfig(images=images)
-    assert shards == shards_needed(scale, share_kept=share_kept, margin=margin, images_per_shard=650, available=9)
+    assert shards == shards_needed(
+        scale, expected_keep_rate=expected_keep_rate, shard_margin=shard_margin, images_per_shard=650, available=9
+    )
 
 
 def test_nothing_expected_to_survive_is_refused() -> None:
-    with pytest.raises(ConfigError, match="share_kept"):
-        shards_needed(ScaleConfig(images=5), share_kept=0, margin=0, images_per_shard=5, available=1)
+    with pytest.raises(ConfigError, match="expected_keep_rate"):
+        shards_needed(ScaleConfig(images=5), expected_keep_rate=0, shard_margin=0, images_per_shard=5, available=1)
 
 
 def test_outputs_and_inputs_do_not_lie_in_one_another(tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ EVERYTHING = WeightsConfig(
     hub_file="EVA02_CLIP_B_psz16_s8B.pt",
     revision="11afd202f2ae80869d6cef18b1ec775e79bd8d12",
     size_mb=300,
-    licence="MIT",
+    license="MIT",
 )
 
 

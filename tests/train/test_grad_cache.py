@@ -29,7 +29,7 @@ METHODS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("fineclip", {"weights": {"distill": 0}}),
     ("fineclip", DETACHED),
     ("clipself", {}),
-    ("clipself", {"trained_blocks": 1}),
+    ("clipself", {"unlocked_blocks": 1}),
     ("clim", {"mosaics": [2], "mosaic_size": 24}),
     ("regionclip", {"targets": "labels"}),
     ("regionclip", {"targets": "pseudo", "min_confidence": 0.0}),

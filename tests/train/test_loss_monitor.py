@@ -12,8 +12,10 @@ from fineclip.types import Losses
 from tests.helpers.processes import run_processes
 
 
-def monitor_of(*, max_growth: float | None = 2.0, rank: int = 0, world_size: int = 1) -> LossMonitor:
-    return LossMonitor(DistributedContext(rank, world_size, torch.device("cpu")), max_growth, "results/run", steps=100)
+def monitor_of(*, divergence_factor: float | None = 2.0, rank: int = 0, world_size: int = 1) -> LossMonitor:
+    return LossMonitor(
+        DistributedContext(rank, world_size, torch.device("cpu")), divergence_factor, "results/run", steps=100
+    )
 
 
 def push(monitor: LossMonitor, step: int, losses: Losses, keys: list[str]) -> dict[str, float]:
@@ -50,7 +52,7 @@ def test_ten_high_losses_are_a_divergence_and_one_is_not() -> None:
     with pytest.raises(TrainingError, match=r"diverges: mean of 10 steps 2\.\d+, first loss 1 "):
         for step in range(WINDOW):
             push(monitor, 30 + step, losses(3.0), ["a"])
-    endless = monitor_of(max_growth=None)
+    endless = monitor_of(divergence_factor=None)
     for step in range(3 * WINDOW):
         push(endless, step, losses(1.0 + 100 * step), ["a"])
 
@@ -98,7 +100,7 @@ def test_divergence_is_detected_long_after_a_resume() -> None:
 
 
 def test_first_loss_has_a_lower_limit() -> None:
-    """The limit is max_growth * max(first, 0.1): 0.2 here and not 0.002."""
+    """The limit is divergence_factor * max(first, 0.1): 0.2 here and not 0.002."""
     monitor = monitor_of()
     for step, total in enumerate([0.001] + [0.19] * 2 * WINDOW):
         push(monitor, step, losses(total), ["a"])

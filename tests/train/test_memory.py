@@ -49,7 +49,9 @@ def test_without_crops_only_images_are_split() -> None:
 
 
 def test_limit_below_one_image_and_crop_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"runtime.memory_gb.*one image and one crop.*runtime.checkpointing"):
+    with pytest.raises(
+        ConfigError, match=r"runtime.memory_gb.*one image and one crop.*runtime.activation_checkpointing"
+    ):
         largest_micro_batches(COSTS, SHARE, 164, has_crops=True)
 
 
@@ -104,7 +106,7 @@ def method_and_bytes(**options: object) -> tuple[FineCLIP, int, int]:
     return method, learning, sum(each.nbytes for each in method.parameters()) - learning
 
 
-@pytest.mark.parametrize("options", [{}, {"trained_blocks": 1}, {"alpha": 0.5}])
+@pytest.mark.parametrize("options", [{}, {"unlocked_blocks": 1}, {"wise_ft_alpha": 0.5}])
 @pytest.mark.parametrize("is_distributed", [False, True])
 def test_static_memory_by_hand(options: dict[str, object], is_distributed: bool) -> None:
     """Weights, gradients, two moments, two kinds of micro-batches, and the buckets of DDP; frozen weights count once."""

@@ -155,7 +155,9 @@ def test_unselected_shards_are_not_inputs(place: Path) -> None:
 
 def test_lost_and_dropped_samples_are_counted(place: Path) -> None:
     select = write_select(Path("data/more.json"), {"a": ["a-000000", "a-000001", "a-000099"]})
-    manifest = read_manifest(run(config_of(max_lost=0.5, require_region=True), select=select) / "train.json")
+    manifest = read_manifest(
+        run(config_of(max_missing_fraction=0.5, require_region=True), select=select) / "train.json"
+    )
     assert (manifest.read, manifest.kept, manifest.dropped) == (3, 1, {"no-region": 1, "not-packed": 1})
 
 
@@ -278,8 +280,8 @@ def test_shards_keep_the_order_of_the_selection(place: Path, started: list[Any])
 
 def test_configuration_reaches_the_training(place: Path, started: list[Any]) -> None:
     config = config_of(options={"crop_scale": 2.0, "relaxed": {"max_regions": 1}}, seed=7, weight_decay=0.25)
-    config = config.model_copy(update={"loader": LoaderConfig(resample="pillow")})
-    runtime = RuntimeConfig(device="cpu", keep_checkpoints=5, crop_chunk=3, loader_workers=2)
+    config = config.model_copy(update={"loader": LoaderConfig(image_backend="pillow")})
+    runtime = RuntimeConfig(device="cpu", keep_checkpoints=5, crop_micro_batch_size=3, num_workers=2)
     packed = [Path(f"data/pack/{shard}.json") for shard in SIZES]
     manifest = Path("results/set/run/train.json")
     before = torch.get_num_threads()
@@ -299,7 +301,7 @@ def test_configuration_reaches_the_training(place: Path, started: list[Any]) -> 
     assert training.samples.transform.config == config.options
     assert training.samples.transform.max_regions == 1
     inputs = training.collate.inputs
-    assert (inputs.image_size, inputs.crop_size, inputs.loader.resample) == (16, 8, "pillow")
+    assert (inputs.image_size, inputs.crop_size, inputs.loader.image_backend) == (16, 8, "pillow")
     assert training.samples.transform.data_spec == inputs
 
 

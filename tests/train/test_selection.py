@@ -11,7 +11,7 @@ from fineclip.stages.upstream import keys_by_shard, manifests_of
 from fineclip.train.selection import Selection, read_selection
 from tests.helpers.packs import keys_of, sample, write_pack, write_select, write_world
 
-LENIENT = TrainConfig(max_lost=1.0)
+LENIENT = TrainConfig(max_missing_fraction=1.0)
 
 
 def selection_of(select: Path, packed: list[Path], config: TrainConfig = LENIENT) -> Selection:
@@ -54,14 +54,14 @@ def test_missing_samples_are_counted_by_the_reason_of_the_stage_that_dropped_the
 def test_too_many_missing_samples_stop_the_run_with_the_counts(tmp_path: Path) -> None:
     manifest = write_pack(tmp_path, "a", [sample(key) for key in keys_of("a", 3)])
     select = write_select(tmp_path / "select.json", {"a": keys_of("a", 4)})
-    assert selection_of(select, [manifest], TrainConfig(max_lost=0.25)).samples == 3
+    assert selection_of(select, [manifest], TrainConfig(max_missing_fraction=0.25)).samples == 3
     with pytest.raises(TrainingError, match=r"1 of 4 selected samples \(25.00 %\) are not packed: 1 not-packed"):
-        selection_of(select, [manifest], TrainConfig(max_lost=0.2))
+        selection_of(select, [manifest], TrainConfig(max_missing_fraction=0.2))
 
 
 def test_images_without_regions_are_left_out_under_require_region_and_are_not_missing(tmp_path: Path) -> None:
     select, packed = write_world(tmp_path, {"a": 6})
-    selection = selection_of(select, packed, TrainConfig(require_region=True, max_lost=0))
+    selection = selection_of(select, packed, TrainConfig(require_region=True, max_missing_fraction=0))
     assert selection.left_out == {"no-region": 2}
     assert [key.decode() for shard in selection.shards for key in shard.keys] == [f"a-00000{n}" for n in (0, 2, 3, 5)]
 

@@ -92,7 +92,7 @@ def test_resume_after_signal_is_bit_identical(
 def test_resume_after_time_limit(
     world: World, undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, now = training_of(world, tmp_path, runtime={"stop_after_min": 2}), [1000.0]
+    first, now = training_of(world, tmp_path, runtime={"time_limit_min": 2}), [1000.0]
     monkeypatch.setattr("fineclip.train.preemption.time.monotonic", lambda: now[0])
     stop_before(first, 4, lambda: now.append(now.pop() + 121))
     with pytest.raises(SystemExit) as ended:
@@ -214,10 +214,10 @@ def test_warmup_longer_than_training_is_logged(world: World, tmp_path: Path, cap
 
 
 def test_bf16_keeps_weights_and_losses_in_float32(world: World, tmp_path: Path) -> None:
-    training = training_of(world, tmp_path, precision="bf16", max_steps=2, clip_gradient_norm=1.0)
+    training = training_of(world, tmp_path, precision="bf16", max_steps=2, max_grad_norm=1.0)
     train(training)
     assert {value.dtype for value in training.method.parameters()} == {torch.float32}
-    plain = training_of(world, tmp_path / "plain", max_steps=2, clip_gradient_norm=1.0)
+    plain = training_of(world, tmp_path / "plain", max_steps=2, max_grad_norm=1.0)
     train(plain)
     first = [lines_of(path / "metrics.jsonl")[0] for path in (tmp_path, tmp_path / "plain")]
     assert first[0]["total"] == pytest.approx(first[1]["total"], rel=0.02)
@@ -225,14 +225,14 @@ def test_bf16_keeps_weights_and_losses_in_float32(world: World, tmp_path: Path) 
 
 
 def test_gradient_norm_is_clipped(world: World, tmp_path: Path) -> None:
-    training = training_of(world, tmp_path, max_steps=1, clip_gradient_norm=1e-3)
+    training = training_of(world, tmp_path, max_steps=1, max_grad_norm=1e-3)
     train(training)
     gradients = [parameter.grad for parameter in training.method.parameters() if parameter.grad is not None]
     assert torch.nn.utils.get_total_norm(gradients).item() == pytest.approx(1e-3, rel=1e-3)
-    assert CONFIG.clip_gradient_norm is None
+    assert CONFIG.max_grad_norm is None
 
 
-CUT: Mapping[str, Any] = {"crop_chunk": 2, "image_chunk": 3}
+CUT: Mapping[str, Any] = {"crop_micro_batch_size": 2, "image_micro_batch_size": 3}
 
 
 def test_micro_batches_change_no_result(world: World, tmp_path: Path, undisturbed: Undisturbed) -> None:
@@ -297,7 +297,7 @@ def test_changed_micro_batches_are_logged(world: World, tmp_path: Path, caplog: 
     stop_before(first, 4, terminate)
     with pytest.raises(SystemExit):
         train(first)
-    train(training_of(world, tmp_path, runtime={"crop_chunk": 1}))
+    train(training_of(world, tmp_path, runtime={"crop_micro_batch_size": 1}))
     assert "not those of the checkpoint" in caplog.text
 
 
@@ -335,7 +335,7 @@ def test_content_of_a_checkpoint(world: World, tmp_path: Path) -> None:
 
 
 def test_divergence_marks_the_run_as_failed_with_its_samples(world: World, tmp_path: Path) -> None:
-    training = training_of(world, tmp_path, epochs=12, max_growth=1.5, learning_rate=1e-9)
+    training = training_of(world, tmp_path, epochs=12, divergence_factor=1.5, learning_rate=1e-9)
     stop_before(training, 1, lambda: training.method.encoder.logit_scale.data.fill_(4.6))
     with pytest.raises(TrainingError, match=r"diverges.*Batch: [abc]-\d+, "):
         train(training)
@@ -370,15 +370,15 @@ CHANGED: Mapping[str, Any] = {
     "weight_decay": 0.9,
     "betas": (0.5, 0.6),
     "eps": 1e-2,
-    "clip_gradient_norm": 1e-4,
+    "max_grad_norm": 1e-4,
     "precision": "bf16",
     "max_regions": 1,
     "require_region": True,
     "shuffle_shards": 1,
 }
 TESTED_ELSEWHERE = {
-    "max_growth": "test_divergence_marks_the_run_as_failed_with_its_samples",
-    "max_lost": "test_run.test_lost_and_left_out_samples_are_counted",
+    "divergence_factor": "test_divergence_marks_the_run_as_failed_with_its_samples",
+    "max_missing_fraction": "test_run.test_lost_and_left_out_samples_are_counted",
     "deterministic": "test_run.test_deterministic_kernels_are_asked_for_on_a_gpu_alone",
     "checkpoint_every_steps": "test_intervals_of_log_lines_and_checkpoints",
     "log_every_steps": "test_intervals_of_log_lines_and_checkpoints",
@@ -494,7 +494,7 @@ def unsynchronized(rank: int, world: World, folder: Path) -> list[str]:
 
 def test_resume_restores_the_first_loss(world: World, tmp_path: Path) -> None:
     """The loss grows right after the resume, so that only the restored first loss shows it."""
-    still: dict[str, Any] = {"epochs": 12, "max_growth": 1.5, "learning_rate": 1e-9}
+    still: dict[str, Any] = {"epochs": 12, "divergence_factor": 1.5, "learning_rate": 1e-9}
     first = training_of(world, tmp_path, **still)
     stop_before(first, 4, terminate)
     with pytest.raises(SystemExit):
@@ -516,7 +516,7 @@ def test_runtime_options_reach_the_encoder(world: World, tmp_path: Path, monkeyp
     monkeypatch.setattr(type(trunk), "compile", lambda self: calls.append("compiled"))
     assert train(training).micro_batches == MicroBatchSizes(64, pad_crops=True)
     assert (calls, trunk.checkpointing) == (["compiled"], True)
-    named = training_of(world, tmp_path / "named", runtime={"compile": True, "crop_chunk": 3}, max_steps=1)
+    named = training_of(world, tmp_path / "named", runtime={"compile": True, "crop_micro_batch_size": 3}, max_steps=1)
     assert train(named).micro_batches == MicroBatchSizes(3, pad_crops=True)
     plain = training_of(world, tmp_path / "plain", max_steps=1)
     assert train(plain).micro_batches == MicroBatchSizes()

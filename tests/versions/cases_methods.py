@@ -34,11 +34,11 @@ class DigestTokenizer:
 
 
 CONCEPTS = ("cat", "dog", "tree", "boat", "cup", "car", "hat", "kite", "ball", "moon", "ring", "sofa")
-PILLOW = LoaderConfig(resample="pillow")  # the same pixels on any machine
+PILLOW = LoaderConfig(image_backend="pillow")  # the same pixels on any machine
 INPUTS = DataSpec(DigestTokenizer(), image_size=IMAGE_PX, crop_size=CROP_PX, concepts=CONCEPTS, loader=PILLOW)
 MAX_REGIONS = 2
 STEP_SIZE = 0.05
-LETTERBOXED = {"resize": "letterbox", "train_text": True, "trained_blocks": 1, "alpha": 0.25}
+LETTERBOXED = {"resize": "letterbox", "train_text": True, "unlocked_blocks": 1, "wise_ft_alpha": 0.25}
 
 Options = Mapping[str, Any]
 
@@ -161,7 +161,7 @@ method_case(
 method_case(
     "clipself",
     proposals={},
-    last_block={"trained_blocks": 1, "resize": "squash", "alpha": 1.0, "crop_scale": 1.0},
+    last_block={"unlocked_blocks": 1, "resize": "squash", "wise_ft_alpha": 1.0, "crop_scale": 1.0},
     patches={"regions": "patches", "max_split": 3},
 )
 method_case(

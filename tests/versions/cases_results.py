@@ -25,7 +25,7 @@ TRAIN = {
     "warmup_steps": 1,
     "log_every_steps": 1,
     "max_regions": 2,
-    "clip_gradient_norm": 1.0,
+    "max_grad_norm": 1.0,
 }
 
 

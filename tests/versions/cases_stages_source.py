@@ -167,7 +167,7 @@ def a_scale() -> dict[str, Any]:
         )
     few, every = ScaleConfig(images=5), ScaleConfig(images=None)
     select_scale(
-        [p, q], Path("few.json"), ScaledSelectConfig(leave_out=("b",), scale=few), scale="few", benchmarks=[leaks]
+        [p, q], Path("few.json"), ScaledSelectConfig(exclude=("b",), scale=few), scale="few", benchmarks=[leaks]
     )
     select_scale([q, p], Path("all.json"), ScaledSelectConfig(scale=every), scale="all")
     return {name: table(Path(f"{name}.json"), SelectRow) for name in ("few", "all")}

@@ -85,7 +85,7 @@ def test_a_recorded_workflow_has_nothing_to_do(recorded: Path) -> None:
                 **AFTER_CAPTION,
             },
         ),
-        ({"select": {"leave_out": ["boxes"]}}, {"select_scale": 2, **AFTER_SELECT}),
+        ({"select": {"exclude": ["boxes"]}}, {"select_scale": 2, **AFTER_SELECT}),
         ({"scales": {"10": {"images": 9}}}, {"select_scale": 1, "train_run": 2, "evaluate_run": 2, "report": 1}),
         (
             {"encoders": {"mini": {"image_size": 64}}},
@@ -96,16 +96,24 @@ def test_a_recorded_workflow_has_nothing_to_do(recorded: Path) -> None:
             {"methods": {"fineclip": {"relaxed": {"detach_crops": False}}}},
             {"train_run": 2, "evaluate_run": 2, "report": 1},
         ),
-        ({"methods": {"clipself": {"alpha": 0.5}}}, {"report": 1}),
+        ({"methods": {"clipself": {"wise_ft_alpha": 0.5}}}, {"report": 1}),
         ({"plan": {"seeds": [0, 3]}}, {"train_run": 4, "evaluate_run": 4, "report": 1}),
         ({"plan": {"benchmarks": ["boxes"]}}, {"evaluate_run": 5, "report": 1}),
         (
             {"benchmarks": {"retrieval": {"image_size": 64}}},
             {"index_benchmark": 1, "select_scale": 2, "train_run": 4, "evaluate_run": 5, "report": 1},
         ),
-        ({"plan": {"margin": 0.01}}, {"report": 1}),
+        ({"plan": {"shard_margin": 0.01}}, {"report": 1}),
         (
-            {"runtime": {"device": "cpu", "loader_workers": 3, "detect_batch": 5, "devices": [0], "crop_chunk": 2}},
+            {
+                "runtime": {
+                    "device": "cpu",
+                    "num_workers": 3,
+                    "detect_batch_size": 5,
+                    "devices": [0],
+                    "crop_micro_batch_size": 2,
+                }
+            },
             {},
         ),
     ],
@@ -215,7 +223,7 @@ def test_a_scale_is_drawn_from_its_prefix_without_the_images_of_left_out_benchma
 def test_benchmarks_that_are_evaluated_and_those_left_out_of_training_differ(fresh: Path, tmp_path: Path) -> None:
     folder = tmp_path / "world"
     shutil.copytree(fresh, folder)
-    edit_config(folder, {"plan": {"benchmarks": ["boxes"]}, "select": {"leave_out": ["retrieval"]}})
+    edit_config(folder, {"plan": {"benchmarks": ["boxes"]}, "select": {"exclude": ["retrieval"]}})
     jobs = commands(folder)
     left_out = [job.options["--index"] for job in jobs if job.rule == "select_scale"]
     assert left_out == [["data/small/index/retrieval.json"]] * 2
@@ -278,7 +286,13 @@ def test_each_job_passes_on_its_section(jobs: list[Command]) -> None:
 def test_resources_come_from_runtime(fresh: Path, tmp_path: Path) -> None:
     folder = tmp_path / "world"
     shutil.copytree(fresh, folder)
-    runtime = {"device": "cpu", "detect_batch": 5, "caption_batch": 6, "evaluate_batch": 7, "devices": [0, 2]}
+    runtime = {
+        "device": "cpu",
+        "detect_batch_size": 5,
+        "caption_batch_size": 6,
+        "evaluate_batch_size": 7,
+        "devices": [0, 2],
+    }
     edit_config(folder, {"runtime": runtime})
     jobs = commands(folder, "--set-threads", "train_run=2", "--set-resources", "train_run:gpu=1")
     for rule, batch in (("detect_shard", "5"), ("caption_shard", "6"), ("evaluate_run", "7")):

@@ -120,7 +120,7 @@ def concepts_of(wildcards):
 def texts_of(wildcards):
     """Return the manifests of embedded texts of a run under loader.cached_texts with a frozen text tower."""
     run, config = PLAN.runs[wildcards.run], PLAN.config
-    if not (config.loader.cached_texts and config.options(run).takes_embedded_texts):
+    if not (config.loader.cached_texts and config.options(run).can_cache_texts):
         return []
     return planned(
         "data/{dataset}/texts/{encoder}/{regions}.{captions}/{shard}.json",

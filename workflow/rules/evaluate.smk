@@ -28,7 +28,7 @@ rule evaluate_run:
     conda:
         "../../envs/train.yaml"
     resources:
-        batch_size=RUNTIME.evaluate_batch,
+        batch_size=RUNTIME.evaluate_batch_size,
         device=RUNTIME.device,
         devices=DEVICES,
         gpu=0,

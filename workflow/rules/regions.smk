@@ -56,7 +56,7 @@ rule detect_shard:
     conda:
         "../../envs/detect.yaml"
     resources:
-        batch_size=RUNTIME.detect_batch,
+        batch_size=RUNTIME.detect_batch_size,
         device=RUNTIME.device,
         devices=DEVICES,
         gpu=0,
@@ -94,7 +94,7 @@ rule caption_shard:
     conda:
         "../../envs/caption.yaml"
     resources:
-        batch_size=RUNTIME.caption_batch,
+        batch_size=RUNTIME.caption_batch_size,
         device=RUNTIME.device,
         devices=DEVICES,
         gpu=0,

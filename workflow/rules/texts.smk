@@ -24,7 +24,7 @@ rule texts_shard:
     conda:
         "../../envs/train.yaml"
     resources:
-        batch_size=RUNTIME.evaluate_batch,
+        batch_size=RUNTIME.evaluate_batch_size,
         device=RUNTIME.device,
         devices=DEVICES,
         gpu=0,

@@ -74,25 +74,27 @@ def images_per_shard(config: SourceConfig) -> int:
 
 
 def shards_needed(
-    scale: ScaleConfig, *, share_kept: float, margin: float, images_per_shard: int, available: int
+    scale: ScaleConfig, *, expected_keep_rate: float, shard_margin: float, images_per_shard: int, available: int
 ) -> int:
     """Return the number of shards of the prefix that a scale may need, from 1 to `available`.
 
     Args:
         scale: Number of samples of the scale.
-        share_kept: Expected fraction of samples that pass filter and select, greater than 0.
-        margin: Extra shards as a fraction.
+        expected_keep_rate: Expected fraction of samples that pass filter and select, greater than 0.
+        shard_margin: Extra shards as a fraction.
         images_per_shard: Expected samples per shard before the filter.
         available: Number of shards of the source.
 
     Raises:
-        ConfigError: `share_kept` is 0.
+        ConfigError: `expected_keep_rate` is 0.
     """
     if scale.images is None:
         return available
-    if share_kept <= 0:
-        raise ConfigError("share_kept: must be greater than 0: of a share of 0 no number of shards makes a scale")
-    shards = scale.images / share_kept * (1 + margin) / images_per_shard
+    if expected_keep_rate <= 0:
+        raise ConfigError(
+            "expected_keep_rate: must be greater than 0: of a share of 0 no number of shards makes a scale"
+        )
+    shards = scale.images / expected_keep_rate * (1 + shard_margin) / images_per_shard
     return min(max(1, math.ceil(round(shards, 9))), available)  # 2.0000000000000004 shards are two
 
 
@@ -107,8 +109,8 @@ def prefix_length(config: Config, scale: str, *, available: int) -> int:
     plan, chosen = config.plan, config.scales[scale]
     return shards_needed(
         chosen,
-        share_kept=plan.share_kept if chosen.share_kept is None else chosen.share_kept,
-        margin=plan.margin if chosen.margin is None else chosen.margin,
+        expected_keep_rate=plan.expected_keep_rate if chosen.expected_keep_rate is None else chosen.expected_keep_rate,
+        shard_margin=plan.shard_margin if chosen.shard_margin is None else chosen.shard_margin,
         images_per_shard=images_per_shard(config.source),
         available=available,
     )
