@@ -116,12 +116,12 @@ def function_of(name: str) -> Callable[..., None]:
 
 @cache
 def stages() -> Mapping[str, Stage]:
-    """Return every stage by its name, each after the stages that it reads from."""
+    """Return every stage by its name, each after the stages that it reads from; otherwise in reverse alphabetical order."""
     package = import_module("fineclip.stages")
     for module in pkgutil.walk_packages(package.__path__, "fineclip.stages."):
         import_module(module.name)
     ordered: dict[str, Stage] = {}
-    while waiting := [one for name, one in sorted(_DECLARED.items()) if name not in ordered]:
+    while waiting := [one for name, one in sorted(_DECLARED.items(), reverse=True) if name not in ordered]:
         ready = [one for one in waiting if not {needed.stage for needed in one.inputs.values()} - {*ordered, "index"}]
         ordered |= {one.name: one for one in ready}
     return ordered

@@ -14,10 +14,6 @@ from fineclip.models.checkpoints import load_encoder
 from fineclip.train.grad_cache import GradCache
 from tests.helpers.golden import GOLDEN, arrays, batch_of_the_authors, golden_encoder, ours, values
 
-pytestmark = pytest.mark.skipif(
-    not GOLDEN.is_dir(), reason=f"no golden vectors at {GOLDEN} (FINECLIP_GOLDEN says where)"
-)
-
 close = {"atol": 1e-5, "rtol": 1e-5}
 
 

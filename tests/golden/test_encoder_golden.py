@@ -15,11 +15,7 @@ from fineclip.models.encoder import RegionEncoder, build_encoder, pool_masks, po
 from fineclip.models.tokenizer import trim_padding
 from fineclip.models.trunks import EvaTrunk, Hidden, resize_positions
 from tests.helpers.encoders import as_official
-from tests.helpers.golden import GOLDEN, arrays, loaded_encoder, values
-
-pytestmark = pytest.mark.skipif(
-    not GOLDEN.is_dir(), reason=f"no golden vectors at {GOLDEN} (FINECLIP_GOLDEN says where)"
-)
+from tests.helpers.golden import arrays, loaded_encoder, values
 
 close = {"atol": 1e-5, "rtol": 1e-5}
 MODELS = ("eva_tiny", "openai_tiny")

@@ -10,10 +10,6 @@ from safetensors.torch import load_file
 from fineclip.models.checkpoints import EncoderSpec, as_open_clip, export, load_encoder
 from tests.helpers.golden import GOLDEN, golden_encoder
 
-pytestmark = pytest.mark.skipif(
-    not GOLDEN.is_dir(), reason=f"no golden vectors at {GOLDEN} (FINECLIP_GOLDEN says where)"
-)
-
 
 def test_eva_clip(tmp_path: Path) -> None:
     path = GOLDEN / "eva_tiny/weights.safetensors"

@@ -9,10 +9,6 @@ from fineclip.evals.metrics import class_mean_accuracy
 from fineclip.models.prompt_templates import VILD_TEMPLATES, prompts_for
 from tests.helpers.golden import GOLDEN, values
 
-pytestmark = pytest.mark.skipif(
-    not GOLDEN.is_dir(), reason=f"no golden vectors at {GOLDEN} (FINECLIP_GOLDEN says where)"
-)
-
 HALF_PRECISION = 2.5e-4  # what rounding the accuracy of a class to float16 may take away
 
 

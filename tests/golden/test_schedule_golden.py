@@ -8,11 +8,7 @@ import torch
 from fineclip.config import FineCLIPConfig
 from fineclip.methods.fineclip import FineCLIP
 from fineclip.train.optim import learning_rate
-from tests.helpers.golden import GOLDEN, loaded_encoder, ours, values
-
-pytestmark = pytest.mark.skipif(
-    not GOLDEN.is_dir(), reason=f"no golden vectors at {GOLDEN} (FINECLIP_GOLDEN says where)"
-)
+from tests.helpers.golden import loaded_encoder, ours, values
 
 
 def test_learning_rates() -> None:

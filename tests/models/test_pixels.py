@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fineclip.boxes import enlarge
 from fineclip.miniature.scenes import draw_scene, jpeg
 from fineclip.models import device_crops
 from fineclip.models import pixels as pixels_module
@@ -72,7 +73,7 @@ def request(content: bytes, fits: tuple[ResizeRule, ResizeRule], *, crops: int =
     for _ in range(crops):
         wide, high = np.exp(rng.uniform(np.log(0.08), np.log(0.9), 2)) * (width, height)
         left, top = rng.uniform(0, 1, 2) * (width - wide, height - high)
-        boxes.append(Box(left, top, left + wide, top + high).enlarged(1.5))
+        boxes.append(enlarge(Box(left, top, left + wide, top + high), 1.5))
     return DecodeRequest(ResizeTarget(fits[0], 224), ResizeTarget(fits[1], 112), boxes)
 
 

@@ -102,7 +102,7 @@ def test_funnel_adds_up(whole: World) -> None:
 
 def test_costs_are_summed_by_stage(whole: World) -> None:
     costs = {cost.stage: cost for cost in collect_report(whole.config, whole.root).costs}
-    assert list(costs) == ["source", "filter", "detect", "select", "caption", "pack", "train", "evaluate"]
+    assert list(costs) == ["source", "filter", "select", "detect", "caption", "pack", "train", "evaluate"]
     assert costs["train"].jobs == 5
     assert costs["train"].wall_s == pytest.approx(2.0 + 2 * 14 + 2 * 53)
     assert costs["train"].cpu_s == pytest.approx(0.97 * costs["train"].wall_s, rel=1e-3)

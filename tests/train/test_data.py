@@ -190,7 +190,7 @@ def test_pixels_stay_uint8_until_the_encoder_normalizes_them(samples: PackedData
 )
 def test_crops_of_the_device_equal_crops_of_the_workers(tmp_path: Path, method: str, options: dict[str, Any]) -> None:
     select, packed = write_world(tmp_path, SIZES)
-    section = parse(METHODS[method].section, options, where="test")
+    section = parse(METHODS[method].config_type, options, where="test")
     found = []
     for way in ("worker", "device"):
         inputs = replace(INPUTS, concepts=("thing",), loader=LoaderConfig(crops=way))

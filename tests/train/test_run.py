@@ -300,7 +300,7 @@ def test_configuration_reaches_the_training(place: Path, started: list[Any]) -> 
     assert training.method.config == config.options
     assert training.samples.transform.config == config.options
     assert training.samples.transform.max_regions == 1
-    inputs = training.collate.inputs
+    inputs = training.collate.data_spec
     assert (inputs.image_size, inputs.crop_size, inputs.loader.image_backend) == (16, 8, "pillow")
     assert training.samples.transform.data_spec == inputs
 

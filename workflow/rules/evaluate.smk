@@ -20,7 +20,12 @@ rule evaluate_run:
             "data/{{dataset}}/index/{benchmark}.json", benchmark=PLAN.benchmarks
         ),
     output:
-        manifest="results/{dataset}/{run}/evals.json",
+        manifest=report(
+            "results/{dataset}/{run}/evals.json",
+            caption="../report/scores.rst",
+            category="Scores",
+            labels={"run": "{run}"},
+        ),
     log:
         "logs/{dataset}/evaluate/{run}.log",
     benchmark:

@@ -146,7 +146,12 @@ rule data_card:
     input:
         packed=planned("data/{dataset}/pack/{regions}.{captions}/{shard}.json"),
     output:
-        manifest="data/{dataset}/pack/{regions}.{captions}/card.json",
+        manifest=report(
+            "data/{dataset}/pack/{regions}.{captions}/card.json",
+            caption="../report/card.rst",
+            category="Data",
+            labels={"page": "data card"},
+        ),
     log:
         "logs/{dataset}/pack/{regions}.{captions}/card.log",
     conda:

@@ -19,7 +19,12 @@ rule report:
         rules.train.input,
         rules.evaluate.input,
     output:
-        f"results/{PLAN.dataset}/report/index.html",
+        report(
+            f"results/{PLAN.dataset}/report/index.html",
+            caption="../report/report.rst",
+            category="Report",
+            labels={"page": "runs and benchmarks"},
+        ),
     log:
         f"logs/{PLAN.dataset}/report.log",
     conda:
