@@ -43,7 +43,7 @@ def items_of(folder: Path) -> Items:
             with weights.open("rb") as file:
                 name = str(weights.relative_to(folder))
                 items["weights", name] = hashlib.file_digest(file, "sha256").hexdigest()
-    for scores in sorted(folder.glob("results/*/*/evals/*.json")):
+    for scores in sorted(folder.glob("results/*/*/evals/[!.]*.json")):  # without hidden copies
         found = json.loads(scores.read_text(encoding="utf-8"))["scores"]
         items["scores", str(scores.relative_to(folder))] = json.dumps(found, sort_keys=True)
     return items
