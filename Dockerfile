@@ -10,7 +10,6 @@ RUN uv pip install --system --no-cache --constraint /opt/fineclip/requirements.l
     "hanta==1.2.1" \
     "huggingface-hub==2.4.0" \
     "jinja2==3.1.6" \
-    "matplotlib==3.11.2" \
     "numpy==2.4.6 ; python_full_version < '3.12'" \
     "numpy==2.5.5 ; python_full_version >= '3.12'" \
     "open-clip-torch==3.3.0" \

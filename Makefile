@@ -70,7 +70,7 @@ lock: venv
 envs: venv
 	$(BIN)/python envs/from_lock.py
 
-# Write config.yaml, with every key explained, from the models in fineclip/config.
+# Write the JSON schema and the reference page of all keys from the models in fineclip/config.
 config: venv
 	$(BIN)/fineclip config config.yaml --schema workflow/config.schema.json --reference docs/configuration.md
 

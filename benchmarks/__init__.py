@@ -1,1 +1,1 @@
-"""What the engine costs, against a plain re-statement of the official formulation and against what the machine can do."""
+"""Costs of the package, compared with a plain implementation of the official formulation and with the limits of the machine."""

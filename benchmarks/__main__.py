@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all benchmarks in order; stop at the first failure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, help="folder of photographs for the loader; without it they are drawn")
+    parser.add_argument("--images", type=Path, help="photographs for the loader (default: synthetic ones)")
     chosen = parser.parse_args(arguments)
     photographs = ["--images", str(chosen.images.resolve())] if chosen.images else []
     for name in ALL:
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         more = photographs if name == "loader" else []
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *more], cwd=ROOT, check=True)
     subprocess.run([sys.executable, "-m", "benchmarks.table", "--write"], cwd=ROOT, check=True)
-    print(f"results lie in {RESULTS}, the tables in README.md and docs/performance.md")
+    print(f"results are in {RESULTS}, the tables in README.md and docs/performance.md")
 
 
 if __name__ == "__main__":

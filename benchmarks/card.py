@@ -1,6 +1,6 @@
 """Memory of a step with `workflow/presets/hardware/24gb.yaml`, with the micro-batches that it leads to.
 
-Measured as the trainer measures it, on an image and on a crop, with autocast and attention as a GPU has them.
+The costs of one image and of one crop are measured as in training, with autocast and attention as on a GPU.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Chosen(NamedTuple):
     """Memory that the preset leads to.
 
     Attributes:
-        limit: bytes.
+        limit: Memory of the preset in bytes.
     """
 
     method: FineCLIP
@@ -53,12 +53,12 @@ class Chosen(NamedTuple):
 
     @property
     def taken(self) -> float:
-        """Bytes of a step."""
+        """Memory of a step in bytes."""
         return self.costs.total(self.chunks.images or self.share.images, self.chunks.crops or self.share.regions)
 
     @property
     def said(self) -> str:
-        """Parts of the memory, for the note."""
+        """Parts of the memory as text, for the note of the figure."""
         chunks, costs = self.chunks, self.costs
         at_a_time = [
             f"{count or 'all'} {name} at a time" for name, count in (("images", chunks.images), ("crops", chunks.crops))
@@ -73,8 +73,16 @@ class Chosen(NamedTuple):
 def chosen(case: Case, *, images: int = IMAGES, regions: int = REGIONS) -> Chosen:
     """Return the micro-batches that the trainer chooses on one process.
 
+    Args:
+        case: Model and image size.
+        images: Images of the global batch.
+        regions: Regions per image.
+
+    Returns:
+        Micro-batches, memory costs and limit, with the method they belong to.
+
     Raises:
-        ConfigError: not even one image and one crop fit.
+        ConfigError: One image and one crop exceed the limit.
     """
     runtime = preset()
     limit = float(runtime.memory_gb or 0) * GB

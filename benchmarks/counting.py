@@ -17,24 +17,29 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fineclip.types import Batch
 
 READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim"}
-MASKED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}  # by a mask: a nonzero inside
+MASKED = {
+    "aten::index",
+    "aten::index_put",
+    "aten::index_put_",
+    "aten::_index_put_impl_",
+}  # by a mask, which calls nonzero
 USED = "DistributedDataParallel, which parameters took part"
 HOST_ONLY = {
-    "encoder.pool_regions",  # values of boxes and owners are looked at on a CPU only; see `on_a_gpu`
+    "encoder.pool_regions",  # values of boxes and owners are checked on a CPU only; see `on_a_gpu`
     "encoder._check_owners",
-    "distributed.all_gather_counts",  # counts travel from host to host
-    USED,  # a table on the host, in backward; only of a parameter that no process used the device is asked
+    "distributed.all_gather_counts",  # counts are exchanged between hosts
+    USED,  # a table on the host; the device is read only for a parameter that no process used
 }
 PACKAGE = "fineclip"
-WRAPPERS = {"__torch_dispatch__", "inner", "_fn"}  # torch's own, around a mode
+WRAPPERS = {"__torch_dispatch__", "inner", "_fn"}  # functions of torch around a dispatch mode
 
 
 class Calls:
     """Collectives and host reads of a step.
 
     Attributes:
-        reads: times that a value went to the host, by the function of this package that asked.
-        collectives: by name.
+        reads: Number of values copied to the host, by the function of this package that reads them.
+        collectives: Number of collectives by name.
     """
 
     def __init__(self) -> None:
@@ -49,7 +54,7 @@ class Calls:
 
 @contextmanager
 def counted_calls() -> Iterator[Calls]:
-    """Count in the block, forward and backward."""
+    """Count the calls in the block, forward and backward."""
     calls = Calls()
     with _Python(calls), _Dispatched(calls):
         yield calls
@@ -70,7 +75,7 @@ class _Dispatched(TorchDispatchMode):
 
 
 def _is_used_table(tensor: Tensor) -> bool:
-    """An entry of the table, a 32-bit integer that is read out of the backward pass itself."""
+    """Return whether the value is an entry of the table: a 32-bit integer that the backward pass reads."""
     if tensor.dtype != torch.int32 or tensor.ndim:
         return False
     frames = traceback.extract_stack()[:-1]
@@ -108,10 +113,14 @@ def _asked_by() -> str:
 def on_a_gpu(method: nn.Module, batch: Batch) -> None:
     """Run a forward pass on a fake CUDA device that has shapes and no values; reading a value raises an error.
 
-    Works on a machine without a GPU. Parameters and buffers of `method` are replaced for good.
+    Works on a machine without a GPU. Parameters and buffers of `method` are replaced permanently.
+
+    Args:
+        method: Module that is called with the batch.
+        batch: Its tensors are replaced by fake ones.
 
     Raises:
-        torch._subclasses.fake_tensor.DataDependentOutputException: the host reads a value.
+        torch._subclasses.fake_tensor.DataDependentOutputException: The host reads a value.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         for module in method.modules():

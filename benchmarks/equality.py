@@ -26,7 +26,7 @@ class Difference(NamedTuple):
 
 
 def differences(method: FineCLIP, step: Step, sizes: MicroBatchSizes | None = None) -> dict[str, Difference]:
-    """Ours against the plain formulation on our kernels, and on upstream's."""
+    """Compare ours with the plain formulation on our kernels and on those of upstream."""
     kernels: Mapping[str, Kernels] = {
         "our kernels": OurKernels(method.encoder),
         "upstream's trunk": UpstreamKernels(method.encoder),
@@ -62,10 +62,17 @@ def difference(one: tuple[Tensor, dict[str, Tensor]], other: tuple[Tensor, dict[
 
 
 def require_equal(method: FineCLIP, step: Step) -> dict[str, Difference]:
-    """The differences.
+    """Check that ours and the plain formulation compute the same loss and gradients.
+
+    Args:
+        method: Method with the weights that both use.
+        step: Input of both.
+
+    Returns:
+        Relative differences by kernels of the plain formulation.
 
     Raises:
-        SystemExit: one is more than rounding: then no time means anything.
+        SystemExit: A difference exceeds rounding error, so timings would compare different functions.
     """
     found = differences(method, step)
     for name, each in found.items():

@@ -27,7 +27,7 @@ from fineclip.train.optim import autocast, backward_and_step, build_optimizer, b
 from fineclip.types import Counts
 
 MODEL = "EVA02-B-16"
-STEPS = 3  # counted in two processes; the first is left out
+STEPS = 3  # counted in two processes; the first is excluded
 
 
 class Sizes(NamedTuple):
@@ -49,9 +49,9 @@ def flops_figures(method: FineCLIP, sizes: Sizes) -> list[Figure]:
     ours = _flops(method, lambda: GradCache(method)(batch).total)
     plain = _flops(method, lambda: plain_loss(method.encoder, kernels, template))
     arithmetic = step_flops(method, batch, data_spec(sizes.px))
-    what = f"{sizes.images} images x {sizes.few} regions"
+    label = f"{sizes.images} images x {sizes.few} regions"
     return [
-        ratio_to_plain(f"FLOPs of a step, {what}", "TFLOP", plain / 1e12, ours / 1e12, target=1.25),
+        ratio_to_plain(f"FLOPs of a step, {label}", "TFLOP", plain / 1e12, ours / 1e12, target=1.25),
         ratio_to_limit(
             "FLOPs of a step, by torch's counter",
             "TFLOP",
@@ -89,13 +89,13 @@ def memory_figures(method: FineCLIP, sizes: Sizes) -> list[Figure]:
 
     large, small = sizes.chunks
     whole, in_large, in_small, checkpointed = ours(None), ours(large), ours(small), ours(None, checkpointing=True)
-    again = checkpointed._replace(saved=checkpointed.saved + whole.saved // blocks)  # and the block that is made again
-    what = f"bytes kept for the backward pass, {sizes.images} images x {sizes.many} regions, bf16"
+    again = checkpointed._replace(saved=checkpointed.saved + whole.saved // blocks)  # and the block that is recomputed
+    label = f"bytes kept for the backward pass, {sizes.images} images x {sizes.many} regions, bf16"
     rows = [
-        (f"{what}, all crops at once", whole, None),
-        (f"{what}, {large} crops at a time", in_large, 2.3),
-        (f"{what}, {small} crops at a time", in_small, 3.2),
-        (f"{what}, all crops at once, checkpointed", again, 5.0),
+        (f"{label}, all crops at once", whole, None),
+        (f"{label}, {large} crops at a time", in_large, 2.3),
+        (f"{label}, {small} crops at a time", in_small, 3.2),
+        (f"{label}, all crops at once, checkpointed", again, 5.0),
     ]
     return [
         ratio_to_plain(

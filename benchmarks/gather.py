@@ -92,10 +92,10 @@ def measure(*, repeats: int) -> list[Figure]:
         found = time_alternately({"official": official(rows), "ours": ours(rows)}, repeats=repeats)
     times = {name: each.per(1 / 1000) for name, each in found.items()}
     copied = sum(rows.counts) * rows.padded[0].shape[1] * 4 / copy_rate() * 1000
-    what = "gather of 8 x 640 rows, forward and backward"
+    title = "gather of 8 x 640 rows, forward and backward"
     return [
-        ratio_to_plain(what, "ms", times["official"].least, times["ours"].least, target=4, spread=spreads(times)),
-        ratio_to_limit(what, "ms", copied, times["ours"].least, against="one copy of the features"),
+        ratio_to_plain(title, "ms", times["official"].least, times["ours"].least, target=4, spread=spreads(times)),
+        ratio_to_limit(title, "ms", copied, times["ours"].least, against="one copy of the features"),
     ]
 
 

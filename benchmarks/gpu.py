@@ -1,9 +1,9 @@
-"""A training step on a GPU: time, images a second, peak memory, share of the device's peak; nothing where there is none.
+"""Training step on a GPU: time, images per second, peak memory, model FLOPs utilization. Skipped without a GPU.
 
     python -m benchmarks.gpu
 
 EVA02-B-16 in bf16, 32 images x 8 regions: ours, with chunks, compiled, checkpointed, without gradient through the crops;
-and the plain formulation on our kernels and on upstream's.
+and the plain formulation on our kernels and on those of upstream.
 """
 
 import argparse
@@ -41,12 +41,12 @@ class Arm(NamedTuple):
     """A variant.
 
     Attributes:
-        name: in the table.
-        plain: `same` or `upstream` kernels for the plain formulation; None is ours.
-        chunks: of ours.
-        compiled: by torch.compile, its crops in chunks of one size.
-        checkpointing: of the blocks.
-        options: of the method.
+        name: Name in the table.
+        plain: Kernels of the plain formulation, `same` or `upstream`; None for ours.
+        chunks: Micro-batch sizes of ours.
+        compiled: Whether torch.compile is used, with crops in chunks of one size.
+        checkpointing: Whether the activations inside blocks are recomputed.
+        options: Keys of the method that differ from the defaults.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Arm(NamedTuple):
     chunks: MicroBatchSizes = MicroBatchSizes()
     compiled: bool = False
     checkpointing: bool = False
-    options: dict[str, Any] = {}  # noqa: RUF012 (never written to)
+    options: dict[str, Any] = {}  # noqa: RUF012 (never changed)
 
 
 ARMS = (
@@ -84,10 +84,21 @@ def moved(record: Any, device: torch.device) -> Any:
 
 
 def run_arm(arm: Arm, encoder: RegionEncoder, step: Step, device: torch.device, *, repeats: int, warm: int = 3) -> Seen:
-    """One variant by itself: warmed up, then so many steps, each to its end.
+    """Measure one variant alone: `warm` steps, then `repeats` timed steps, each synchronized.
+
+    Args:
+        arm: The variant.
+        encoder: Encoder on any device; its weights are updated with learning rate 1e-9.
+        step: Input in uint8 pixels.
+        device: Device of the measurement.
+        repeats: Number of timed steps.
+        warm: Number of steps before the first timed one.
+
+    Returns:
+        Times, FLOPs and peak memory.
 
     Raises:
-        torch.OutOfMemoryError: it does not fit the device.
+        torch.OutOfMemoryError: The step exceeds the memory of the device.
     """
     method = build_method(encoder, arm.options).to(device)
     encoder.trunk.checkpointing = arm.checkpointing
@@ -136,12 +147,12 @@ def _finish(device: torch.device) -> None:
 def arm_figures(arm: Arm, seen: Seen, images: int, *, peak: float | None, plain: Seen | None) -> list[Figure]:
     """Return step time, images per second, memory and model FLOPs utilization."""
     seconds, spread = seen.times.least, {arm.name: seen.times.spread}
-    what = f"GPU, {images} images x {REGIONS} regions, bf16, {arm.name}"
+    prefix = f"GPU, {images} images x {REGIONS} regions, bf16, {arm.name}"
     times_less = None if plain is None else plain.times.least / seconds
     memory_less = None if plain is None or not seen.peak_bytes else plain.peak_bytes / seen.peak_bytes
     figures = [
         Figure(
-            f"{what}: step",
+            f"{prefix}: step",
             "s",
             ours=seconds,
             reference=plain and plain.times.least,
@@ -149,9 +160,9 @@ def arm_figures(arm: Arm, seen: Seen, images: int, *, peak: float | None, plain:
             ratio=times_less,
             spread=spread,
         ),
-        Figure(f"{what}: images a second", "", ours=images / seconds),
+        Figure(f"{prefix}: images a second", "", ours=images / seconds),
         Figure(
-            f"{what}: peak memory",
+            f"{prefix}: peak memory",
             "GB",
             ours=seen.peak_bytes / GB,
             reference=plain and plain.peak_bytes / GB,
@@ -163,11 +174,11 @@ def arm_figures(arm: Arm, seen: Seen, images: int, *, peak: float | None, plain:
         share = 100 * seen.flops / seconds / peak
         figures.append(
             Figure(
-                f"{what}: share of the device's peak (MFU)",
+                f"{prefix}: share of the device's peak (MFU)",
                 "%",
                 ours=share,
                 target=30,
-                note="without what is computed twice",
+                note="without recomputation",
             )
         )
     return figures
@@ -197,9 +208,9 @@ def card_peaks(device: torch.device, cases: Sequence[Case] = CASES, *, images: i
         arm = Arm("24gb.yaml", chunks=found.chunks, checkpointing=found.method.encoder.trunk.checkpointing)
         seen = attempted(arm, (case.model, case.px), step, device, repeats=1)
         if seen is not None:
-            what = f"GPU, peak memory of {case.model} at {case.px} px, {images} images x {REGIONS} regions, bf16, `24gb.yaml`"
+            name = f"GPU, peak memory of {case.model} at {case.px} px, {images} images x {REGIONS} regions, bf16, `24gb.yaml`"
             figures.append(
-                Figure(what, "GB", ours=seen.peak_bytes / GB, target=found.limit / GB, side="at most", note=found.said)
+                Figure(name, "GB", ours=seen.peak_bytes / GB, target=found.limit / GB, side="at most", note=found.said)
             )
     return figures
 
@@ -233,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=10)
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
-        print("there is no GPU here: nothing is measured")
+        print("this machine has no GPU: nothing was measured")
         return
     load = load_average()
     device = torch.device("cuda", 0)

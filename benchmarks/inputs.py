@@ -1,6 +1,6 @@
 """Encoders with random weights and random steps: packed for this package, padded for the official code.
 
-Legend: B images, R regions of all of them, K slots for the regions of an image, L tokens, S side of an image in pixels.
+Legend: B images, R regions of all images, K slots for the regions of an image, L tokens, S side of an image in pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,12 +60,12 @@ def random_encoder(model: str = "EVA02-B-16", *, size: int = 224, seed: int = 0)
 
 
 def data_spec(px: int) -> DataSpec:
-    """Images and crops of one size, without a tokenizer."""
+    """Return the data spec of images and crops of one size, without a tokenizer."""
     return DataSpec(tokenize=lambda _: torch.zeros(0, 77, dtype=torch.int64), image_size=px, crop_size=px)
 
 
 def build_method(encoder: RegionEncoder, options: Mapping[str, Any] | None = None) -> FineCLIP:
-    """FineCLIP on it."""
+    """Return FineCLIP with the encoder."""
     return FineCLIP(encoder, parse(FineCLIPConfig, options or {}, where="benchmark"))
 
 
@@ -86,7 +86,7 @@ def random_step(encoder: RegionEncoder, regions: Sequence[int], *, size: int = 2
 
 
 def packed(step: Step) -> Batch:
-    """Return the batch that our loader makes of a step."""
+    """Return the step as a batch of our loader."""
     texts, rows = _once(step.texts_BL)
     region_texts, region_rows = _once(step.region_texts_RL)
     owners = torch.repeat_interleave(torch.arange(len(step.regions)), torch.tensor(step.regions))
@@ -106,7 +106,7 @@ def packed(step: Step) -> Batch:
 
 
 def padded(step: Step, *, slots: int = SLOTS) -> Padded:
-    """Return the batch that the official loader makes of a step."""
+    """Return the step as a batch of the official loader."""
     images, length = len(step.regions), step.texts_BL.shape[1]
     boxes_BK5 = torch.zeros(images, slots, 5)
     crops_BK3SS = torch.zeros(images, slots, *step.crops_R3SS.shape[1:])

@@ -64,9 +64,14 @@ def case_figures(case: Case, jpegs: Sequence[bytes], *, repeats: int = 5) -> lis
     spread = spreads(times)
     official, ours = times["official"].least, times["ours"].least
 
-    def against_official(name: str, what: str, target: float | None) -> Figure:
+    def against_official(name: str, variant: str, target: float | None) -> Figure:
         return ratio_to_plain(
-            f"loader, {what}, a sample of {case.name}", "ms", official, times[name].least, target=target, spread=spread
+            f"loader, {variant}, a sample of {case.name}",
+            "ms",
+            official,
+            times[name].least,
+            target=target,
+            spread=spread,
         )
 
     return [
@@ -96,7 +101,7 @@ def _official(samples: Sequence[Sample]) -> Callable[[], None]:
 
 
 def _ours(samples: Sequence[Sample], config: LoaderConfig) -> Callable[[], None]:
-    """Transform and collate, as a worker does."""
+    """Return a function that transforms and collates as a loader worker does."""
     inputs = DataSpec(Tokenizer(context_length=CONTEXT_LENGTH), SIDE, SIDE, loader=config)
     prepare, collate = FineCLIP.build_transform(inputs, FineCLIPConfig(), max_regions=20), Collate(inputs)
 
@@ -125,7 +130,7 @@ def measure(*, folder: Path | None, samples: int, repeats: int) -> list[Figure]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     parser = build_parser(__doc__, repeats=7)
-    parser.add_argument("--images", type=Path, help="folder of photographs; without it they are drawn")
+    parser.add_argument("--images", type=Path, help="folder of photographs; default: synthetic photographs")
     parser.add_argument("--samples", type=int, default=2 * BATCH)
     run(
         "loader",

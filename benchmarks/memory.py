@@ -1,6 +1,6 @@
 """Bytes that a step keeps for its backward pass, and the peak of all tensors, exact on any machine.
 
-Both are of tensors: neither what a kernel takes inside for itself nor what an allocator rounds up is seen.
+Only tensors are counted, not the workspace of kernels and the rounding of the allocator.
 """
 
 import weakref
@@ -20,18 +20,21 @@ from fineclip.models import attention
 class Saved:
     """Count the storages that autograd keeps, each once, without parameters and casts of them.
 
+    Args:
+        parameters: Tensors whose storages are not counted.
+
     Attributes:
-        now: bytes kept at this moment.
-        most: the most bytes kept at any moment.
+        now: Bytes kept at this moment.
+        most: Largest number of bytes kept at any moment.
     """
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         self.now = self.most = 0
         self._excluded = {each.untyped_storage().data_ptr() for each in parameters}
-        self._kept: dict[int, int] = {}  # how many saved tensors lie in a storage
+        self._kept: dict[int, int] = {}  # number of saved tensors by storage
 
     def hooks(self) -> AbstractContextManager[None]:
-        """Count what autograd saves in the block, and subtract it when it is freed."""
+        """Count the tensors that autograd saves in the block until they are freed."""
         return saved_tensors_hooks(self._pack, lambda packed: packed.tensor)
 
     def exclude(self, tensor: Tensor) -> None:
@@ -69,9 +72,13 @@ class _Packed:
 class Live(TorchDispatchMode):
     """Track all storages that operations allocate in the block until they are freed.
 
+    Args:
+        saved: Counter that excludes casts of `parameters`; None if there is no such counter.
+        parameters: Tensors whose casts to another type are excluded from `saved`.
+
     Attributes:
-        now: bytes of them at this moment.
-        most: the most bytes at any moment.
+        now: Their bytes at this moment.
+        most: Their largest number of bytes at any moment.
     """
 
     def __init__(self, saved: Saved | None = None, parameters: Iterable[Tensor] = ()) -> None:
@@ -104,11 +111,11 @@ class Live(TorchDispatchMode):
 
 
 class StepBytes(NamedTuple):
-    """Return the peak of a forward and a backward pass.
+    """Peak memory of a forward and a backward pass, in bytes.
 
     Attributes:
-        saved: kept for the backward pass.
-        all: of all tensors beside weights and gradients.
+        saved: Bytes kept for the backward pass.
+        all: Bytes of all tensors except weights and gradients.
     """
 
     saved: int

@@ -20,7 +20,7 @@ def photographs(size: tuple[int, int], count: int, *, folder: Path | None = None
         return [drawn_jpeg(size, seed=seed + number) for number in range(count)]
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     if not paths:
-        raise SystemExit(f"{folder}: there is no .jpg in it")
+        raise SystemExit(f"{folder}: contains no .jpg")
     return [_as_size(paths[number % len(paths)], size) for number in range(count)]
 
 

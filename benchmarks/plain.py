@@ -1,14 +1,14 @@
 """Reimplementation of the official FineCLIP formulation, the reference of the benchmarks.
 
-A forward pass of the images for their maps and another for their embeddings, a whole last block for one row of it, every
-text at 77 tokens at every step, features padded to K slots an image and gathered row by row.
+Dense maps and embeddings of images come from separate forward passes, the last block is computed for all rows although one
+is used, every text has 77 tokens in every step, and features are padded to K slots per image and gathered row by row.
 
 It runs on the same weights with two sets of kernels: `OurKernels`, this package's blocks, attention and rotary positions,
-so that only the formulation differs; `UpstreamKernels`, timm's and open_clip's own forward, which is what one gets
+so that only the formulation differs; `UpstreamKernels`, the forward passes of timm and open_clip, for a comparison
 without this package.
 
-Source: FineCLIP, training/clipself.py, eva_clip/loss.py, eva_vit_model.py. Rows of zeros are dropped, as there on several
-GPUs: on one they stay there, which is another objective.
+Source: FineCLIP, training/clipself.py, eva_clip/loss.py, eva_vit_model.py. Rows of zeros are dropped, as in the official code
+on several GPUs; on one GPU it keeps them, which is another objective.
 
 Legend: B images, K slots, R regions, N rows, D embedding, P patches, C width, L tokens.
 """
@@ -96,10 +96,13 @@ def plain_loss(encoder: RegionEncoder, kernels: Kernels, batch: Padded, *, detac
     """Return the sum of the three loss terms on one process.
 
     Args:
-        encoder: whose inverse temperature is taken.
-        kernels: how its towers run.
-        batch: as the official loader hands it over.
-        detaches_crops: no gradient into the crop branch, which the official code does not do.
+        encoder: Encoder whose inverse temperature is used.
+        kernels: Implementation of its towers.
+        batch: Batch in the form of the official loader.
+        detaches_crops: Whether the crop branch has no gradient; the official code has one.
+
+    Returns:
+        Scalar loss.
     """
     valid_BK = batch.boxes_BK5[..., 4] > 0.5
     boxes = [rows[valid, :4] for rows, valid in zip(batch.boxes_BK5, valid_BK, strict=True)]
@@ -131,7 +134,7 @@ def contrast(left_ND: Tensor, right_ND: Tensor, scale: Tensor) -> Tensor:
 def dropped(padded_ND: Tensor) -> Tensor:
     """Return the rows that are not zero, checked one by one.
 
-    Source: eva_clip/loss.py `gather_features` with `skip=True`: a loop of Python, the host waiting for every row.
+    Source: eva_clip/loss.py `gather_features` with `skip=True`: a Python loop that synchronizes with the device for every row.
     """
     return torch.stack([row for row in padded_ND if bool(row.abs().sum() > 0)])
 

@@ -38,7 +38,7 @@ OURS, SAME, UPSTREAM, RELAXED, CHUNKED, PRODUCTS = (
 
 
 def updating(method: FineCLIP, loss: Callable[[], Tensor], *, half: bool) -> Callable[[], None]:
-    """A step of the optimiser on a loss."""
+    """Return a function that takes one optimizer step on a loss."""
     optimizer = build_optimizer(method.parameter_groups(), TrainConfig(learning_rate=1e-9))
 
     def run() -> None:
@@ -52,7 +52,7 @@ def updating(method: FineCLIP, loss: Callable[[], Tensor], *, half: bool) -> Cal
 
 
 def variants(encoder: RegionEncoder, step: Step, *, half: bool = False) -> dict[str, Callable[[], None]]:
-    """What takes turns. All share the weights, which a learning rate of 1e-9 leaves as they are."""
+    """Return the timed variants. They share the weights, which a learning rate of 1e-9 leaves almost unchanged."""
     method, relaxed = build_method(encoder), build_method(encoder, DETACHED)
     whole, detached, chunked = GradCache(method), GradCache(relaxed), GradCache(method, MicroBatchSizes(crops=2))
     batch, template = packed(step), padded(step)
@@ -77,11 +77,11 @@ def step_figures(
     times = time_alternately({**variants(encoder, step, half=half), PRODUCTS: alone}, repeats=repeats)
     spread = spreads(times)
     kind = "bf16, AMX" if half else "fp32"
-    what = f"step, {len(step.regions)} images x {step.regions[0]} regions, {kind}"
+    prefix = f"step, {len(step.regions)} images x {step.regions[0]} regions, {kind}"
 
     def against(plain: str, name: str, said: str, target: float | None) -> Figure:
         return ratio_to_plain(
-            f"{what}, {said}",
+            f"{prefix}, {said}",
             "s",
             times[plain].least,
             times[name].least,
@@ -98,7 +98,7 @@ def step_figures(
         against(UPSTREAM, RELAXED, "crops without gradient (relaxed)", None),
         against(SAME, CHUNKED, "same objective, 2 crops at a time", None),
         ratio_to_limit(
-            f"{what}, same objective",
+            f"{prefix}, same objective",
             "s",
             arithmetic / rate,
             times[OURS].least,

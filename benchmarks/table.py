@@ -2,7 +2,7 @@
 
     python -m benchmarks.table [--write]
 
-Figures of a GPU come first, then machine-independent figures, then CPU times. Each kind is of the machine that was measured last.
+Figures of a GPU come first, then machine-independent figures, then CPU times. Each kind shows the machine that was measured last.
 """
 
 import argparse
@@ -91,6 +91,13 @@ def _number(value: float) -> str:
 
 def insert_table(page: str, table: str) -> str:
     """Return the page with the table between its two marks.
+
+    Args:
+        page: Markdown with the lines `BEGIN` and `END`.
+        table: Markdown of the table.
+
+    Returns:
+        The page; text between the marks is replaced.
 
     Raises:
         ValueError: A mark is missing.

@@ -3,8 +3,8 @@
     git worktree add /tmp/base COMMIT
     python -m benchmarks.throughput --base /tmp/base
 
-One process per checkout serves the measurements, so that both are imported once and take turns. The other checkout must
-have this file.
+Each checkout has one process, which imports it once; the two measure in alternation. The other checkout must contain this
+file.
 """
 
 import json
@@ -27,7 +27,7 @@ from benchmarks.figures import Figure
 from benchmarks.photos import COCO, photographs, sample_of
 from fineclip.config.methods import FineCLIPConfig
 from fineclip.config.training import LoaderConfig
-from fineclip.methods import FineCLIP
+from fineclip.methods.fineclip import FineCLIP
 from fineclip.methods.transforms import DataSpec
 from fineclip.models.tokenizer import CONTEXT_LENGTH, Tokenizer
 from fineclip.shards import TarAppender, add_sample
@@ -41,7 +41,7 @@ SIDE = 224
 
 
 class Case(NamedTuple):
-    """What is loaded, and by how many worker processes."""
+    """Boxes per image, device of the crops and number of worker processes."""
 
     boxes: int
     crops: str
@@ -49,12 +49,12 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For the table."""
+        """Name in the table."""
         return f"640 x 480, {self.boxes} boxes, crops by the {self.crops}, {self.workers} workers"
 
 
 class Throughput(NamedTuple):
-    """Of a running loader: wall seconds and CPU seconds of this process and its workers for one image; seconds to start it."""
+    """Wall seconds and CPU seconds (this process and its workers) per image of a running loader, and the seconds to start it."""
 
     wall: float
     cpu: float
@@ -67,7 +67,7 @@ CASES = [
 
 
 def write_shard(folder: Path, *, boxes: int) -> PackedShard:
-    """A packed shard of drawn photographs."""
+    """Write a packed shard of synthetic photographs."""
     path = folder / f"{boxes}.tar"
     tar = TarAppender(path)
     samples = [
@@ -103,13 +103,13 @@ def measure(case: Case, shard: PackedShard) -> Throughput:
 
 
 def cpu_seconds() -> float:
-    """Of this process and all below it that live."""
+    """Return the CPU seconds of this process and its living descendants."""
     own = psutil.Process()
     return sum(sum(each.cpu_times()[:2]) for each in (own, *own.children(recursive=True)))
 
 
 def serve() -> None:
-    """Answer each line of stdin, a case, with a line of stdout, its throughput."""
+    """Read a case from each line of stdin and write its throughput to stdout."""
     with tempfile.TemporaryDirectory() as folder:
         shards = {boxes: write_shard(Path(folder), boxes=boxes) for boxes in {case.boxes for case in CASES}}
         for line in sys.stdin:
@@ -118,7 +118,7 @@ def serve() -> None:
 
 
 class Server:
-    """Measures in a checkout."""
+    """Process that measures in a checkout."""
 
     def __init__(self, checkout: Path) -> None:
         command = [sys.executable, "-m", "benchmarks.throughput", "--serve"]
@@ -133,7 +133,7 @@ class Server:
         self.process.communicate()
 
     def measure(self, case: Case) -> Throughput:
-        """Wait for a measurement."""
+        """Measure a case in the other process and return the result."""
         if self.process.stdin is None or self.process.stdout is None:
             raise AssertionError("a server has pipes")
         self.process.stdin.write(json.dumps(case) + "\n")
@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compare two checkouts, show, write."""
     parser = build_parser(__doc__, repeats=5)
     parser.add_argument("--base", type=Path, help="the other checkout")
-    parser.add_argument("--serve", action="store_true", help="measure here what stdin asks for")
+    parser.add_argument("--serve", action="store_true", help="measure the cases that are read from stdin")
     if parser.parse_args(arguments).serve:
         torch.set_num_threads(1)
         serve()

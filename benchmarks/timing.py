@@ -45,6 +45,9 @@ def time_alternately(
         variants: Functions by name.
         repeats: Timed runs of each.
         clock: Clock in seconds; the default is the CPU time of this process.
+
+    Returns:
+        Seconds of each timed run by variant.
     """
     for run in variants.values():
         run()

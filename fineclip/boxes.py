@@ -1,6 +1,6 @@
 """Geometry of boxes: convert, clip, round, enlarge, fractions, and the way back from a letterboxed square. No torch.
 
-Boxes are `Box(x1, y1, x2, y2)` in pixels of the stored image with half-open edges, unless a function says otherwise.
+Boxes are `Box(x1, y1, x2, y2)` in pixels of the stored image with half-open edges, unless a function states otherwise.
 """
 
 from typing import NamedTuple
@@ -19,6 +19,14 @@ def from_xywh(x: float, y: float, width: float, height: float) -> Box:
 
 def clip(box: Box, width: float, height: float) -> Box:
     """Return the part of a box inside an image of `width` x `height` pixels. It may be empty.
+
+    Args:
+        box: Box in pixels.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+
+    Returns:
+        Box whose edges are in the image, or an empty one with x2 <= x1 or y2 <= y1.
 
     Example:
         >>> clip(Box(-1, 2, 30, 5), 20, 10)
@@ -44,12 +52,15 @@ def fractions(box: Box, width: float, height: float) -> Fractions:
 
 
 def rejection_reason(box: Box, *, min_side_px: float, max_side_px: float | None = None) -> str | None:
-    """Return why a clipped box is left out, as a phrase for the log, or None for a box that is kept.
+    """Return the reason to skip a clipped box, as a phrase for the log, or None for a box that is kept.
 
     Args:
-        box: A box after `clip_and_round`. An empty one is always left out.
+        box: A box after `clip_and_round`. An empty one is always skipped.
         min_side_px: Least length of the shorter side.
         max_side_px: Greatest length of the longer side; None sets no limit.
+
+    Returns:
+        Phrase such as `smaller than 8 px`, or None.
     """
     shorter, longer = sorted((box.width, box.height))
     if shorter <= 0:

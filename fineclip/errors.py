@@ -1,4 +1,4 @@
-"""What can go wrong by a user's doing, by kind. Each message says where, what, what was expected and what to do.
+"""Errors that a user can correct. Each message states the place, the problem, the expected value and the remedy.
 
 The command line prints the message of a `FineclipError` and exits with 2; any other exception is a bug, keeps its
 traceback and exits with 1.
@@ -6,15 +6,15 @@ traceback and exits with 1.
 
 
 class FineclipError(Exception):
-    """A mistake that its reader can mend: the message is all they need."""
+    """Base class of errors that a user can correct with the information in the message."""
 
 
 class ConfigError(FineclipError):
-    """The configuration is wrong, or does not fit what lies on disk. Found before the first job where possible."""
+    """The configuration is invalid or does not match the files on disk. Detected before the first job where possible."""
 
 
 class ShardError(FineclipError):
-    """A manifest, table or tar is gone, cut short, or not the one it was."""
+    """A manifest, table or tar is missing, truncated or changed."""
 
 
 class CheckpointError(FineclipError):
@@ -22,11 +22,11 @@ class CheckpointError(FineclipError):
 
 
 class DataError(FineclipError):
-    """An input (images, captions, annotations, a benchmark) is absent or cannot be used as it is."""
+    """An input (images, captions, annotations, a benchmark) is absent or cannot be used."""
 
 
 class TrainingError(FineclipError):
-    """A training cannot go on: a loss that is not finite, processes that disagree, too many samples lost."""
+    """A training cannot continue: the loss is not finite, ranks disagree, or too many samples are missing."""
 
 
 class EvaluationError(FineclipError):

@@ -1,4 +1,4 @@
-"""Keys of jobs: what makes a result the one it is, in one spelling.
+"""Keys of jobs: the values that determine a result, as canonical JSON.
 
 The key of a job is the version of its code, its configuration and the hashes of its inputs. Of a configuration only the
 values that differ from their defaults count: a new key with a default computes nothing again, and a key that is written
@@ -22,7 +22,13 @@ def identity(section: BaseModel) -> dict[str, Any]:
 
 
 def canonical(value: Any) -> str:
-    """Return the one JSON spelling of a value: sorted keys, no white space.
+    """Return the canonical JSON of a value: sorted keys, no white space.
+
+    Args:
+        value: JSON value; text is not escaped to ASCII.
+
+    Returns:
+        Equal text for equal values.
 
     Example:
         >>> canonical({"b": 1, "a": [2, None]})

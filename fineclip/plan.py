@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 class Plan:
     """The configuration together with the inputs on disk.
 
+    Args:
+        config: The validated configuration.
+
     Attributes:
         config: The validated configuration.
         dataset: Name of the folder under data/ and results/.
@@ -64,7 +67,10 @@ class Plan:
 
     @cached_property
     def benchmarks(self) -> list[str]:
-        """Planned benchmarks whose data exists.
+        """Return the planned benchmarks whose data exists.
+
+        Returns:
+            Names in the order of `plan.benchmarks`.
 
         Raises:
             ConfigError: The data of a benchmark with `if_missing: error` does not exist.
@@ -73,12 +79,12 @@ class Plan:
 
     @cached_property
     def left_out(self) -> list[str]:
-        """Benchmarks of `select.exclude` whose data exists: their images are not trained on."""
+        """Return the benchmarks of `select.exclude` whose data exists."""
         return [name for name in self.config.select.exclude if self._is_there(name)]
 
     @property
     def source_annotations(self) -> list[str]:
-        """JSON files or table of captions that `index-source` reads beside the images."""
+        """Return the JSON files or the table of captions that `index-source` reads beside the images."""
         match self.config.source:
             case CocoSource(root=root, captions=captions, instances=instances):
                 return [f"{root}/{name}" for name in (captions, instances) if name]
@@ -89,7 +95,7 @@ class Plan:
 
     @property
     def source_fingerprint(self) -> str | None:
-        """Fingerprint of names, sizes and times in the folder of images; None for a source without a listing."""
+        """Return the fingerprint of names, sizes and times in the folder of images; None for a source without a listing."""
         folder = image_folder(self.config.source)
         return None if folder is None else directory_fingerprint(folder)
 
@@ -100,12 +106,12 @@ class Plan:
 
     @property
     def trained(self) -> list[str]:
-        """Ids of the runs that are trained."""
+        """Return the ids of the runs that are trained."""
         return [name for name, run in self.runs.items() if run.method]
 
     @property
     def untrained(self) -> list[str]:
-        """Ids of the runs that are pretrained encoders without training."""
+        """Return the ids of the runs that are pretrained encoders without training."""
         return [name for name, run in self.runs.items() if not run.method]
 
     def weights(self, kind: str, name: str) -> WeightsConfig | None:
@@ -130,6 +136,9 @@ class Plan:
         Args:
             stage: Name of a stage, or `index`, `evaluate`, `train`, `pretrained` or `report`.
             **names: Wildcards of the job.
+
+        Returns:
+            Equal text for jobs that need not run again.
         """
         config = self.config
         match stage:
@@ -146,7 +155,7 @@ class Plan:
         return planned_key(stages()[stage].version, self._stage_config(stages()[stage], names))
 
     def _stage_config(self, declared: Stage, names: Mapping[str, str]) -> dict[str, Any]:
-        """The values of a stage's section that are part of its key."""
+        """Return the values of a stage's section that are part of its key."""
         match declared.name:
             case "select":
                 scale = self.config.scales[names["scale"]]
@@ -186,8 +195,8 @@ class Plan:
         return {name: value for name, value in identity(self.config.loader).items() if name not in unused}
 
     def _entry(self, kind: str, name: str) -> Any:
-        catalogue: Mapping[str, Any] = self.config.detect if kind == "detect" else self.config.caption
-        return catalogue[name]
+        catalog: Mapping[str, Any] = self.config.detect if kind == "detect" else self.config.caption
+        return catalog[name]
 
     def _require_external(self) -> None:
         for kind, name in (("detect", self.config.regions), ("caption", self.config.captions)):

@@ -1,7 +1,7 @@
-"""The types that flow through the package. Nothing here imports torch at run time.
+"""Types that several packages share. torch is imported for type checking only.
 
-Legend: B images of this process, R regions of this process (packed, never padded), V views, L tokens of the longest text,
-H W image pixels, h w crop pixels.
+Legend: B images of this rank, R regions of this rank (concatenated, without padding), N texts, L tokens of the longest
+text, D embedding width, H W image pixels, h w crop pixels.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An image before the filter: size from its header, captions, and hash. Width 0 stands for an unreadable header."""
+    """An image before the filter: size from its header, captions, and hash. Width 0 means that the header is unreadable."""
 
     key: str
     width: int
@@ -82,7 +82,7 @@ class Candidate:
 
 
 class Counts(NamedTuple):
-    """Rows of every process, in rank order; host integers, exchanged once a step."""
+    """Rows of every rank, in rank order; host integers, exchanged once per step."""
 
     images: Sequence[int]
     regions: Sequence[int]
@@ -90,14 +90,23 @@ class Counts(NamedTuple):
 
 @dataclass(slots=True)
 class Batch:
-    """What one process sees of one step. A field that the method does not ask for is None.
+    """Inputs of one step on one rank, on its device. A field that the method does not use is None.
 
-    images (B, 3, H, W) 8-bit pixels, or normalised floats, as crops and views; texts (B, L) int64; boxes (R, 4) fractions of the transformed image,
-    x1 y1 x2 y2; box_to_image (R,) int64, ascending; region_texts (R, L); region_labels (R,); crops (R, 3, h, w);
-    views (V, B, 3, H, W). texts and region_texts may be (., D) embeddings, made beforehand, and may hold each text once:
-    text_rows (B,) and region_text_rows (R,) int64 then say which is whose; None: row i is of image or region i. `seed` is a function of (seed, step), the same on every process: what is drawn for the whole
-    batch comes from it. `first_image` is the place of the first among the images of this process, in a part of a batch.
-    `regions_per_image` says what box_to_image does, where the host knows it without asking a device.
+    Attributes:
+        keys: Keys of the B images.
+        counts: Rows of all ranks.
+        images: (B, 3, H, W) uint8 pixels or normalized floats.
+        texts: (N, L) int64 tokens, or (N, D) embeddings computed beforehand; equal texts may be stored once.
+        boxes: (R, 4) float32, x1 y1 x2 y2 as fractions of the transformed image.
+        box_to_image: (R,) int64, ascending; index of the image of each region.
+        region_texts: As `texts`, of regions.
+        text_rows: (B,) int64, row of `texts` of each image; None: row i belongs to image i.
+        region_text_rows: (R,) int64, row of `region_texts` of each region; None: row i belongs to region i.
+        region_labels: (R,) int64.
+        crops: (R, 3, h, w) uint8 pixels or normalized floats.
+        seed: Function of (run seed, step), equal on all ranks; for random draws that concern the global batch.
+        first_image: Index of the first image within the rank, if this is a micro-batch.
+        regions_per_image: Number of regions of each image on the host, if known without a device synchronization.
     """
 
     keys: tuple[str, ...]
@@ -111,16 +120,15 @@ class Batch:
     region_text_rows: Tensor | None = None
     region_labels: Tensor | None = None
     crops: Tensor | None = None
-    views: Tensor | None = None
     seed: int = 0
     first_image: int = 0
     regions_per_image: tuple[int, ...] | None = None
 
 
 class Losses(NamedTuple):
-    """The value to go down and its parts. A NamedTuple because DDP looks into tuples and not into dataclasses.
+    """Total loss and its terms. A NamedTuple, because DDP finds tensors in tuples but not in dataclasses.
 
-    Both are scaled as `losses/contrastive.py` says: averaged over processes they are the full-batch values.
+    Both are scaled as `losses/contrastive.py` describes: their means over ranks are the full-batch values.
     """
 
     total: Tensor
@@ -128,22 +136,29 @@ class Losses(NamedTuple):
 
     @classmethod
     def weighted(cls, terms: Mapping[str, Tensor], *, weights: Mapping[str, float]) -> Losses:
-        """Sum of `weights[name] * terms[name]`; the terms are kept unweighted and detached.
+        """Return the sum of `weights[name] * terms[name]`, with the terms unweighted and detached.
 
-        A term of weight 0 is left out of the sum, so that its parameters keep no gradient at all.
+        A term of weight 0 is left out of the sum, so that the gradients of its parameters stay None.
+
+        Args:
+            terms: Scalars with a graph.
+            weights: Weight of each term, at least 0.
+
+        Returns:
+            Total with a graph, and detached terms.
         """
         total = sum((weights[name] * term for name, term in terms.items() if weights[name] != 0), start=0.0)
         return cls(total=total, terms={name: term.detach() for name, term in terms.items()})  # type: ignore[arg-type]
 
     def plus(self, other: Losses) -> Losses:
-        """The sum; a term that both have is summed too."""
+        """Return the sum of both; terms with the same name are added."""
         terms = dict(self.terms)
         for name, term in other.terms.items():
             terms[name] = terms[name] + term if name in terms else term
         return Losses(self.total + other.total, terms)
 
     def detached(self) -> Losses:
-        """The same values without their graph."""
+        """Return the same values without a graph."""
         return Losses(self.total.detach(), dict(self.terms))
 
 

@@ -9,10 +9,17 @@ from fineclip.errors import ConfigError
 
 @cache
 def version_of(package: str, module: str) -> int:
-    """`VERSION` of `fineclip.<package>.<module>`.
+    """Return `VERSION` of `fineclip.<package>.<module>`.
+
+    Args:
+        package: Name of a package in `fineclip`.
+        module: Name of a module or package in it.
+
+    Returns:
+        The assigned integer.
 
     Raises:
-        ConfigError: there is no such module, or it states no version.
+        ConfigError: The module does not exist, or has no `VERSION`.
     """
     base = Path(__file__).parent / package
     path = next((p for p in (base / f"{module}.py", base / module / "__init__.py") if p.is_file()), None)

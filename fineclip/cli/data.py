@@ -24,6 +24,10 @@ def add_verbs(verbs: Verbs) -> None:
 def run_stage(declared: Stage, options: argparse.Namespace) -> None:
     """Call the function of a stage with the values of its verb.
 
+    Args:
+        declared: Declaration of the stage.
+        options: Parsed options of its verb.
+
     Raises:
         ConfigError: The configuration is wrong, or was planned for another version of the stage.
     """
@@ -55,6 +59,6 @@ def _add_input(verb: argparse.ArgumentParser, parameter: str, needed: Input) -> 
 
 
 def _place(declared: Stage, values: dict[str, object]) -> str:
-    """Return the place of the section in the configuration as far as the options tell, for messages."""
+    """Return the place of the section in the configuration as far as the options determine it, for messages."""
     filled = re.sub(r"{(\w+)}", lambda part: str(values.get(part[1], part[0])), declared.section or declared.name)
     return filled.partition(".{")[0]

@@ -7,7 +7,7 @@ A job that needs GPUs first locks the queue file `line-<device>` of each GPU it 
 GPUs until it has enough. There is no deadlock, because jobs that hold GPUs do not wait. A job that needs many GPUs is not
 overtaken by jobs that need few.
 
-If `CUDA_VISIBLE_DEVICES` is set, by a scheduler or by hand, no other GPU is used. GPUs from a scheduler are locked under the
+If `CUDA_VISIBLE_DEVICES` is set, by a scheduler or by the user, no other GPU is used. GPUs from a scheduler are locked under the
 name of its allocation, because the same number may mean different GPUs in two allocations.
 """
 
@@ -82,7 +82,7 @@ def pool_of(devices: Sequence[int] | Literal["auto"], visible: str | None) -> tu
     named = [name.strip() for name in visible.split(",")]
     end = next(
         (index for index, name in enumerate(named) if name in ("", "-1")), len(named)
-    )  # CUDA ignores what follows
+    )  # CUDA ignores the entries after an invalid one
     shown = dict.fromkeys(named[:end])
     numbers = None if devices == "auto" else set(map(str, devices))
     # a UUID is always allowed

@@ -139,7 +139,7 @@ def _evaluate_checkpoint(options: argparse.Namespace) -> None:
     config = _configuration([Path(name) for name in options.config or ["config.yaml"]])
     benchmarks = chosen_benchmarks(config.benchmarks, options.benchmark)
     places = _score_files(options.output, list(benchmarks))
-    found = find_encoder(options.checkpoint, encoder=options.encoder, catalogue=config.encoders)
+    found = find_encoder(options.checkpoint, encoder=options.encoder, catalog=config.encoders)
     if len(options.index) > 1:
         raise ConfigError(f"--index: with --checkpoint, expected one folder, but got {len(options.index)} paths")
     folder = options.index[0] if options.index else None
@@ -161,8 +161,8 @@ def _evaluate_checkpoint(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from fineclip.models.checkpoints import export, find_encoder
 
-    catalogue = _configuration(options.config).encoders if options.config else {}
-    found = find_encoder(options.encoder_path, encoder=options.encoder, catalogue=catalogue)
+    catalog = _configuration(options.config).encoders if options.config else {}
+    found = find_encoder(options.encoder_path, encoder=options.encoder, catalog=catalog)
     export(found, options.output, layout=options.layout, replace=options.force)
 
 

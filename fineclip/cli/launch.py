@@ -177,7 +177,7 @@ def _exit_code(error: Any) -> int:
         Exit code above 0.
 
     Raises:
-        TrainingError: It was killed, so that it has no message of its own.
+        TrainingError: The process was killed by a signal and left no error message.
     """
     rank, failure = error.get_first_failure()
     if failure.exitcode >= 0:

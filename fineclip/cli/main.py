@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of every verb and its options."""
     top = argparse.ArgumentParser(
         prog="fineclip",
-        description="From image-text pairs to a region-level CLIP. Snakemake calls these verbs; each also works by hand.",
+        description="From image-text pairs to a region-level CLIP. Snakemake calls these verbs; each can also be run directly.",
     )
     top.add_argument("--version", action="version", version=f"fineclip {__version__}")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
@@ -62,7 +62,7 @@ def _start_logging(file: Path | None) -> None:
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         if not is_launched(os.environ):
-            file.write_text("", encoding="utf-8")  # what the last attempt said
+            file.write_text("", encoding="utf-8")  # remove the output of the previous attempt
         handlers.append(logging.FileHandler(file, mode="a", encoding="utf-8"))  # as several processes write it
     who = f"process {rank}: " if rank else ""
     logging.basicConfig(
@@ -74,6 +74,6 @@ def _start_logging(file: Path | None) -> None:
     )
     for noisy in ("httpx", "PIL", "filelock", "urllib3", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    for handler in handlers:  # what libraries say without a logger of their own; ours all have one
+    for handler in handlers:  # warnings that libraries print without a logger
         handler.addFilter(lambda record: record.name != "root" or record.levelno >= logging.WARNING)
     logging.captureWarnings(capture=True)

@@ -18,7 +18,7 @@ S = TypeVar("S")
 
 def add_verb(verbs: Verbs, name: str, call: Call, *, about: str, config: bool = True) -> argparse.ArgumentParser:
     """Add a verb with the options that all verbs have."""
-    verb: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about)
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
     verb.set_defaults(call=call)
     if config:
         verb.add_argument(
@@ -46,14 +46,14 @@ def add_job(verbs: Verbs, name: str, call: Call, *, about: str) -> argparse.Argu
         type=Path,
         required=True,
         metavar="FILE",
-        help="path of the manifest to write; its data lies beside it",
+        help="path of the manifest to write; its data is written beside it",
     )
     verb.add_argument("--force", action="store_true", help="run even if nothing has changed")
     return verb
 
 
 def add_compute(verb: argparse.ArgumentParser, *, batch_size: int | None = None) -> None:
-    """Add the options of verbs that run a model. The verb starts when it holds the GPUs that it asks for."""
+    """Add the options of verbs that run a model. The verb starts when it has locked the GPUs."""
     if batch_size is not None:
         verb.add_argument(
             "--batch-size", type=positive, default=batch_size, metavar="N", help=f"rows at once (default {batch_size})"
@@ -66,7 +66,7 @@ def add_compute(verb: argparse.ArgumentParser, *, batch_size: int | None = None)
         type=devices,
         default="auto",
         metavar="N,N",
-        help="GPUs that --gpus may take, by number (default auto: all of this machine)",
+        help="GPUs that --gpus may lock, by number (default auto: all of this machine)",
     )
     add_resources(verb)
     call: Call = verb.get_default("call")
@@ -106,10 +106,13 @@ def section(model: type[S] | Any, values: dict[str, Any], *, where: str, version
     """Return the configuration section of a verb.
 
     Args:
-        model: A section, or a union of some.
+        model: A section or a union of sections.
         values: Values from the command line, perhaps with `version`.
         where: Place of the section in the configuration, for messages.
         version: Version of the stage; None skips the check.
+
+    Returns:
+        Validated section.
 
     Raises:
         ConfigError: A key is wrong, or the job was planned for another version.

@@ -15,7 +15,9 @@ def add_verbs(verbs: Verbs) -> None:
     """Add train, export-baseline and index."""
     verb = add_job(verbs, "train", _train, about="train one run, or resume it")
     verb.add_argument("--select", type=Path, required=True, help="manifest of `select`: the samples")
-    verb.add_argument("--packed", type=Path, nargs="+", required=True, help="manifests of `pack`: their bytes")
+    verb.add_argument(
+        "--pack", dest="packed", type=Path, nargs="+", required=True, help="manifests of `pack`: their bytes"
+    )
     verb.add_argument("--weights", type=Path, nargs=1, required=True, help="manifest of `weights`: initial weights")
     add_tokenizer(verb)
     verb.add_argument(

@@ -35,13 +35,13 @@ from fineclip.config.evaluation import (
     RetrievalBenchmark,
 )
 from fineclip.config.methods import (
-    ClimConfig,
-    ClipConfig,
-    ClipSelfConfig,
+    CLIMConfig,
+    CLIPConfig,
+    CLIPSelfConfig,
     FineCLIPConfig,
     MethodConfig,
     MethodsConfig,
-    RegionClipConfig,
+    RegionCLIPConfig,
 )
 from fineclip.config.plan import DatasetConfig, PlanConfig, RuntimeConfig, ScaleConfig, Substitutes, VariantConfig
 from fineclip.config.root import Config, Run, load, merge, read_files
@@ -53,12 +53,12 @@ __all__ = [
     "Blip2Caption",
     "BoxesBenchmark",
     "BoxesJsonDetect",
+    "CLIMConfig",
+    "CLIPConfig",
+    "CLIPSelfConfig",
     "CaptionConfig",
     "CaptionList",
     "CaptionsJsonCaption",
-    "ClimConfig",
-    "ClipConfig",
-    "ClipSelfConfig",
     "CocoCaptions",
     "CocoPanoptic",
     "CocoSource",
@@ -78,7 +78,7 @@ __all__ = [
     "MiniatureTest",
     "PackConfig",
     "PlanConfig",
-    "RegionClipConfig",
+    "RegionCLIPConfig",
     "RetrievalBenchmark",
     "Run",
     "RuntimeConfig",

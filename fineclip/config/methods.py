@@ -57,7 +57,7 @@ class MethodConfig(Section):
         return self.uses_captions and not self.train_text
 
 
-class ClipConfig(MethodConfig):
+class CLIPConfig(MethodConfig):
     """Image-text contrastive loss on whole images."""
 
 
@@ -110,7 +110,7 @@ class FineCLIPConfig(MethodConfig):
         return bool(self.weights.global_ or self.weights.region)
 
 
-class ClipSelfConfig(MethodConfig):
+class CLIPSelfConfig(MethodConfig):
     """CLIPSelf: dense features are distilled from the crop features of a frozen teacher, the initial encoder."""
 
     wise_ft_alpha: Share = key(
@@ -160,7 +160,7 @@ class RegionClipWeights(Section):
     )
 
 
-class RegionClipConfig(MethodConfig):
+class RegionCLIPConfig(MethodConfig):
     """RegionCLIP: regions are classified by concepts, given as labels or predicted by a frozen teacher (pseudo-labels)."""
 
     needs_concepts: ClassVar[bool] = True
@@ -211,7 +211,7 @@ class RegionClipConfig(MethodConfig):
         return self
 
 
-class ClimConfig(MethodConfig):
+class CLIMConfig(MethodConfig):
     """CLIM: mosaics of images; each tile is a region with the caption of its image."""
 
     resize: Literal["squash"] = key(
@@ -251,10 +251,10 @@ class ClimConfig(MethodConfig):
 class MethodsConfig(Section):
     """One section per method."""
 
-    clip: ClipConfig = key(
-        ClipConfig(), origin="Radford et al. 2021", about="Contrastive training on whole images (CLIP)."
+    clip: CLIPConfig = key(
+        CLIPConfig(), origin="Radford et al. 2021", about="Contrastive training on whole images (CLIP)."
     )
     fineclip: FineCLIPConfig = key(FineCLIPConfig(), origin="Jing et al. 2024", about="FineCLIP.")
-    regionclip: RegionClipConfig = key(RegionClipConfig(), origin="Zhong et al. 2022", about="RegionCLIP.")
-    clipself: ClipSelfConfig = key(ClipSelfConfig(), origin="Wu et al. 2024", about="CLIPSelf.")
-    clim: ClimConfig = key(ClimConfig(), origin="Wu et al. 2024", about="CLIM.")
+    regionclip: RegionCLIPConfig = key(RegionCLIPConfig(), origin="Zhong et al. 2022", about="RegionCLIP.")
+    clipself: CLIPSelfConfig = key(CLIPSelfConfig(), origin="Wu et al. 2024", about="CLIPSelf.")
+    clim: CLIMConfig = key(CLIMConfig(), origin="Wu et al. 2024", about="CLIM.")

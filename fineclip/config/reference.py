@@ -130,7 +130,7 @@ def _row(key: str, node: Schema, printed: Mapping[str, str]) -> str:
 
 
 def _type(node: Schema) -> str:
-    """Return the type of a key and its range, in words."""
+    """Return the type of a key and its range, as text."""
     if "anyOf" in node:
         return " or ".join(_type(part) for part in node["anyOf"])
     if "const" in node:

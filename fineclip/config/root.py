@@ -20,7 +20,7 @@ from fineclip.config.data import (
     YoloDetect,
 )
 from fineclip.config.evaluation import BenchmarkConfig
-from fineclip.config.methods import MethodConfig, MethodsConfig, RegionClipConfig
+from fineclip.config.methods import MethodConfig, MethodsConfig, RegionCLIPConfig
 from fineclip.config.plan import DatasetConfig, PlanConfig, RuntimeConfig, ScaleConfig, Substitutes, VariantConfig
 from fineclip.config.training import EncoderConfig, LoaderConfig, TrainConfig
 from fineclip.errors import ConfigError
@@ -112,7 +112,7 @@ class Config(Section):
     def _check_concepts(self) -> Self:
         for run in self.runs().values() if self.concepts.from_ == "captions" else ():
             options = self.options(run) if run.method else None
-            if isinstance(options, RegionClipConfig) and options.targets == "labels":
+            if isinstance(options, RegionCLIPConfig) and options.targets == "labels":
                 raise ValueError(
                     f"concepts.from: captions, but the concepts of run {run.id} are region labels (targets: labels)."
                     " Set concepts.from: labels, or targets: pseudo."

@@ -37,7 +37,7 @@ PUBLISHED = (WEIGHTS, ARCHITECTURE, VOCABULARY, "config.yaml")
 
 @dataclass(frozen=True)
 class Embedder:
-    """Reads the images of an index, and encodes them, their boxes and any texts with one encoder.
+    """Read the images of an index, and encode them, their boxes and texts with one encoder.
 
     Attributes:
         encoder: Batch encoder.
@@ -53,19 +53,33 @@ class Embedder:
         return self.encoder.image_size
 
     def images(self, rows: Sequence[BenchmarkRow], *, size: int) -> np.ndarray:
-        """Return the global embeddings of whole images, (I, D), each squashed to a square of `size` pixels.
+        """Return the global embeddings of whole images, squashed to a square.
+
+        Args:
+            rows: Images of the index.
+            size: Side of the square in pixels, a multiple of the patch.
+
+        Returns:
+            (I, D) unit vectors, float32.
 
         Raises:
-            ConfigError: The size is not whole patches of the encoder.
+            ConfigError: The size is not a multiple of the patch.
             DataError: An image is broken, or is not the one that was indexed.
         """
         return _stacked(self.encoder.encode_pixels(pixels) for _, pixels in self._batches(rows, size))
 
     def regions(self, rows: Sequence[BenchmarkRow], *, size: int) -> np.ndarray:
-        """Return the dense embeddings of all boxes, (R, D), image by image. The image is squashed, and its boxes with it.
+        """Return the dense embeddings of all boxes. Each image is squashed to a square, and its boxes with it.
+
+        Args:
+            rows: Images of the index with their boxes.
+            size: Side of the square in pixels, a multiple of the patch.
+
+        Returns:
+            (R, D) unit vectors, float32, in the order of images and boxes.
 
         Raises:
-            ConfigError: The size is not whole patches of the encoder.
+            ConfigError: The size is not a multiple of the patch.
             DataError: An image is broken, or is not the one that was indexed.
         """
         return _stacked(
@@ -97,13 +111,16 @@ def published_embedder(run: Path, *, batch_size: int, device: str, threads: int)
     """Load the encoder of a run, trained or pretrained.
 
     Args:
-        run: `results/<dataset>/<run>/train.json`; the encoder lies beside it.
+        run: `results/<dataset>/<run>/train.json`; the encoder is in the same folder.
         batch_size: Images or texts in one forward pass.
         device: auto, cpu, cuda or mps.
         threads: CPU threads, of torch in the whole process too.
 
+    Returns:
+        Embedder on the device, in evaluation mode.
+
     Raises:
-        ShardError: A file of the encoder is absent, or not the one that the manifest names.
+        ShardError: A file of the encoder is absent, or its hash differs from the manifest.
         CheckpointError: The files do not fit each other.
     """
     torch.set_num_threads(threads)
@@ -111,7 +128,7 @@ def published_embedder(run: Path, *, batch_size: int, device: str, threads: int)
     for name in PUBLISHED:
         path = run.parent / name
         if name in outputs and not path.is_file():
-            raise ShardError(f"{path}: is gone. Delete {run} and run again.")
+            raise ShardError(f"{path}: is missing. Delete {run} and run again.")
         if path.is_file() and sha256_of(path) != outputs.get(name):
             raise ShardError(f"{path}: is not the one that {run.name} names. Delete {run} and run again.")
     encoder = FeatureEncoder(
@@ -135,7 +152,7 @@ def _read(reader: ByteRangeReader, row: BenchmarkRow) -> bytes:
     content = reader.read(row.file, row.offset, row.size)
     if hashlib.sha256(content).hexdigest() != row.sha256:
         raise DataError(
-            f"{row.file}: {row.key} is not the image that was indexed. Make the index again: fineclip index --force."
+            f"{row.file}: {row.key} is not the image that was indexed. Rebuild the index: fineclip index --force."
         )
     return content
 
@@ -144,4 +161,4 @@ def _decoded(row: BenchmarkRow, content: bytes, size: int) -> Tensor:
     try:
         return squash(decode(content), size)
     except UndecodableImage as error:
-        raise DataError(f"{row.file}: {row.key} {error}. Fetch it again, and make the index again.") from None
+        raise DataError(f"{row.file}: {row.key} {error}. Download it again and rebuild the index.") from None

@@ -1,4 +1,4 @@
-"""Evaluate one run on all its benchmarks: what `fineclip evaluate --run` does.
+"""Evaluate one run on all its benchmarks, for `fineclip evaluate --run`.
 
     results/<dataset>/<run>/evals.json                the manifest: names the score files with their hashes
                             evals/<benchmark>.json    one score file per benchmark
@@ -7,8 +7,8 @@
                    "chance": {metric: value}, "protocol", "evaluate_version"}
 
 Values are percentages, rounded to six decimals. A score file does not vary between runs of the same job. Its key is
-everything in it except scores, chance and protocol: a score file whose key is that of the job is kept, so a new benchmark
-computes only its own scores.
+everything in it except scores, chance and protocol: a score file whose key is that of the job is kept, so adding a
+benchmark computes only its scores.
 
 A failing benchmark does not stop the others. The job then fails: there is no `evals.json`, the score file of the failed
 benchmark is absent, and the next attempt computes only that one.
@@ -53,9 +53,9 @@ def evaluate_run(
     """Write the scores of one run on its benchmarks, then the manifest. Return at once if all are up to date.
 
     Args:
-        run: `results/<dataset>/<run>/train.json`; the encoder lies beside it.
+        run: `results/<dataset>/<run>/train.json`; the encoder is in the same folder.
         indexes: Manifests of the stage `index`, one for each benchmark, `<benchmark>.json`.
-        manifest: `results/<dataset>/<run>/evals.json`; the score files lie in `evals/` beside it.
+        manifest: `results/<dataset>/<run>/evals.json`; the score files are in `evals/` beside it.
         benchmarks: Configuration section of each benchmark, by its name.
         batch_size: Images or texts in one forward pass; changes no result.
         device: auto, cpu, cuda or mps.
@@ -63,7 +63,7 @@ def evaluate_run(
 
     Raises:
         ConfigError: The indexes are not those of the benchmarks.
-        ShardError: The run or an index is absent, or the encoder is not the one that the run's manifest names.
+        ShardError: The run or an index is absent, or the hash of the encoder differs from the run's manifest.
         EvaluationError: At least one benchmark failed; the others are written.
     """
     index_of = {path.stem: path for path in indexes}
@@ -90,7 +90,7 @@ def evaluate_run(
             except FineclipError as error:
                 errors[name] = error
             except Exception as error:
-                log.exception("%s", name)  # a bug keeps its traceback, and does not stop the others either
+                log.exception("%s", name)  # a bug is logged with its traceback, and the other benchmarks continue
                 errors[name] = error
             else:
                 write_text(scores[name], record_text({**keys[name], **record}))
@@ -106,12 +106,15 @@ def score_file(manifest: Path, benchmark: str) -> Path:
 
 
 def score_key(name: str, config: BenchmarkConfig, inputs: Sequence[Path]) -> Key:
-    """Return what identifies the scores on one benchmark: they are computed again if any of it changes.
+    """Return the key of the scores on one benchmark; they are computed again if it changes.
 
     Args:
         name: Name of the benchmark.
         config: Its configuration section.
         inputs: Manifests of the run and of the index.
+
+    Returns:
+        The fields of a score file except scores, chance and protocol.
 
     Raises:
         ShardError: An input is absent.

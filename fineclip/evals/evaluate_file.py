@@ -1,4 +1,4 @@
-"""Evaluate any encoder without the workflow: what `fineclip evaluate --checkpoint` does.
+"""Evaluate any encoder without the workflow, for `fineclip evaluate --checkpoint`.
 
 A record has the keys of a score file (`fineclip/evals/evaluate.py`). Its inputs are the file of weights and the data of the
 index, and `encoder` states the model.
@@ -26,33 +26,34 @@ from fineclip.shards import read_manifest, sha256_of
 log = logging.getLogger(__name__)
 
 
-def chosen_benchmarks(
-    catalogue: Mapping[str, BenchmarkConfig], names: Sequence[str] = ()
-) -> dict[str, BenchmarkConfig]:
+def chosen_benchmarks(catalog: Mapping[str, BenchmarkConfig], names: Sequence[str] = ()) -> dict[str, BenchmarkConfig]:
     """Return the benchmarks of these names, or all whose data exists.
 
     Args:
-        catalogue: Section `benchmarks`.
+        catalog: Section `benchmarks`.
         names: Names of entries; empty for all.
 
+    Returns:
+        Sections by name, in the order of `names` or of the configuration.
+
     Raises:
-        ConfigError: There is no benchmark of a name.
+        ConfigError: A name is not in the section.
         DataError: The data is absent: of a named benchmark, of one with `if_missing: error`, or of all.
     """
     for name in names:
-        if name not in catalogue:
-            raise ConfigError(f"benchmark {name!r}: there is none of that name, but {', '.join(catalogue)}")
+        if name not in catalog:
+            raise ConfigError(f"benchmark {name!r}: unknown name; choose from {', '.join(catalog)}")
     chosen: dict[str, BenchmarkConfig] = {}
-    for name in names or catalogue:
-        absent = missing(catalogue[name])
-        if absent and (name in names or catalogue[name].if_missing == "error"):
-            raise DataError(f"benchmarks.{name}: {absent} Bring it, or name another in benchmarks.{name}.source.")
+    for name in names or catalog:
+        absent = missing(catalog[name])
+        if absent and (name in names or catalog[name].if_missing == "error"):
+            raise DataError(f"benchmarks.{name}: {absent} Provide it, or name another in benchmarks.{name}.source.")
         if absent:
             log.warning("benchmark %s is left out: %s", name, absent)
         else:
-            chosen[name] = catalogue[name]
+            chosen[name] = catalog[name]
     if not chosen:
-        raise DataError("the data of no benchmark is there: bring one of " + (", ".join(catalogue) or "nothing"))
+        raise DataError("no benchmark has its data; provide the data of one of: " + (", ".join(catalog) or "nothing"))
     return chosen
 
 
@@ -75,9 +76,12 @@ def evaluate_checkpoint(
         device: auto, cpu, cuda or mps.
         threads: CPU threads, of torch in the whole process too.
 
+    Returns:
+        Content of a score file and the key `encoder`, by name of the benchmark.
+
     Raises:
         CheckpointError: The weights cannot be read or are of another model.
-        ConfigError: A benchmark asks for an image size that the encoder cannot take.
+        ConfigError: The image size of a benchmark is not a multiple of the patch.
         DataError: Data is absent or damaged.
     """
     torch.set_num_threads(threads)
@@ -102,7 +106,7 @@ def evaluate_checkpoint(
 
 
 def _written(weights: Path) -> str:
-    """Return the path as it was given; for shipped weights their name, because the location of the package varies."""
+    """Return the path unchanged; for shipped weights their name, because the location of the package varies."""
     shipped_name = weights.relative_to(FOLDER).as_posix() if weights.is_relative_to(FOLDER) else None
     return weights.as_posix() if shipped_name is None else f"{PREFIX}{shipped_name}"
 

@@ -1,4 +1,4 @@
-"""Index of a benchmark: its images, captions, boxes and classes, read once. No torch here.
+"""Index of a benchmark: its images, captions, boxes and classes, read once. No torch is imported.
 
     data/<dataset>/index/<benchmark>.json            manifest
                          <benchmark>.parquet         one row per image: file, offset, hash, captions or boxes
@@ -74,8 +74,8 @@ def missing(config: BenchmarkConfig) -> str | None:
         folders.append(root / source.masks)
     absent = next((folder for folder in folders if not folder.is_dir()), None)
     if absent is not None:
-        return f"{absent} is not there, or no folder."
-    return None if file.is_file() else f"{file} is not there, or no file."
+        return f"{absent} does not exist or is not a folder."
+    return None if file.is_file() else f"{file} does not exist or is not a file."
 
 
 def index_identity(config: BenchmarkConfig) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def index_benchmark(manifest: Path, config: BenchmarkConfig) -> None:
         DataError: The data is absent, broken or inconsistent; the message names file and entry.
     """
     if absent := missing(config):
-        raise DataError(f"{manifest.stem}: {absent} Bring it, or name another in benchmarks.{manifest.stem}.source.")
+        raise DataError(f"{manifest.stem}: {absent} Provide it, or name another in benchmarks.{manifest.stem}.source.")
     name = manifest.stem.replace(".", "-")  # a dot would end the key of a member in a tar
     inputs, read_contents = _data(config, manifest.with_suffix(".tar"), name)
     job = Job(manifest, stage="index", version=VERSION, config=index_identity(config), inputs=inputs)
@@ -105,8 +105,10 @@ def index_benchmark(manifest: Path, config: BenchmarkConfig) -> None:
     rows = [_row(f"{name}-{index:06d}", image, config) for index, image in enumerate(contents.images)]
     kept = [row for row in rows if row.kept]
     if not kept:
-        what = "box of the sizes asked for" if isinstance(config, BoxesBenchmark) else "caption"
-        raise DataError(f"{manifest.stem}: none of its {len(rows)} images has a {what}. Is it the right data?")
+        what = "box of the configured sizes" if isinstance(config, BoxesBenchmark) else "caption"
+        raise DataError(
+            f"{manifest.stem}: none of its {len(rows)} images has a {what}. Check benchmarks.{manifest.stem}.source."
+        )
     dropped = Counter(row.reason for row in rows if row.reason is not None)
     boxes = sum(len(row.boxes) for row in kept)
     outputs = _write(manifest, config, rows, contents.classes)
@@ -116,15 +118,22 @@ def index_benchmark(manifest: Path, config: BenchmarkConfig) -> None:
 def read_index(manifest: Path, config: BenchmarkConfig) -> Index:
     """Read the index that `index_benchmark` wrote.
 
+    Args:
+        manifest: `data/<dataset>/index/<benchmark>.json`.
+        config: Section of the benchmark that the index must belong to.
+
+    Returns:
+        Kept images in order, and classes.
+
     Raises:
-        ShardError: It is absent or damaged, or was made for another configuration than `config`.
+        ShardError: It is absent or damaged, or was built for another configuration than `config`.
     """
     found = read_manifest(manifest)
     wanted = index_identity(config)
     if found.stage != "index" or canonical(found.config) != canonical(wanted):
         raise ShardError(
             f"{manifest}: is the {found.stage} of {canonical(found.config)}, not the index of {canonical(wanted)}."
-            " Make it again: fineclip index."
+            " Rebuild it: fineclip index."
         )
     classes_path = manifest.with_suffix(CLASSES_SUFFIX)
     classes = _read_classes(classes_path, found.outputs) if classes_path.name in found.outputs else []
@@ -199,6 +208,6 @@ def _of_size(image: BenchmarkImage, config: BoxesBenchmark) -> Iterator[Benchmar
 def _read_classes(path: Path, outputs: Mapping[str, str]) -> list[BenchmarkClass]:
     if not path.is_file() or sha256_of(path) != outputs[path.name]:
         raise ShardError(
-            f"{path}: is absent or not the file that its manifest names. Make the index again: fineclip index."
+            f"{path}: is absent, or its hash differs from the manifest. Rebuild the index: fineclip index."
         )
     return [BenchmarkClass(**values) for values in json.loads(path.read_text(encoding="utf-8"))]

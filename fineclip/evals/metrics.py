@@ -14,20 +14,23 @@ CHUNK_ROWS = 1024  # a chunk of similarities stays under half a GB at COCO's 25,
 def similarity(query_QD: np.ndarray, target_TD: np.ndarray) -> np.ndarray:
     """Return the dot products of float32 vectors, (Q, T), summed in float64 and rounded to float32.
 
-    The rounding removes what depends on the order of the sums: equal texts tie exactly, on every machine.
+    The rounding removes differences due to the order of summation, so that equal texts tie exactly on every machine.
     """
     product_QT: np.ndarray = query_QD.astype(np.float64) @ target_TD.astype(np.float64).T
     return product_QT.astype(np.float32)
 
 
 def label_rank(region_RD: np.ndarray, class_KD: np.ndarray, label_R: np.ndarray, *, among_K: np.ndarray) -> np.ndarray:
-    """Return, for each region, the number of other classes that are at least as similar as its own, (R,).
+    """Count, for each region, the other classes that are at least as similar as its own.
 
     Args:
         region_RD: Unit vectors, float32.
         class_KD: Unit vectors, float32.
         label_R: Index of each region's class.
         among_K: True for the classes that a region is ranked among, besides its own.
+
+    Returns:
+        (R,) int64; 0 if the own class is the most similar.
 
     Example:
         >>> axes = np.eye(3, dtype=np.float32)
@@ -47,7 +50,7 @@ def label_rank(region_RD: np.ndarray, class_KD: np.ndarray, label_R: np.ndarray,
 def best_rank(
     query_QD: np.ndarray, target_TD: np.ndarray, *, image_of_query_Q: np.ndarray, image_of_target_T: np.ndarray
 ) -> np.ndarray:
-    """Return, for each query, the number of wrong targets that are at least as similar as the best right one, (Q,).
+    """Count, for each query, the wrong targets that are at least as similar as its best right target.
 
     Args:
         query_QD: Unit vectors, float32.
@@ -55,6 +58,9 @@ def best_rank(
         image_of_query_Q: Index of the image that each query belongs to.
         image_of_target_T: Index of the image that each target belongs to. A target is right for the queries of its image; a
             query without a right target ranks behind all targets.
+
+    Returns:
+        (Q,) int64; 0 if a right target is the most similar.
     """
     rank_Q = np.empty(len(query_QD), dtype=np.int64)
     for start in range(0, len(query_QD), CHUNK_ROWS):
@@ -67,11 +73,14 @@ def best_rank(
 
 
 def class_mean_accuracy(is_correct_R: np.ndarray, label_R: np.ndarray) -> float:
-    """Return the accuracy of each class, averaged over the classes that have regions; in [0, 1].
+    """Compute the accuracy of each class, averaged over the classes that have regions.
 
     Args:
         is_correct_R: True for the regions that are classified correctly.
         label_R: Index of each region's class.
+
+    Returns:
+        Mean in [0, 1].
 
     Raises:
         ValueError: There is no region.

@@ -1,7 +1,7 @@
 """Base class of training methods: an encoder, the features it computes for a batch, and the losses on them.
 
-A method knows nothing of micro-batches, ranks or optimizers: `train/grad_cache.py` calls its parts, and losses communicate
-through `losses/`.
+A method does not depend on micro-batches, ranks or optimizers: `train/grad_cache.py` calls its parts, and `losses/` does
+the communication.
 """
 
 import copy
@@ -27,7 +27,7 @@ NO_WEIGHT_DECAY = ("bn", "ln", "bias", "logit_scale")
 
 
 class ParameterGroup(NamedTuple):
-    """Parameters that the optimizer treats alike."""
+    """Parameters with the same optimizer settings."""
 
     parameters: list[nn.Parameter]
     decays: bool
@@ -54,8 +54,8 @@ class EncoderCall(NamedTuple):
 class Method(nn.Module, ABC, Generic[Features]):
     """A training objective on a `RegionEncoder`.
 
-    The text tower is frozen unless `config.train_text`. Of the vision tower everything is trained, or
-    `config.unlocked_blocks`.
+    The text tower is frozen unless `config.train_text`. The whole vision tower is trained, or its last
+    `config.unlocked_blocks` blocks.
 
     Args:
         encoder: Initial weights; changed by training.
@@ -283,7 +283,7 @@ def groups_within(sizes: Sequence[int], images: range) -> list[int]:
         Sizes in order.
 
     Raises:
-        AssertionError: A group lies partly inside and partly outside.
+        AssertionError: A group is only partly inside.
     """
     within = []
     for end, size in zip(accumulate(sizes), sizes, strict=True):
@@ -308,5 +308,5 @@ def require(field: Tensor | None) -> Tensor:
         AssertionError: It is None.
     """
     if field is None:
-        raise AssertionError("the method needs a field of the batch that its transform leaves empty")
+        raise AssertionError("the method needs a field of the batch that its transform does not set")
     return field

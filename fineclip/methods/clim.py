@@ -3,17 +3,17 @@
     L = L_contrast      row i of V  <->  caption i,   in-batch negatives: all images
 
     V          for each image in the order of the batch the dense feature of its tile in a mosaic,
-               then the global embeddings of the images that are left over
+               then the global embeddings of the remaining images
 
 Legend: B images of this rank, N rows, M mosaics, S side of an image, m side of a mosaic, in pixels.
 
-The global batch is divided in its order: a set of mosaics of 2 x 2, 3 x 3 and 4 x 4 tiles takes 29 images, and there are as
-many sets as the batch can fill, first all 2 x 2, then all 3 x 3, then all 4 x 4; the remaining images stay single. Tiles are
-placed row by row, and the mosaic is resized to `mosaic_size`.
+The global batch is divided in its order: a set of mosaics of 2 x 2, 3 x 3 and 4 x 4 tiles takes 29 images. The batch is
+filled with as many complete sets as possible: first all 2 x 2, then all 3 x 3, then all 4 x 4. The remaining images stay
+single. Tiles are placed row by row, and the mosaic is resized to `mosaic_size`.
 
-Mosaics are planned for the global batch, and a rank gets whole mosaics (`image_groups`), so that any number of ranks sees
-the same mosaics. At least one set is required: `train.batch_size` below 29 is refused before training, and so is a
-training with fewer than 29 samples, whose steps hold all of them.
+Mosaics are planned for the global batch, and a rank gets whole mosaics (`image_groups`), so that the mosaics are the same
+for any number of ranks. At least one set is required: a `train.batch_size` or a number of samples below 29 is an error before
+training.
 
 Source: Wu et al., AAAI 2024; official code, training/clim.py (the variant on CLIP).
 
@@ -21,7 +21,7 @@ Deviations from the official code, with reasons:
   * Mosaics are planned for the global batch (there: on each GPU, so that the objective depends on the number of GPUs, and
     each needs 29 images).
   * Gradients are averaged over ranks (there: every GPU trains its own copy).
-  * If no image is left over, the path of the class token is not computed, and its parameters have no gradient.
+  * If no image remains, the path of the class token is not computed, and its parameters have no gradient.
   * The whole vision tower is trained and exported; `unlocked_blocks: 6` and `wise_ft_alpha: 0.7` are the authors' settings.
   * torchvision's RandomResizedCrop is drawn from the generator of (seed, epoch, key).
 """
@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fineclip.config import ClimConfig
+from fineclip.config import CLIMConfig
 from fineclip.errors import ConfigError
 from fineclip.losses.contrastive import contrastive_loss, first_row
 from fineclip.methods.base import EncoderCall, Method, groups_within, require
@@ -71,7 +71,7 @@ class CLIMTransform:
     """Crop a large part of the image, resize it, and draw one of its captions."""
 
     data_spec: DataSpec
-    config: ClimConfig
+    config: CLIMConfig
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> TrainingExample:
         """Return the example of one sample in one epoch.
@@ -90,7 +90,7 @@ class CLIMTransform:
         part = random_resized_crop(sample.width, sample.height, rng, area=self.config.crop_area)
         pixels = self.data_spec.pixels(sample.image, RESIZE, part=part)
         text = self.data_spec.texts(sample.key, [caption])[0]
-        return TrainingExample(sample.key, pixels.image, text=text, cuts=pixels.cuts)
+        return TrainingExample(sample.key, pixels.image, text=text, crop_plan=pixels.crop_plan)
 
 
 class CLIM(Method[Features]):
@@ -105,9 +105,9 @@ class CLIM(Method[Features]):
     """
 
     version = VERSION
-    config_type = ClimConfig
+    config_type = CLIMConfig
 
-    def __init__(self, encoder: RegionEncoder, config: ClimConfig) -> None:
+    def __init__(self, encoder: RegionEncoder, config: CLIMConfig) -> None:
         super().__init__(encoder, config)
         if any(config.mosaic_size % side for side in encoder.patch):
             raise ConfigError(
@@ -116,7 +116,7 @@ class CLIM(Method[Features]):
             )
 
     @classmethod
-    def build_transform(cls, data_spec: DataSpec, config: ClimConfig, *, max_regions: int) -> Transform:  # noqa: ARG003
+    def build_transform(cls, data_spec: DataSpec, config: CLIMConfig, *, max_regions: int) -> Transform:  # noqa: ARG003
         """Return the transform. Regions of the data are not used."""
         return CLIMTransform(data_spec, config)
 
@@ -198,7 +198,7 @@ def make_mosaics(images_B3SS: Tensor, sides: Sequence[int], *, size: int) -> Ten
     """Return mosaics of consecutive images, tiled row by row and resized, (M, 3, m, m).
 
     Args:
-        images_B3SS: As many images as the mosaics have tiles.
+        images_B3SS: B is the number of tiles of all mosaics.
         sides: Tiles along the side of each mosaic; M may be 0.
         size: m.
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from fineclip.config import ClipConfig
+from fineclip.config import CLIPConfig
 from fineclip.losses.contrastive import contrastive_loss
 from fineclip.methods.base import EncoderCall, Method, require
 from fineclip.methods.transforms import RESIZES, DataSpec, TrainingExample, Transform, draw_caption
@@ -33,7 +33,7 @@ class CLIPTransform:
     """Resize the image and draw one of its captions."""
 
     data_spec: DataSpec
-    config: ClipConfig
+    config: CLIPConfig
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> TrainingExample:
         """Return the example of one sample in one epoch.
@@ -51,17 +51,17 @@ class CLIPTransform:
         caption = draw_caption(sample.captions, rng)
         pixels = self.data_spec.pixels(sample.image, RESIZES[self.config.resize])
         text = self.data_spec.texts(sample.key, [caption])[0]
-        return TrainingExample(sample.key, pixels.image, text=text, cuts=pixels.cuts)
+        return TrainingExample(sample.key, pixels.image, text=text, crop_plan=pixels.crop_plan)
 
 
 class CLIP(Method[Features]):
     """Train a `RegionEncoder` with the CLIP objective."""
 
     version = VERSION
-    config_type = ClipConfig
+    config_type = CLIPConfig
 
     @classmethod
-    def build_transform(cls, data_spec: DataSpec, config: ClipConfig, *, max_regions: int) -> Transform:  # noqa: ARG003
+    def build_transform(cls, data_spec: DataSpec, config: CLIPConfig, *, max_regions: int) -> Transform:  # noqa: ARG003
         """Return the transform. Regions are not used."""
         return CLIPTransform(data_spec, config)
 

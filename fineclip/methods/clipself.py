@@ -5,7 +5,7 @@
     region j   pooled from the dense map of the trained encoder
     crop j     global embedding by the initial encoder, without gradient
 
-Regions are those of the data (`proposals`), or the cells of a regular grid drawn at each visit (`patches`). Texts are not
+Regions are those of the data (`proposals`), or the cells of a regular grid drawn in each epoch (`patches`). Texts are not
 used. The exported encoder is `wise_ft_alpha` of the trained and `1 - alpha` of the initial weights; training always continues from
 the trained weights.
 
@@ -20,7 +20,7 @@ ProposalDistillDataset).
 Deviations from the official code, with reasons:
   * Gradients are averaged over ranks (there: every GPU trains its own copy on its own two images).
   * The mean is over the regions of all ranks (there: over those of each GPU).
-  * An image without regions contributes none (there: a made-up box in its corner).
+  * An image without regions contributes none (there: an artificial box in its corner).
   * Up to `max_regions` are drawn from all usable regions (there: drawn first, then filtered by size; here the detect stage
     decides which sizes exist).
   * The exported weights are interpolated in float32 once, at the end; a resumed training never starts from them (there: it
@@ -38,7 +38,7 @@ import numpy as np
 from torch import Tensor
 
 from fineclip.boxes import enlarge
-from fineclip.config import ClipSelfConfig
+from fineclip.config import CLIPSelfConfig
 from fineclip.losses.distillation import distillation_loss
 from fineclip.methods.base import EncoderCall, Method, require
 from fineclip.methods.transforms import (
@@ -68,7 +68,7 @@ class CLIPSelfTransform:
     """Resize the image and draw regions or patches with their crops."""
 
     data_spec: DataSpec
-    config: ClipSelfConfig
+    config: CLIPSelfConfig
     max_regions: int
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> TrainingExample:
@@ -93,12 +93,12 @@ class CLIPSelfTransform:
             pixels.image,
             boxes=stack_boxes([resize.fractions(box, sample) for box in boxes]),
             crops=pixels.crops,
-            cuts=pixels.cuts,
+            crop_plan=pixels.crop_plan,
         )
 
     def _boxes(self, sample: Sample, rng: np.random.Generator) -> tuple[list[Box], float]:
         """Return boxes in px of the image, and the factor by which their crops are wider and higher."""
-        draw_caption(sample.captions, rng)  # not used, but then the regions are those that other methods draw
+        draw_caption(sample.captions, rng)  # not used; draws it so that the regions equal those of other methods
         if self.config.regions == "patches":
             return draw_patches(sample, rng, max_split=self.config.max_split, at_most=self.max_regions), 1.0
         regions = draw_regions(sample, rng, at_most=self.max_regions, usable=lambda _: True)
@@ -109,13 +109,13 @@ class CLIPSelf(Method[Features]):
     """Train a `RegionEncoder` with the CLIPSelf objective."""
 
     version = VERSION
-    config_type = ClipSelfConfig
+    config_type = CLIPSelfConfig
     needs_teacher = True
     uses_in_batch_negatives = False
     crops = "frozen"
 
     @classmethod
-    def build_transform(cls, data_spec: DataSpec, config: ClipSelfConfig, *, max_regions: int) -> Transform:
+    def build_transform(cls, data_spec: DataSpec, config: CLIPSelfConfig, *, max_regions: int) -> Transform:
         """Return the transform. Captions are not used."""
         return CLIPSelfTransform(data_spec, config, max_regions)
 

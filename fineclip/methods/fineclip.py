@@ -13,7 +13,7 @@ Deviations from the official code, with reasons:
   * Contrastive gradients are exact (there, with W GPUs, each GPU has the gradient of its own rows only: 1/W of the weight
     relative to the distillation; `weights: {global: 0.125, region: 0.125}` gives the mix of the 8-GPU scripts).
   * There are no padding rows (there: on one GPU zero rows enter L_region).
-  * An image without regions contributes none (there: a made-up box with an empty caption), nor does a region without a
+  * An image without regions contributes none (there: an artificial box with an empty caption), nor does a region without a
     caption.
   * Up to `max_regions` are drawn from all usable regions (there: drawn first, then filtered by size).
   * One pass of the trunk encodes image and regions (there: two), and a term of weight 0 is not computed.
@@ -96,7 +96,7 @@ class FineCLIPTransform:
             boxes=stack_boxes([resize.fractions(region.box, sample) for region in regions]),
             region_texts=texts[1:],
             crops=pixels.crops,
-            cuts=pixels.cuts,
+            crop_plan=pixels.crop_plan,
         )
 
 

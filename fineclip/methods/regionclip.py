@@ -11,7 +11,7 @@ training/region_clip.py. Deviations, with reasons:
   * Gradients are averaged over ranks (there: every GPU trains its own copy).
   * Up to `max_regions` are drawn from all regions whose label is a concept (there: the first 20 in the order of the file).
   * An image without such a region stays in the batch and contributes none (there: only images with annotations are listed).
-  * Concepts are embedded by the initial encoder (there: read from a file that was made in the same way).
+  * Concepts are embedded by the initial encoder (there: read from a file that was computed by the same method).
 
 `targets: pseudo`. A teacher, a frozen copy of the initial encoder, assigns a concept to each region. Regions are kept if
 the teacher's probability is above `min_confidence`; all are kept if none is:
@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fineclip.config import RegionClipConfig
+from fineclip.config import RegionCLIPConfig
 from fineclip.errors import ConfigError
 from fineclip.losses.concepts import (
     concept_contrastive_loss,
@@ -102,7 +102,7 @@ class RegionCLIPTransform:
     """
 
     data_spec: DataSpec
-    config: RegionClipConfig
+    config: RegionCLIPConfig
     max_regions: int
     numbers: Mapping[str, int]
 
@@ -132,7 +132,7 @@ class RegionCLIPTransform:
             text=None if has_labels else self.data_spec.texts(sample.key, [caption])[0],
             boxes=stack_boxes([resize.fractions(region.box, sample) for region in regions]),
             region_labels=torch.tensor(numbers, dtype=torch.int64) if has_labels else None,
-            cuts=pixels.cuts,
+            crop_plan=pixels.crop_plan,
         )
 
     def _has_number(self, region: Region) -> bool:
@@ -153,10 +153,10 @@ class RegionCLIP(Method[Features]):
     """
 
     version = VERSION
-    config_type = RegionClipConfig
+    config_type = RegionCLIPConfig
     concept_KD: Tensor
 
-    def __init__(self, encoder: RegionEncoder, config: RegionClipConfig, concept_KD: Tensor) -> None:
+    def __init__(self, encoder: RegionEncoder, config: RegionCLIPConfig, concept_KD: Tensor) -> None:
         super().__init__(encoder, config)
         if config.targets == "pseudo" and self.teacher is None:
             self.teacher = frozen_copy(encoder)
@@ -165,7 +165,7 @@ class RegionCLIP(Method[Features]):
         self.weights = {"distill": weights.distill, "contrast": weights.contrast, "global": weights.global_}
 
     @classmethod
-    def build(cls, encoder: RegionEncoder, config: RegionClipConfig, data_spec: DataSpec) -> Self:
+    def build(cls, encoder: RegionEncoder, config: RegionCLIPConfig, data_spec: DataSpec) -> Self:
         """Return the method with concepts embedded by the initial encoder.
 
         Args:
@@ -180,12 +180,14 @@ class RegionCLIP(Method[Features]):
             ConfigError: There are no concepts.
         """
         if not data_spec.concepts:
-            raise ConfigError("method regionclip classifies regions by concepts, and there are none. Run: concepts")
+            raise ConfigError(
+                "method regionclip classifies regions by concepts, but the list of concepts is empty. Run: concepts"
+            )
         concept_KD = embed_concepts(encoder, data_spec.concepts, prompts=config.prompts, tokenize=data_spec.tokenize)
         return cls(encoder, config, concept_KD)
 
     @classmethod
-    def build_transform(cls, data_spec: DataSpec, config: RegionClipConfig, *, max_regions: int) -> Transform:
+    def build_transform(cls, data_spec: DataSpec, config: RegionCLIPConfig, *, max_regions: int) -> Transform:
         """Return the transform."""
         numbers = {name: number for number, name in enumerate(data_spec.concepts)}
         return RegionCLIPTransform(data_spec, config, max_regions, numbers)

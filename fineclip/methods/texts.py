@@ -60,7 +60,9 @@ class CachedTexts:
     def _file(self, shard: str) -> TextsFile:
         if shard not in self._open:
             if shard not in self.files:
-                raise ShardError(f"shard {shard}: no embeddings of its texts are given. Add their manifest to --texts.")
+                raise ShardError(
+                    f"shard {shard}: the embeddings of its texts are missing. Add their manifest to --texts."
+                )
             if len(self._open) >= MOST_OPEN:
                 del self._open[next(iter(self._open))]
             self._open[shard] = TextsFile(self.files[shard])

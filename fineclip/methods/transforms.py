@@ -98,17 +98,17 @@ class DataSpec:
 
 @dataclass(frozen=True, slots=True)
 class TrainingExample:
-    """One image as a step sees it. Fields that a method does not use are None.
+    """One image of a batch after the transform. Fields that a method does not use are None.
 
     Attributes:
         key: Key of the sample.
-        image: (3, S, S) uint8; (3, H, W) as decoded if `cuts` is given.
+        image: (3, S, S) uint8; (3, H, W) as decoded with `crop_plan`.
         text: (L,) int64 tokens or (D,) embedding.
         boxes: (r, 4) x1 y1 x2 y2 in fractions of the square.
         region_texts: (r, L) or (r, D).
         region_labels: (r,) int64 numbers of concepts.
         crops: (r, 3, s, s) uint8.
-        cuts: Resizing that is left to the device.
+        crop_plan: Resizing and cropping that the device does; None if they are done.
     """
 
     key: str
@@ -118,7 +118,7 @@ class TrainingExample:
     region_texts: Tensor | None = None
     region_labels: Tensor | None = None
     crops: Tensor | None = None
-    cuts: CropPlan | None = None
+    crop_plan: CropPlan | None = None
 
 
 Transform = Callable[[Sample, np.random.Generator], TrainingExample]
@@ -195,8 +195,8 @@ def grid_boxes(rows: int, columns: int, *, width: float = 1, height: float = 1) 
         `rows * columns` boxes.
 
     Source:
-        CLIPSelf and CLIM. Edges are computed by torch in float32: if an edge lies half way between two pixels, or a cell is
-        a whole number of patches, the last bit decides which pixels and how many sampling points it gets.
+        CLIPSelf and CLIM. Edges are computed by torch in float32: if an edge is half way between two pixels, or a cell is
+        a whole number of patches, the last bit determines its pixels and its number of sampling points.
     """
     xs = (torch.linspace(0, 1, columns + 1) * width).tolist()
     ys = (torch.linspace(0, 1, rows + 1) * height).tolist()

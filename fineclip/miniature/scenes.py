@@ -147,7 +147,7 @@ def _free_place(
     taken: list[tuple[float, float, float]],
     generator: np.random.Generator,
 ) -> tuple[float, float] | None:
-    """Draw a center for a thing that lies inside the image and overlaps others little, or None after too many tries."""
+    """Draw a center for a thing inside the image with little overlap, or None after too many tries."""
     width, height = size
     for _ in range(PLACEMENT_TRIES):
         x, y = generator.uniform(radius, width - radius), generator.uniform(radius, height - radius)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-IGNORED = -100  # of transformers' language modelling loss
+IGNORED = -100  # ignored by the language modeling loss of transformers
 MAX_NEW_TOKENS = 8
 
 

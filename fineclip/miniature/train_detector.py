@@ -32,7 +32,7 @@ ARCHITECTURE = "yolov9t.yaml"
 IMAGE_PX = 128
 REPORTED_SCORES = (0.1, 0.2, 0.25)
 MOST_BOXES = 10
-WATCHED_SCENES = 64  # that ultralytics itself looks at when it has finished; nothing is chosen by them
+WATCHED_SCENES = 64  # that ultralytics evaluates at the end; no setting depends on them
 LICENSE = "AGPL-3.0 License (https://ultralytics.com/license)"
 
 
@@ -129,7 +129,7 @@ def _train_with_ultralytics(description: Path, folder: Path, settings: Settings)
         weight_decay=1e-3,
         warmup_epochs=0.5,
         warmup_bias_lr=0.0,
-        # Things may be larger, smaller and mirrored, but a color is a name here and stays what it is.
+        # Things may be larger, smaller and mirrored, but colors must not change, because they are part of the labels.
         scale=0.25, translate=0.1, fliplr=0.5, hsv_h=0.0, hsv_s=0.2, hsv_v=0.2,
         mosaic=0, close_mosaic=0, mixup=0, copy_paste=0, erasing=0, auto_augment=None, degrees=0,
         device="cpu", workers=0, cache="ram", amp=False, seed=DETECTOR_TRAINING, deterministic=True,

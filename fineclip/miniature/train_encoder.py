@@ -3,7 +3,7 @@
 Training starts with close-ups, as small transformers learn shape late and from many distinct objects; then close-ups and scenes
 alternate. The objective is CLIP's only, so that dense features leave room for the methods of this library.
 
-The batch of a step is a function of (seed, step), so a run that was stopped goes on from `DIR/training-state.pt`.
+The batch of a step is a function of (seed, step), so a stopped run resumes from `DIR/training-state.pt`.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from fineclip.miniature.wording import ALT_PHRASES, PLACES, alt_text, with_artic
 
 log = logging.getLogger(__name__)
 
-STORED_CLOSE_UP_PX = 54  # of which a random window of 48 is shown
+STORED_CLOSE_UP_PX = 54  # a random window of 48 is used
 LARGEST_LOG_SCALE = math.log(100)
 
 
@@ -42,8 +42,8 @@ class Settings:
     scenes: int = 60_000
     close_up_steps: int = 2_500  # then close-ups and scenes alternate
     steps: int = 10_500
-    cooldown_steps: int = 2_500  # the last of them: linearly down to nothing
-    cosine_steps: int = 15_500  # the cosine before them would be nothing here
+    cooldown_steps: int = 2_500  # at the end: linear decay to 0
+    cosine_steps: int = 15_500  # length of the cosine, which the cooldown cuts off
     close_up_batch: int = 256
     scene_batch: int = 128
     learning_rate: float = 1e-3
@@ -55,7 +55,7 @@ class Settings:
 
 
 class Batches:
-    """Batches of pixels and texts by step."""
+    """Batches of images and texts by step."""
 
     def __init__(self, pictures: Pictures, settings: Settings) -> None:
         self.pictures, self.settings, self.things = pictures, settings, pictures.things
@@ -119,7 +119,7 @@ def decayed_and_not(model: CLIP, weight_decay: float) -> list[dict[str, object]]
 
 
 def train(out: Path, settings: Settings, workers: int) -> None:
-    """Draw, train, and leave in `out` the files of an encoder; they are renewed at each validation."""
+    """Draw scenes, train, and write the files of the encoder to `out` at each validation."""
     torch.set_num_threads(1)
     files.write_description(out)
     tokenize: Tokenize = files.tokenizer(out)
@@ -174,19 +174,19 @@ def _save(out: Path, model: CLIP, optimizer: torch.optim.Optimizer, step: int) -
 
 
 def _restore(out: Path, model: CLIP, optimizer: torch.optim.Optimizer) -> int:
-    """The step to go on from."""
+    """Restore the last saved state and return its step; 0 if there is none."""
     path = out / "training-state.pt"
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    log.info("Going on from step %d of %s.", state["step"], path)
+    log.info("Resuming from step %d of %s.", state["step"], path)
     return int(state["step"])
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description="Train the encoder of the miniature world from scratch.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the encoder")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw scenes")

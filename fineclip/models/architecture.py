@@ -97,4 +97,4 @@ def _refuse(found: dict[str, Any], model: str) -> None:
         )
     name = vision.get("timm_model_name") or ""
     if ":" in name or "/" in name:
-        raise ConfigError(f"{model}: timm_model_name {name!r} is an address, not a name that timm knows")
+        raise ConfigError(f"{model}: timm_model_name {name!r} is a URL, not the name of a timm model")

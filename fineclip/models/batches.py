@@ -1,7 +1,7 @@
-"""Batches of one shape: what a model says of a row depends neither on its neighbours nor on how many there are.
+"""Batches of one shape, so that the output for a row does not depend on the other rows.
 
-A kernel is chosen by the shape of what it gets, and another kernel rounds differently. So the last batch is filled up,
-and on a CPU, where results are compared bit by bit, the shape is the same whatever batch size was asked for.
+Libraries choose a kernel by the shape of the input, and kernels round differently. The last batch is therefore padded. On a
+CPU, where results are compared bit by bit, the batch size is fixed and the configured one is ignored.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ T = TypeVar("T")
 
 
 def batches(rows: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` rows, the last perhaps shorter; no row is taken before it is needed."""
+    """Yield lists of `size` rows; the last may be shorter. Rows are read from the iterable one batch at a time."""
     iterator = iter(rows)
     while batch := list(islice(iterator, size)):
         yield batch
 
 
 def full_batches(rows: Sequence[T], size: int) -> Iterator[list[T]]:
-    """Lists of exactly `size` rows, the last filled up with copies of the last row; none of no rows."""
+    """Yield lists of exactly `size` rows; the last is padded with copies of the last row."""
     for batch in batches(rows, size):
         yield batch + batch[-1:] * (size - len(batch))
 
 
 def rows_at_once(device: torch.device, batch_size: int, *, on_cpu: int) -> int:
-    """How many rows a batch has: what was asked for, but always `on_cpu` on a CPU."""
+    """Return the batch size: `on_cpu` on a CPU, else `batch_size`."""
     return on_cpu if device.type == "cpu" else batch_size

@@ -114,7 +114,7 @@ def decode_prediction(prediction: Tensor, *, classes: int, confidence: float) ->
 
 
 def non_max_suppression(found: Detections, *, iou: float) -> Detections:
-    """Apply class-agnostic non-maximum suppression. torchvision is not used, as importing it takes longer than a small shard.
+    """Apply class-agnostic non-maximum suppression. Without torchvision, whose import takes longer than a small shard.
 
     Args:
         found: Boxes in any order.
@@ -224,7 +224,7 @@ def _require_hash(path: Path, config: YoloDetect, name: str) -> None:
     digest = sha256_of(path)
     if config.weights.sha256 is None:
         raise CheckpointError(
-            f"{path}: is a pickle, which can run any code when it is loaded, and {key} is not given. If you trust the source of"
+            f"{path}: is a pickle, which can run any code when it is loaded, and {key} is not set. If you trust the source of"
             f" the file, set the key to its hash: {digest}"
         )
     if config.weights.sha256 != digest:
@@ -261,10 +261,19 @@ def _yolo() -> Any:
     """Import `ultralytics.YOLO` without network access, with a temporary configuration folder.
 
     By default ultralytics downloads a font, sends statistics, installs missing packages, lowers torch's threads and replaces
-    Pillow's `Image.open`. Source: ultralytics 8.4, utils/__init__.py and utils/checks.py.
+    Pillow's `Image.open`.
+
+    Returns:
+        The class `YOLO`.
+
+    Raises:
+        ConfigError: ultralytics or one of its dependencies is not installed.
+
+    Source:
+        ultralytics 8.4, utils/__init__.py and utils/checks.py.
     """
     try:
-        matplotlib = Path(str(metadata.distribution("matplotlib").locate_file("matplotlib")))  # importing it takes time
+        matplotlib = Path(str(metadata.distribution("matplotlib").locate_file("matplotlib")))  # no slow import
         folder = Path(tempfile.mkdtemp(prefix="fineclip-ultralytics-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         (folder / "Ultralytics").mkdir()
@@ -276,7 +285,7 @@ def _yolo() -> Any:
         from ultralytics import YOLO
 
         torch.set_num_threads(threads)
-        Image.open = open_image  # its version asks a registry for plugins if the format of an image is unknown
+        Image.open = open_image  # their version searches a registry for plugins if the format of an image is unknown
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"engine yolo needs ultralytics, and {error.name} is not installed. It is AGPL-3.0 and therefore optional:"

@@ -1,4 +1,4 @@
-"""Choice of the device that a model runs on. torch is imported by the function, not by the module."""
+"""Choice of the device that a model runs on. torch is imported when the function is called."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ def resolve_device(name: str) -> torch.device:
     Args:
         name: auto, cpu, cuda or mps.
 
+    Returns:
+        Device that torch can use on this machine.
+
     Raises:
         ConfigError: torch finds no such device.
     """
@@ -25,5 +28,5 @@ def resolve_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
     if absent.get(name):
-        raise ConfigError(f"runtime.device: {name} is asked for, but torch finds none here. Set auto or cpu.")
+        raise ConfigError(f"runtime.device: torch finds no {name} device on this machine. Set auto or cpu.")
     return torch.device(name)

@@ -51,7 +51,7 @@ class CropPlan(NamedTuple):
 
 
 def crop_on_device(decoded_N: Tensor, plans: Sequence[CropPlan]) -> tuple[Tensor, Tensor | None]:
-    """Resize and crop images on the device that holds them. Sizes come from the host, so nothing is synchronized.
+    """Resize and crop images on the device that holds them. Sizes come from the host, so no synchronization is needed.
 
     Values are resampled in float32 and rounded once; Pillow rounds after each of its two passes. The PSNR between both is at
     least 54 dB.

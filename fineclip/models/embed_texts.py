@@ -18,7 +18,7 @@ CPU_BATCH = 64
 
 
 def text_tower_hash(encoder: RegionEncoder) -> str:
-    """Hash everything that decides the embedding of a text, given its tokens.
+    """Hash everything that determines the embedding of a text from its tokens.
 
     Args:
         encoder: Only its text tower is read.

@@ -97,7 +97,7 @@ class RegionEncoder(nn.Module):
         return ((name, value) for name, value in self.named_parameters() if name not in vision)
 
     def preprocess(self, images_B3HW: Tensor) -> Tensor:
-        """Normalize uint8 pixels, in the type of the weights. Floats are returned as they are."""
+        """Normalize uint8 pixels, in the type of the weights. Floats are returned unchanged."""
         if images_B3HW.is_floating_point():
             return images_B3HW
         return normalize_pixels(images_B3HW).to(self.logit_scale.dtype)
@@ -206,7 +206,7 @@ class RegionEncoder(nn.Module):
 
     def _before_last(self, images_B3HW: Tensor, *, regions: Tensor | None = None) -> Hidden:
         if regions is not None and len(regions) and not len(images_B3HW):
-            raise ConfigError(f"regions are given ({len(regions)}), but no image that they could be of")
+            raise ConfigError(f"{len(regions)} regions, but no images")
         return self.trunk.forward_before_last(self.preprocess(_at_least_one(images_B3HW)))
 
     def _global(self, hidden: Hidden) -> Tensor:
@@ -232,7 +232,7 @@ def build_encoder(config: EncoderConfig) -> RegionEncoder:
         The encoder in training mode, on the CPU.
 
     Raises:
-        ConfigError: The model is not supported, has another head, or a size is no multiple of its patch.
+        ConfigError: The model is not supported, has another head, or a size is not a multiple of its patch.
     """
     try:
         encoder = RegionEncoder(build_model(config))
@@ -244,7 +244,9 @@ def build_encoder(config: EncoderConfig) -> RegionEncoder:
         )
     for name, size in (("image_size", config.image_size), ("crop_size", config.crop_size)):
         if size % encoder.patch[0] or size % encoder.patch[1]:
-            raise ConfigError(f"encoder {config.model}: {name} {size} px is not whole patches of {encoder.patch[0]} px")
+            raise ConfigError(
+                f"encoder {config.model}: {name} {size} px is not a multiple of the patch, {encoder.patch[0]} px"
+            )
     return encoder
 
 
@@ -332,7 +334,7 @@ def _check_owners(rows: Tensor, owner_R: Tensor, *, shape: tuple[int, ...], imag
         wrong = next((owner for owner in (int(owner_R.min()), int(owner_R.max())) if not 0 <= owner < images), None)
         if wrong is not None:
             there = "there is 1 image" if images == 1 else f"there are {images} images"
-            raise ConfigError(f"a region is of image {wrong}, but {there}, counted from 0")
+            raise ConfigError(f"a region has image index {wrong}, but {there}; indices start at 0")
 
 
 def _full_precision(rows: Tensor) -> Tensor:

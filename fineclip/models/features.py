@@ -1,15 +1,15 @@
-"""An encoder for people: pictures, texts and boxes in, features out.
+"""Encode images, texts and boxes with a trained encoder: the public interface for inference.
 
     encoder = fineclip.load("mini")
-    region_RD = encoder.encode_regions(picture, [(10, 20, 110, 90)])      # x1, y1, x2, y2 in pixels
+    region_RD = encoder.encode_regions(image, [(10, 20, 110, 90)])      # x1, y1, x2, y2 in pixels
     text_ND = encoder.encode_text(["a photo of a dog", "a photo of a cat"])
     best = (region_RD @ text_ND.T).argmax(dim=1)
 
-Pixels are those that training and evaluation see: the whole picture is squashed to a square, bilinearly, and its boxes
-with it. A picture is taken as it is stored, never turned by its EXIF note (for that: `PIL.ImageOps.exif_transpose` first),
-what is transparent is shown on white, 16-bit gray is scaled to 8 bits.
+Preprocessing equals that of training and evaluation: the whole image is squashed to a square with bilinear resampling, and
+its boxes with it. The EXIF orientation is ignored (apply `PIL.ImageOps.exif_transpose` first if it matters), transparent
+pixels are blended with white, and 16-bit gray is scaled to 8 bits.
 
-Legend: B pictures, N texts, R boxes, D embedding.
+Legend: B images, N texts, R boxes, D embedding.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -41,17 +41,20 @@ Tokenize = Callable[[Sequence[str]], Tensor]
 def load(
     path_or_name: Path | str, *, encoder: str | None = None, image_size: int | None = None, device: str = "auto"
 ) -> "FeatureEncoder":
-    """The encoder of a run's folder, of a folder of open_clip's, of a file of weights, or a shipped one by its name.
+    """Load an encoder by its path or name.
 
     Args:
         path_or_name: `results/<dataset>/<run>`, any folder with open_clip_config.json, any file of weights, or `mini`.
-        encoder: of a file: which model it is of, the name of an open_clip model such as EVA02-B-16 or the path of a JSON.
-        image_size: side of the square in pixels, whole patches; None takes the encoder's own.
+        encoder: Model of the weights, required for a file: name of an open_clip model such as EVA02-B-16, or path of a JSON.
+        image_size: Side of the square in pixels, a multiple of the patch; None takes the encoder's own.
         device: auto, cpu, cuda or mps.
 
+    Returns:
+        Encoder on the device, in evaluation mode.
+
     Raises:
-        CheckpointError: there is no such file, it does not say of which model it is, or is of another.
-        ConfigError: there is no such model or device, or the size is not whole patches.
+        CheckpointError: There is no such file, its model is not known, or it holds the weights of another model.
+        ConfigError: There is no such model or device, or the size is not a multiple of the patch.
     """
     found = find_encoder(path_or_name, encoder=encoder)
     size = found.config.image_size if image_size is None else image_size
@@ -61,13 +64,24 @@ def load(
 class FeatureEncoder:
     """Encode images, texts and boxes in batches: unit vectors, float32, without gradient.
 
-    The batch size changes no result but its rounding. On a GPU, convolutions use no TF32.
+    The encoder is moved to its device, in float32 and evaluation mode. The batch size changes results by rounding only. On a
+    GPU, convolutions use no TF32.
+
+    Args:
+        encoder: Changed in place.
+        tokenize: Maps N texts to token ids, (N, L).
+        image_size: Side of the square in pixels, a multiple of the patch.
+        batch_size: Images or texts in one forward pass.
+        device: auto, cpu, cuda or mps.
 
     Attributes:
         width: D.
         image_size: Side of the square that images are squashed to, in pixels.
         batch_size: Images or texts in one forward pass.
         device: Device of the encoder and the features.
+
+    Raises:
+        ConfigError: The size is not a multiple of the patch, or there is no such device.
     """
 
     def __init__(
@@ -79,18 +93,6 @@ class FeatureEncoder:
         batch_size: int = BATCH_SIZE,
         device: str = "auto",
     ) -> None:
-        """Move the encoder to its device, in float32 and evaluation mode.
-
-        Args:
-            encoder: Encoder.
-            tokenize: Maps N texts to token ids, (N, L).
-            image_size: Side of the square, in pixels, a multiple of the patch.
-            batch_size: Images or texts in one forward pass.
-            device: auto, cpu, cuda or mps.
-
-        Raises:
-            ConfigError: The size is not whole patches, or there is no such device.
-        """
         self._encoder, self._tokenize, self.batch_size = encoder, tokenize, batch_size
         self.require_whole_patches(image_size)
         self.device = resolve_device(device)
@@ -98,26 +100,36 @@ class FeatureEncoder:
         self._encoder = encoder.to(self.device, torch.float32).eval()
 
     def encode_image(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
-        """Return the features of whole images, (B, D); one image gives (1, D), none gives (0, D).
+        """Return the features of whole images.
+
+        Args:
+            images: One Pillow image or a sequence of B; any mode and size.
+
+        Returns:
+            (B, D) unit vectors, float32; (1, D) for one image, (0, D) for none.
 
         Raises:
-            DataError: One is not an image of Pillow, or broken.
+            DataError: An element is not a Pillow image, or is damaged.
         """
-        pictures = [images] if isinstance(images, Image.Image | str | Path) else list(images)
-        return self._cat([self.encode_pixels(self._pixels(batch)) for batch in batches(pictures, self.batch_size)])
+        sequence = [images] if isinstance(images, Image.Image | str | Path) else list(images)
+        return self._cat([self.encode_pixels(self._pixels(batch)) for batch in batches(sequence, self.batch_size)])
 
     def encode_text(self, texts: str | Sequence[str]) -> Tensor:
-        """Return the features of texts, (N, D); one text gives (1, D), none gives (0, D).
+        """Return the features of texts. Equal texts are encoded once, so that their features are equal in every bit.
 
-        A text that is too long is cut. Equal texts are encoded once, so that their features are equal in every bit.
+        Args:
+            texts: One text or a sequence of N; texts that are too long are truncated.
+
+        Returns:
+            (N, D) unit vectors, float32; (1, D) for one text, (0, D) for none.
 
         Raises:
-            DataError: One is not a text.
+            DataError: An element is not a string.
         """
         rows = [texts] if isinstance(texts, str) else list(texts)
         for row in rows:
             if not isinstance(row, str):
-                raise DataError(f"{row!r:.60} is no text")
+                raise DataError(f"{row!r:.60} is not a text")
         position = {text: index for index, text in enumerate(dict.fromkeys(rows))}
         tokens_NL = trim_padding(self._tokenize(list(position)))
         with _exact():
@@ -128,12 +140,14 @@ class FeatureEncoder:
         return self._cat(parts)[[position[text] for text in rows]]
 
     def encode_regions(self, image: Image.Image, boxes: Sequence[Sequence[float]] | np.ndarray | Tensor) -> Tensor:
-        """Return the features of boxes of one image, (R, D), from its dense features; no box gives (0, D).
+        """Return the features of boxes of one image, pooled from its dense features.
 
         Args:
-            image: Image of Pillow.
-            boxes: R rows x1, y1, x2, y2 in pixels of the image as it is stored, from its upper left corner. What extends
-                beyond the image is cut off.
+            image: Pillow image.
+            boxes: R rows x1, y1, x2, y2 in pixels of the stored image, from its upper left corner; clipped to the image.
+
+        Returns:
+            (R, D) unit vectors, float32; (0, D) for no boxes.
 
         Raises:
             DataError: It is not an image, or a row is not four finite numbers or has no area inside the image.
@@ -148,12 +162,15 @@ class FeatureEncoder:
             return normalize(self._encoder.encode_image(pixels_B3SS.to(self.device)).float(), dim=-1)
 
     def encode_pixel_regions(self, pixels_B3SS: Tensor, boxes_R4: Tensor, box_to_image_R: Tensor) -> Tensor:
-        """Return the features of boxes of normalized images, (R, D), in one forward pass.
+        """Return the features of boxes of normalized images in one forward pass.
 
         Args:
             pixels_B3SS: Normalized images.
             boxes_R4: x1, y1, x2, y2 as fractions of the image, float32.
             box_to_image_R: Index of the image of each box, int64.
+
+        Returns:
+            (R, D) unit vectors, float32, in the order of the boxes.
         """
         with _exact():
             region_RD = self._encoder.encode_regions(
@@ -162,19 +179,24 @@ class FeatureEncoder:
             return normalize(region_RD.float(), dim=-1)
 
     def require_whole_patches(self, image_size: int) -> None:
-        """Check that a square of `image_size` pixels is whole patches of the encoder.
+        """Check that an image size is a multiple of the encoder's patch.
+
+        Args:
+            image_size: Side of the square in pixels.
 
         Raises:
-            ConfigError: It is not.
+            ConfigError: It is less than 1 or not a multiple of the patch height and width.
         """
         height, width = self._encoder.patch
         if image_size < 1 or image_size % height or image_size % width:
-            raise ConfigError(f"image_size {image_size} px is not whole patches of the encoder's {height} x {width} px")
+            raise ConfigError(
+                f"image_size {image_size} px is not a multiple of the encoder's patch of {height} x {width} px"
+            )
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         for image in images:
             if not isinstance(image, Image.Image):
-                raise DataError(f"{image!r:.60} is no picture: open it with PIL.Image.open first")
+                raise DataError(f"{image!r:.60} is not an image: open it with PIL.Image.open first")
         return to_batch([squash(rgb(image), self.image_size) for image in images], size=self.image_size)
 
     def _cat(self, parts: Sequence[Tensor]) -> Tensor:
@@ -189,10 +211,18 @@ def _exact() -> Iterator[None]:
 
 
 def fractions(boxes: Sequence[Sequence[float]] | np.ndarray | Tensor, *, width: int, height: int) -> Tensor:
-    """(R, 4) float32: boxes in pixels, clipped to a picture of that size, as fractions of it.
+    """Return boxes clipped to their image, as fractions of it.
+
+    Args:
+        boxes: R rows x1, y1, x2, y2 in pixels.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+
+    Returns:
+        (R, 4) float32 in [0, 1].
 
     Raises:
-        DataError: a row is not four finite numbers, or has no area inside the picture.
+        DataError: A row is not four finite numbers, or has no area inside the image.
     """
     try:
         values = boxes.detach().cpu().numpy() if isinstance(boxes, Tensor) else boxes
@@ -208,7 +238,7 @@ def fractions(boxes: Sequence[Sequence[float]] | np.ndarray | Tensor, *, width: 
         box = clip(Box(*row), width, height)
         if not (np.isfinite(row).all() and box.width > 0 and box.height > 0):
             raise DataError(
-                f"boxes: row {index}, {row}, has no area inside the picture of {width} x {height} pixels; expected x1, y1, x2, y2"
+                f"boxes: row {index}, {row}, has no area inside the image of {width} x {height} pixels; expected x1, y1, x2, y2"
                 " in pixels with x1 < x2 and y1 < y2 (not x, y, width, height; not fractions)"
             )
         fractions_R4.append((box.x1 / width, box.y1 / height, box.x2 / width, box.y2 / height))

@@ -101,7 +101,7 @@ def _summed(parts: Iterable[Work], gradient: Gradient) -> float:
     total = sum(part.forward for part in parts)
     if gradient == "none":
         return total
-    reached = False  # whether anything so far learns
+    reached = False  # whether anything so far is trainable
     for part in parts:
         if part.learns:
             total += part.weights
@@ -152,7 +152,7 @@ def _ends(encoder: RegionEncoder) -> tuple[Work, Work]:
     elif isinstance(trunk, OpenClipTrunk):
         stem, head = trunk.visual.conv1.weight, trunk.visual.proj
     else:
-        raise TypeError(f"no count is written for a {type(trunk).__name__}")
+        raise TypeError(f"FLOPs of a {type(trunk).__name__} are not implemented")
     return Work(2.0 * stem.numel(), 0.0, stem.requires_grad), Work(2.0 * head.numel(), 0.0, head.requires_grad)
 
 
@@ -183,7 +183,7 @@ def _sizes(block: nn.Module) -> tuple[int, int, int, int, int]:
         third = packed.numel() // 3
         after = block.attn.out_proj.weight.numel() + _linear_weights(block.mlp)
         return third, third, third, after, packed.shape[0] // 3
-    raise TypeError(f"no count is written for a {type(block).__name__}")
+    raise TypeError(f"FLOPs of a {type(block).__name__} are not implemented")
 
 
 def _linear_weights(module: nn.Module) -> int:

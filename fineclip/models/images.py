@@ -67,12 +67,15 @@ class ResizeRule(NamedTuple):
     padding_before: float | None = None
 
     def paste_box(self, width: int, height: int, size: int) -> PasteBox:
-        """Return where an image lies on the square.
+        """Return the place of the resized image on the square.
 
         Args:
             width: Width of the image in pixels.
             height: Height of the image in pixels.
             size: Side of the square in pixels.
+
+        Returns:
+            Whole pixels; the whole square if the aspect ratio is not kept.
 
         Example:
             >>> LETTERBOX_CENTERED.paste_box(640, 480, 224)
@@ -110,11 +113,14 @@ LETTERBOX_CENTERED = ResizeRule("bicubic", padding_before=0.5)
 
 
 def squash(image: Image.Image, size: int) -> Tensor:
-    """Resize to a square without keeping the aspect ratio, (3, S, S) uint8.
+    """Resize to a square without keeping the aspect ratio.
 
     Args:
         image: RGB image.
         size: Side S of the square in pixels.
+
+    Returns:
+        (3, S, S) uint8.
 
     Source:
         FineCLIP, training/data.py: torchvision's Resize to (S, S) of a Pillow image, bilinear, which calls Pillow's resize.
@@ -123,11 +129,14 @@ def squash(image: Image.Image, size: int) -> Tensor:
 
 
 def letterbox(image: Image.Image, size: int) -> Tensor:
-    """Resize the longer side to the square and pad with black on the right or below, (3, S, S) uint8.
+    """Resize the longer side to the square and pad with black on the right or below.
 
     Args:
         image: RGB image.
         size: Side S of the square in pixels.
+
+    Returns:
+        (3, S, S) uint8.
 
     Source:
         CLIPSelf, `ResizeLongest`: bicubic on a Pillow image, padded before normalization.
@@ -136,11 +145,14 @@ def letterbox(image: Image.Image, size: int) -> Tensor:
 
 
 def letterbox_centered(image: Image.Image, size: int) -> Tensor:
-    """Resize as `letterbox` and pad on both sides, (3, S, S) uint8. Of odd padding the larger part comes after the image.
+    """Resize as `letterbox` and pad on both sides. Odd padding has its larger part after the image.
 
     Args:
         image: RGB image.
         size: Side S of the square in pixels.
+
+    Returns:
+        (3, S, S) uint8.
 
     Source:
         Crops of CLIPSelf; open_clip, `ResizeMaxSize`.
@@ -166,6 +178,9 @@ def random_resized_crop(
         area: Least and largest fraction of the image area.
         aspect: Least and largest ratio of width to height; the logarithm of the ratio is uniform.
         attempts: Draws of a box that may not fit. After them the result is the largest central box within `aspect`.
+
+    Returns:
+        Box inside the image.
 
     Source:
         torchvision, `RandomResizedCrop.get_params`, with the same draws from a NumPy generator.

@@ -1,12 +1,12 @@
-"""Import torchvision, timm and open_clip without libraries that they import and no job runs.
+"""Import torchvision, timm and open_clip without libraries that they import but no job uses.
 
 * `torch._dynamo`, the compiler of torch. torchvision imports it for one function that `roi_align` calls on a GPU under
   deterministic algorithms, and timm for a decorator in one of its models. `defer_compiler` defers it to the first call.
 * `transformers` and `huggingface_hub`, which open_clip and timm import where they are installed, for text towers of
-  Hugging Face (refused by `architecture`) and for downloads (made by `fineclip weights`). `hide_hugging_face` hides them
-  while open_clip and timm are imported. Only commands call it: a program that imports `fineclip` gets both as they are.
+  Hugging Face (rejected by `architecture`) and for downloads (done by `fineclip weights`). `hide_hugging_face` hides them
+  while open_clip and timm are imported. Only commands call it: a program that imports `fineclip` gets both unchanged.
 
-Each is a change of what one upstream module sees while it is executed for the first time, and is undone afterwards.
+Each changes the imports of one upstream module while it is executed for the first time, and is undone afterwards.
 """
 
 import sys

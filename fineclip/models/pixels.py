@@ -52,14 +52,14 @@ class Pixels(NamedTuple):
     """Pixels of one image, uint8, with colors innermost in memory.
 
     Attributes:
-        image: (3, S, S), or, with `cuts`, the decoded image (3, H, W).
-        crops: (r, 3, s, s); None if the method has no crops, or with `cuts`.
-        cuts: Resizes and crops that are left to the device.
+        image: (3, S, S), or, with `crop_plan`, the decoded image (3, H, W).
+        crops: (r, 3, s, s); None if the method has no crops, or with `crop_plan`.
+        crop_plan: Resizes and crops that the device does; None if they are done.
     """
 
     image: Tensor
     crops: Tensor | None
-    cuts: CropPlan | None = None
+    crop_plan: CropPlan | None = None
 
 
 def resize_and_crop(content: bytes, request: DecodeRequest, *, pillow: bool) -> Pixels:
@@ -68,7 +68,10 @@ def resize_and_crop(content: bytes, request: DecodeRequest, *, pillow: bool) -> 
     Args:
         content: Encoded image.
         request: Squares to make.
-        pillow: Use Pillow for everything, which gives the pixels of the authors' code to the bit.
+        pillow: Use Pillow for everything; the pixels then equal those of the authors' code bit by bit.
+
+    Returns:
+        Image square, and crops if the request has boxes.
 
     Raises:
         UndecodableImage: The bytes are not an image of a supported format, or have more than `MAX_PIXELS` pixels.
@@ -99,6 +102,9 @@ def decode_for_device(content: bytes, request: DecodeRequest) -> Pixels:
         content: Encoded image.
         request: Squares to make on the device.
 
+    Returns:
+        Whole decoded image (3, H, W), and its `crop_plan`.
+
     Raises:
         UndecodableImage: The bytes are not an image of a supported format, or have more than `MAX_PIXELS` pixels.
     """
@@ -111,11 +117,7 @@ def decode_for_device(content: bytes, request: DecodeRequest) -> Pixels:
 
 
 def _decode(content: bytes, allocate: Callable[..., Tensor]) -> Tensor:
-    """Decode to (H, W, 3) uint8: by libjpeg-turbo into allocated memory if it can, else by Pillow.
-
-    Raises:
-        UndecodableImage: See `resize_and_crop`.
-    """
+    """Decode to (H, W, 3) uint8: by libjpeg-turbo into allocated memory if it can, else by Pillow."""
     if (size := _fast_size(content)) is not None:
         decoded_HW3 = allocate(*size, 3)
         with suppress(ValueError):

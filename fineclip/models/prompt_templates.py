@@ -94,7 +94,7 @@ def prompts_for(name: str, kind: Literal["photo", "vild"], *, is_thing: bool = T
 
 
 def spoken(name: str) -> str:
-    """Return a class name as it is written in a sentence: `traffic_light/x.` becomes `traffic light or x`.
+    """Return a class name in the form used in sentences: `traffic_light/x.` becomes `traffic light or x`.
 
     Source: CLIPSelf's text-embedding tool.
     """

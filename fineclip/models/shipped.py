@@ -1,4 +1,4 @@
-"""Find the models of the miniature world, which are shipped with the package. Nothing here imports torch."""
+"""Find the models of the miniature world, which are shipped with the package. torch is not imported."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,12 +34,12 @@ def shipped(name: str) -> Path:
         Existing path.
 
     Raises:
-        ConfigError: There is none of that name, or the name leads out of the folder.
+        ConfigError: No shipped file has that name, or the path is outside the folder.
     """
     path = (FOLDER / name).resolve()
     if not path.is_relative_to(FOLDER.resolve()):
-        raise ConfigError(f"shipped:{name}: leads out of the folder of shipped models")
+        raise ConfigError(f"shipped:{name}: is outside the folder of shipped models")
     if not path.exists():
         there = sorted(entry.name for entry in FOLDER.iterdir()) if FOLDER.is_dir() else []
-        raise ConfigError(f"shipped:{name}: the package ships no such model; there are {', '.join(there) or 'none'}")
+        raise ConfigError(f"shipped:{name}: no such shipped model; choose from {', '.join(there) or 'none'}")
     return path

@@ -100,7 +100,7 @@ def load_tokenizer(config: EncoderConfig, bpe: Path | None = None) -> Tokenizer:
     if tokenizer.vocabulary_size != expected:
         raise ConfigError(
             f"{bpe or _vocabulary(config) or 'the vocabulary of CLIP'}: has {tokenizer.vocabulary_size} tokens, but the text tower of "
-            f"{config.model} has {expected}. Give the encoder the vocabulary it was trained with, by its key `tokenizer`."
+            f"{config.model} has {expected}. Set the key `tokenizer` of the encoder to the vocabulary it was trained with."
         )
     return tokenizer
 
@@ -113,4 +113,6 @@ def _vocabulary(config: EncoderConfig) -> Path | None:
         return Path(place.path)
     if place.shipped is not None:
         return shipped(place.shipped)
-    raise ConfigError(f"the vocabulary of {config.model} is not at {place.path}. Fetch it first: fineclip weights")
+    raise ConfigError(
+        f"the vocabulary of {config.model} is missing at {place.path}. Download it first: fineclip weights"
+    )

@@ -132,14 +132,14 @@ class Trunk(ABC):
             h and w.
 
         Raises:
-            ConfigError: The images do not have three channels, or their sides are no multiples of the patch.
+            ConfigError: The images do not have three channels, or their sides are not multiples of the patch.
         """
         if images_B3HW.ndim != 4 or images_B3HW.shape[1] != 3:
             raise ConfigError(f"images of shape {tuple(images_B3HW.shape)}: expected (B, 3, height, width)")
         height, width = images_B3HW.shape[-2:]
         if min(height, width) == 0 or height % self.patch[0] or width % self.patch[1]:
             raise ConfigError(
-                f"images of {height} x {width} px are not whole patches of {self.patch[0]} x {self.patch[1]} px: "
+                f"images of {height} x {width} px are not multiples of the patch of {self.patch[0]} x {self.patch[1]} px: "
                 "choose another image_size or crop_size"
             )
         return height // self.patch[0], width // self.patch[1]

@@ -41,7 +41,10 @@ def method_css(recipe: str | None) -> str:
     """Return the CSS class of a method's color, the same in every report.
 
     Args:
-        recipe: Method, followed by the name of a variant.
+        recipe: Method, followed by the name of a variant; None is not a method.
+
+    Returns:
+        `m1` to `m8`.
     """
     names, method = list(MethodsConfig.model_fields), (recipe or "").partition(" ")[0]
     return f"m{(names.index(method) if method in names else len(names)) % PALETTE + 1}"
@@ -67,6 +70,9 @@ def loss_figures(records: Sequence[RunRecord], images: Mapping[str, int | None])
     Args:
         records: Planned runs.
         images: Number of images of each scale; None if unknown.
+
+    Returns:
+        Figures by scale, and in one scale in the order of the runs.
     """
     groups: dict[tuple[str, str, str], list[RunRecord]] = {}
     for record in records:

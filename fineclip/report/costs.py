@@ -18,7 +18,7 @@ LOG_FOLDERS = {"list": "listing"}  # of stages whose logs have another name
 
 @dataclass(frozen=True)
 class Job:
-    """Cost of one job; None for what was too short to measure.
+    """Cost of one job; a field is None if the job was too short to measure it.
 
     Attributes:
         wall_s: Wall-clock seconds.
@@ -71,6 +71,12 @@ def collect_costs(config: Config, place: ResultPaths, problems_log: ProblemLog) 
 def read_job(path: Path) -> Job:
     """Read the last line of a benchmark table.
 
+    Args:
+        path: Tab-separated table of Snakemake.
+
+    Returns:
+        Wall time, CPU time and peak memory.
+
     Raises:
         ValueError: The table has no line, or no number in its column `s`.
     """
@@ -78,12 +84,12 @@ def read_job(path: Path) -> Job:
         lines = list(csv.DictReader(file, delimiter="\t"))
     wall_s = _number(lines[-1].get("s")) if lines else None
     if wall_s is None:
-        raise ValueError(f"{path}: is no benchmark table of Snakemake's: it has no seconds in a column s")
+        raise ValueError(f"{path}: is not a benchmark table of Snakemake: column s has no number of seconds")
     return Job(wall_s, _number(lines[-1].get("cpu_time")), _number(lines[-1].get("max_rss")))
 
 
 def stage_cost(stage: str, jobs: Sequence[Job]) -> StageCost:
-    """Return the cost of a stage: seconds are stage_cost, memory is the maximum."""
+    """Return the cost of a stage: sums of seconds, and the maximum of memory."""
     return StageCost(
         stage=stage,
         jobs=len(jobs),
@@ -104,7 +110,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _is_planned(parts: tuple[str, ...], config: Config) -> bool:
-    """Return whether a job belongs to this plan; logs of other regions, captions or runs may lie beside it."""
+    """Return whether a job belongs to this plan; logs of other regions, captions or runs may be in the same folder."""
     match parts:
         case ("detect", regions, _):
             return regions == config.regions

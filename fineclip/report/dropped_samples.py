@@ -63,7 +63,10 @@ def dropped_tiles(
         funnel: Counts of the stages.
         folders: Folder of each stage's manifests.
         place: Folders of the data set.
-        problems_log: Receives what cannot be read.
+        problems_log: Receives the files that cannot be read.
+
+    Returns:
+        At most `MOST_TILES` tiles.
     """
     examples = list(_examples(funnel, folders, place, problems_log))[:MOST_TILES]
     tiles: dict[Example, DroppedTile] = {}
@@ -72,7 +75,7 @@ def dropped_tiles(
             mine = {example.key: example for example in examples if example.shard == shard}
             manifest = folders["source"] / f"{shard}.json"
             rows = problems_log.attempt(
-                f"dropped pictures of {place.shown(manifest)}", source_rows, manifest, mine.keys()
+                f"dropped images of {place.shown(manifest)}", source_rows, manifest, mine.keys()
             )
             for row in rows or []:
                 tiles[mine[row.key]] = dropped_tile(mine[row.key], row, reader, place.root)
@@ -87,6 +90,9 @@ def dropped_tile(example: Example, row: SourceRow, reader: ByteRangeReader, root
         row: Row of the source table.
         reader: Reads the image.
         root: Folder that the jobs ran in.
+
+    Returns:
+        Tile with the thumbnail, or with a note on the bytes if they cannot be decoded.
     """
     picture, note = _thumbnail(row, reader, root)
     return DroppedTile(
@@ -135,7 +141,7 @@ def _select_examples(funnel: Funnel, place: ResultPaths, problems_log: ProblemLo
 
 
 def source_rows(manifest: Path, keys: Collection[str]) -> list[SourceRow]:
-    """Return the source rows of the given keys."""
+    """Return the source rows of these keys."""
     return [row for row in read_rows(manifest, SourceRow) if row.key in keys]
 
 
@@ -158,7 +164,7 @@ def _thumbnail(row: SourceRow, reader: ByteRangeReader, root: Path) -> tuple[str
     try:
         content = reader.read(root / row.file, row.offset, min(row.size, MOST_BYTES))
     except ShardError:
-        return "", f"{row.file} is not there any more"
+        return "", f"{row.file} no longer exists"
     try:
         image = decode(content)
     except DataError as error:
@@ -171,12 +177,10 @@ def describe_bytes(content: bytes, why: str) -> str:
     if not content:
         return "an empty file"
     if READABLE.match(content):
-        return (
-            f"no image but text: {content[:BEGINNING].decode('ascii', errors='ignore').strip()}\N{HORIZONTAL ELLIPSIS}"
-        )
+        return f"text instead of an image: {content[:BEGINNING].decode('ascii', errors='ignore').strip()}\N{HORIZONTAL ELLIPSIS}"
     header = read_header(content)
     if header:
-        return f"{size_text(header.width, header.height)} says its header, but the pixels break off"
+        return f"{size_text(header.width, header.height)} in the header, but the image data is truncated"
     return why
 
 

@@ -2,18 +2,16 @@
 
 from collections.abc import Sequence
 
+from fineclip.config import MethodsConfig
 from fineclip.evals.benchmarks import KINDS, benchmark_of
 
 NBSP = "\u00a0"  # a space at which no line breaks
 MISSING = "\u2013"
 
 METHOD_NAMES = {
-    "clip": "CLIP",
-    "fineclip": "FineCLIP",
-    "regionclip": "RegionCLIP",
-    "clipself": "CLIPSelf",
-    "clim": "CLIM",
-    "detailclip": "DetailCLIP",
+    name: field.annotation.__name__.removesuffix("Config")
+    for name, field in MethodsConfig.model_fields.items()
+    if field.annotation is not None
 }
 UNTRAINED, CHANCE = "pretrained encoder", "chance"
 
@@ -75,7 +73,7 @@ def metric_name(metric: str) -> str:
 
 
 def phrase(metric: str, value: float) -> str:
-    """Return what a score means, to be put after a name: the sentence that its benchmark declares."""
+    """Return the phrase for a score that follows a name, as its benchmark declares it."""
     declared = (benchmark_of(kind).sentences.get(metric) for kind in KINDS)
     sentence = next(filter(None, declared), f"reaches {{value}} in {metric_name(metric)}")
     return sentence.format(value=percent(value))

@@ -50,7 +50,7 @@ class Scale:
 
     @property
     def images(self) -> int | None:
-        """Number of images that a training at this scale sees: those that were selected, else those configured."""
+        """Number of training images at this scale: selected, or configured if the selection is absent."""
         return self.wanted if self.kept is None else self.kept
 
 
@@ -75,7 +75,7 @@ def stage_folders(config: Config, place: ResultPaths) -> dict[str, Path]:
 
 
 def collect_funnel(config: Config, place: ResultPaths, problems_log: ProblemLog) -> Funnel:
-    """Read the counts of every stage and scale. What cannot be read is noted in the problems_log."""
+    """Read the counts of every stage and scale. A file that cannot be read is added to `problems_log`."""
     folders = stage_folders(config, place)
     selected = {name: _select_manifest(name, place, problems_log) for name in config.plan.scales}
     shards = planned_shards(config, place.root, otherwise=folders["source"])
@@ -98,7 +98,10 @@ def planned_shards(config: Config, root: Path, *, otherwise: Path) -> tuple[str,
     Args:
         config: Validated configuration.
         root: Folder that the jobs ran in.
-        otherwise: Folder of the source manifests; they name the shards if the source itself cannot be listed any more.
+        otherwise: Folder of the source manifests; they name the shards if the source itself can no longer be listed.
+
+    Returns:
+        Names in the order of the source.
     """
     source = config.source
     try:
@@ -139,6 +142,9 @@ def absence(paths: Sequence[Path], *, of: int, place: ResultPaths) -> Problem:
         paths: Absent manifests.
         of: Number of manifests of the kind.
         place: Folders of the data set.
+
+    Returns:
+        Problem that names the path, or the folder and the first absent shards if the kind has several.
     """
     names = ", ".join(path.stem for path in paths[:MOST_NAMED])
     more = f" and {len(paths) - MOST_NAMED:,} more" if len(paths) > MOST_NAMED else ""
@@ -146,9 +152,9 @@ def absence(paths: Sequence[Path], *, of: int, place: ResultPaths) -> Problem:
     log = next((log for log in logs if log.is_file()), None)
     return Problem(
         what=place.shown(paths[0] if of == 1 else paths[0].parent),
-        why="is not there: its job has not run, or has failed"
+        why="is missing: its job has not run, or has failed"
         if of == 1
-        else f"{len(paths):,} of {of:,} shards are not there, their jobs have not run or have failed: {names}{more}",
+        else f"{len(paths):,} of {of:,} shards are missing, their jobs have not run or have failed: {names}{more}",
         log_path=place.shown(log) if log else "",
         log_tail=last_lines(log) if log else "",
     )

@@ -52,7 +52,10 @@ def kept_tiles(packed: Path, shards: Sequence[str], place: ResultPaths, problems
         packed: Folder of the pack manifests.
         shards: Names of the planned shards.
         place: Folders of the data set.
-        problems_log: Receives what cannot be read.
+        problems_log: Receives the files that cannot be read.
+
+    Returns:
+        At most `TILES` tiles, in the order of the shards.
     """
     there = [shard for shard in shards if (packed / f"{shard}.json").is_file()]
     chosen = evenly(there, TILES)
@@ -61,14 +64,21 @@ def kept_tiles(packed: Path, shards: Sequence[str], place: ResultPaths, problems
         for index, shard in enumerate(chosen):
             wanted = -(-(TILES - len(tiles)) // (len(chosen) - index))
             manifest = packed / f"{shard}.json"
-            what = f"pictures of {place.shown(manifest)}"
+            what = f"images of {place.shown(manifest)}"
             found = problems_log.attempt(what, _tiles, manifest, wanted, reader)
             tiles.extend(found or [])
     return tuple(tiles)
 
 
 def evenly(items: Sequence[T], most: int) -> list[T]:
-    """Return at most `most` of the items, evenly spaced.
+    """Select evenly spaced items.
+
+    Args:
+        items: Any number.
+        most: Maximum number of selected items, at least 1.
+
+    Returns:
+        All items if there are at most `most`.
 
     Example:
         >>> evenly(range(10), 2)

@@ -123,7 +123,15 @@ def line_chart(chart: Chart) -> Markup:
 
 
 def nice_ticks(low: float, high: float, *, most: int = 5) -> list[float]:
-    """Return round values in steps of 1, 2 or 5 times a power of ten; the last is at or above `high`.
+    """Return tick values in steps of 1, 2 or 5 times a power of ten.
+
+    Args:
+        low: First tick.
+        high: Value that the last tick reaches.
+        most: Upper limit of the number of steps, about.
+
+    Returns:
+        Ascending values; `low` and `low + 1` if the range is empty or not finite.
 
     Example:
         >>> nice_ticks(0, 26.6)
@@ -230,7 +238,7 @@ def _lines(series: Series, x: Scale, y: Scale) -> Markup:
 
 
 def _labels(chart: Chart, y: Scale, right: float) -> Markup:
-    """Return the names at the right edge beside the ends of their lines, moved apart where they would overlap."""
+    """Return the names at the right edge beside the ends of their lines, shifted where they would overlap."""
     items = [(y(s.last), s.css, s.label) for s in chart.series if any(s.strands)]
     items += [(y(r.y), f"quiet {r.css}", r.label) for r in chart.references]
     heights = spread_apart([item[0] for item in items], LABEL_GAP, low=TOP, high=HEIGHT - BOTTOM + 2)

@@ -1,6 +1,7 @@
 """The report page: one self-contained HTML file, made from the files of one data set.
 
-Absent or damaged files are named at the end of the page and affect nothing else. No torch, no network, no script.
+Absent or damaged files are listed at the end of the page and do not affect its other parts. The page has no scripts and
+needs no network; torch is not imported.
 """
 
 import json
@@ -81,7 +82,7 @@ def write_report(config: Config, output: Path, *, root: Path = Path()) -> None:
     remove_stale_temp_files(output.parent, output.name)
     write_text(output, page)
     log.info(
-        "%s: %d of %d runs, %d tables, %d things missing, %.1f MB",
+        "%s: %d of %d runs, %d tables, %d problems, %.1f MB",
         output,
         sum(record.manifest is not None for record in report.records),
         len(report.records),

@@ -1,4 +1,4 @@
-"""Reading of result files, one at a time: an absent or damaged file is noted as a problem and affects nothing else."""
+"""Reading of result files. An absent or damaged file becomes a `Problem` and does not affect the other files."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ class ScoreRecord(BaseModel):
 
 
 class Result(BaseModel):
-    """Content of `evals/<benchmark>.json`; `chance` is the percentage that guessing gives, by metric."""
+    """Content of `evals/<benchmark>.json`; `chance` is the percentage that random guesses reach, by metric."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,7 +50,7 @@ class Problem:
 
     Attributes:
         what: Path, run or benchmark.
-        why: What is wrong with it.
+        why: Description of the problem.
         log_path: Log of its job, if there is one.
         log_tail: End of that log.
     """
@@ -112,6 +112,12 @@ class ResultPaths:
 def read_valid_manifest(path: Path) -> Manifest:
     """Read a manifest and check the type of every field.
 
+    Args:
+        path: JSON file.
+
+    Returns:
+        Manifest with all fields of the declared types.
+
     Raises:
         ShardError: It is absent, not a manifest, or has a field of another type.
     """
@@ -119,11 +125,17 @@ def read_valid_manifest(path: Path) -> Manifest:
     try:
         return MANIFEST.validate_json(manifest.text(), strict=True)
     except ValidationError as error:
-        raise ShardError(f"{path}: is no manifest ({first_error(error)}). Delete it and run again.") from None
+        raise ShardError(f"{path}: is not a manifest ({first_error(error)}). Delete it and run again.") from None
 
 
 def read_result(path: Path) -> Result:
     """Read the scores of one run on one benchmark.
+
+    Args:
+        path: `evals/<benchmark>.json`.
+
+    Returns:
+        Scores, chance and protocol.
 
     Raises:
         ShardError: The file is not a score file.
@@ -131,7 +143,7 @@ def read_result(path: Path) -> Result:
     try:
         return Result.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ShardError(f"{path}: holds no scores ({first_error(error)}). Delete it and run again.") from None
+        raise ShardError(f"{path}: is not a score file ({first_error(error)}). Delete it and run again.") from None
 
 
 def first_error(error: ValidationError) -> str:

@@ -81,7 +81,14 @@ def origin(weights: WeightsConfig) -> str:
 
 
 def flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each leaf of nested maps with its dotted name.
+    """Flatten nested maps.
+
+    Args:
+        values: Maps, lists and plain values.
+        above: Prefix of the names, with its dot.
+
+    Yields:
+        Dotted name and text of each leaf.
 
     Example:
         >>> list(flat({"a": {"b": 1}, "c": 0.5}))
@@ -111,5 +118,5 @@ def _changed(section: BaseModel, *, stated: Collection[str] = ()) -> tuple[tuple
 def _scale(name: str, config: Config) -> str:
     scale = config.scales[name]
     if scale.images is None:
-        return "all there are"
+        return "all images"
     return f"{'at most ' if scale.allow_fewer else ''}{plural(scale.images, 'image')}"

@@ -1,4 +1,4 @@
-"""Results of each planned run: manifest, scores, losses; and what is absent, with the log of its job."""
+"""Results of each planned run: manifest, scores, losses; and its absent files, with the logs of their jobs."""
 
 import json
 import statistics
@@ -65,9 +65,15 @@ def collect_runs(config: Config, place: ResultPaths, problems_log: ProblemLog) -
 
 
 def read_steps(path: Path) -> tuple[Point, ...]:
-    """Read a `metrics.jsonl` or `speed.jsonl`, ascending by step; the last line counts if a step was repeated after a resume.
+    """Read the numbers of a log file of training.
 
-    An incomplete last line is ignored: its writer was stopped.
+    The last line of a step counts, because a resumed run repeats steps. An incomplete last line is ignored.
+
+    Args:
+        path: `metrics.jsonl` or `speed.jsonl`.
+
+    Returns:
+        Numbers by name, ascending by step.
 
     Raises:
         ValueError: Another line is not a map of numbers with a step.
@@ -81,7 +87,7 @@ def read_steps(path: Path) -> tuple[Point, ...]:
             by_step[numbers["step"]] = numbers
         except (ValueError, KeyError, AttributeError):
             if number < len(lines):
-                raise ValueError(f"{path}: line {number} is no map of numbers with a step: {line[:60]!r}") from None
+                raise ValueError(f"{path}: line {number} is not a map of numbers with a step: {line[:60]!r}") from None
     return tuple(by_step[step] for step in sorted(by_step))
 
 

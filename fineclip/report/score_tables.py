@@ -15,7 +15,7 @@ from fineclip.report.runs import RunRecord
 
 
 class Protocol(NamedTuple):
-    """What makes two scores comparable; `image_size` is the side of the square in pixels."""
+    """Properties that comparable scores share; `image_size` is the side of the square in pixels."""
 
     benchmark: str
     version: int
@@ -70,7 +70,7 @@ class Table:
     """Scores of one protocol.
 
     Attributes:
-        protocol: What the scores have in common.
+        protocol: Properties that all scores share.
         config: Section of the benchmark.
         metrics: Columns in order.
         cases: Lowest and highest number of images, boxes or texts behind each metric.
@@ -98,6 +98,9 @@ def score_tables(config: Config, records: Sequence[RunRecord], images: Mapping[s
         config: Validated configuration.
         records: Planned runs with their results.
         images: Number of images of each scale.
+
+    Returns:
+        One table per protocol.
     """
     by_protocol: dict[Protocol, list[Scored]] = {}
     for benchmark in config.plan.benchmarks:
@@ -117,6 +120,12 @@ def protocol_of(result: Result, benchmark: str, record: RunRecord, config: Confi
 
 def aggregate(values: Sequence[float]) -> Cell:
     """Return mean, range and standard deviation over seeds.
+
+    Args:
+        values: Percentage of each seed; at least one.
+
+    Returns:
+        Cell that is not marked as best; `spread` is None for a single seed.
 
     Example:
         >>> aggregate([10.0, 14.0])

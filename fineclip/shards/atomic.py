@@ -27,6 +27,9 @@ def atomic(path: Path) -> Iterator[Path]:
     Args:
         path: Target. Missing parent folders are created.
 
+    Yields:
+        Path in the folder of the target; the file does not exist yet.
+
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:

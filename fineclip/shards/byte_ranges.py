@@ -48,6 +48,14 @@ class ByteRangeReader:
     def read(self, file: Path | str, offset: int, size: int) -> bytes:
         """Return `size` bytes of a file from byte `offset`.
 
+        Args:
+            file: Opened if it is not open yet.
+            offset: Position of the first byte, from 0.
+            size: Number of bytes.
+
+        Returns:
+            Exactly `size` bytes.
+
         Raises:
             ShardError: The file cannot be opened, or ends before the range does.
         """
@@ -57,8 +65,8 @@ class ByteRangeReader:
         content = opened.read(size)
         if len(content) < size:
             raise ShardError(
-                f"{path}: ends at byte {offset + len(content):,}, where {offset + size:,} were there when its table was made."
-                " It was cut or replaced: bring it back, or make the source stage again."
+                f"{path}: ends at byte {offset + len(content):,}, where its table requires {offset + size:,}."
+                " It was truncated or replaced: restore it, or run the stage source again."
             )
         return content
 

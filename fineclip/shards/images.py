@@ -75,6 +75,9 @@ def decode(content: bytes) -> Image.Image:
     Args:
         content: Encoded image. Of several frames the first is used.
 
+    Returns:
+        Image in mode RGB.
+
     Raises:
         UndecodableImage: The bytes are not an image of `FORMATS`, are truncated or damaged, or have more than `MAX_PIXELS` pixels.
     """
@@ -89,6 +92,9 @@ def rgb(image: Image.Image) -> Image.Image:
 
     Args:
         image: Image in any mode.
+
+    Returns:
+        Image in mode RGB, of the same size.
 
     Raises:
         UndecodableImage: The image is truncated or damaged, or has floating point pixels.
@@ -113,13 +119,16 @@ def edges(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
         width: Width of the image in pixels.
         height: Height of the image in pixels.
 
+    Returns:
+        Half-open pixel ranges, at least 1 x 1.
+
     Example:
         >>> edges(Box(0.5, 1.5, 10.5, 99), 40, 30)
         (0, 2, 10, 30)
 
     Source:
         The authors clip the box of a region to the image and pass it to `Image.crop`, which rounds each coordinate half to even.
-        Deviation: a box that rounds to nothing gives one pixel (an error in their code).
+        Deviation: a box that rounds to an empty one becomes one pixel (an error in their code).
     """
     x1, y1, x2, y2 = map(round, clip(box, width, height))
     x1, y1 = min(x1, width - 1), min(y1, height - 1)
@@ -150,8 +159,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.int64)
-        image = Image.fromarray(np.clip(grey >> 8, 0, 255).astype(np.uint8))
+        gray = np.asarray(image).astype(np.int64)
+        image = Image.fromarray(np.clip(gray >> 8, 0, 255).astype(np.uint8))
     if image.mode == "F":
         raise UndecodableImage(
             "cannot be decoded: floating point images are not supported, because their value range is unknown"

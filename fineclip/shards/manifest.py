@@ -5,8 +5,8 @@
 A manifest of captions also has `uncaptioned: {reason: n}` if some regions have no caption.
 
 Paths of inputs are relative to the working directory, names of outputs to the folder of the manifest. Nothing in a manifest varies
-between runs. A copy under a hidden name lies beside it, because Snakemake deletes declared outputs before a job; the
-copy tells a verb that its output is up to date.
+between runs. A copy with a hidden name is written beside it, because Snakemake deletes declared outputs before a
+job; from the copy a verb determines whether its output is up to date.
 """
 
 import json
@@ -24,7 +24,7 @@ from fineclip.shards.atomic import remove_stale_temp_files, sha256_of, write_tex
 
 log = logging.getLogger(__name__)
 
-BEGINNING = b'{\n "config":'  # of every manifest: keys are sorted
+BEGINNING = b'{\n "config":'  # first bytes of every manifest, because keys are sorted
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,12 @@ class Manifest:
 def read_manifest(path: Path) -> Manifest:
     """Return the manifest in a file.
 
+    Args:
+        path: JSON file of a manifest.
+
+    Returns:
+        The manifest; its outputs are not checked.
+
     Raises:
         ShardError: The file is absent or not a manifest.
     """
@@ -67,8 +73,15 @@ def read_manifest(path: Path) -> Manifest:
 def input_manifest(manifest_path: Path, stage: str) -> Path:
     """Return the manifest of `stage` among the inputs of a manifest.
 
+    Args:
+        manifest_path: Manifest of a later stage.
+        stage: Name of the stage whose manifest is wanted.
+
+    Returns:
+        Path relative to the working directory.
+
     Raises:
-        ShardError: There is none.
+        ShardError: No input is a manifest of `stage`.
     """
     manifest = read_manifest(manifest_path)
     for path in map(Path, manifest.inputs):
@@ -88,7 +101,7 @@ class Job:
     """A job that ends in a manifest.
 
     Attributes:
-        manifest: Path of the manifest; outputs lie beside it.
+        manifest: Path of the manifest; outputs are in its folder or below.
         stage: Name of the stage.
         version: Version of the stage.
         config: Section of the configuration; only values that differ from defaults are recorded.
@@ -104,7 +117,8 @@ class Job:
     def is_up_to_date(self) -> bool:
         """Return whether the outputs on disk are those of this job; if so, restore the manifest.
 
-        They are if the copy of the manifest has the same key and every output has its hash. `invalidate` makes the job run anyway.
+        This holds if the copy of the manifest has the same key and every output has its recorded hash. After `invalidate` it
+        does not hold.
         """
         remove_stale_temp_files(self.manifest.parent, self.manifest.stem)
         copy = cached_manifest(self.manifest)
@@ -137,6 +151,17 @@ class Job:
     ) -> Manifest:
         """Write the copy of the manifest, then the manifest. The outputs must be complete under their final names.
 
+        Args:
+            outputs: Files in the folder of the manifest or below; they are hashed.
+            read: Number of input rows.
+            kept: Number of kept rows.
+            dropped: Dropped rows by reason; counts of 0 are omitted.
+            regions: Regions of the kept rows.
+            uncaptioned: Regions without a caption by reason; counts of 0 are omitted.
+
+        Returns:
+            The manifest that was written.
+
         Raises:
             AssertionError: `read` is not `kept` plus the dropped rows.
         """
@@ -168,6 +193,12 @@ def _counted(reasons: Mapping[str, int] | None) -> dict[str, int]:
 
 def hashes_of(manifests: Sequence[Path]) -> dict[str, str]:
     """Return the SHA-256 of each file by its path.
+
+    Args:
+        manifests: Files, relative to the working directory.
+
+    Returns:
+        SHA-256 in hexadecimal by path with `/` between folders.
 
     Raises:
         ShardError: A file does not exist.

@@ -55,6 +55,9 @@ def add_sample(tar: TarAppender, sample: Sample, *, image_format: str) -> PackRo
         tar: Open tar.
         sample: Sample with its encoded image.
         image_format: Pillow's name of the image format, which gives the extension; `.jpg` if it is not in `EXTENSIONS`.
+
+    Returns:
+        Kept row with the byte ranges of image and JSON.
     """
     record = json.dumps(to_json(sample), ensure_ascii=False).encode()
     image = tar.add(f"{sample.key}.{EXTENSIONS.get(image_format, 'jpg')}", sample.image)
@@ -106,6 +109,9 @@ def read_sample(reader: ByteRangeReader, tar: Path, row: PackRow) -> Sample:
         tar: Packed shard.
         row: Row of its index, a kept sample.
 
+    Returns:
+        Sample with its encoded image.
+
     Raises:
         ShardError: The tar is missing, truncated, or does not match its index.
 
@@ -122,7 +128,15 @@ def read_sample(reader: ByteRangeReader, tar: Path, row: PackRow) -> Sample:
 
 
 def read_description(reader: ByteRangeReader, tar: Path, row: PackRow) -> Sample:
-    """Read one sample without its image: `image` is empty. Arguments are those of `read_sample`.
+    """Read one sample without its image: `image` is empty.
+
+    Args:
+        reader: Reader that keeps tars open.
+        tar: Packed shard.
+        row: Row of its index, a kept sample.
+
+    Returns:
+        Sample with captions and regions.
 
     Raises:
         ShardError: The tar is missing, truncated, or does not match its index.
@@ -132,7 +146,7 @@ def read_description(reader: ByteRangeReader, tar: Path, row: PackRow) -> Sample
         return from_json(row.key, b"", json.loads(record))
     except (ValueError, KeyError, TypeError) as error:
         raise ShardError(
-            f"{tar}: sample {row.key} is not where its index says ({error!r}). Make the pack stage again."
+            f"{tar}: sample {row.key} is not where its index says ({error!r}). Run the stage pack again."
         ) from None
 
 
@@ -141,6 +155,9 @@ def members(tar: Path) -> Iterator[tarfile.TarInfo]:
 
     Args:
         tar: Uncompressed tar.
+
+    Yields:
+        Header of a regular file; folders and links are skipped.
 
     Raises:
         ShardError: The file is not a tar, or is truncated.

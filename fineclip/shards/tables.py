@@ -174,7 +174,7 @@ def _without_none(annotation: Any) -> Any:
 
 @cache
 def _fields(record: Any) -> list[tuple[str, Any]]:
-    """Names and annotations of the fields that a table holds of a row or of a nested type."""
+    """Return name and annotation of each field of a row or nested type that is stored in the table."""
     chosen = get_args(record)[1] if get_origin(record) is Annotated else None
     hints = get_type_hints(get_args(record)[0] if chosen else record, include_extras=True)
     return [(name, hint) for name, hint in hints.items() if chosen is None or name in chosen]
@@ -182,7 +182,7 @@ def _fields(record: Any) -> list[tuple[str, Any]]:
 
 @cache
 def _nested(row_type: Any) -> dict[str, Any]:
-    """The nested type of each column that is a list of structs."""
+    """Return the nested type of each column that is a list of structs."""
     found = {name: _without_none(annotation) for name, annotation in _fields(row_type)}
     elements = {name: get_args(one)[0] for name, one in found.items() if get_origin(one) is list}
     return {name: element for name, element in elements.items() if element not in _SCALARS}
@@ -237,7 +237,7 @@ class TableWriter(Generic[R]):
     The counts of the manifest are those of the rows; `regions` counts the regions of kept rows that have such a field.
 
     Args:
-        job: The job; its table lies beside its manifest.
+        job: The job; its table is written beside its manifest.
         row_type: Type of every row.
         also: Other outputs, complete when the block ends.
         reasons: Reasons that a row may have; None allows any.
@@ -297,6 +297,12 @@ def write_table(path: Path, rows: list[R], row_type: type[R]) -> None:
 def table_of(manifest: Path) -> Path:
     """Return the path of the table of a manifest, after a check of its hash.
 
+    Args:
+        manifest: Path of the manifest; the table has the same name with the suffix .parquet.
+
+    Returns:
+        Path of the verified table.
+
     Raises:
         ShardError: The table is absent, or is not the one that the manifest names.
     """
@@ -312,6 +318,13 @@ def table_of(manifest: Path) -> Path:
 def read_rows(manifest: Path, row_type: type[R]) -> Iterator[R]:
     """Yield every row of the table of a manifest, in order.
 
+    Args:
+        manifest: Path of the manifest.
+        row_type: Row type; only its columns are read.
+
+    Yields:
+        Rows, kept and dropped.
+
     Raises:
         ShardError: The table is absent, changed, or lacks a column of `row_type`.
     """
@@ -321,7 +334,7 @@ def read_rows(manifest: Path, row_type: type[R]) -> Iterator[R]:
         table = pq.read_table(path, columns=names)
     except (pa.ArrowException, KeyError) as error:
         raise ShardError(
-            f"{path}: is no {row_type.__name__} table ({error}). Delete {manifest} and run again."
+            f"{path}: is not a {row_type.__name__} table ({error}). Delete {manifest} and run again."
         ) from None
     for batch in table.to_batches(max_chunksize=1024):
         yield from decode_rows(batch, row_type)

@@ -37,15 +37,15 @@ def write_texts(path: Path, texts: Sequence[str], features_TD: npt.NDArray[np.fl
 
     Args:
         path: New file.
-        texts: Different texts.
+        texts: Distinct texts.
         features_TD: Their embeddings, in the same order.
         text_tower: Identifier of the text encoder.
 
     Raises:
-        AssertionError: Texts are not unique, or are not as many as embeddings.
+        AssertionError: Texts are not unique, or their number differs from that of the embeddings.
     """
     if len(set(texts)) != len(texts) or features_TD.shape[:1] != (len(texts),):
-        raise AssertionError(f"{path}: {features_TD.shape} are no embeddings of {len(texts)} different texts")
+        raise AssertionError(f"{path}: {features_TD.shape} are not embeddings of {len(texts)} distinct texts")
     hashes = _hashes(texts)
     order = np.argsort(hashes)
     tensors: dict[str, npt.NDArray[Any]] = {
@@ -88,7 +88,7 @@ class TextsFile:
             self.text_tower = str(header.pop("__metadata__")["text_tower"])
             self._features_TD, self._rows_T, hashes = _mapped(path, header, begin)
         except OSError as error:
-            raise ShardError(f"{path}: cannot be read ({error.strerror}), though its manifest names it.") from None
+            raise ShardError(f"{path}: cannot be read ({error.strerror}), but its manifest lists it.") from None
         except (ValueError, KeyError, TypeError) as error:
             raise ShardError(f"{path}: is no file of texts, or a damaged one ({error}).") from None
         self._hash_T = hashes.reshape(-1).view(f"S{HASH_BYTES}")
@@ -102,6 +102,12 @@ class TextsFile:
 
     def features(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return the embeddings of texts, (N, D), as a copy.
+
+        Args:
+            texts: N texts, repetitions allowed.
+
+        Returns:
+            float32, in the order of `texts`.
 
         Raises:
             KeyError: A text is not in the file.

@@ -48,8 +48,16 @@ def captioned_rows(rows: Iterable[DetectRow], captions: Iterator[RegionCaption])
 def crops(rows: Iterable[DetectRow], detected: Path, config: Blip2Caption) -> Iterator[Image.Image]:
     """Yield the crop of each region, in order. One image is in memory at a time.
 
+    Args:
+        rows: Rows of the detect table; those without regions are skipped.
+        detected: Manifest of that table.
+        config: Settings of the crop.
+
+    Yields:
+        RGB images, one per region.
+
     Raises:
-        ShardError: An image is absent, or differs from the one in which its regions were found.
+        ShardError: An image is absent, or has another size than when its regions were detected.
     """
     source = lineage_of(detected)["source"]
     sources = kept_by_key(source, SourceRow)
@@ -74,7 +82,7 @@ def _same_image(row: DetectRow, place: SourceRow, reader: ByteRangeReader) -> Im
         found = f"is of {image.width} x {image.height} px"
     raise ShardError(
         f"{place.file}: sample {row.key} {found}, but was an image of {row.width} x {row.height} px when its regions were"
-        " found. Restore the old file, or run stage source again."
+        " detected. Restore the old file, or run stage source again."
     )
 
 
@@ -115,7 +123,7 @@ def caption_shard(
 
     Args:
         detected: Manifest of `detect`.
-        manifest: Path of the manifest to write; the table lies beside it.
+        manifest: Path of the manifest to write; the table is written beside it.
         config: Engine and its settings.
         weights: Manifest of the weights of the captioner, for engine blip2.
         annotations: Manifest of `import-annotations`, for engine captions_json.
@@ -169,13 +177,13 @@ def _log_counts(rows: Sequence[CaptionRow]) -> None:
     log.info("%d regions of %d images; without a caption: %s", regions, len(rows), counted or "none")
     if regions and without["missing-key"] == regions:
         log.warning(
-            "no region has its key in the JSON: check that its captions are of these boxes, and of images of this size"
+            "no region has its key in the JSON: check that it belongs to these boxes and to images of this size"
         )
 
 
 def _needed(weights: Path | None) -> Path:
     if weights is None:
-        raise ConfigError("engine blip2 needs the weights of its captioner. Name their manifest: --weights FILE")
+        raise ConfigError("engine blip2 needs the weights of its captioner. Pass their manifest: --weights FILE")
     return weights
 
 

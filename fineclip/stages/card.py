@@ -42,6 +42,9 @@ def funnel(packed: Sequence[Path]) -> list[StageCounts]:
     Args:
         packed: Manifests of `pack`.
 
+    Returns:
+        Counts, one entry per stage.
+
     Raises:
         ShardError: A manifest is absent or was made from another one than the current one, or counts do not add up.
     """
@@ -56,6 +59,12 @@ def summed(chains: Iterable[Mapping[str, Manifest]]) -> list[StageCounts]:
 
 def checked_chain(packed: Path) -> dict[str, Manifest]:
     """Return the manifests of one shard by stage, from `source` to `pack`.
+
+    Args:
+        packed: Manifest of `pack`.
+
+    Returns:
+        The manifests, in the order of the stages.
 
     Raises:
         ShardError: A manifest is absent or was made from another one than the current one, or counts do not add up.
@@ -80,24 +89,30 @@ def _require_same(manifest: Manifest, path: Path, above: Path) -> None:
         raise ShardError(f"{path}: was made from another {above} than the current one. Run its stage again.")
 
 
-def _require_count(path: Path, what: str, count: int, other: str, expected: int) -> None:
+def _require_count(path: Path, field: str, count: int, other: str, expected: int) -> None:
     if count != expected:
-        raise ShardError(f"{path}: {what} {count}, but {other} {expected}. Delete it and run again.")
+        raise ShardError(f"{path}: {field} {count}, but {other} {expected}. Delete it and run again.")
 
 
 def provenance(chains: Sequence[Mapping[str, Manifest]]) -> Iterator[StageProvenance]:
     """Yield configuration and weights of the stages after `source`, which must be equal in all shards.
+
+    Args:
+        chains: Manifests of each shard by stage.
+
+    Yields:
+        One entry per stage, in order.
 
     Raises:
         ShardError: Two shards differ in configuration, version or weights.
     """
     for name in lineage("pack")[1:]:
         manifests = [shard[name] for shard in chains]
-        ways = {canonical([one.version, one.config, _weights(one)]) for one in manifests}
-        if len(ways) > 1:
+        variants = {canonical([one.version, one.config, _weights(one)]) for one in manifests}
+        if len(variants) > 1:
             raise ShardError(
-                f"the shards do not belong together: stage {name} made some of them as {' and some as '.join(sorted(ways))}."
-                " Run snakemake, which makes again what is of an older configuration."
+                f"the shards differ: stage {name} made some of them as {' and some as '.join(sorted(variants))}."
+                " Run snakemake, which runs the jobs of the older configuration again."
             )
         for one in manifests[:1]:
             yield StageProvenance(name, one.config, _weights(one))

@@ -40,7 +40,7 @@ from fineclip.stages.upstream import kept_by_key, keys_by_shard, manifests_of, r
 
 log = logging.getLogger(__name__)
 
-WORDS = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|[.,;:!?]")  # punctuation tells the tagger where phrases end
+WORDS = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|[.,;:!?]")  # the tagger uses punctuation as the end of a phrase
 NOUNS = ("NN0", "NN1", "NN2")  # of either number, singular, plural; proper names are NP0
 
 Nouns = Callable[[str], Collection[str]]
@@ -67,6 +67,9 @@ def _fault(name: str, count: int, config: ConceptsConfig) -> str | None:
 
 def noun_finder() -> Nouns:
     """Return a function from an English caption to its nouns in the singular.
+
+    Returns:
+        Function that returns the lemmas, each of at least two letters.
 
     Raises:
         ConfigError: HanTa is not installed.
@@ -118,14 +121,14 @@ def concepts_of_scale(select: Path, manifest: Path, config: ConceptsConfig, *, d
 
     Args:
         select: Manifest of `select`.
-        manifest: Path of the manifest to write; the table lies beside it.
+        manifest: Path of the manifest to write; the table is written beside it.
         config: Origin of the names, and limits.
         detected: Manifests of `detect`, for labels; those of shards without selected samples are not read.
 
     Raises:
         ConfigError: HanTa is needed and not installed.
         DataError: No concept is left; states the number of names.
-        ShardError: A required manifest is not given, or a table is absent or changed. Nothing is written then.
+        ShardError: A required manifest is missing, or a table is absent or changed. Nothing is written then.
     """
     keys = keys_by_shard(select)
     has_labels = config.from_ == "labels"
@@ -140,17 +143,25 @@ def concepts_of_scale(select: Path, manifest: Path, config: ConceptsConfig, *, d
     if not concepts:
         raise DataError(
             f"concepts of {select}: none of {len(rows)} names is left; they are named {counts.total()} times by {config.from_}."
-            f" Lower concepts.min_count ({config.effective_min_count}), or take others: concepts.from."
+            f" Lower concepts.min_count ({config.effective_min_count}), or change concepts.from."
         )
     with CONCEPTS.table(job) as table:
         for row in rows:
             table.write(row)
-    what = "regions show" if has_labels else "nouns in captions name"
-    log.info("%d of %d %s one of %d concepts", sum(row.count for row in concepts), counts.total(), what, len(concepts))
+    phrase = "regions show" if has_labels else "nouns in captions name"
+    log.info(
+        "%d of %d %s one of %d concepts", sum(row.count for row in concepts), counts.total(), phrase, len(concepts)
+    )
 
 
 def read_concepts(manifest: Path) -> tuple[str, ...]:
     """Return the concepts, the most frequent first. The number of a concept is its index.
+
+    Args:
+        manifest: Manifest of `concepts`.
+
+    Returns:
+        Names of the kept rows of the table.
 
     Raises:
         ShardError: The table is absent or changed, or the manifest is of another stage.
@@ -161,7 +172,7 @@ def read_concepts(manifest: Path) -> tuple[str, ...]:
 
 
 def _filters(select: Path, shards: Iterable[str]) -> dict[str, Path]:
-    """Return the manifests of `filter` that the selection was made from, for the given shards."""
+    """Return the manifests of `filter` that the selection was made from, for `shards`."""
     given = {Path(name).stem: Path(name) for name in read_manifest(select).inputs}
     return {name: given[name] for name in shards}
 

@@ -1,7 +1,7 @@
 """Declaration of a stage: name, version, configuration, inputs, row type and drop reasons, stated once beside its function.
 
 The verb of the command line, the key of a job, the order of the stages and the table in the docs follow from it.
-A module below `fineclip.stages` that holds a function under `@stage(...)` is found by itself; there is no list of stages.
+A module below `fineclip.stages` that holds a function under `@stage(...)` is found automatically.
 """
 
 import pkgutil
@@ -25,12 +25,12 @@ class Input:
     """A manifest that a stage reads, or several.
 
     Attributes:
-        stage: Name of the stage that made it; also the name of its option, unless `option` gives another.
+        stage: Name of the stage that made it; also the name of its option, unless `option` is set.
         reads: Types of the rows that are read, of its table and of tables that it leads to. None for files of a model.
         help: Text of the option.
         option: Name of the option without dashes.
         required: Whether a job always has one.
-        many: Whether a job may have several; the function is then given a list.
+        many: Whether a job may have several; the function then gets a list.
     """
 
     stage: str
@@ -51,10 +51,10 @@ class Stage:
     """A stage of the workflow.
 
     Attributes:
-        name: Name in manifests and paths; of the verb too, unless `verb` gives another.
-        version: Of the output for the same inputs; a change makes every output again.
+        name: Name in manifests and paths; also of the verb, unless `verb` is set.
+        version: Version of the output for the same inputs; after a change every job runs again.
         help: One line about the verb.
-        config: Type of the section of the configuration, a model or a union of some.
+        config: Type of the section of the configuration: a model or a union of models.
         section: Place of that section in the configuration, such as `detect.{regions}`.
         inputs: Manifests that are read, by the parameter of the function that takes them.
         row: Type of the rows of the table that is written; None for a stage that writes other files.

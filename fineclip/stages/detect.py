@@ -1,6 +1,6 @@
 """Stage `detect`: find regions in the kept images of one shard, by a detector or from boxes of the data set or of a JSON.
 
-This is the first stage that decodes images. An image without regions is kept and trains the terms of whole images. Boxes
+This is the first stage that decodes images. An image without regions is kept; it enters only the loss terms of whole images. Boxes
 are in pixels of the stored image, clipped to it and rounded to hundredths.
 """
 
@@ -80,6 +80,9 @@ def annotated_regions(
         height: Height of the image in pixels.
         config: Limits of side length and number.
 
+    Returns:
+        At most `max_regions` regions with score 1, and counts of the others.
+
     Raises:
         DataError: An edge is not finite.
     """
@@ -118,6 +121,13 @@ def _first(regions: list[Region], most: int | None, left_out: Counter[str]) -> l
 
 def annotated_rows(shown: Iterable[DecodedSample], config: AnnotationsDetect) -> Iterator[DetectRow]:
     """Yield a row for each sample with the boxes of its data set.
+
+    Args:
+        shown: Samples whose source rows hold boxes in pixels.
+        config: Limits of side length and number.
+
+    Yields:
+        Rows in the order of the samples.
 
     Raises:
         ConfigError: The source has no boxes.
@@ -162,12 +172,12 @@ def _unlike(sample: DecodedSample, boxes: ExternalBoxesRow | None) -> str | None
     if boxes is None:
         return "not-listed"
     sides = ((boxes.width, sample.width), (boxes.height, sample.height))
-    return "other-size" if any(told not in (None, found) for told, found in sides) else None
+    return "other-size" if any(stated not in (None, actual) for stated, actual in sides) else None
 
 
 def _log_left_out(left_out: Mapping[str, int]) -> None:
-    for what, count in sorted(left_out.items()):
-        log.info("%d boxes left out: %s", count, what)
+    for reason, count in sorted(left_out.items()):
+        log.info("%d boxes left out: %s", count, reason)
 
 
 def detected_rows(shown: Iterable[DecodedSample], detector: "Detector", *, batch_size: int) -> Iterator[DetectRow]:
@@ -221,7 +231,7 @@ def detect_shard(
 
     Args:
         kept: Manifest of `filter`.
-        manifest: Path of the manifest to write; the table lies beside it.
+        manifest: Path of the manifest to write; the table is written beside it.
         config: Engine and its limits.
         weights: Manifest of the weights of the detector, for engine yolo.
         annotations: Manifest of `import-annotations`, for engine boxes_json.
@@ -266,7 +276,7 @@ def detect_shard(
 
 def _needed(weights: Path | None) -> Path:
     if weights is None:
-        raise ConfigError("engine yolo needs the weights of its detector. Name their manifest: --weights FILE")
+        raise ConfigError("engine yolo needs the weights of its detector. Pass their manifest: --weights FILE")
     return weights
 
 

@@ -89,8 +89,8 @@ def from_hub(repository: str, revision: str, target: Path, *, file: str | None) 
         raise NotFetchedError("huggingface_hub is not installed; install fineclip[data]") from None
     partial_folder = target.with_name(f".{target.name}.{revision[:12]}.partial")
     try:
-        # Asked first, because this fails at once without a network, where the calls below try again for half a minute
-        # or take what an interrupted download has left for the whole.
+        # This request comes first, because without a network it fails immediately. The calls below would retry for half a
+        # minute, or would treat the files of an interrupted download as complete.
         answer = HfApi().repo_info(repository, revision=revision, timeout=HUB_ANSWER_SECONDS)
         names = {entry.rfilename for entry in answer.siblings or ()}
         if file is not None and file not in names:
@@ -146,12 +146,12 @@ def _move(partial_folder: Path, target: Path, *, file: str | None) -> None:
 
 def _reason(error: BaseException) -> str:
     """Return the first line of an error and of its causes; the client of the hub wraps the actual error."""
-    said: dict[str, None] = {}
+    messages: dict[str, None] = {}
     cause: BaseException | None = error
     while cause is not None:
-        said[next(iter(str(cause).strip().splitlines()), type(cause).__name__).rstrip(".")] = None
+        messages[next(iter(str(cause).strip().splitlines()), type(cause).__name__).rstrip(".")] = None
         cause = cause.__cause__ or cause.__context__
-    return "; ".join(said)
+    return "; ".join(messages)
 
 
 def _copy(response: http.client.HTTPResponse, target: Path, *, most_bytes: int) -> None:

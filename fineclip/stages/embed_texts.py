@@ -7,7 +7,7 @@ The file records the hash of the parameters of the text tower. A sample without 
 uses for it. No sample is dropped.
 
 Embeddings equal those computed in training up to rounding: the composition of batches differs, and `train.precision` bf16 or
-fp16 rounds embeddings that are float32 here. One million texts of width 512 take 2 GB.
+fp16 rounds embeddings that are stored as float32. One million texts of width 512 take 2 GB.
 
 Legend: T texts, D embedding width.
 """
@@ -78,7 +78,7 @@ def texts_shard(
     Args:
         packed: Manifest of `pack`.
         weights: Manifest of the weights of the encoder.
-        manifest: Path of the manifest to write; the embeddings lie beside it.
+        manifest: Path of the manifest to write; the embeddings are written beside it.
         config: The encoder.
         tokenizer: Manifest of the vocabulary; None for the default vocabulary of the model.
         batch_size: Texts per batch.
@@ -136,6 +136,9 @@ def text_files(
         text_tower: Hash of the text tower of the run.
         tokenizer: Manifest of the vocabulary of the run.
 
+    Returns:
+        Safetensors file of each shard, in the order of `given`.
+
     Raises:
         ShardError: A manifest is of another stage, text tower, vocabulary or packed shard; a file is absent or damaged.
     """
@@ -158,4 +161,4 @@ def text_files(
 
 
 def _again(manifest: Path) -> str:
-    return f"Give the manifest that belongs to its encoder, or delete {manifest} and run `fineclip texts --force`."
+    return f"Pass the manifest of its encoder, or delete {manifest} and run `fineclip texts --force`."

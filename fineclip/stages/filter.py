@@ -114,7 +114,7 @@ def filter_shard(source: Path, manifest: Path, config: FilterConfig) -> None:
 
     Args:
         source: Manifest of the source shard.
-        manifest: Path of the manifest to write; the table lies beside it.
+        manifest: Path of the manifest to write; the table is written beside it.
         config: Limits of the rules.
 
     Raises:
@@ -124,10 +124,10 @@ def filter_shard(source: Path, manifest: Path, config: FilterConfig) -> None:
     if job.is_up_to_date():
         return
     with ByteRangeReader() as reader:
-        looked_at = [_inspect(row, reader) for row in kept_rows(source, SourceRow)]
-    reasons = apply_rules((image for image, _ in looked_at), config)
+        inspected = [_inspect(row, reader) for row in kept_rows(source, SourceRow)]
+    reasons = apply_rules((image for image, _ in inspected), config)
     with FILTER.table(job) as table:
-        for (image, header), reason in zip(looked_at, reasons, strict=True):
+        for (image, header), reason in zip(inspected, reasons, strict=True):
             row = FilterRow(
                 key=image.key,
                 kept=reason is None,

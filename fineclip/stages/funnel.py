@@ -17,7 +17,7 @@ class StageCounts:
         kept: Rows that were kept.
         dropped: Dropped rows by reason, the most frequent first.
         regions: Regions of the kept rows.
-        uncaptioned: Regions that the stage left without a caption, by reason.
+        uncaptioned: Regions without a caption, by reason.
     """
 
     stage: str

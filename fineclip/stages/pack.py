@@ -1,6 +1,6 @@
 """Stage `pack`: write the training shard, a WebDataset tar of images with their captions and regions.
 
-    key.jpg    the image as it came, byte for byte (.png, .webp, ... for other formats)
+    key.jpg    the original image, byte for byte (.png, .webp, ... for other formats)
     key.txt    its first caption
     key.json   captions that pass the filter, width, height, url, and regions with box, score, label and caption
 
@@ -53,6 +53,9 @@ def joined_rows(manifests: dict[str, Path]) -> Iterator[JoinedRow]:
     Args:
         manifests: Manifest of each stage of the shard.
 
+    Yields:
+        Rows of one sample, in the order of the caption table.
+
     Raises:
         ShardError: The tables are not of the same samples.
     """
@@ -70,6 +73,12 @@ def joined_rows(manifests: dict[str, Path]) -> Iterator[JoinedRow]:
 
 def regions_of(row: JoinedRow) -> list[Region]:
     """Return the regions of a sample with their captions; an empty caption becomes None.
+
+    Args:
+        row: Rows of the sample.
+
+    Returns:
+        Regions in the order of the detect table.
 
     Raises:
         ShardError: The numbers of captions and regions differ.
@@ -100,7 +109,7 @@ def pack_shard(captioned: Path, manifest: Path, config: PackConfig) -> None:
 
     Args:
         captioned: Manifest of `caption`.
-        manifest: Path of the manifest to write; tar and index lie beside it.
+        manifest: Path of the manifest to write; tar and index are written beside it.
         config: Section without keys.
 
     Raises:
@@ -112,7 +121,7 @@ def pack_shard(captioned: Path, manifest: Path, config: PackConfig) -> None:
         return
     manifests = lineage_of(captioned)
     limits = parse(FilterConfig, dict(read_manifest(manifests["filter"]).config), where=str(manifests["filter"]))
-    path, silent = manifest.with_suffix(".tar"), 0
+    path, uncaptioned = manifest.with_suffix(".tar"), 0
     with (
         PACK.table(job, also=(path,)) as index,
         atomic(path) as temporary,
@@ -121,13 +130,13 @@ def pack_shard(captioned: Path, manifest: Path, config: PackConfig) -> None:
     ):
         for row in joined_rows(manifests):
             sample = _sample(row, limits, manifests, reader=reader)
-            silent += sum(region.caption is None for region in sample.regions)
+            uncaptioned += sum(region.caption is None for region in sample.regions)
             index.write(add_sample(tar, sample, image_format=row.header.format or ""))
     log.info(
-        "%d samples with %d regions packed; %d of the regions have no caption",
+        "packed %d samples with %d regions; %d of the regions have no caption",
         len(index.rows),
         sum(row.regions for row in index.rows),
-        silent,
+        uncaptioned,
     )
 
 
@@ -135,7 +144,7 @@ def _sample(row: JoinedRow, limits: FilterConfig, manifests: dict[str, Path], *,
     captions = good_captions(row.source.captions, limits)
     if not captions and not allows_empty_caption(row.source.captions, limits):
         raise ShardError(
-            f"{manifests['filter'].with_suffix('.parquet')}: keeps sample {row.source.key}, none of whose captions passes"
+            f"{manifests['filter'].with_suffix('.parquet')}: keeps sample {row.source.key}, but none of its captions passes"
             f" the filter. Delete {manifests['filter']} and run again."
         )
     try:

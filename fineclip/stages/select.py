@@ -71,7 +71,7 @@ def select_samples(
 
 
 class ScaledSelectConfig(SelectConfig):
-    """Section `select` with the scale that is selection."""
+    """Section `select` with the scale to select."""
 
     scale: ScaleConfig = key(ScaleConfig(), origin="workflow plan", about="entry of `scales`")
 
@@ -114,18 +114,18 @@ def select_scale(
 ) -> None:
     """Write the table of one scale, one row per considered sample, and then its manifest.
 
-    The keys `allow_fewer`, `shard_margin` and `expected_keep_rate` decide whether the scale is complete and not which samples it holds, so they
-    are not part of the manifest.
+    The keys `allow_fewer`, `shard_margin` and `expected_keep_rate` affect only whether a scale counts as complete, not its samples, so they are not
+    part of the manifest.
 
     Args:
         filters: Manifests of `filter` in the order of the shards; their file names are the names of the shards.
-        manifest: Path of the manifest to write; the table lies beside it.
+        manifest: Path of the manifest to write; the table is written beside it.
         config: Excluded benchmarks, and the number of samples of the scale.
         scale: Name of the scale, for messages.
         benchmarks: Manifests of `index` whose images are excluded.
 
     Raises:
-        ConfigError: There are fewer samples than the scale asks for; states the number and the keys to change.
+        ConfigError: There are fewer samples than the scale requires; states the number and the keys to change.
         DataError: No sample is left.
         ShardError: A table is absent or changed.
     """
@@ -133,8 +133,8 @@ def select_scale(
     shards = ((path.stem, kept_rows(path, FilterRow)) for path in filters)
     selection = select_samples(shards, wanted=config.scale.images, left_out=left_out)
     _require_enough(selection, config.scale, name=scale, filters=filters)
-    what = {"images": config.scale.images, "leave_out": list(config.exclude)}
-    job = SELECT.job(manifest, what, [*filters[: selection.shards], *benchmarks])
+    recorded = {"images": config.scale.images, "leave_out": list(config.exclude)}
+    job = SELECT.job(manifest, recorded, [*filters[: selection.shards], *benchmarks])
     if job.is_up_to_date():
         return
     with SELECT.table(job) as table:
@@ -145,22 +145,22 @@ def select_scale(
 def _require_enough(selection: Selection, scale: ScaleConfig, *, name: str, filters: Sequence[Path]) -> None:
     if scale.images is not None and selection.kept >= scale.images:
         return
-    came_in = sum(read_manifest(path).read for path in filters)
+    total = sum(read_manifest(path).read for path in filters)
     dropped = Counter(row.reason for row in selection.rows if row.reason is not None)
     left_out = "".join(f", {count} {reason}" for reason, count in sorted(dropped.items()))
-    found = f"{len(filters)} shards of {came_in} samples leave {selection.kept} ({len(selection.rows)} past the filter{left_out})"
+    found = f"{len(filters)} shards of {total} samples leave {selection.kept} ({len(selection.rows)} past the filter{left_out})"
     if not selection.kept:
         raise DataError(
-            f"scales.{name}: nothing is left to train on: {found}. {filters[0]} says why samples were dropped."
+            f"scales.{name}: nothing is left to train on: {found}. {filters[0]} counts the dropped samples by reason."
         )
     if scale.images is None:
         return
     if scale.allow_fewer:
         log.info("scale %s has fewer than its %d images, which allow_fewer allows: %s", name, scale.images, found)
         return
-    share = selection.kept / came_in
+    share = selection.kept / total
     raise ConfigError(
         f"scales.{name}.images: {scale.images} are asked for, but {found}, a share of {share:.2g}."
         f" If the source has more shards, plan more of them: raise plan.shard_margin, or lower plan.expected_keep_rate (to {share:.2g} or less);"
-        f" if it has not, lower scales.{name}.images or set scales.{name}.allow_fewer: true."
+        f" otherwise lower scales.{name}.images or set scales.{name}.allow_fewer: true."
     )

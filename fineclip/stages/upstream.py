@@ -12,7 +12,13 @@ R = TypeVar("R", bound=Row)
 
 
 def lineage_of(manifest: Path) -> dict[str, Path]:
-    """Return the manifest of every stage of a shard from `source` to the given one, in order.
+    """Return the manifest of every stage of a shard from `source` to the stage of `manifest`, in order.
+
+    Args:
+        manifest: Manifest of any stage from `source` to `pack`.
+
+    Returns:
+        Paths by stage.
 
     Raises:
         ShardError: A manifest is absent, or `manifest` is not of a stage that makes shards.
@@ -44,15 +50,18 @@ def manifests_of(shards: Iterable[str], given: Sequence[Path], *, stage: str, se
         stage: Name of the stage, for messages.
         select: Manifest of the selection, for messages.
 
+    Returns:
+        Manifest by name of the shard.
+
     Raises:
-        ShardError: A shard has no manifest among `given`.
+        ShardError: `given` contains no manifest of a shard.
     """
     by_name, wanted = {path.stem: path for path in given}, list(shards)
     absent = [name for name in wanted if name not in by_name]
     if absent:
         raise ShardError(
-            f"{select}: selects samples of {len(absent)} shards without a manifest of {stage}, {absent[0]} the first of them."
-            " Make theirs too, or pass their manifests."
+            f"{select}: selects samples of {len(absent)} shards without a manifest of {stage}; the first is {absent[0]}."
+            " Make them, or pass their manifests."
         )
     return {name: by_name[name] for name in wanted}
 
@@ -65,12 +74,20 @@ def kept_by_key(manifest: Path, row_type: type[R]) -> dict[str, R]:
 def row_of(key: str, rows: dict[str, R], manifest: Path) -> R:
     """Return the row of a sample in a table of an earlier stage.
 
+    Args:
+        key: Key of the sample.
+        rows: Kept rows of the table by key.
+        manifest: Manifest of the table, for the message.
+
+    Returns:
+        The row.
+
     Raises:
-        ShardError: The table has no such row.
+        ShardError: The table has no row of that key.
     """
     if key not in rows:
         raise ShardError(
-            f"{manifest.with_suffix('.parquet')}: keeps no sample {key}, though a table made from it has one."
+            f"{manifest.with_suffix('.parquet')}: keeps no sample {key}, but a table made from it has one."
             f" Delete {manifest} and run again."
         )
     return rows[key]
@@ -78,6 +95,13 @@ def row_of(key: str, rows: dict[str, R], manifest: Path) -> R:
 
 def content_of(row: SourceRow, reader: ByteRangeReader) -> bytes:
     """Return the encoded image of a sample.
+
+    Args:
+        row: Source row, which names file and byte range.
+        reader: Keeps files open between calls.
+
+    Returns:
+        Bytes as stored; not decoded.
 
     Raises:
         ShardError: Its file is absent or truncated.

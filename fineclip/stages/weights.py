@@ -4,7 +4,7 @@ Weights are searched at `path`, in the package, and where an earlier job put the
 
     data/weights/<kind>/<name>.json        manifest: path and hash of the weights
     data/weights/<kind>/<name>/            fetched files
-    data/weights/<kind>/.<name>.sha256     hash of the first fetch, which later fetches must equal; unknown to Snakemake
+    data/weights/<kind>/.<name>.sha256     hash of the first fetch, which later fetches must equal; not an output of the rule
 
 The hash of a folder is the SHA-256 of its sorted lines `sha256  relative/name`, without hidden files.
 """
@@ -28,8 +28,8 @@ from fineclip.stages.download import NotFetchedError, from_address, from_hub
 
 log = logging.getLogger(__name__)
 
-SPARE = 1.2  # a download may be times as large as the configuration says
-MOST_BYTES = 20_000_000_000  # where it does not say
+SPARE = 1.2  # limit of a download, relative to `size_mb`
+MOST_BYTES = 20_000_000_000  # limit without `size_mb`
 
 
 WEIGHTS = Stage(
@@ -61,8 +61,8 @@ def fetch_weights(kind: str, name: str, manifest: Path, config: WeightsConfig, *
         allow_private: Allow addresses of the local network.
 
     Raises:
-        CheckpointError: The weights cannot be found or fetched; the message says how to fetch them by hand. Or their hash
-            differs from that of the configuration or of the first fetch.
+        CheckpointError: The weights cannot be found or fetched; the message states how to fetch them manually. Or their
+            hash differs from that of the configuration or of the first fetch.
     """
     path = locate(config, manifest)
     if path is None:
@@ -87,6 +87,13 @@ def fetch_weights(kind: str, name: str, manifest: Path, config: WeightsConfig, *
 def locate(config: WeightsConfig, manifest: Path) -> Path | None:
     """Return the path of weights that are present, or None.
 
+    Args:
+        config: Origin of the weights.
+        manifest: Path of the manifest of the job; fetched weights are stored beside it.
+
+    Returns:
+        File or folder; None if the weights must be fetched.
+
     Raises:
         ConfigError: The package has no model of that name.
     """
@@ -101,13 +108,20 @@ def locate(config: WeightsConfig, manifest: Path) -> Path | None:
 def weights_at(manifest: Path, config: WeightsConfig) -> Path:
     """Return the file or folder of a manifest of weights, after a check of its hash.
 
+    Args:
+        manifest: Manifest of `weights`.
+        config: Origin of the weights; its `sha256` is compared if set.
+
+    Returns:
+        Path of existing weights.
+
     Raises:
         CheckpointError: It is absent, or its hash differs from that of the manifest or of the configuration.
-        ShardError: There is no such manifest.
+        ShardError: The manifest does not exist.
     """
     found = read_manifest(manifest)
     if found.stage != "weights" or len(found.outputs) != 1:
-        raise CheckpointError(f"{manifest}: is no manifest of weights")
+        raise CheckpointError(f"{manifest}: is not a manifest of weights")
     [(written, digest)] = found.outputs.items()
     path = shipped(written.removeprefix(PREFIX)) if written.startswith(PREFIX) else Path(written)
     again = f"Delete {manifest} and run `fineclip weights` again"
@@ -119,7 +133,7 @@ def weights_at(manifest: Path, config: WeightsConfig) -> Path:
         )
     if not _Record(manifest, config).matches(path, digest) and (now := hash_of(path)) != digest:
         raise CheckpointError(
-            f"{path}: has sha256 {now}, but {manifest} says {digest}. Restore the old file, or: {again}."
+            f"{path}: has sha256 {now}, but {manifest} has {digest}. Restore the old file, or: {again}."
         )
     return path
 
@@ -127,19 +141,32 @@ def weights_at(manifest: Path, config: WeightsConfig) -> Path:
 def vocabulary_at(tokenizer: Path | None, config: EncoderConfig) -> Path | None:
     """Return the vocabulary file of an encoder with its own vocabulary, or None for the default one.
 
+    Args:
+        tokenizer: Manifest of `weights` of the vocabulary, or None.
+        config: Encoder; its key `tokenizer` is set if and only if `tokenizer` is.
+
+    Returns:
+        File of the vocabulary, or None.
+
     Raises:
-        ConfigError: Exactly one of `tokenizer` and the configuration key is given.
+        ConfigError: Only one of `tokenizer` and the configuration key is set.
         CheckpointError: The file is absent, or its hash differs.
     """
     if (tokenizer is None) != (config.tokenizer is None):
         raise ConfigError(
-            "the encoder's key `tokenizer` and the option --tokenizer belong together: give both, or neither"
+            "the encoder's key `tokenizer` and the option --tokenizer require each other: give both, or neither"
         )
     return None if tokenizer is None or config.tokenizer is None else weights_at(tokenizer, config.tokenizer)
 
 
 def hash_of(path: Path) -> str:
     """Return the SHA-256 of a file, or of the lines of a folder as the module describes.
+
+    Args:
+        path: Existing file or folder; hidden files of a folder are ignored.
+
+    Returns:
+        SHA-256 in hexadecimal.
 
     Raises:
         CheckpointError: The folder has no files.
@@ -153,7 +180,7 @@ def hash_of(path: Path) -> str:
 
 
 class _Record:
-    """Hash of the first fetch, with file sizes and times that tell a later job that nothing changed."""
+    """Hash of the first fetch, with file sizes and times, by which a later job detects changes."""
 
     def __init__(self, manifest: Path, config: WeightsConfig) -> None:
         self.path = manifest.with_name(f".{manifest.stem}.sha256")
@@ -180,7 +207,7 @@ class _Record:
         except FileNotFoundError:
             return {}
         except ValueError:
-            raise CheckpointError(f"{self.path}: is damaged. Delete it, and the hash is recorded anew.") from None
+            raise CheckpointError(f"{self.path}: is damaged. Delete it; the next job records the hash again.") from None
         is_ours = isinstance(content, dict) and content.get("origin") == self._origin
         return content if is_ours else {}
 
@@ -230,24 +257,24 @@ def _origin(config: WeightsConfig) -> dict[str, str]:
 
 def _origin_in_words(config: WeightsConfig) -> str:
     if config.hub is not None:
-        what = config.hub_file or "the whole repository"
-        return f"{what} of https://huggingface.co/{config.hub} at revision {config.revision}"
+        file = config.hub_file or "the whole repository"
+        return f"{file} of https://huggingface.co/{config.hub} at revision {config.revision}"
     return config.url or f"you: the configuration names no place to fetch from, only the path {config.path}"
 
 
 def _by_hand(kind: str, name: str, config: WeightsConfig, *, reason: str) -> str:
     key = f"{kind}.{name}.weights" if kind != "tokenizers" else f"encoders.{name}.tokenizer"
     size = f"{config.size_mb:g} MB" if config.size_mb else "not stated in the configuration"
-    place = config.path or f"anywhere, and write where as {key}.path"
-    digest = config.sha256 or "not stated; what is found first is recorded"
+    place = config.path or f"anywhere, and set {key}.path to that path"
+    digest = config.sha256 or "not stated; the hash of the first download is recorded"
     lines = f"""\
-        {key}: these weights are not here and could not be fetched: {reason.rstrip(".")}.
+        {key}: these weights do not exist and could not be fetched: {reason.rstrip(".")}.
           from     {_origin_in_words(config)}
           size     {size}
           license  {config.license or "not stated in the configuration"}
           sha256   {digest}
           put it   {place}
-        Run `fineclip weights` on a machine that has a network, or fetch it by hand and put it there."""
+        Run `fineclip weights` on a machine that has a network, or fetch them manually and put them there."""
     return textwrap.dedent(lines)
 
 
@@ -255,9 +282,9 @@ def _differs(path: Path, digest: str, *, config: WeightsConfig, record: _Record)
     if config.sha256 is not None:
         return (
             f"{path}: has sha256 {digest}, but the configuration says {config.sha256}. Provide the right file, or delete this one "
-            "to have it fetched again; if it is meant, correct the configuration."
+            "to fetch it again; if it is the intended file, correct the configuration."
         )
     return (
         f"{path}: has sha256 {digest}, but {record.digest} was recorded at the first fetch ({record.path}). Restore the old file,"
-        f" or delete this one to have it fetched again; if the new one is meant, delete {record.path}."
+        f" or delete this one to fetch it again; if the new file is intended, delete {record.path}."
     )

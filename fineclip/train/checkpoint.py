@@ -70,7 +70,7 @@ class CheckpointManager:
             yield
 
     def raise_if_failed_before(self) -> None:
-        """Raise the error that an earlier attempt of this identity has marked as permanent.
+        """Raise the permanent error of an earlier attempt with this identity.
 
         Raises:
             TrainingError: With the message of that attempt.

@@ -4,7 +4,7 @@
     [SampleRef]     [TrainingExample] CPUBatch  Batch
 
 The batch of a step is a function of (seed, step), and the random draws of a sample are a function of (seed, epoch, key).
-So a resumed run sees the batches of an uninterrupted one, and any number of ranks and workers makes the same examples.
+So a resumed run sees the batches of an uninterrupted one, and examples do not depend on the number of ranks and workers.
 
 Legend: B images and R regions of this rank, r regions of one image, N texts of L tokens or D numbers, S side of an image and
 s side of a crop in pixels.
@@ -65,6 +65,12 @@ class PackedDataset(Dataset[TrainingExample]):
     def __getitem__(self, sample: SampleRef) -> TrainingExample:
         """Read, decode and transform one sample.
 
+        Args:
+            sample: Row in the concatenated shards, and epoch.
+
+        Returns:
+            Example; equal references give equal examples.
+
         Raises:
             DataError: The image cannot be decoded.
             ShardError: The tar is missing, truncated, or does not match its index.
@@ -77,7 +83,7 @@ class PackedDataset(Dataset[TrainingExample]):
             return self.transform(packed, sample_rng(self.seed, sample.epoch, packed.key))
         except UndecodableImage as error:
             raise DataError(
-                f"{shard.tar}: sample {packed.key} {error}. It was an image when it was packed: delete"
+                f"{shard.tar}: sample {packed.key} {error}. It was decodable when it was packed: delete"
                 f" {shard.tar.with_suffix('.json')} and run again."
             ) from None
 
@@ -148,11 +154,11 @@ class Collate:
     data_spec: DataSpec
 
     def __call__(self, examples: Sequence[TrainingExample] | FineclipError) -> CPUBatch | FineclipError:
-        """Collate any number of examples, also none. An error is returned as it is."""
+        """Collate any number of examples, also none. An error is returned unchanged."""
         if isinstance(examples, FineclipError):
             return examples
         empty = self._empty_example()
-        crop_plans = tuple(example.cuts for example in examples if example.cuts is not None) or None
+        crop_plans = tuple(example.crop_plan for example in examples if example.crop_plan is not None) or None
         regions = torch.tensor(
             [0 if example.boxes is None else len(example.boxes) for example in examples], dtype=torch.int64
         )
@@ -222,7 +228,7 @@ def _stack(images: Sequence[Tensor]) -> Tensor:
 
 
 def _unique_texts(texts: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Return the different rows of `texts` in the order of their first use, and for each row its place among them.
+    """Return the different rows of `texts` in the order of their first use, and for each row its index among them.
 
     Tokens are cut after the end of the longest text. The result is a copy, because a worker sends the whole storage of a view.
     """
@@ -247,6 +253,9 @@ def build_batches(
         sampler: Samples of each step.
         workers: Processes that read and decode; 0 does both in this process.
         pin_memory: Copy batches to pinned memory, so that copies to a GPU are asynchronous.
+
+    Yields:
+        One batch per step of the sampler.
 
     Raises:
         DataError: An image cannot be decoded.
@@ -283,7 +292,8 @@ def _do_nothing() -> None:
 def _init_worker(_: int) -> None:
     """Ignore SIGTERM and SIGINT, and exit when the training process dies.
 
-    Both signals reach all processes of a job. The training process stops after the current step, and needs its workers until then.
+    Both signals reach all processes of a job. The training process stops after the current step, and needs its
+    workers until that step ends.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -291,7 +301,7 @@ def _init_worker(_: int) -> None:
 
 
 def _exit_with_parent() -> None:
-    """Wait for the end of the parent process; a worker would hold its files, and the lock of the run, for some seconds more."""
+    """Wait for the end of the parent process, so that a worker does not keep the lock of the run for some seconds longer."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)

@@ -131,10 +131,10 @@ class DistributedContext:
         return result
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Return the module in DistributedDataParallel, or as it is on a single rank.
+        """Return the module in DistributedDataParallel, or unchanged on a single rank.
 
         `find_unused_parameters` keeps the gradient of an unused parameter at None, so that AdamW does not change it, and
-        keeps DDP from rebuilding its buckets, so that a resumed run sums in the same order. Buffers do not change during
+        prevents DDP from rebuilding its buckets, so that a resumed run sums in the same order. Buffers do not change during
         training and are not broadcast.
         """
         if self.world_size == 1:
@@ -194,7 +194,7 @@ def init_distributed(device: str) -> Iterator[DistributedContext]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield DistributedContext(0, 1, chosen)
         return
-    # host integers use gloo on a GPU too, so that nothing waits for the device
+    # host integers use gloo on a GPU too, to avoid waiting for the device
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
     try:
         yield DistributedContext(dist.get_rank(), dist.get_world_size(), chosen)

@@ -1,4 +1,4 @@
-"""Micro-batches: the same loss and gradients in less memory. `GradCache` wraps a method and is what DDP wraps.
+"""Micro-batches: the same loss and gradients in less memory. `GradCache` wraps a method, and DDP wraps `GradCache`.
 
 Legend: R regions on this rank, D embedding width.
 
@@ -10,7 +10,7 @@ Images: GradCache (Gao et al. 2021). All images are encoded without a graph, the
 features are computed, and each micro-batch is encoded again with a graph and back-propagated from these gradients. The
 forward pass of images runs twice, that of crops and frozen texts once.
 
-In both cases gradients of parameters are computed during the forward pass and given to autograd as those of one function
+In both cases gradients of parameters are computed during the forward pass and passed to autograd as those of one function
 (`with_gradients`), so that outer factors, other terms and DDP work as usual. Each costs one more copy of the gradients. The
 factor of the loss that protects fp16 gradients from underflow must be applied when they are computed: it is taken from the
 `GradScaler`.
@@ -41,7 +41,7 @@ class MicroBatchSizes:
     Attributes:
         crops: Maximum number of crops; None: all.
         images: Maximum number of images with their regions; None: all.
-        pad_crops: Whether the last micro-batch of crops is padded with zeros, so that a compiled encoder sees one shape.
+        pad_crops: Whether the last micro-batch of crops is padded with zeros, so that a compiled encoder has one input shape.
     """
 
     crops: int | None = None
@@ -50,7 +50,7 @@ class MicroBatchSizes:
 
     @property
     def splits(self) -> bool:
-        """Whether there are micro-batches at all."""
+        """Whether the batch is split into micro-batches."""
         return self.crops is not None or self.images is not None
 
 
@@ -343,7 +343,7 @@ def backward_into(
 
 
 def with_gradients(value: Tensor, gradients: Mapping[Tensor, Tensor], *, scale: Tensor | float) -> Tensor:
-    """Return `value` with a backward pass that gives `gradients / scale`.
+    """Return `value` with a backward pass that returns `gradients / scale`.
 
     Args:
         value: Scalar without a graph.
@@ -351,7 +351,7 @@ def with_gradients(value: Tensor, gradients: Mapping[Tensor, Tensor], *, scale: 
         scale: Factor that the gradients contain.
 
     Returns:
-        Scalar with the given value.
+        Scalar equal to `value`.
     """
     wanted = [key for key in gradients if key.requires_grad]
     if not wanted or not torch.is_grad_enabled():

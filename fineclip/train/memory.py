@@ -96,8 +96,8 @@ def choose_micro_batches(
     crops, images = runtime.crop_micro_batch_size or sizes.crops, runtime.image_micro_batch_size or sizes.images
     if previous is not None and (crops, images) != (previous.crops, previous.images):
         log.warning(
-            "micro-batches of %s crops and %s images are not those of the checkpoint (%s, %s): the training ends with other"
-            " last bits than without interruption",
+            "micro-batches of %s crops and %s images differ from those of the checkpoint (%s, %s): the result may differ"
+            " in the last bits from that of an uninterrupted training",
             *(crops, images, previous.crops, previous.images),
         )
     if runtime.compile and crops is None:
@@ -141,7 +141,7 @@ def largest_micro_batches(costs: MemoryCosts, rows: RankBatchSize, limit: float,
     rest = limit - costs.static - costs.batch
     if rest < costs.image + (costs.crop if has_crops else 0):
         raise ConfigError(
-            f"runtime.memory_gb: {limit / GB:.3g} GB is too little for one image{' and one crop' if has_crops else ''}."
+            f"runtime.memory_gb: {limit / GB:.3g} GB is not enough for one image{' and one crop' if has_crops else ''}."
             f" Required: {costs.static / GB:.3g} GB for weights, gradients and moments, {costs.batch / GB:.3g} GB for a"
             f" batch, {costs.image / GB:.3g} GB per image, {costs.crop / GB:.3g} GB per crop."
             " Set runtime.activation_checkpointing: true, use more processes, or lower train.batch_size."

@@ -257,7 +257,7 @@ class LossMonitor:
         )
 
     def _all_keys(self, own: Sequence[str]) -> list[str]:
-        """Gather the samples of all ranks, which all come here at the same step."""
+        """Gather the samples of all ranks. All ranks call it at the same step."""
         if self.context.world_size == 1:
             return list(own)
         gathered: list[Sequence[str]] = [()] * self.context.world_size

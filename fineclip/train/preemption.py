@@ -10,7 +10,7 @@ from typing import Any
 
 
 class StopRequest:
-    """The first signal that asked this process to stop; a time limit counts as SIGTERM.
+    """Record the first signal that requests a stop; a time limit counts as SIGTERM.
 
     Args:
         limit_s: Seconds from now; None: no limit.
@@ -22,7 +22,7 @@ class StopRequest:
 
     @property
     def received(self) -> signal.Signals | None:
-        """The signal; None as long as there is none."""
+        """The signal; None if none was received."""
         is_over = self._end is not None and time.monotonic() > self._end
         return signal.SIGTERM if self._signal is None and is_over else self._signal
 
@@ -30,6 +30,12 @@ class StopRequest:
         """Store the first signal. A second SIGINT exits at once; SIGTERM may come several times.
 
         A scheduler sends SIGTERM to every process of a job, and the launcher sends it to its processes again.
+
+        Args:
+            number: SIGTERM or SIGINT.
+
+        Raises:
+            SystemExit: The signal is a second SIGINT; the exit code is 128 plus its number.
         """
         if self._signal is None:
             self._signal = signal.Signals(number)

@@ -127,7 +127,7 @@ def train_run(
         tokenizer: Manifest of the tokenizer's vocabulary; None for the default of the encoder.
         concepts: Manifest of `concepts`; None if the method needs none.
         texts: Manifests of `texts`, if embeddings of captions are computed beforehand.
-        runtime: Resources; no result depends on them beyond rounding. None: defaults.
+        runtime: Resources; they change results by rounding only. None: defaults.
         threads: CPU threads of this process.
 
     Raises:
@@ -212,7 +212,7 @@ def _data_spec(config: RunConfig, vocabulary: Path | None, concepts: Path | None
         Data spec without embeddings of captions.
 
     Raises:
-        ConfigError: The method needs concepts and has none, or the other way round.
+        ConfigError: The method needs concepts that are absent, or has concepts that it does not use.
     """
     if (concepts is not None) != config.options.needs_concepts:
         needs = "needs concepts: set" if config.options.needs_concepts else "does not use concepts: omit"
@@ -247,7 +247,7 @@ def _cached_texts(
         Lookup of embeddings, or None if the encoder embeds texts.
 
     Raises:
-        ConfigError: They are required and not given, or the other way round.
+        ConfigError: They are required and absent, or present and not used.
         ShardError: They belong to another encoder or to other shards.
     """
     if bool(texts) != (config.loader.cached_texts and config.options.can_cache_texts):

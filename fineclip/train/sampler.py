@@ -35,7 +35,7 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True)
 class EpochOrder:
-    """Order in which a training run sees its samples, over all ranks.
+    """Order of the samples of a training run, over all ranks.
 
     Each epoch permutes the shards, cuts them into windows of `shuffle_shards` shards and permutes the samples of each window.
     Reads therefore stay within a few files at a time.
@@ -96,9 +96,9 @@ def _epoch_permutation(
 def split_by_rank(
     samples: Sequence[SampleRef], groups: Sequence[ImageGroup], *, rank: int, world_size: int
 ) -> list[SampleRef]:
-    """Return the contiguous slice of a global batch that one rank sees; it may be empty.
+    """Return the contiguous slice of a global batch that one rank processes.
 
-    Slices consist of whole groups. Each boundary is the one that comes nearest to equal costs; with groups of one image and
+    Slices consist of whole groups. Each boundary is the closest to equal costs; with groups of one image and
     equal cost, slices differ by at most one sample.
 
     Args:
@@ -106,6 +106,9 @@ def split_by_rank(
         groups: Consecutive images of the step that must stay on one rank, with their costs.
         rank: Rank, in [0, world_size).
         world_size: Number of ranks.
+
+    Returns:
+        Samples of the rank, in order; may be empty.
     """
     ends = np.cumsum([0, *(group.images for group in groups)])
     costs = np.cumsum([0.0, *(group.cost for group in groups)])

@@ -36,7 +36,7 @@ UPSTREAM: Mapping[str, type[Row]] = {"caption": CaptionRow, "detect": DetectRow}
 class PackedShard:
     """Samples of one packed shard that a training run uses, in the order of the selection.
 
-    Arrays and not objects, because there are millions of samples.
+    Samples are rows of arrays, because there may be millions of them.
 
     Attributes:
         tar: Packed shard.
@@ -66,6 +66,9 @@ class PackedShard:
         Args:
             number: Position in this shard, from 0.
             reader: Reader that keeps tars open.
+
+        Returns:
+            Sample with its encoded image, captions and regions.
 
         Raises:
             ShardError: The tar is missing, truncated, or does not match its index.
@@ -123,9 +126,12 @@ def read_selection(keys: Mapping[str, Sequence[str]], manifests: Mapping[str, Pa
         manifests: Manifest of `pack` of each shard.
         config: Its `max_missing_fraction` and `require_region` are used.
 
+    Returns:
+        Samples to train on, and counts of the others by reason.
+
     Raises:
         TrainingError: More than `config.max_missing_fraction` of the samples are missing, or none is left.
-        ShardError: An index or tar is missing, or is not the one that its manifest names.
+        ShardError: An index or tar is missing, or its hash differs from the manifest.
     """
     shards, lost, without_region = [], Counter[str](), 0
     for name, selected in keys.items():
@@ -140,11 +146,14 @@ def read_selection(keys: Mapping[str, Sequence[str]], manifests: Mapping[str, Pa
 
 
 def join_shard(selected: Sequence[str], manifest: Path) -> tuple[PackedShard, Counter[str]]:
-    """Return the selected samples of one shard that are packed, and the reasons of the others.
+    """Join the selected samples of one shard with its packed samples.
 
     Args:
         selected: Selected keys.
         manifest: Manifest of `pack`.
+
+    Returns:
+        Packed samples in the order of `selected`, and the number of the others by reason.
 
     Raises:
         ShardError: The tar is missing.
@@ -157,7 +166,7 @@ def join_shard(selected: Sequence[str], manifest: Path) -> tuple[PackedShard, Co
         lost.update(reasons.get(key, "not-packed") for key in absent)
     tar = manifest.with_suffix(".tar")
     if used and not tar.is_file():
-        raise ShardError(f"{tar}: is gone. Delete {manifest} and run again.")
+        raise ShardError(f"{tar}: is missing. Delete {manifest} and run again.")
     index = np.array([[getattr(row, column) for column in INDEX_COLUMNS] for row in used], dtype=np.int64)
     packed_keys = np.array([row.key.encode() for row in used], dtype=np.bytes_)
     return PackedShard(tar, packed_keys, index.reshape(-1, len(INDEX_COLUMNS))), lost
@@ -180,10 +189,10 @@ def _require_enough(selection: Selection, config: TrainConfig) -> None:
     if lost > config.max_missing_fraction * selected:
         raise TrainingError(
             f"train.max_missing_fraction: {lost} of {selected} selected samples ({100 * lost / selected:.2f} %) are not packed: {counts}."
-            f" At most {100 * config.max_missing_fraction:g} % may be lost. Find out why, or raise train.max_missing_fraction."
+            f" At most {100 * config.max_missing_fraction:g} % may be missing. Check these reasons, or raise train.max_missing_fraction."
         )
     if not selection.samples:
         raise TrainingError(
-            f"no sample is left to train on, of {selected} selected; left out: {counts}."
+            f"none of the {selected} selected samples can be trained on: {counts}."
             " Select more, or set train.require_region: false."
         )

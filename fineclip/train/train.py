@@ -1,7 +1,7 @@
 """Training: state, loop and step, for every method.
 
 The number of finished steps is the only position: samples and random draws of a step are functions of it and the seed, so a
-checkpoint holds weights and optimizer state and nothing else. On a CPU a resumed training ends in the same bits as an
+checkpoint holds only weights and optimizer state. On a CPU a resumed training ends in the same bits as an
 uninterrupted one with the same number of ranks and threads; on a GPU it does so under `train.deterministic`.
 """
 
@@ -60,7 +60,7 @@ class TrainingRun:
         folder: Folder of the run, for metrics.
         checkpoints: Files for resuming.
         context: Rank, world size and device.
-        runtime: Resources; no result depends on them beyond rounding.
+        runtime: Resources; they change results by rounding only.
     """
 
     method: Method[Any]
@@ -188,7 +188,7 @@ def train(run: TrainingRun) -> TrainState:
             logger.update(sum(batch.counts.images), sum(batch.counts.regions), flops)
             must_log = step == 0 or run.is_due(step, config.log_every_steps)
             must_save = run.is_due(step, config.checkpoint_every_steps) and step + 1 < run.steps
-            check_loss(run, state)  # of the step before, so that the device is not waited for
+            check_loss(run, state)  # of the step before, so that the host does not wait for the device
             state.monitor.push(step, losses, batch.keys)
             values = check_loss(run, state) if must_log or must_save else {}
             if must_log:

@@ -69,7 +69,7 @@ def test_a_file_on_every_benchmark_that_is_there(here: Path, capsys: pytest.Capt
     printed = capsys.readouterr()
     rows = table(printed.out)
     assert {name for name, _ in rows} == {"boxes", "retrieval", "coco.boxes", "coco.retrieval"}
-    assert "benchmark absent is left out: flickr30k is not there" in printed.err
+    assert "benchmark absent is left out: flickr30k does not exist" in printed.err
     assert {path.name for path in here.iterdir()} == before | {"scores"}  # no index is kept
     for name in ("boxes", "retrieval", "coco.boxes", "coco.retrieval"):
         found = json.loads((here / f"scores/{name}.json").read_text())
@@ -174,16 +174,16 @@ def fineclip_encoder(model: str) -> Any:
     ("arguments", "says"),
     [
         (["--checkpoint", "gone.pt", "--encoder", "mini"], "gone.pt: no such file or folder"),
-        (["--checkpoint", "epoch_10.safetensors"], "does not say of which model it is"),
+        (["--checkpoint", "epoch_10.safetensors"], "the model of these weights is not known"),
         (
             ["--checkpoint", "epoch_10.safetensors", "--encoder", "EVA02-B-17"],
             "no entry of `encoders` (mini), and model",
         ),
         (
             ["--checkpoint", "mini", "--benchmark", "lvis"],
-            "benchmark 'lvis': there is none of that name, but absent, boxes,",
+            "benchmark 'lvis': unknown name; choose from absent, boxes,",
         ),
-        (["--checkpoint", "mini", "--benchmark", "absent"], "benchmarks.absent: flickr30k is not there"),
+        (["--checkpoint", "mini", "--benchmark", "absent"], "benchmarks.absent: flickr30k does not exist"),
         (["--checkpoint", "mini", "--output", "x.json"], "--output x.json: is one file, for 4 benchmarks"),
         (["--checkpoint", "mini", "--config", "gone.yaml"], "gone.yaml: cannot be read"),
         (
@@ -222,9 +222,9 @@ def test_export_and_load(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run("export", "mini", "--layout", "backbone", "--output", "backbone.safetensors") == 0
     again = ["export", "mini", "--layout", "backbone", "--output", "backbone.safetensors"]
     assert run(*again) == 2
-    assert "is there already, and is left as it is. Name another, or say --force" in capsys.readouterr().err
+    assert "already exists. Choose another path, or use --force" in capsys.readouterr().err
     assert run(*again, "--force") == 0
     assert run("export", "mini", "--layout", "eva_clip", "--output", "official.pt") == 2
     assert "can be exported as open_clip or as backbone" in capsys.readouterr().err
     assert run("export", "mini", "--layout", "tf", "--output", "x") == 2
-    assert "none of that name, but open_clip, eva_clip, backbone" in capsys.readouterr().err
+    assert "unknown name; choose from open_clip, eva_clip, backbone" in capsys.readouterr().err

@@ -151,7 +151,7 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 WORDS = [
-    *("--select", "select.json", "--packed", "a.json", "b.json", "--weights", "weights.json"),
+    *("--select", "select.json", "--pack", "a.json", "b.json", "--weights", "weights.json"),
     *("--manifest", "run/train.json", "--tokenizer", "bpe.json", "--concepts", "concepts.json"),
     *("--texts", "x.json", "y.json"),
 ]

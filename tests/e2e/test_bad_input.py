@@ -24,7 +24,7 @@ def coco(folder: Path, *, boxes: list[list[float]] | None = None, images: int = 
     for image in listed:
         path = folder / "in/train2017" / str(image["file_name"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(20, 10, colour=int(str(image["id"])), kind="PNG"))
+        path.write_bytes(encoded(20, 10, color=int(str(image["id"])), kind="PNG"))
     captions = [{"image_id": image["id"], "caption": "a cat"} for image in listed]
     instances = {
         "images": listed,
@@ -181,7 +181,7 @@ def test_a_json_where_a_manifest_is_expected(tmp_path: Path) -> None:
 def test_an_image_that_is_a_page_and_one_that_is_cut(tmp_path: Path) -> None:
     coco(tmp_path, images=3)
     (tmp_path / "in/train2017/1.png").write_bytes(HTML)
-    (tmp_path / "in/train2017/2.png").write_bytes(encoded(64, 64, colour=5, kind="JPEG")[:-40])
+    (tmp_path / "in/train2017/2.png").write_bytes(encoded(64, 64, color=5, kind="JPEG")[:-40])
     to_detect(tmp_path)
     assert read_manifest(tmp_path / "data/filter/s.json").dropped == {"unreadable": 1}
     assert read_manifest(tmp_path / "data/detect/s.json").dropped == {"undecodable": 1}

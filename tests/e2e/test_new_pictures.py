@@ -15,7 +15,7 @@ LISTING = "data/small/listing.json"
 
 
 def put(folder: Path, number: int, caption: str) -> None:
-    (folder / f"{number}.png").write_bytes(encoded(96, 96, colour=number, kind="PNG"))
+    (folder / f"{number}.png").write_bytes(encoded(96, 96, color=number, kind="PNG"))
     (folder / f"{number}.txt").write_text(caption)
 
 

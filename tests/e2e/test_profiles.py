@@ -1,5 +1,6 @@
 """Profiles give a training what it needs; the plan of CC3M's 576 tars takes seconds and no tar."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -18,6 +19,17 @@ def profile(name: str) -> dict:
 def test_default_holds_nothing_that_outranks_a_named_profile() -> None:
     keys = set(profile("default"))
     assert keys == {"rerun-incomplete", "nolock", "keep-going", "show-failed-logs", "rerun-triggers"}
+
+
+@pytest.mark.parametrize("name", ["slurm", "workstation"])
+def test_a_profile_names_rules_of_the_workflow(name: str) -> None:
+    rules = {
+        rule
+        for path in (ROOT / "workflow/rules").glob("*.smk")
+        for rule in re.findall(r"^rule (\w+):", path.read_text(), re.M)
+    }
+    values = profile(name)
+    assert {*values.get("set-threads", {}), *values.get("set-resources", {})} <= rules
 
 
 @pytest.mark.parametrize(("name", "threads", "gpus", "memory"), [("workstation", 8, 1, 48000), ("slurm", 16, 1, 96000)])

@@ -164,7 +164,7 @@ def test_what_is_wrong_with_karpathys_is_said(coco: Path, manifest: Path, change
 
 def test_a_broken_file_is_named(flickr: Path, manifest: Path) -> None:
     (flickr / "flickr30k_images/1.jpg").write_bytes(b"<html>404</html>")
-    with pytest.raises(DataError, match=r"1.jpg: is no image"):
+    with pytest.raises(DataError, match=r"1.jpg: is not an image"):
         index_benchmark(manifest, section(flickr, "caption_list"))
     path = flickr / "flickr30k_test.json"
     path.write_text(path.read_text()[:-20])
@@ -175,6 +175,6 @@ def test_a_broken_file_is_named(flickr: Path, manifest: Path) -> None:
 def test_what_is_missing_is_said_before_anything_is_read(flickr: Path, coco: Path) -> None:
     assert missing(section(flickr, "caption_list")) is None
     assert missing(karpathy(coco)) is None
-    assert missing(section(flickr, "karpathy")) == f"{flickr}/flickr30k-images is not there, or no folder."
+    assert missing(section(flickr, "karpathy")) == f"{flickr}/flickr30k-images does not exist or is not a folder."
     (flickr / "flickr30k_test.json").unlink()
-    assert missing(section(flickr, "caption_list")) == f"{flickr}/flickr30k_test.json is not there, or no file."
+    assert missing(section(flickr, "caption_list")) == f"{flickr}/flickr30k_test.json does not exist or is not a file."

@@ -180,7 +180,7 @@ def test_batch_size_changes_no_result(shared: World, kind: str) -> None:
 
 def test_another_image_size_is_used(shared: World) -> None:
     assert shared.evaluate("retrieval", image_size=48)["protocol"]["image_size"] == 48
-    with pytest.raises(EvaluationError, match="image_size 50 px .* whole patches of the encoder's 12 x 12 px"):
+    with pytest.raises(EvaluationError, match="image_size 50 px .* the encoder's patch of 12 x 12 px"):
         shared.evaluate("retrieval", image_size=50)
 
 
@@ -355,7 +355,7 @@ def test_edited_weights_are_refused(world: World) -> None:
 
 def test_absent_weights_are_named(world: World) -> None:
     (world.run.parent / WEIGHTS).unlink()
-    with pytest.raises(ShardError, match=r"model.safetensors: is gone"):
+    with pytest.raises(ShardError, match=r"model.safetensors: is missing"):
         world.evaluate("boxes")
 
 

@@ -252,7 +252,7 @@ def test_a_broken_image_or_mask_is_named(coco: Path, manifest: Path) -> None:
         index_benchmark(manifest, config)
     mask.write_bytes(whole)
     (coco / "val2017/000000100003.jpg").write_bytes(b"<html>404</html>")
-    with pytest.raises(DataError, match=r"100003.jpg: is no image"):
+    with pytest.raises(DataError, match=r"100003.jpg: is not an image"):
         index_benchmark(manifest, config)
 
 
@@ -264,11 +264,13 @@ def test_what_is_missing_is_said_before_anything_is_read(coco: Path, manifest: P
     (coco / PANOPTIC).write_text("no JSON, and nobody minds yet")
     assert missing(boxes) is None
     (coco / "annotations/panoptic_val2017").rename(tmp_path / "away")
-    assert missing(boxes) == f"{coco}/annotations/panoptic_val2017 is not there, or no folder."
+    assert missing(boxes) == f"{coco}/annotations/panoptic_val2017 does not exist or is not a folder."
     (coco / CAPTIONS).unlink()
-    assert missing(retrieval) == f"{coco}/{CAPTIONS} is not there, or no file."
-    assert missing(section("boxes", "coco_panoptic", tmp_path / "x")) == f"{tmp_path}/x is not there, or no folder."
-    with pytest.raises(DataError, match=r"small.one: .*Bring it"):
+    assert missing(retrieval) == f"{coco}/{CAPTIONS} does not exist or is not a file."
+    assert (
+        missing(section("boxes", "coco_panoptic", tmp_path / "x")) == f"{tmp_path}/x does not exist or is not a folder."
+    )
+    with pytest.raises(DataError, match=r"small.one: .*Provide it"):
         index_benchmark(manifest, retrieval)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fineclip.config import ClimConfig
+from fineclip.config import CLIMConfig
 from fineclip.methods.clim import CLIM, make_mosaics, mosaic_sides, tile_boxes
 from fineclip.models.checkpoints import load_encoder
 from fineclip.train.grad_cache import GradCache
@@ -53,7 +53,7 @@ def test_mosaics(stored: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_features_loss_and_gradients(stored: dict[str, Tensor], tmp_path: Path, size: int) -> None:
     encoder = load_encoder(golden_encoder("openai_tiny", tmp_path), GOLDEN / "openai_tiny/weights.safetensors")
-    method = CLIM(encoder, ClimConfig(mosaic_size=size))
+    method = CLIM(encoder, CLIMConfig(mosaic_size=size))
     images = len(stored["images"])
     assert sum(method.image_groups(images)) == images
     batch = Batch(

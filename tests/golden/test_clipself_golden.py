@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from fineclip.config import ClipSelfConfig, parse
+from fineclip.config import CLIPSelfConfig, parse
 from fineclip.methods.base import interpolate_weights
 from fineclip.methods.clipself import CLIPSelf
 from fineclip.models.checkpoints import load_encoder
@@ -29,7 +29,7 @@ def method_of(folder: Path, **options: Any) -> CLIPSelf:
     """The student with the golden weights, and the teacher with its own."""
     config = golden_encoder("eva_tiny", folder)
     method = CLIPSelf(
-        load_encoder(config, GOLDEN / "eva_tiny/weights.safetensors"), parse(ClipSelfConfig, options, where="test")
+        load_encoder(config, GOLDEN / "eva_tiny/weights.safetensors"), parse(CLIPSelfConfig, options, where="test")
     )
     teacher = load_encoder(config, GOLDEN / "losses/clipself_teacher.safetensors")
     method.teacher.load_state_dict(teacher.state_dict())
@@ -83,7 +83,7 @@ def test_parameter_groups_of_a_tower_of_which_blocks_train(tmp_path: Path, model
         encoder = load_encoder(golden_encoder(model, tmp_path), GOLDEN / model / "weights.safetensors")
         last = re.fullmatch(r"clim_lock_last_(\d+)_groups", setting)
         trained = int(last[1]) if last else len(encoder.trunk.blocks)
-        method = CLIPSelf(encoder, ClipSelfConfig(unlocked_blocks=trained))
+        method = CLIPSelf(encoder, CLIPSelfConfig(unlocked_blocks=trained))
         sets = {kind: names_here(names) if model == "eva_tiny" else set(names) for kind, names in expected.items()}
         names = {id(parameter): name for name, parameter in method.encoder.named_parameters()}
         groups = {group.decays: {names[id(p)] for p in group.parameters} for group in method.parameter_groups()}

@@ -225,7 +225,7 @@ def test_contrastive_loss_is_cliploss(scale: str) -> None:
     loss.backward()
     assert loss.item() == pytest.approx(stored[f"loss_s{scale}"].item(), rel=1e-5)
     assert factor.grad.item() == pytest.approx(stored[f"grad_scale_s{scale}"].item(), abs=1e-5)
-    # ours normalises its rows: of their gradient, taken with unit rows, it keeps what turns a row
+    # ours normalizes its rows: of their gradient, taken with unit rows, it keeps what turns a row
     for rows, side in ((left, "image"), (right, "text")):
         gradient, unit = stored[f"grad_{side}_s{scale}"], stored[f"{side}_features"]
         turning = gradient - (gradient * unit).sum(dim=1, keepdim=True) * unit

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fineclip.config import RegionClipConfig
+from fineclip.config import RegionCLIPConfig
 from fineclip.losses.concepts import federated_loss
 from fineclip.methods.regionclip import RegionCLIP
 from fineclip.train.grad_cache import GradCache
@@ -22,7 +22,7 @@ def subsets() -> list[str]:
 
 
 def method_of(folder: Path, stored: dict[str, Tensor], **options: int) -> RegionCLIP:
-    return RegionCLIP(loaded_encoder("eva_tiny", folder), RegionClipConfig(**options), stored["noun_embeddings_raw"])
+    return RegionCLIP(loaded_encoder("eva_tiny", folder), RegionCLIPConfig(**options), stored["noun_embeddings_raw"])
 
 
 def batch_of(stored: dict[str, Tensor], *, seed: int = 0) -> Batch:

@@ -12,10 +12,10 @@ from PIL import Image
 HTML = b"<!DOCTYPE html><html><body>404 Not Found</body></html>"
 
 
-def encoded(width: int = 16, height: int = 12, *, colour: int = 0, kind: str = "JPEG") -> bytes:
-    """An image of one colour; another `colour` gives other bytes."""
+def encoded(width: int = 16, height: int = 12, *, color: int = 0, kind: str = "JPEG") -> bytes:
+    """An image of one color; another `color` gives other bytes."""
     buffer = io.BytesIO()
-    rgb = (colour * 37 % 256, colour * 101 % 256, colour * 7 % 256)
+    rgb = (color * 37 % 256, color * 101 % 256, color * 7 % 256)
     Image.new("RGB", (width, height), rgb).save(buffer, kind)
     return buffer.getvalue()
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from fineclip.config import ClipConfig, FineCLIPConfig, TrainConfig
+from fineclip.config import CLIPConfig, FineCLIPConfig, TrainConfig
 from fineclip.methods.base import frozen_copy, interpolate_weights
 from fineclip.methods.clip import CLIP
 from fineclip.methods.fineclip import FineCLIP
@@ -22,14 +22,14 @@ def trained_names(method: CLIP | FineCLIP) -> set[str]:
 
 
 def test_vision_tower_and_logit_scale_are_trained() -> None:
-    method = CLIP(tiny_encoder(), ClipConfig())
+    method = CLIP(tiny_encoder(), CLIPConfig())
     expected = {name for name, _ in method.encoder.vision_parameters()} | {"logit_scale"}
     assert trained_names(method) == expected
 
 
 @pytest.mark.parametrize(("trained", "blocks"), [(1, "1"), (2, "01"), (7, "01")])
 def test_only_last_blocks_are_trained(trained: int, blocks: str) -> None:
-    method = CLIP(tiny_encoder(), ClipConfig(unlocked_blocks=trained))
+    method = CLIP(tiny_encoder(), CLIPConfig(unlocked_blocks=trained))
     names = [name for name, _ in method.encoder.vision_parameters()]
     assert len([name for name in names if name.startswith(BLOCK)]) == 24
     expected = {name for name in names if name.startswith(BLOCK) and name.removeprefix(BLOCK)[0] in blocks}
@@ -37,7 +37,7 @@ def test_only_last_blocks_are_trained(trained: int, blocks: str) -> None:
 
 
 def test_frozen_modules_stay_unchanged_and_in_evaluation_mode() -> None:
-    method = CLIP(tiny_encoder(), ClipConfig(unlocked_blocks=1))
+    method = CLIP(tiny_encoder(), CLIPConfig(unlocked_blocks=1))
     before = {name: value.clone() for name, value in method.encoder.state_dict().items()}
     optimizer = build_optimizer(method.parameter_groups(), TrainConfig(weight_decay=0.5, learning_rate=0.1))
     GradCache(method)(batch_of([1, 1])).total.backward()

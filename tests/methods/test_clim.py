@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fineclip.config import ClimConfig, LoaderConfig, load, parse, read_files
+from fineclip.config import CLIMConfig, LoaderConfig, load, parse, read_files
 from fineclip.errors import ConfigError
 from fineclip.losses.contrastive import contrastive_loss
 from fineclip.methods.base import groups_within
@@ -121,13 +121,13 @@ def test_a_text_tower_may_learn() -> None:
 
 def test_example_is_a_random_crop_and_a_caption() -> None:
     one = sample("k")
-    prepare = CLIM.build_transform(INPUTS, ClimConfig(crop_area=(0.25, 0.25)), max_regions=0)
+    prepare = CLIM.build_transform(INPUTS, CLIMConfig(crop_area=(0.25, 0.25)), max_regions=0)
     items = [prepare(one, sample_rng(0, epoch, "k")) for epoch in range(12)]
     assert all(item.image.shape == (3, 16, 16) and item.boxes is None for item in items)
     assert len({item.image.numpy().tobytes() for item in items}) == 12
     again = prepare(one, sample_rng(0, 3, "k"))
     assert torch.equal(again.image, items[3].image)
-    whole = CLIM.build_transform(INPUTS, ClimConfig(crop_area=(1, 1)), max_regions=0)(one, sample_rng(0, 0, "k"))
+    whole = CLIM.build_transform(INPUTS, CLIMConfig(crop_area=(1, 1)), max_regions=0)(one, sample_rng(0, 0, "k"))
     # no part of the right aspect has the area of the whole: what is left is the largest in the middle
     wide = round(HEIGHT * 4 / 3)
     left = (WIDTH - wide) // 2
@@ -173,7 +173,7 @@ def test_mosaics_that_are_no_whole_patches_are_refused() -> None:
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse(ClimConfig, options, where="methods.clim")
+        parse(CLIMConfig, options, where="methods.clim")
 
 
 def test_a_plan_with_a_batch_too_small_for_mosaics_is_refused() -> None:

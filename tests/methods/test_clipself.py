@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fineclip.config import ClipSelfConfig, FineCLIPConfig, LoaderConfig, TrainConfig, parse
+from fineclip.config import CLIPSelfConfig, FineCLIPConfig, LoaderConfig, TrainConfig, parse
 from fineclip.errors import ConfigError
 from fineclip.methods import METHODS
 from fineclip.methods.clipself import CLIPSelf, draw_patches, grids
@@ -27,7 +27,7 @@ INPUTS = DataSpec(TinyTokenizer(), image_size=16, crop_size=8, loader=LoaderConf
 
 
 def prepared(one: Sample, *, max_regions: int = 20, epoch: int = 0, **options: Any):
-    section = parse(ClipSelfConfig, options, where="test")
+    section = parse(CLIPSelfConfig, options, where="test")
     return CLIPSelf.build_transform(INPUTS, section, max_regions=max_regions)(one, sample_rng(0, epoch, one.key))
 
 
@@ -155,7 +155,7 @@ def test_the_teacher_stays_in_evaluation_mode() -> None:
 
 def test_text_cannot_learn() -> None:
     with pytest.raises(ConfigError, match=r"methods.clipself.*train_text: true"):
-        parse(ClipSelfConfig, {"train_text": True}, where="methods.clipself")
+        parse(CLIPSelfConfig, {"train_text": True}, where="methods.clipself")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fineclip.config import ClipConfig, FineCLIPConfig, TrainConfig, parse
+from fineclip.config import CLIPConfig, FineCLIPConfig, TrainConfig, parse
 from fineclip.errors import ConfigError
 from fineclip.losses.contrastive import contrastive_loss
 from fineclip.losses.distillation import distillation_loss
@@ -35,7 +35,7 @@ def test_distillation_by_hand() -> None:
 
 
 def test_clip_is_the_contrast_of_images_and_captions() -> None:
-    method, batch = CLIP(tiny_encoder(), ClipConfig()), batch_of([1, 0, 2])
+    method, batch = CLIP(tiny_encoder(), CLIPConfig()), batch_of([1, 0, 2])
     encoder = method.encoder
     expected = contrastive_loss(
         encoder.encode_image(batch.images),
@@ -87,7 +87,7 @@ def test_a_term_of_weight_0_is_not_computed(absent: str) -> None:
 def test_without_region_and_distill_fineclip_is_clip() -> None:
     batch = batch_of([1, 2])
     losses = GradCache(fineclip(weights={"region": 0, "distill": 0}))(batch)
-    assert torch.equal(losses.total, GradCache(CLIP(tiny_encoder(), ClipConfig()))(batch).total)
+    assert torch.equal(losses.total, GradCache(CLIP(tiny_encoder(), CLIPConfig()))(batch).total)
 
 
 def test_nothing_to_learn_is_refused() -> None:
@@ -128,7 +128,7 @@ def test_text_is_frozen_unless_asked(name: str) -> None:
 
 
 def test_weight_decay_is_for_matrices_alone() -> None:
-    method = CLIP(tiny_encoder(), ClipConfig(train_text=True))
+    method = CLIP(tiny_encoder(), CLIPConfig(train_text=True))
     names = {id(parameter): name for name, parameter in method.encoder.named_parameters()}
     groups = {group.decays: {names[id(p)] for p in group.parameters} for group in method.parameter_groups()}
     assert set().union(*groups.values()) == set(names.values())
@@ -140,7 +140,7 @@ def test_weight_decay_is_for_matrices_alone() -> None:
 
 @pytest.mark.parametrize(("before", "after"), [(-1.0, 0.0), (3.0, 3.0), (9.0, math.log(100))])
 def test_inverse_temperature_stays_within_1_and_100(before: float, after: float) -> None:
-    method = CLIP(tiny_encoder(), ClipConfig())
+    method = CLIP(tiny_encoder(), CLIPConfig())
     method.encoder.logit_scale.data.fill_(before)
     method.on_step_end(0, 10)
     assert method.encoder.logit_scale.item() == pytest.approx(after)

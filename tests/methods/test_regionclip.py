@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fineclip.config import RegionClipConfig, parse
+from fineclip.config import RegionCLIPConfig, parse
 from fineclip.errors import ConfigError
 from fineclip.losses.concepts import (
     concept_contrastive_loss,
@@ -42,7 +42,7 @@ def rows(*shape: int, seed: int = 0) -> Tensor:
 def made(**options: Any) -> RegionCLIP:
     """On the tiny encoder, with concepts that are no embedding of anything; few a step, so that some are drawn."""
     options = {"concepts_per_step": 5, **options}
-    return RegionCLIP(tiny_encoder(), parse(RegionClipConfig, options, where="test"), rows(len(CONCEPTS), 12, seed=9))
+    return RegionCLIP(tiny_encoder(), parse(RegionCLIPConfig, options, where="test"), rows(len(CONCEPTS), 12, seed=9))
 
 
 def moved(method: RegionCLIP) -> RegionCLIP:
@@ -53,7 +53,7 @@ def moved(method: RegionCLIP) -> RegionCLIP:
     return method
 
 
-def labelled(regions_per_image: Sequence[int], *, seed: int = 0) -> Batch:
+def labeled(regions_per_image: Sequence[int], *, seed: int = 0) -> Batch:
     count = sum(regions_per_image)
     labels = torch.randint(0, len(CONCEPTS), (count,), generator=torch.Generator().manual_seed(seed + 1))
     return replace(batch_of(regions_per_image, seed=seed), region_labels=labels, seed=41)
@@ -63,18 +63,18 @@ def labelled(regions_per_image: Sequence[int], *, seed: int = 0) -> Batch:
 
 
 def test_concepts_are_embedded_by_the_initial_encoder() -> None:
-    options = RegionClipConfig(targets="pseudo", train_text=True)
+    options = RegionCLIPConfig(targets="pseudo", train_text=True)
     method = RegionCLIP.build(tiny_encoder(), options, INPUTS)
     expected = embed_concepts(tiny_encoder(), CONCEPTS, prompts="vild", tokenize=TinyTokenizer())
     assert torch.equal(method.concept_KD, normalize(expected, dim=-1))
-    GradCache(moved(method))(labelled([1, 2])).total.backward()
+    GradCache(moved(method))(labeled([1, 2])).total.backward()
     assert torch.equal(method.concept_KD, normalize(expected, dim=-1))
     assert "concept_KD" not in method.state_dict()
 
 
 def test_no_concepts_is_refused() -> None:
-    with pytest.raises(ConfigError, match="there are none"):
-        RegionCLIP.build(tiny_encoder(), RegionClipConfig(), replace(INPUTS, concepts=()))
+    with pytest.raises(ConfigError, match="list of concepts is empty"):
+        RegionCLIP.build(tiny_encoder(), RegionCLIPConfig(), replace(INPUTS, concepts=()))
 
 
 # what is drawn of a sample
@@ -90,7 +90,7 @@ def visited(**options: Any) -> Any:
             )
         ),
     )
-    prepare = RegionCLIP.build_transform(INPUTS, parse(RegionClipConfig, options, where="test"), max_regions=4)
+    prepare = RegionCLIP.build_transform(INPUTS, parse(RegionCLIPConfig, options, where="test"), max_regions=4)
     return one, prepare(one, sample_rng(0, 0, one.key))
 
 
@@ -115,10 +115,10 @@ def test_boxes_and_captions_are_those_that_other_methods_draw() -> None:
     one = sample("s-000002", regions=6)
     one = replace(one, regions=tuple(replace(region, label="cat") for region in one.regions))
     prepared = []
-    for kind, options in ((FineCLIP, FineCLIP.config_type()), (RegionCLIP, RegionClipConfig(targets="pseudo"))):
+    for kind, options in ((FineCLIP, FineCLIP.config_type()), (RegionCLIP, RegionCLIPConfig(targets="pseudo"))):
         prepare = kind.build_transform(INPUTS, options, max_regions=3)
         prepared.append(prepare(one, sample_rng(0, 0, one.key)))
-    other = RegionCLIP.build_transform(INPUTS, RegionClipConfig(), max_regions=3)(one, sample_rng(0, 0, one.key))
+    other = RegionCLIP.build_transform(INPUTS, RegionCLIPConfig(), max_regions=3)(one, sample_rng(0, 0, one.key))
     assert torch.equal(prepared[0].boxes, prepared[1].boxes) and torch.equal(prepared[0].boxes, other.boxes)
     assert torch.equal(prepared[0].text, prepared[1].text) and torch.equal(prepared[0].image, other.image)
 
@@ -134,7 +134,7 @@ def test_letterboxed_boxes_lie_on_the_letterboxed_image() -> None:
 
 
 def test_labels_the_total_is_the_federated_loss_of_the_dense_features() -> None:
-    method, batch = made(), labelled([2, 0, 3])
+    method, batch = made(), labeled([2, 0, 3])
     encoder = method.encoder
     region = encoder.encode_regions(batch.images, batch.boxes, batch.box_to_image)
     drawn = sample_concepts(batch.region_labels, concepts=7, at_least=5, seed=batch.seed)
@@ -148,7 +148,7 @@ def test_labels_the_total_is_the_federated_loss_of_the_dense_features() -> None:
 
 def test_pseudo_the_total_is_the_weighted_sum_of_its_terms() -> None:
     weights = {"distill": 2.0, "contrast": 0.5, "global": 3.0}
-    method, batch = moved(made(targets="pseudo", temperature=0.1, weights=weights)), labelled([2, 0, 3])
+    method, batch = moved(made(targets="pseudo", temperature=0.1, weights=weights)), labeled([2, 0, 3])
     encoder, concepts = method.encoder, method.concept_KD
     region = encoder.encode_regions(batch.images, batch.boxes, batch.box_to_image)
     teacher = tiny_encoder().encode_regions(batch.images, batch.boxes, batch.box_to_image)
@@ -168,14 +168,14 @@ def test_pseudo_the_total_is_the_weighted_sum_of_its_terms() -> None:
 
 @pytest.mark.parametrize("absent", ["distill", "contrast", "global"])
 def test_a_term_of_weight_0_is_not_computed(absent: str) -> None:
-    method, batch = made(targets="pseudo", weights={absent: 0}), labelled([1, 2])
+    method, batch = made(targets="pseudo", weights={absent: 0}), labeled([1, 2])
     if absent == "global":
         batch.texts = None
     assert set(GradCache(method)(batch).terms) == {"distill", "contrast", "global"} - {absent}
 
 
 def test_without_its_regional_terms_it_is_clip_at_a_fixed_temperature() -> None:
-    method, batch = made(targets="pseudo", weights={"distill": 0, "contrast": 0}), labelled([1, 2])
+    method, batch = made(targets="pseudo", weights={"distill": 0, "contrast": 0}), labeled([1, 2])
     batch.boxes = None
     encoder = method.encoder
     expected = contrastive_loss(
@@ -195,7 +195,7 @@ def test_nothing_to_learn_and_a_text_tower_that_nothing_teaches_are_refused() ->
 
 @pytest.mark.parametrize("targets", ["labels", "pseudo"])
 def test_a_batch_without_regions_has_terms_of_0(targets: str) -> None:
-    losses = GradCache(made(targets=targets))(labelled([0, 0]))
+    losses = GradCache(made(targets=targets))(labeled([0, 0]))
     losses.total.backward()
     assert all((value.item() == 0) == (name != "global") for name, value in losses.terms.items())
 
@@ -214,7 +214,7 @@ LAST = "visual.transformer.resblocks.1"
 )
 def test_parameters_without_gradient(options: dict[str, Any], without: dict[str, bool]) -> None:
     method = made(**options)
-    GradCache(method)(labelled([2, 1])).total.backward()
+    GradCache(method)(labeled([2, 1])).total.backward()
     gradient = {name: value.grad for name, value in method.encoder.named_parameters()}
     silent = {name for name in gradient if name.split(".")[0] in NO_TEXT}
     assert "logit_scale" in silent and len(silent) > 10
@@ -231,7 +231,7 @@ def test_parameters_without_gradient(options: dict[str, Any], without: dict[str,
 def test_the_queries_of_the_last_block_learn_nothing_from_labels() -> None:
     """Dense features take its values alone: rows of queries and keys have a gradient of 0."""
     method = made()
-    GradCache(method)(labelled([2, 1])).total.backward()
+    GradCache(method)(labeled([2, 1])).total.backward()
     gradient = dict(method.encoder.named_parameters())[f"{LAST}.attn.in_proj_weight"].grad
     queries_and_keys, values = gradient.split([32, 16])
     assert queries_and_keys.abs().sum() == 0 < values.abs().sum()
@@ -242,7 +242,7 @@ def test_teacher_is_the_initial_encoder() -> None:
     optimizer = torch.optim.SGD([value for group in method.parameter_groups() for value in group.parameters], lr=0.1)
     for seed in range(3):
         optimizer.zero_grad()
-        GradCache(method)(labelled([2, 1], seed=seed)).total.backward()
+        GradCache(method)(labeled([2, 1], seed=seed)).total.backward()
         optimizer.step()
     untouched = tiny_encoder().state_dict()
     assert method.teacher is not None and not method.teacher.training
@@ -253,7 +253,7 @@ def test_teacher_is_the_initial_encoder() -> None:
 
 
 def test_labels_can_be_learned() -> None:
-    method, batch = made(concepts_per_step=7), labelled([2, 1, 3])
+    method, batch = made(concepts_per_step=7), labeled([2, 1, 3])
     optimizer = torch.optim.Adam([value for group in method.parameter_groups() for value in group.parameters], lr=3e-3)
     first = GradCache(method)(batch).total.item()
     for _ in range(40):
@@ -276,7 +276,7 @@ VARIANTS: tuple[dict[str, Any], ...] = (
 
 
 def test_variants_keep_confident_regions() -> None:
-    batch = labelled(REGIONS)
+    batch = labeled(REGIONS)
     teacher = tiny_encoder().encode_regions(batch.images, batch.boxes, batch.box_to_image)
     shares = [
         teacher_targets(teacher, made().concept_KD, temperature=0.2, min_confidence=least, counts=[6]).weight
@@ -295,7 +295,7 @@ def test_processes_equal_one(world_size: int) -> None:
     ]
     everywhere = run_processes(each_case, range(world_size), [cases] * world_size)
     for number, (options, regions, _) in enumerate(cases):
-        values, gradients = losses_and_gradients(moved(made(**options)), labelled(regions))
+        values, gradients = losses_and_gradients(moved(made(**options)), labeled(regions))
         own = [results[number] for results in everywhere]
         for term, value in values.items():
             average = sum(one[0][term] for one in own) / world_size
@@ -313,7 +313,7 @@ def each_case(rank: int, cases: list[Any]) -> list[Any]:
     """On one of several processes, through DistributedDataParallel."""
     results = []
     for options, regions, split in cases:
-        method, whole = moved(made(**options)), labelled(regions)
+        method, whole = moved(made(**options)), labeled(regions)
         wrapped = DistributedContext(rank, len(split), torch.device("cpu")).wrap(GradCache(method))
         parts = parts_of(whole, regions, split)
         labels = whole.region_labels.split(parts[0].counts.regions)

@@ -1,4 +1,4 @@
-"""Why the loss must come from what DistributedDataParallel wraps: the way of the released trainers does not synchronise.
+"""Why the loss must come from what DistributedDataParallel wraps: the way of the released trainers does not synchronize.
 
 CLIPSelf, CLIM and FineCLIP as released unwrap the model (`model = model.module`) before they compute the loss. The reducer
 is armed by the wrapper's own forward, so that no gradient is exchanged and every process trains its own replica.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fineclip.config import ClipConfig, FineCLIPConfig, LoaderConfig
+from fineclip.config import CLIPConfig, FineCLIPConfig, LoaderConfig
 from fineclip.errors import ConfigError
 from fineclip.methods import METHODS
 from fineclip.methods.transforms import (
@@ -92,7 +92,7 @@ def test_no_boxes_are_a_tensor_too() -> None:
 
 
 def test_clip_takes_image_and_caption() -> None:
-    prepare = METHODS["clip"].build_transform(INPUTS, ClipConfig(), max_regions=3)
+    prepare = METHODS["clip"].build_transform(INPUTS, CLIPConfig(), max_regions=3)
     item = prepare(sample("k"), sample_rng(0, 0, "k"))
     assert item.image.shape == (3, 16, 16)
     assert item.image.dtype == torch.uint8

@@ -37,7 +37,7 @@ def changed(folder: Path, base: dict[str, Any], *, text: dict[str, Any] | None =
         (EVA, {"timm_proj": "linear"}, "a projection outside the trunk"),
         (EVA, {"timm_model_name": "vit_tiny_patch16_224"}, "the trunk VisionTransformer"),
         (EVA, {"timm_model_name": "no_such_model"}, "no_such_model"),
-        (EVA, {"timm_model_name": "hf-hub:someone/something"}, "is an address"),
+        (EVA, {"timm_model_name": "hf-hub:someone/something"}, "is a URL"),
     ],
 )
 def test_unsupported_vision_towers_are_named(
@@ -70,8 +70,8 @@ def test_unsupported_text_towers_are_named(tmp_path: Path, text: dict[str, Any],
         ("coca_ViT-B-32", "CoCa"),
         ("xlm-roberta-base-ViT-B-32", "Hugging Face's"),
         ("absent.json", "cannot be read"),
-        ("shipped:encoder/../../../config/data.py", "leads out"),
-        ("shipped:no-such.json", "ships no such model"),
+        ("shipped:encoder/../../../config/data.py", "is outside"),
+        ("shipped:no-such.json", "no such shipped model"),
     ],
 )
 def test_unknown_models_are_named(name: str, says: str) -> None:
@@ -82,7 +82,7 @@ def test_unknown_models_are_named(name: str, says: str) -> None:
 def test_head_and_sizes_must_match_the_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="head is 'mean', but the model's is 'cls'"):
         build_encoder(encoder_config(tmp_path, "openai", head="mean"))
-    with pytest.raises(ConfigError, match="crop_size 50 px is not whole patches of 8 px"):
+    with pytest.raises(ConfigError, match="crop_size 50 px is not a multiple of the patch, 8 px"):
         build_encoder(encoder_config(tmp_path, "openai", crop_size=50))
 
 

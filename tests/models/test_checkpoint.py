@@ -102,7 +102,7 @@ def test_a_folder_of_the_hub(tmp_path: Path) -> None:
         (lambda w: w.update({"visual.proj": torch.zeros(64, 33)}), r"visual.proj is \(64, 33\), not \(64, 32\)"),
         (
             lambda w: w.update({"visual.proj": torch.zeros(64, 32, dtype=torch.int64)}),
-            r"no floating point numbers: visual.proj",
+            r"not floating-point numbers: visual.proj",
         ),
     ],
 )

@@ -207,7 +207,7 @@ def test_a_pickle_without_its_hash_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(pickle.dumps(Bomb()))
     without = config(path).model_copy(update={"weights": WeightsConfig(path=str(path))})
-    with pytest.raises(CheckpointError, match=rf"detect.mine.weights.sha256 is not given.*{sha256_of(path)}"):
+    with pytest.raises(CheckpointError, match=rf"detect.mine.weights.sha256 is not set.*{sha256_of(path)}"):
         UltralyticsDetector(path, without, device="cpu", batch_size=1, name="mine")
     with pytest.raises(CheckpointError, match=f"has sha256 {sha256_of(path)}, but detect.mine.weights.sha256 is "):
         UltralyticsDetector(path, config(), device="cpu", batch_size=1, name="mine")

@@ -94,7 +94,7 @@ def test_boxes_are_clipped_to_the_picture() -> None:
 @pytest.mark.parametrize(
     ("boxes", "says"),
     [
-        ([(5, 5, 9, 9), (5, 5, 5, 9)], r"row 1, \[5.0, 5.0, 5.0, 9.0\], has no area inside the picture of"),
+        ([(5, 5, 9, 9), (5, 5, 5, 9)], r"row 1, \[5.0, 5.0, 5.0, 9.0\], has no area inside the image of"),
         ([(50, 50, 20, 20)], "x1 < x2 and y1 < y2 .not x, y, width, height"),
         ([(5000, 5, 5010, 9)], "has no area inside"),
         ([(float("nan"), 0, 5, 5)], "has no area inside"),
@@ -118,7 +118,7 @@ def test_images_of_any_mode_equal_the_decoder(mini: FeatureEncoder, tmp_path: Pa
     clear = PICTURE.convert("RGBA")
     clear.putalpha(Image.linear_gradient("L").resize(PICTURE.size))
     clear.save(tmp_path / "clear.png")
-    PICTURE.convert("L").save(tmp_path / "grey.png")
+    PICTURE.convert("L").save(tmp_path / "gray.png")
     PICTURE.quantize(32).save(tmp_path / "palette.png")
     Image.fromarray(np.asarray(PICTURE.convert("L")).astype(np.uint16) * 257).save(tmp_path / "deep.png")
     for path in sorted(tmp_path.iterdir()):
@@ -129,9 +129,9 @@ def test_images_of_any_mode_equal_the_decoder(mini: FeatureEncoder, tmp_path: Pa
 
 def test_other_types_than_images_and_texts_are_refused(mini: FeatureEncoder, tmp_path: Path) -> None:
     for wrong in ("photo.jpg", [np.zeros((4, 4, 3))], Path("photo.jpg")):
-        with pytest.raises(DataError, match=r"is no picture: open it with PIL\.Image\.open first"):
+        with pytest.raises(DataError, match=r"is not an image: open it with PIL\.Image\.open first"):
             mini.encode_image(wrong)
-    with pytest.raises(DataError, match="None is no text"):
+    with pytest.raises(DataError, match="None is not a text"):
         mini.encode_text(["a", None])
     (tmp_path / "cut.jpg").write_bytes(jpeg(SCENE)[:-900])
     with pytest.raises(DataError, match="cannot be decoded"):
@@ -143,7 +143,9 @@ def test_another_image_size(mini: FeatureEncoder) -> None:
     assert (mini.image_size, larger.image_size) == (96, 144)
     assert 0.5 < float(larger.encode_image(PICTURE) @ mini.encode_image(PICTURE).T) < 0.999
     for size in (50, 0, -12):
-        with pytest.raises(ConfigError, match=f"image_size {size} px is not whole patches of the encoder's 12 x 12 px"):
+        with pytest.raises(
+            ConfigError, match=f"image_size {size} px is not a multiple of the encoder's patch of 12 x 12 px"
+        ):
             fineclip.load("mini", image_size=size)
 
 
@@ -192,23 +194,23 @@ def test_a_file_with_the_name_of_its_model(mini: FeatureEncoder, tmp_path: Path)
 def test_catalogue_comes_first(tmp_path: Path) -> None:
     config = encoder_config(tmp_path, "eva", image_size=48)
     torch.save(dict(tiny_encoder(tmp_path, "eva").state_dict()), tmp_path / "eva.pt")
-    found = find_encoder(tmp_path / "eva.pt", encoder="mini", catalogue={"mini": config})
+    found = find_encoder(tmp_path / "eva.pt", encoder="mini", catalog={"mini": config})
     assert found.config is config
     assert found.load().width == 32
     with pytest.raises(
         ConfigError, match=r"encoder mine: no entry of `encoders` \(mini\), and model 'mine': not among"
     ):
-        find_encoder(tmp_path / "eva.pt", encoder="mine", catalogue={"mini": config})
+        find_encoder(tmp_path / "eva.pt", encoder="mine", catalog={"mini": config})
 
 
 def test_missing_encoders_are_explained(tmp_path: Path) -> None:
     torch.save(dict(tiny_encoder(tmp_path, "openai").state_dict()), tmp_path / "weights.pt")
     (tmp_path / "empty").mkdir()
     for path, says in (
-        ("nowhere", "nowhere: no such file or folder, and no encoder that the package ships .mini."),
-        ("EVA02-B-16", "is an architecture that open_clip knows, and no weights"),
+        ("nowhere", "nowhere: no such file or folder, and not a shipped encoder .mini."),
+        ("EVA02-B-16", "is the name of an open_clip architecture, not of weights"),
         (tmp_path / "empty", "holds neither config.yaml of a finished run nor open_clip_config.json"),
-        (tmp_path / "weights.pt", "weights.pt: does not say of which model it is. Name it as encoder"),
+        (tmp_path / "weights.pt", "weights.pt: the model of these weights is not known. Set encoder"),
     ):
         with pytest.raises(CheckpointError, match=says):
             fineclip.load(path)

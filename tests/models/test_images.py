@@ -112,8 +112,8 @@ def test_a_palette_with_a_transparent_color() -> None:
 
 
 def test_sixteen_bit_gray_is_scaled_and_not_clipped() -> None:
-    grey = Image.fromarray(np.array([[0, 256, 0x8000, 0xFFFF]], dtype=np.uint16))
-    assert np.asarray(decode(encoded(grey)))[0].tolist() == [[0] * 3, [1] * 3, [128] * 3, [255] * 3]
+    gray = Image.fromarray(np.array([[0, 256, 0x8000, 0xFFFF]], dtype=np.uint16))
+    assert np.asarray(decode(encoded(gray)))[0].tolist() == [[0] * 3, [1] * 3, [128] * 3, [255] * 3]
 
 
 def test_cmyk_is_converted() -> None:

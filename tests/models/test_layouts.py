@@ -172,14 +172,14 @@ def test_open_clip_alone_loads_the_folder(tmp_path: Path, kind: str) -> None:
 def test_existing_output_is_kept(tmp_path: Path, layout: str, name: str) -> None:
     _, found = saved(tmp_path, "eva")
     export(found, tmp_path / name, layout=layout)
-    with pytest.raises(CheckpointError, match=f"{name}: is there already"):
+    with pytest.raises(CheckpointError, match=f"{name}: already exists"):
         export(found, tmp_path / name, layout=layout)
     export(found, tmp_path / name, layout=layout, replace=True)
 
 
 def test_mistakes_are_reported_before_writing(tmp_path: Path) -> None:
     _, found = saved(tmp_path, "eva")
-    with pytest.raises(ConfigError, match="none of that name, but open_clip, eva_clip, backbone"):
+    with pytest.raises(ConfigError, match="unknown name; choose from open_clip, eva_clip, backbone"):
         export(found, tmp_path / "x.pt", layout="evaclip")
     for layout in ("eva_clip", "backbone"):
         with pytest.raises(CheckpointError, match=r"ends in \.safetensors, \.pt or \.pth"):

@@ -88,7 +88,7 @@ def squares(pixels: Pixels) -> list[torch.Tensor]:
 
 def cropped_on_device(content: bytes, want: DecodeRequest) -> list[torch.Tensor]:
     decoded = decode_for_device(content, want)
-    images, crops = crop_on_device(decoded.image.permute(1, 2, 0).reshape(-1), [decoded.cuts])
+    images, crops = crop_on_device(decoded.image.permute(1, 2, 0).reshape(-1), [decoded.crop_plan])
     return [images[0], *crops]
 
 
@@ -142,7 +142,7 @@ def picture(width: int = 61, height: int = 47) -> Image.Image:
 
 FILES = {
     **{kind: saved(picture(), **options) for kind, options in KINDS.items()},
-    "grey": saved(picture().convert("L")),
+    "gray": saved(picture().convert("L")),
     "CMYK": saved(picture().convert("CMYK")),
     "turned by its note": saved(
         picture(),
@@ -164,7 +164,7 @@ def test_decoded_is_what_pillow_decodes(name: str) -> None:
     want = DecodeRequest(ResizeTarget(SQUASH, 8), ResizeTarget(SQUASH, 8))
     decoded = decode_for_device(content, want)
     assert torch.equal(decoded.image.permute(1, 2, 0), expected)
-    assert decoded.cuts == CropPlan(height, width, want.image, (0, 0, width, height), want.crop, None)
+    assert decoded.crop_plan == CropPlan(height, width, want.image, (0, 0, width, height), want.crop, None)
 
 
 BROKEN = {
@@ -221,7 +221,7 @@ def limit_pixels(monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
 
 
 @pytest.mark.parametrize("way", DECODERS)
-@pytest.mark.parametrize("kind", ["baseline", "progressive", "grey", "CMYK", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["baseline", "progressive", "gray", "CMYK", "PNG", "WEBP"])
 def test_a_valid_picture_of_one_pixel_too_many_is_refused(way: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     limit_pixels(monkeypatch, LIMIT)
     DECODERS[way](FILES[kind])
@@ -277,13 +277,13 @@ def test_decoding_another_image_leaves_earlier_squares_unchanged() -> None:
 
 def test_device_crops_of_a_batch_equal_those_of_single_images() -> None:
     """Pictures of many sizes, one after another, with as many crops as they have."""
-    contents = [FILES["PNG"], *textures()[:2], FILES["grey"]]
+    contents = [FILES["PNG"], *textures()[:2], FILES["gray"]]
     wants = [
         request(content, FITS["letterbox"], crops=count) for content, count in zip(contents, (2, 0, 3, 1), strict=True)
     ]
     decoded = [decode_for_device(content, want) for content, want in zip(contents, wants, strict=True)]
     flat = torch.cat([each.image.permute(1, 2, 0).reshape(-1) for each in decoded])
-    images, crops = crop_on_device(flat, [each.cuts for each in decoded])
+    images, crops = crop_on_device(flat, [each.crop_plan for each in decoded])
     alone = [cropped_on_device(content, want) for content, want in zip(contents, wants, strict=True)]
     assert torch.equal(images, torch.stack([each[0] for each in alone]))
     assert torch.equal(crops, torch.stack([square for each in alone for square in each[1:]]))
@@ -291,7 +291,7 @@ def test_device_crops_of_a_batch_equal_those_of_single_images() -> None:
 
 def test_without_crops_the_device_makes_none() -> None:
     decoded = decode_for_device(FILES["PNG"], DecodeRequest(ResizeTarget(SQUASH, 8), ResizeTarget(SQUASH, 8)))
-    assert crop_on_device(decoded.image.permute(1, 2, 0).reshape(-1), [decoded.cuts])[1] is None
+    assert crop_on_device(decoded.image.permute(1, 2, 0).reshape(-1), [decoded.crop_plan])[1] is None
 
 
 def test_a_large_shrink_takes_two_passes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +304,7 @@ def test_a_large_shrink_takes_two_passes(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def stripes(width: int, height: int) -> bytes:
-    """Blocks of strong colours, so that a pass that mixes neighbours is seen."""
+    """Blocks of strong colors, so that a pass that mixes neighbors is seen."""
     coarse = (
         np.random.default_rng(11).integers(0, 2, (max(height // 9, 2), max(width // 9, 2), 3), dtype=np.uint8) * 255
     )

@@ -188,7 +188,7 @@ def test_rotary_table_of_inference_mode_is_usable_in_training(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("shape", "says"),
     [
-        ((1, 3, 36, 32), "images of 36 x 32 px are not whole patches of 8 x 8 px"),
+        ((1, 3, 36, 32), "images of 36 x 32 px are not multiples of the patch of 8 x 8 px"),
         ((1, 3, 32, 0), "images of 32 x 0 px"),
         ((1, 1, 32, 32), r"images of shape \(1, 1, 32, 32\): expected \(B, 3, height, width\)"),
         ((3, 32, 32), r"images of shape \(3, 32, 32\)"),

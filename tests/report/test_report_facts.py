@@ -39,7 +39,7 @@ def test_the_plan_as_facts() -> None:
     })  # fmt: skip
     config = config.model_copy(update={"plan": config.plan.model_copy(update={"variants": ("short",)})})
     found = facts_of(config)
-    assert found["Scales"] == ("500 images and all there are", ())
+    assert found["Scales"] == ("500 images and all images", ())
     assert found["Seeds"] == ("3 and 5", ())
     assert found["Variant"][0] == "CLIP short"
     assert dict(found["Variant"][1])["epochs"] == "2"

@@ -110,7 +110,7 @@ def test_a_job_too_short_to_measure(tmp_path: Path) -> None:
     job = read_job(path)
     assert (job.wall_s, job.cpu_s, job.peak_mb) == (0.11, None, None)
     path.write_text("nothing\n")
-    with pytest.raises(ValueError, match="no benchmark table"):
+    with pytest.raises(ValueError, match="not a benchmark table"):
         read_job(path)
 
 
@@ -123,5 +123,5 @@ def test_the_end_of_a_log(tmp_path: Path) -> None:
 
 def test_bytes_that_are_not_an_image_are_described() -> None:
     assert describe_bytes(b"", "why") == "an empty file"
-    assert describe_bytes(b"<!DOCTYPE html><html>", "why").startswith("no image but text: <!DOCTYPE html>")
+    assert describe_bytes(b"<!DOCTYPE html><html>", "why").startswith("text instead of an image: <!DOCTYPE html>")
     assert describe_bytes(b"\x00\x01\x02", "no header of JPEG") == "no header of JPEG"

@@ -85,7 +85,7 @@ def test_pictures_boxes_and_captions(page: Page, whole: World) -> None:
     }
     notes = {tile.reason: (bool(tile.picture), tile.note) for tile in report.dropped}
     assert notes["undecodable"][0] is False
-    assert "pixels break off" in notes["undecodable"][1]
+    assert "image data is truncated" in notes["undecodable"][1]
     assert notes["too-small"][0] is True
 
 
@@ -192,12 +192,12 @@ def damage_shard(world: World) -> str:
 def damage_tar(world: World) -> str:
     path = world.root / "data" / world.name / "pack/annotations.template/miniature-0000.tar"
     path.write_bytes(path.read_bytes()[:1000])
-    return f"pictures of data/{world.name}/pack/annotations.template/miniature-0000.json"
+    return f"images of data/{world.name}/pack/annotations.template/miniature-0000.json"
 
 
 def damage_table(world: World) -> str:
     (world.root / "data" / world.name / "source/miniature-0000.parquet").write_bytes(b"PAR1")
-    return f"dropped pictures of data/{world.name}/source/miniature-0000.json"
+    return f"dropped images of data/{world.name}/source/miniature-0000.json"
 
 
 def damage_timing(world: World) -> str:
@@ -276,7 +276,7 @@ def test_a_page_without_results(tmp_path: Path) -> None:
     assert page.sections == SECTIONS
     assert "There are no scores yet." in page.text
     assert "pretrained-mini has no result" in page.text
-    assert "2 of 2 shards are not there" in page.text
+    assert "2 of 2 shards are missing" in page.text
 
 
 def test_several_seeds_give_a_mean_and_a_spread(tmp_path: Path) -> None:

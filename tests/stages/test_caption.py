@@ -49,8 +49,8 @@ def said(rows: Sequence[CaptionRow]) -> list[list[str]]:
 
 def test_the_template_needs_no_image(tmp_path: Path) -> None:
     items = [
-        Item(encoded(colour=1), annotations=[box(0, 0, 5, 5), box(0, 0, 9, 9, "dog")]),
-        Item(encoded(colour=2), annotations=[]),
+        Item(encoded(color=1), annotations=[box(0, 0, 5, 5), box(0, 0, 9, 9, "dog")]),
+        Item(encoded(color=2), annotations=[]),
     ]
     source = detected(tmp_path, items)
     (tmp_path / "source/s.bin").unlink()
@@ -80,7 +80,7 @@ def test_regions_of_several_images_fill_a_batch(
     monkeypatch.setattr(module, "_captioner", lambda *_, **__: recorder)
     sides = [[9, 8, 7], [], [6], [5, 4, 3], [2]]
     items = [
-        Item(encoded(colour=i), annotations=[box(1, 1, 1 + side, 2) for side in row]) for i, row in enumerate(sides)
+        Item(encoded(color=i), annotations=[box(1, 1, 1 + side, 2) for side in row]) for i, row in enumerate(sides)
     ]
     rows = run(detected(tmp_path, items), tmp_path, TIGHT, batch_size=3)
     assert said(rows) == [["" if side == 3 else f"{side}x1" for side in row] for row in sides]

@@ -21,12 +21,12 @@ from tests.helpers.stages import Item, box, write_filtered
 GOOD = [box(0, 0, 5, 5), box(0, 0, 6, 6, "dog")]
 CUT = encoded(200, 100)[:-40]
 SHARDS = {
-    "s0": [Item(encoded(colour=1), annotations=GOOD), Item(b"<html>", annotations=[]), Item(CUT, annotations=[])],
+    "s0": [Item(encoded(color=1), annotations=GOOD), Item(b"<html>", annotations=[]), Item(CUT, annotations=[])],
     "s1": [
-        Item(encoded(colour=2), annotations=[]),
-        Item(encoded(colour=2), annotations=[]),
-        Item(encoded(colour=3, kind="PNG"), annotations=GOOD[:1]),
-        Item(encoded(colour=4, kind="WEBP"), annotations=GOOD[:1]),
+        Item(encoded(color=2), annotations=[]),
+        Item(encoded(color=2), annotations=[]),
+        Item(encoded(color=3, kind="PNG"), annotations=GOOD[:1]),
+        Item(encoded(color=4, kind="WEBP"), annotations=GOOD[:1]),
     ],
 }
 

@@ -23,9 +23,9 @@ def config(**values: Any) -> ConceptsConfig:
     return section
 
 
-def item(colour: int, labels: str, *captions: str) -> Item:
+def item(color: int, labels: str, *captions: str) -> Item:
     boxes = [box(0, 0, 9, 9 + index, {"c": "cat", "d": "dog", "_": ""}[one]) for index, one in enumerate(labels)]
-    return Item(encoded(colour=colour), list(captions or ["a thing"]), boxes)
+    return Item(encoded(color=color), list(captions or ["a thing"]), boxes)
 
 
 SHARDS = {

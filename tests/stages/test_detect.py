@@ -165,7 +165,7 @@ def test_yolo_needs_weights_with_a_hash(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--weights"):
         run(kept, tmp_path, shipped())
     without = shipped(weights=WeightsConfig(shipped="detector.pt"))
-    with pytest.raises(CheckpointError, match="detect.mini.weights.sha256 is not given"):
+    with pytest.raises(CheckpointError, match="detect.mini.weights.sha256 is not set"):
         run(kept, tmp_path, without, weights=weights(tmp_path))
 
 

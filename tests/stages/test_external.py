@@ -29,7 +29,7 @@ NAME = "000000000009.jpg"
 
 def detected(folder: Path, config: BoxesJsonDetect, names: Sequence[str] = (NAME,)) -> list[DetectRow]:
     """What detect makes of images of these names with the boxes of a JSON."""
-    items = [Item(encoded(*SIZE, colour=number), source_key=name) for number, name in enumerate(names)]
+    items = [Item(encoded(*SIZE, color=number), source_key=name) for number, name in enumerate(names)]
     manifest = folder / "detect/s.json"
     kept = write_filtered(folder, items)
     detect_shard(kept, manifest, config, annotations=given(folder, config), batch_size=1, device="cpu")

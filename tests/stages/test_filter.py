@@ -105,7 +105,7 @@ def source_of(folder: Path, contents: list[bytes], captions: tuple[str, ...] = (
 
 def test_a_shard(tmp_path: Path) -> None:
     png = encoded(30, 12, kind="PNG")
-    cut = encoded(256, 256, colour=3)[:-40]
+    cut = encoded(256, 256, color=3)[:-40]
     contents = [encoded(20, 20), png, HTML, b"", bomb(), encoded(5, 20), encoded(20, 20), cut]
     source, manifest = source_of(tmp_path, contents), tmp_path / "filter/s.json"
     filter_shard(source, manifest, CONFIG)

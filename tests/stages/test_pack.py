@@ -29,7 +29,7 @@ from tests.helpers.images import encoded
 from tests.helpers.stages import Item, box, write_filtered
 
 LIMITS = FilterConfig(min_side_px=1, min_words=2)
-JPEG, PNG, WEBP = (encoded(20, 10, colour=3, kind=kind) for kind in ("JPEG", "PNG", "WEBP"))
+JPEG, PNG, WEBP = (encoded(20, 10, color=3, kind=kind) for kind in ("JPEG", "PNG", "WEBP"))
 ITEMS = [
     Item(JPEG, ["short", "two wörds", "three more words"], [box(1, 2, 9.5, 8), box(0, 0, 3, 3, "dog")], "http://x/a"),
     Item(b"<html>", ["two words"], []),

@@ -52,7 +52,7 @@ def instances_json() -> Values:
 
 
 def write(root: Path, captions: Values | str, instances: Values | str) -> CocoSource:
-    for name, content in (("1.jpg", encoded()), ("2.jpg", encoded(colour=2)), ("unlisted.jpg", encoded())):
+    for name, content in (("1.jpg", encoded()), ("2.jpg", encoded(color=2)), ("unlisted.jpg", encoded())):
         (root / "train2017").mkdir(parents=True, exist_ok=True)
         (root / "train2017" / name).write_bytes(content)
     (root / "annotations").mkdir(exist_ok=True)

@@ -46,7 +46,7 @@ def test_captions_beside_images(tmp_path: Path) -> None:
         {
             "a.jpg": encoded(),
             "a.txt": "\ufeffone cat\n\n  another cat \r\n",
-            "sub/my photo.v2.JPG": encoded(colour=1),
+            "sub/my photo.v2.JPG": encoded(color=1),
             "sub/my photo.v2.txt": "ünïcode 猫",
             "no-text.png": encoded(kind="PNG"),
             "blank.jpg": encoded(),
@@ -160,7 +160,7 @@ def test_the_order_is_that_of_the_seed(tmp_path: Path) -> None:
 
 def test_shards_are_slices_of_the_listing(tmp_path: Path) -> None:
     texts = {f"{number}.txt": "a cat" for number in range(5)}
-    root = put(tmp_path / "in", texts | {f"{number}.jpg": encoded(colour=number) for number in range(5)})
+    root = put(tmp_path / "in", texts | {f"{number}.jpg": encoded(color=number) for number in range(5)})
     config = FolderSource(kind="folder", root=str(root), images_per_shard=2)
     rows = listed(root, images_per_shard=2)
     shards = planned_shards(config)
@@ -172,7 +172,7 @@ def test_shards_are_slices_of_the_listing(tmp_path: Path) -> None:
     assert [row.key for row in found[1]] == ["folder-0001-000000", "folder-0001-000001"]
     with ByteRangeReader() as reader:
         for row in found[0]:
-            assert reader.read(row.file or "", row.offset, row.size) == encoded(colour=int(row.source_key[0]))
+            assert reader.read(row.file or "", row.offset, row.size) == encoded(color=int(row.source_key[0]))
     filter_shard(tmp_path / "source/folder-0000.json", tmp_path / "filter.json", FilterConfig(min_side_px=8))
     assert sum(1 for _ in kept_rows(tmp_path / "filter.json", FilterRow)) == 2
 

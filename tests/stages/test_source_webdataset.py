@@ -47,7 +47,7 @@ def test_the_layout_of_cc3m(tmp_path: Path) -> None:
         members = [
             (
                 f"{index:09d}.{suffix}",
-                encoded(colour=10 * number + index) if suffix == "jpg" else b"a river %d" % number,
+                encoded(color=10 * number + index) if suffix == "jpg" else b"a river %d" % number,
             )
             for index in range(3)
             for suffix in ("jpg", "txt")
@@ -58,8 +58,8 @@ def test_the_layout_of_cc3m(tmp_path: Path) -> None:
     assert told(rows)[2:4] == [("000000002", ["a river 0"], None), ("000000000", ["a river 1"], None)]
     assert {row.file for row in rows} == {tar.as_posix() for tar in tars}
     with ByteRangeReader() as reader:
-        for row, colour in zip(rows, (0, 1, 2, 10, 11, 12), strict=True):
-            assert reader.read(row.file or "", row.offset, row.size) == encoded(colour=colour)
+        for row, color in zip(rows, (0, 1, 2, 10, 11, 12), strict=True):
+            assert reader.read(row.file or "", row.offset, row.size) == encoded(color=color)
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ def test_keys(name: str, split: tuple[str, str] | None) -> None:
 def test_members_in_any_order_and_keys_with_dots(tmp_path: Path) -> None:
     members = [
         ("photo.v1.txt", b"first"),
-        ("photo.v2.jpg", encoded(colour=2)),
+        ("photo.v2.jpg", encoded(color=2)),
         ("dir/photo.v1.txt", b"in a folder"),
         ("photo.v2.txt", b"second"),
         ("dir/photo.v1.png", encoded(kind="PNG")),
-        ("photo.v1.jpg", encoded(colour=1)),
+        ("photo.v1.jpg", encoded(color=1)),
         ("photo.v1.npy", b"features"),
         ("../../etc/passwd.jpg", JPEG),
         ("/etc/passwd.txt", b"a path"),
@@ -105,16 +105,16 @@ def test_members_in_any_order_and_keys_with_dots(tmp_path: Path) -> None:
 
 def test_repeated_keys_are_samples_of_their_own(tmp_path: Path) -> None:
     members = [
-        ("k.jpg", encoded(colour=1)),
+        ("k.jpg", encoded(color=1)),
         ("k.txt", b"one"),
-        ("k.png", encoded(colour=2, kind="PNG")),
+        ("k.png", encoded(color=2, kind="PNG")),
         ("k.txt", b"two"),
-        ("k.jpg", encoded(colour=3)),
+        ("k.jpg", encoded(color=3)),
     ]
     rows = stock(write_tar(tmp_path / "a.tar", members))
     assert told(rows) == [("k", ["one"], None), ("k", ["two"], None), ("k", [], "no-text")]
     with ByteRangeReader() as reader:
-        assert reader.read(rows[1].file or "", rows[1].offset, rows[1].size) == encoded(colour=2, kind="PNG")
+        assert reader.read(rows[1].file or "", rows[1].offset, rows[1].size) == encoded(color=2, kind="PNG")
 
 
 @pytest.mark.parametrize(

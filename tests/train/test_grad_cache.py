@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from fineclip.config import RegionClipConfig, parse
+from fineclip.config import RegionCLIPConfig, parse
 from fineclip.methods import Method
 from fineclip.methods.regionclip import RegionCLIP
 from fineclip.train.distributed import DistributedContext
@@ -47,7 +47,7 @@ SIZES = (
 def learner(name: str, options: Mapping[str, Any], dtype: torch.dtype = torch.float64) -> Method[Any]:
     """A method whose encoder differs from its teacher."""
     if name == "regionclip":
-        section = parse(RegionClipConfig, {"concepts_per_step": 5, **options}, where="test")
+        section = parse(RegionCLIPConfig, {"concepts_per_step": 5, **options}, where="test")
         rng = torch.Generator().manual_seed(9)
         method: Method[Any] = RegionCLIP(tiny_encoder(), section, torch.randn(7, 12, generator=rng).double())
     else:

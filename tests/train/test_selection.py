@@ -68,7 +68,7 @@ def test_images_without_regions_are_left_out_under_require_region_and_are_not_mi
 
 def test_no_sample_left_is_an_error(tmp_path: Path) -> None:
     select, packed = write_world(tmp_path, {"a": 2}, regions=(0,))
-    with pytest.raises(TrainingError, match="no sample is left to train on, of 2 selected; left out: 2 no-region"):
+    with pytest.raises(TrainingError, match="none of the 2 selected samples can be trained on: 2 no-region"):
         selection_of(select, packed, TrainConfig(require_region=True))
 
 
@@ -81,5 +81,5 @@ def test_a_missing_pack_is_reported(tmp_path: Path) -> None:
 def test_a_missing_tar_is_reported(tmp_path: Path) -> None:
     select, packed = write_world(tmp_path, {"a": 2})
     packed[0].with_suffix(".tar").unlink()
-    with pytest.raises(ShardError, match=r"a\.tar: is gone"):
+    with pytest.raises(ShardError, match=r"a\.tar: is missing"):
         selection_of(select, packed)

@@ -133,7 +133,7 @@ def drawn(item: TrainingExample, of: Sample) -> dict[str, Any]:
 
 
 def norm(gradient: Tensor | None) -> float | None:
-    """None where the optimiser would pass a parameter by."""
+    """None where the optimizer would pass a parameter by."""
     return None if gradient is None else digits(gradient.norm().item())
 
 

@@ -136,7 +136,7 @@ def every_reason() -> dict[str, Any]:
         Item(picture(2), ["one two three four five six seven eight nine"]),
         Item(picture(2), ["Click here to enlarge"]),
         Item(picture(3), ["short", "but the second is good"]),
-        *(Item(encoded(20, 15, colour=3, kind=kind), ["in another format"]) for kind in ("JPEG", "PNG", "GIF", "WEBP")),
+        *(Item(encoded(20, 15, color=3, kind=kind), ["in another format"]) for kind in ("JPEG", "PNG", "GIF", "WEBP")),
     ]
     source = write_source(Path(), items)
     limits = FilterConfig(min_side_px=10, max_aspect=3, min_words=3, max_words=8)

@@ -1,4 +1,4 @@
-"""A small encoder with fixed weights as an entry of the catalogue, for cases that train or evaluate from files."""
+"""A small encoder with fixed weights as an entry of the catalog, for cases that train or evaluate from files."""
 
 import json
 from pathlib import Path

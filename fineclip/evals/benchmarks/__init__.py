@@ -14,6 +14,9 @@ def benchmark_of(kind: str) -> Benchmark:
     Args:
         kind: One of `KINDS`.
 
+    Returns:
+        `BENCHMARK` of the module of that name.
+
     Example:
         >>> benchmark_of("boxes").title
         'box classification'

@@ -1,4 +1,4 @@
-"""Interface of a benchmark: what it takes, what it returns and what it declares."""
+"""Interface of a benchmark: inputs, outputs and declaration."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class Outcome:
 
     Attributes:
         scores: Percentages; `n` counts the cases behind each.
-        chance: Percentage that guessing gives, by metric.
+        chance: Percentage that random guesses reach, by metric.
         protocol: Image size, resize, prompts, and the numbers of images, texts or classes.
     """
 
@@ -34,8 +34,8 @@ class Benchmark:
         version: VERSION of the module: a new one evaluates every run again.
         title: Name of the protocol in the report.
         evaluate: Maps an encoder, the index and the configuration section to the outcome.
-        sentences: What a score means, by metric: a verb and its object, with `{value}` for the percentage. The report puts the
-            name of a model before it.
+        sentences: Phrase for a score, by metric: a verb and its object, with `{value}` for the percentage. In the report it
+            follows the name of a model.
     """
 
     version: int

@@ -65,7 +65,7 @@ def box_scores(
     *,
     candidates: Candidates,
 ) -> Iterator[Score]:
-    """Yield class-mean top-1 and top-5 accuracy in percent for things, stuff and all; `n` counts boxes.
+    """Yield class-mean top-1 and top-5 accuracy in percent for things, stuff and all.
 
     Args:
         region_RD: Unit vectors, float32.
@@ -73,6 +73,9 @@ def box_scores(
         label_R: Index of each region's class.
         is_thing_K: True for things, false for stuff.
         candidates: Classes that a region is ranked among: all, or those of its own kind.
+
+    Yields:
+        One score per metric, in percent; `n` is the number of boxes. A kind without boxes has no score.
 
     Example:
         >>> axes = np.eye(3, dtype=np.float32)
@@ -91,7 +94,14 @@ def box_scores(
 
 
 def box_chance(is_thing_K: np.ndarray, *, candidates: Candidates) -> dict[str, float]:
-    """Return the accuracy of guessing in percent, for each metric of a kind that has classes.
+    """Return the accuracy of random guesses, for each kind that has classes.
+
+    Args:
+        is_thing_K: True for things, false for stuff.
+        candidates: Classes that a region is ranked among: all, or those of its own kind.
+
+    Returns:
+        Percentage by metric.
 
     Example:
         >>> box_chance(np.array([True, True, False, False]), candidates="own_kind")["things/top1"]
@@ -113,10 +123,13 @@ def _kinds(is_thing_K: np.ndarray, candidates: Candidates) -> Iterator[tuple[str
 
 
 def class_embedding(prompt_KPD: np.ndarray) -> np.ndarray:
-    """Return the normalized mean of the prompts of each class, (K, D), float32.
+    """Return the normalized mean of the prompts of each class.
 
     Args:
         prompt_KPD: Unit vectors.
+
+    Returns:
+        (K, D) unit vectors, float32.
     """
     mean_KD = prompt_KPD.astype(np.float64).mean(axis=1)
     length_K1 = np.linalg.norm(mean_KD, axis=1, keepdims=True)

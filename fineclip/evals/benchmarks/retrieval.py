@@ -50,6 +50,9 @@ def retrieval_scores(image_ID: np.ndarray, text_TD: np.ndarray, image_of_text_T:
         text_TD: Unit vectors, float32.
         image_of_text_T: Index of the image that each text describes. An image may have several texts.
 
+    Yields:
+        Six scores; `n` is the number of queries.
+
     Example:
         >>> axes = np.eye(2, dtype=np.float32)
         >>> next(retrieval_scores(axes, axes[[0, 1, 1]], np.array([0, 1, 0])))
@@ -64,10 +67,13 @@ def retrieval_scores(image_ID: np.ndarray, text_TD: np.ndarray, image_of_text_T:
 
 
 def retrieval_chance(image_of_text_T: np.ndarray) -> dict[str, float]:
-    """Return the recall of a random order in percent, by metric.
+    """Return the expected recall of a random ranking.
 
     Args:
         image_of_text_T: Index of the image that each text describes. Every image has a text.
+
+    Returns:
+        Percentage by metric.
     """
     texts_I = np.bincount(image_of_text_T)
     images, texts = len(texts_I), len(image_of_text_T)

@@ -1,4 +1,4 @@
-"""One image of a benchmark, whatever layout it was read from."""
+"""One image of a benchmark, in the same form for every layout."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,14 +41,21 @@ class BenchmarkImage:
 
 
 class Contents(NamedTuple):
-    """Data of a benchmark: its classes, if it has boxes, and its images, each read when it is asked for."""
+    """Data of a benchmark: its classes, if it has boxes, and its images, each read when the iterator reaches it."""
 
     classes: list[BenchmarkClass]
     images: Iterator[BenchmarkImage]
 
 
 def read_image(file: Path, *, captions: list[str]) -> BenchmarkImage:
-    """Read an image that is a file of its own, without boxes.
+    """Read an image from its own file, without boxes.
+
+    Args:
+        file: JPEG or another supported format.
+        captions: Texts that describe the image; may be empty.
+
+    Returns:
+        Encoded image with offset 0 and the size from its header.
 
     Raises:
         DataError: The file cannot be read, or is not an image of a supported format.
@@ -59,5 +66,5 @@ def read_image(file: Path, *, captions: list[str]) -> BenchmarkImage:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from None
     header = read_header(content)
     if header is None:
-        raise DataError(f"{file}: is no image, or one of a format that is not read. Fetch it again.")
+        raise DataError(f"{file}: is not an image of a supported format. Download it again.")
     return BenchmarkImage(file, 0, content, header.width, header.height, captions, [])

@@ -39,12 +39,18 @@ def list_inputs(source: CaptionList | Karpathy, listed: list[ListedImage]) -> di
 
 
 def list_contents(listed: list[ListedImage]) -> Contents:
-    """Return every image of a list with its captions; no classes. Each image is read when it is asked for."""
+    """Return every image of a list with its captions; no classes. Each image is read when the iterator reaches it."""
     return Contents([], (read_image(one.path, captions=one.captions) for one in listed))
 
 
 def listed_images(source: CaptionList | Karpathy) -> list[ListedImage]:
     """Return the images of a list, or of the configured split, in the order of the file.
+
+    Args:
+        source: Folder and names of the JSON and the images; `split` for the layout karpathy.
+
+    Returns:
+        Path and captions of each image; captions that are blank are left out.
 
     Raises:
         DataError: The file is not such a list, an entry lacks a key, or an image is absent or named twice.

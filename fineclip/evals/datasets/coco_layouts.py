@@ -43,7 +43,13 @@ def coco_inputs(source: CocoPanoptic | CocoCaptions) -> dict[str, str]:
 
 
 def captions_contents(source: CocoCaptions) -> Contents:
-    """Return every image that the JSON names, with all of its captions that are not blank; no classes.
+    """Return every image that the JSON names, with its captions.
+
+    Args:
+        source: Folder and names of the JSON and the images.
+
+    Returns:
+        Images with all captions that are not blank; an image may have none. No classes.
 
     Raises:
         DataError: An image is absent or broken, or an entry lacks a key.
@@ -62,7 +68,13 @@ def captions_contents(source: CocoCaptions) -> Contents:
 
 
 def panoptic_contents(source: CocoPanoptic) -> Contents:
-    """Return the categories in the order of their ids, and every image that the JSON names with one box per segment.
+    """Return the categories, and every image that the JSON names with one box per segment.
+
+    Args:
+        source: Folder and names of the JSON, the images and the masks.
+
+    Returns:
+        Classes in the order of their ids, and images in the order of the JSON.
 
     Raises:
         DataError: An image or a mask is absent or broken, a mask has another size than its image, or an entry lacks a key.
@@ -93,7 +105,13 @@ def _panoptic_images(source: CocoPanoptic, document: Document, categories: "_Cat
 
 
 def tight_box(is_inside_HW: np.ndarray) -> Box:
-    """Return the smallest half-open box around the true pixels, of which there must be at least one.
+    """Return the smallest box that contains the true pixels.
+
+    Args:
+        is_inside_HW: bool; at least one pixel is true.
+
+    Returns:
+        Half-open box in pixels.
 
     Example:
         >>> mask_HW = np.zeros((4, 6), dtype=bool)
@@ -121,7 +139,7 @@ class _Categories:
         self.position: Mapping[Id, int] = {number: index for index, (number, _) in enumerate(entries)}
         twice = [name for name, count in Counter(one.name for one in self.classes).items() if count > 1]
         if twice:
-            raise DataError(f"{document.path}: two categories are called {twice[0]!r}. Is it the right file?")
+            raise DataError(f"{document.path}: two categories have the name {twice[0]!r}. Is it the right file?")
 
 
 def _class_of(entry: Entry) -> BenchmarkClass:
@@ -158,7 +176,7 @@ def _read_mask(path: Path, image: BenchmarkImage) -> np.ndarray:
     try:
         mask = decode(path.read_bytes())
     except (OSError, UndecodableImage) as error:
-        raise DataError(f"{path}: cannot be read as a mask: {error}. Fetch it again.") from None
+        raise DataError(f"{path}: cannot be read as a mask: {error}. Download it again.") from None
     if mask.size != (image.width, image.height):
         raise DataError(
             f"{path}: is {mask.width} x {mask.height} pixels, but its image {image.file} is {image.width} x {image.height}."

@@ -1,4 +1,4 @@
-"""Layout miniature: scenes that the package draws, kept in a tar of img2dataset's layout: key.jpg key.txt."""
+"""Layout miniature: scenes that the package draws, stored in a tar as img2dataset does: key.jpg, key.txt."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,6 +20,9 @@ def miniature_contents(source: MiniatureTest, tar: Path, *, name: str) -> Conten
         source: Seed and number of the scenes.
         tar: Path of the tar.
         name: Prefix of the keys.
+
+    Returns:
+        20 classes of things and 6 of stuff, and an iterator that draws one scene at a time.
     """
     classes = [BenchmarkClass(label, label in THINGS) for label in CLASSES]
     return Contents(classes, _images(source, tar, name))

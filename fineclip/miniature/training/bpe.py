@@ -1,6 +1,6 @@
 """Small BPE vocabulary in CLIP's format: each word of the miniature world is one token, others are split into letters.
 
-The file is what `open_clip.tokenizer.SimpleTokenizer(bpe_path=...)` reads: gzip, a version line, then one merge a line.
+The format is that of `open_clip.tokenizer.SimpleTokenizer(bpe_path=...)`: gzip, a version line, then one merge per line.
 """
 
 import gzip

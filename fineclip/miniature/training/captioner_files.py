@@ -25,7 +25,7 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 PAD, BEGIN, END, UNKNOWN, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
 WORDS = (PAD, BEGIN, END, UNKNOWN, IMAGE, "a", "an", "on", *COLORS, *THINGS, *STUFF)
 SPECIALS = 5  # of them come first
-PROMPT = (IMAGE,) * QUERIES + (BEGIN,)  # what transformers puts before the words when it is given images only
+PROMPT = (IMAGE,) * QUERIES + (BEGIN,)  # inserted by transformers before the text of an image without a prompt
 
 
 def new_processor() -> Blip2Processor:

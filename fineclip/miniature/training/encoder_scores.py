@@ -25,7 +25,7 @@ BATCH_IMAGES = 100
 
 
 def normalize(pixels: np.ndarray) -> Tensor:
-    """(B, 3, H, W) float32 from (B, H, W, 3) uint8, as open_clip's own preprocessing does it."""
+    """Normalize (B, H, W, 3) uint8 as open_clip does; (B, 3, H, W) float32."""
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     return (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 

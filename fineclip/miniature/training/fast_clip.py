@@ -37,7 +37,7 @@ def encode_dense(model: CLIP, images: Tensor) -> Tensor:
 def encode_texts(model: CLIP, texts: Tensor) -> Tensor:
     """Encode texts by the output at the end token; (N, D) unit vectors."""
     end_N = texts.argmax(dim=-1)
-    texts = texts[:, : int(end_N.max()) + 1]  # a causal tower does not see what follows
+    texts = texts[:, : int(end_N.max()) + 1]  # a causal tower does not see later tokens
     tokens_NLC = model.token_embedding(texts) + model.positional_embedding[: texts.shape[1]]
     mask_LL = model.attn_mask[: texts.shape[1], : texts.shape[1]]
     for block in model.transformer.resblocks:

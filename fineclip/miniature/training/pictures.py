@@ -41,7 +41,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to draw: `count` scenes of `seed`, sizes in pixels, and how a close-up is framed."""
+    """Scenes to draw: `count` scenes of `seed`, sizes in pixels, and the frame of a close-up."""
 
     seed: int
     count: int
@@ -57,12 +57,12 @@ def loose_frame(box: IntBox, generator: np.random.Generator) -> FloatBox:
 
 
 def square_frame(box: IntBox, _: np.random.Generator) -> FloatBox:
-    """Return the square of 1.2 times the longer side, which the captioner sees."""
+    """Return the square of 1.2 times the longer side, the input of the captioner."""
     return _enlarged(box, 1.2, square=True, shift=(0.0, 0.0))
 
 
 def detected_frame(box: IntBox, generator: np.random.Generator) -> FloatBox:
-    """Return `square_frame`, moved and scaled by up to 8 % as boxes of a detector are."""
+    """Return `square_frame`, moved and scaled by up to 8 %, like the boxes of a detector."""
     shift_x, shift_y = generator.uniform(-0.08, 0.08, 2)
     return _enlarged(box, 1.2 * generator.uniform(0.92, 1.08), square=True, shift=(shift_x, shift_y))
 

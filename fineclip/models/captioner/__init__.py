@@ -38,7 +38,7 @@ def region_crop(image: Image.Image, box: Box, config: Blip2Caption) -> Image.Ima
 
 
 class TemplateCaptioner:
-    """Fill the label into a template. The article is the template's, as in CLIP's prompts: `a photo of a apple`.
+    """Fill the label into a template. The article of the template is kept, as in CLIP's prompts: `a photo of a apple`.
 
     Underscores become spaces, as in `alarm_clock` of LVIS. A region without a label gets an empty caption.
 

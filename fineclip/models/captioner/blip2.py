@@ -112,7 +112,7 @@ class Blip2Captioner:
 
 
 def _logprobs(written: Any, tokens_BL: Tensor) -> Tensor:
-    """Return the log-probability of each token given the tokens before it, (B, L)."""
+    """Return the log-probability of each token conditional on the tokens before it, (B, L)."""
     rows_BL = getattr(written, "beam_indices", None)  # rows of (B x beams); -1 after the end
     if rows_BL is None:
         rows_BL = torch.arange(len(tokens_BL), device=tokens_BL.device)[:, None].expand_as(tokens_BL)

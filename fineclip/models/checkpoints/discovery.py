@@ -67,15 +67,15 @@ class EncoderSpec:
 
 
 def find_encoder(
-    path_or_name: Path | str, *, encoder: str | None = None, catalogue: Mapping[str, EncoderConfig] = NONE
+    path_or_name: Path | str, *, encoder: str | None = None, catalog: Mapping[str, EncoderConfig] = NONE
 ) -> EncoderSpec:
     """Find an encoder by its path or name. A shipped name comes first: use `./mini` for a folder of that name.
 
     Args:
         path_or_name: Folder of a run, folder of open_clip, file of weights, or `mini`.
-        encoder: Model of the weights, required for a file: an entry of `catalogue`, the name of an open_clip model such as
+        encoder: Model of the weights, required for a file: an entry of `catalog`, the name of an open_clip model such as
             EVA02-B-16, the path of a JSON in open_clip's format, or `mini`.
-        catalogue: Section `encoders` of a configuration.
+        catalog: Section `encoders` of a configuration.
 
     Returns:
         Its files and configuration; nothing is loaded yet.
@@ -96,7 +96,7 @@ def find_encoder(
     elif not path.exists():
         raise CheckpointError(_absent(str(path_or_name)))
     elif encoder is not None:
-        config = encoder_by_name(encoder, weights=path, catalogue=catalogue)
+        config = encoder_by_name(encoder, weights=path, catalog=catalog)
     elif (path / RUN).is_file():
         config = saved_config(path)
         path = path / WEIGHTS
@@ -109,13 +109,13 @@ def find_encoder(
     return EncoderSpec(config, path, beside if beside.is_file() else None)
 
 
-def encoder_by_name(name: str, *, weights: Path, catalogue: Mapping[str, EncoderConfig] = NONE) -> EncoderConfig:
+def encoder_by_name(name: str, *, weights: Path, catalog: Mapping[str, EncoderConfig] = NONE) -> EncoderConfig:
     """Return the configuration of an encoder by its name.
 
     Args:
         name: As `encoder` of `find_encoder`.
         weights: File of the weights.
-        catalogue: Section `encoders` of a configuration.
+        catalog: Section `encoders` of a configuration.
 
     Returns:
         Architecture, head and sizes.
@@ -123,14 +123,14 @@ def encoder_by_name(name: str, *, weights: Path, catalogue: Mapping[str, Encoder
     Raises:
         ConfigError: There is no such model.
     """
-    if name in catalogue:
-        return catalogue[name]
+    if name in catalog:
+        return catalog[name]
     if name in ENCODERS:
         return ENCODERS[name]
     try:
         return _described(name, weights=weights)
     except ConfigError as error:
-        entries = f"no entry of `encoders` ({', '.join(catalogue)}), and " if catalogue else ""
+        entries = f"no entry of `encoders` ({', '.join(catalog)}), and " if catalog else ""
         raise ConfigError(f"encoder {name}: {entries}{error}") from None
 
 
@@ -141,7 +141,7 @@ def _described(model: str, *, weights: Path) -> EncoderConfig:
     for name, ours in (("mean", MEAN), ("std", STD)):
         if (theirs := pixels.get(name)) is not None and tuple(theirs) != ours:
             raise ConfigError(
-                f"{model}: its pixels have {name} {theirs}; only models with CLIP's, {list(ours)}, are supported"
+                f"{model}: its preprocess_cfg has {name} {theirs}; only CLIP's {list(ours)} is supported"
             )
     size = pixels.get("size") or vision["image_size"]
     side = min(size) if isinstance(size, list | tuple) else size
@@ -165,17 +165,17 @@ def _preprocessing(model: str) -> Mapping[str, Any]:
 def _absent(name: str) -> str:
     if name in open_clip.list_models():
         return (
-            f"{name}: is an architecture that open_clip knows, and no weights: nothing is downloaded here. Give a file of weights and "
+            f"{name}: is the name of an open_clip architecture, not of weights, and nothing is downloaded here. Pass a file of weights and "
             f"the name of its architecture: encoder {name}."
         )
-    return f"{name}: no such file or folder, and no encoder that the package ships ({', '.join(ENCODERS)})"
+    return f"{name}: no such file or folder, and not a shipped encoder ({', '.join(ENCODERS)})"
 
 
 def _does_not_say(path: Path) -> str:
     if path.is_dir():
         return (
             f"{path}: holds neither {RUN} of a finished run nor {ARCHITECTURE}, so the model of its weights is "
-            "not known. Name it as encoder, for example EVA02-B-16."
+            "not known. Set encoder, for example EVA02-B-16."
         )
-    folder = f", or give the folder {path.parent}" if (path.parent / ARCHITECTURE).is_file() else ""
-    return f"{path}: does not say of which model it is. Name it as encoder, for example EVA02-B-16{folder}."
+    folder = f", or pass the folder {path.parent}" if (path.parent / ARCHITECTURE).is_file() else ""
+    return f"{path}: the model of these weights is not known. Set encoder, for example EVA02-B-16{folder}."

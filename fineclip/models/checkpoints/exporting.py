@@ -38,9 +38,9 @@ def export(found: EncoderSpec, output: Path, *, layout: str, replace: bool = Fal
         bpe.txt.gz model.safetensors open_clip_config.json
     """
     if layout not in LAYOUTS:
-        raise ConfigError(f"layout {layout!r}: there is none of that name, but {', '.join(LAYOUTS)}")
+        raise ConfigError(f"layout {layout!r}: unknown name; choose from {', '.join(LAYOUTS)}")
     if output.exists() and not replace:
-        raise CheckpointError(f"{output}: is there already, and is left as it is. Name another, or say --force.")
+        raise CheckpointError(f"{output}: already exists. Choose another path, or use --force.")
     LAYOUTS[layout](found, output)
 
 

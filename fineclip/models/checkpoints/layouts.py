@@ -18,7 +18,7 @@ from torch import Tensor
 from fineclip.errors import CheckpointError
 from fineclip.models.checkpoints.weights_files import some
 
-NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})  # entries of OpenAI's files that are no weights
+NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})  # entries of OpenAI's files that are not weights
 ROTARY_TABLE = re.compile(r"^visual\.(.+\.)?rope\.freqs_(cos|sin)$")  # computed again for every grid
 BLOCK = re.compile(r"^visual\.blocks\.(\d+)\.")
 TRUNK = "visual.trunk."
@@ -92,7 +92,7 @@ def as_eva_clip(weights: Mapping[str, Tensor], *, tables: RotaryTables | None) -
     """
     if not any(name.startswith(TRUNK) for name in weights):
         raise CheckpointError(
-            "the layout eva_clip is that of timm's EVA-02 trunks, such as EVA02-B-16, and this vision tower is another."
+            "the layout eva_clip is that of timm's EVA-02 trunks, such as EVA02-B-16; this vision tower is not one."
             " It can be exported as open_clip or as backbone."
         )
     pairs = [(TRUNK, "visual."), *((ours, theirs) for theirs, ours in OFFICIAL_PARTS)]
@@ -107,7 +107,7 @@ def as_eva_clip(weights: Mapping[str, Tensor], *, tables: RotaryTables | None) -
     ]
     if strange:
         raise CheckpointError(
-            f"the layout eva_clip has no place for {some(strange)}: EVA-02-CLIP is built otherwise."
+            f"the layout eva_clip has no place for {some(strange)}: EVA-02-CLIP has no such tensors."
             " This encoder can be exported as open_clip or as backbone."
         )
     if tables is None:

@@ -25,7 +25,7 @@ def load_encoder(config: EncoderConfig, weights: Path) -> RegionEncoder:
 
     Raises:
         CheckpointError: The file cannot be read, its keys or shapes are those of another model, or OpenAI's own weights are
-            given for a model without QuickGELU, which keys do not show.
+            loaded into a model without QuickGELU, a difference that keys do not show.
         ConfigError: The architecture is not supported.
     """
     encoder = build_encoder(config)
@@ -33,7 +33,7 @@ def load_encoder(config: EncoderConfig, weights: Path) -> RegionEncoder:
     if not found.keys().isdisjoint(NOT_WEIGHTS) and not architecture(config.model).get("quick_gelu"):
         raise CheckpointError(
             f"{weights} as {config.model}: these weights are OpenAI's own ({some(sorted(NOT_WEIGHTS & found.keys()))} are among them), which"
-            f" were trained with QuickGELU, and this model is built without. Name the one with: {config.model}-quickgelu."
+            f" were trained with QuickGELU, but this model has no QuickGELU. Use {config.model}-quickgelu."
         )
     load_state_dict_strict(encoder, as_open_clip(found), where=f"{weights} as {config.model}")
     return encoder
@@ -65,7 +65,7 @@ def load_state_dict_strict(encoder: RegionEncoder, weights: Mapping[str, Tensor]
     if shapes:
         complaints.append(f"{len(shapes)} have another shape: {some(shapes)}")
     if whole := [name for name in wanted if name in weights and not weights[name].is_floating_point()]:
-        complaints.append(f"{len(whole)} are no floating point numbers: {some(whole)}")
+        complaints.append(f"{len(whole)} are not floating-point numbers: {some(whole)}")
     if complaints:
         raise CheckpointError(f"{where}: these weights are of another model; {'; '.join(complaints)}")
     encoder.load_state_dict({name: weights[name].float() for name in wanted}, strict=True)

@@ -40,7 +40,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: holds no weights: expected tensors by their names")
     strangers = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if strangers:
-        raise CheckpointError(f"{path}: holds no weights: {some(strangers)} is no tensor")
+        raise CheckpointError(f"{path}: holds no weights: {some(strangers)} is not a tensor")
     if all(name.startswith("module.") for name in content):
         content = {name.removeprefix("module."): value for name, value in content.items()}
     return dict(content)
@@ -63,7 +63,7 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], *, wrapping: str | 
         if path.suffix == ".safetensors":  # in memory first: save_file writes a temporary file that is not cleaned up
             temporary.write_bytes(save(tensors, metadata={"format": "pt"}))
             return
-        with temporary.open("wb") as file:  # given a path, torch would write its temporary name into the file
+        with temporary.open("wb") as file:  # with a path, torch would write the temporary name into the file
             torch.save(tensors if wrapping is None else {wrapping: tensors}, file)
 
 
@@ -77,7 +77,7 @@ def require_known_ending(path: Path) -> None:
         CheckpointError: The suffix is not .safetensors, .pt or .pth.
     """
     if path.suffix not in (".safetensors", *PICKLES):
-        raise CheckpointError(f"{path}: weights are written to a name that ends in .safetensors, .pt or .pth")
+        raise CheckpointError(f"{path}: the name of a file of weights must end in .safetensors, .pt or .pth")
 
 
 def weights_file(path: Path) -> Path:
@@ -103,7 +103,7 @@ def weights_file(path: Path) -> Path:
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
-    """Join the first names, and say how many follow."""
+    """Join the first names, and state the number of the others."""
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
@@ -120,7 +120,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: is no safetensors file, or cut short: {error}") from None
+        raise CheckpointError(f"{path}: is not a safetensors file, or is truncated: {error}") from None
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:
@@ -133,11 +133,11 @@ def _read_pickle(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: holds more than tensors and plain values, or is damaged, and is not opened: {_first_line(error)}. If you trust "
-            "who made it, load it yourself and save its state_dict as .safetensors."
+            f"{path}: holds more than tensors and plain values, or is damaged, and is not loaded: {_first_line(error)}. If you trust "
+            "its source, load it yourself and save its state_dict as .safetensors."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: is no checkpoint of torch's, or cut short: {_first_line(error)}") from None
+        raise CheckpointError(f"{path}: is not a checkpoint of torch, or is truncated: {_first_line(error)}") from None
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}; expected tensors by their names")
     return dict(content)

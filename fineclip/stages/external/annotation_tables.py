@@ -16,7 +16,7 @@ from fineclip.shards import Row, decode_rows, read_manifest, table_of
 from fineclip.stages.external.names import ImageNames
 
 ROWS_AT_ONCE = 4096
-LIMITS = ("max_regions", "min_side_px", "max_side_px")  # what a shard's job makes of the table is no part of the table
+LIMITS = ("max_regions", "min_side_px", "max_side_px")  # applied by the jobs of the shards; not part of the table
 
 Int32 = Annotated[int, pa.int32()]
 
@@ -69,15 +69,22 @@ def table_identity(config: ExternalConfig) -> dict[str, Any]:
 
 
 def annotations_at(manifest: Path | None, config: ExternalConfig) -> Path:
-    """Return the manifest after a check that it was made from what the configuration names.
+    """Return the manifest of an external table after a check that it was made from the JSON of the configuration.
+
+    Args:
+        manifest: Manifest of `import-annotations`, or None.
+        config: Entry of `detect` or `caption`.
+
+    Returns:
+        The same path.
 
     Raises:
-        ConfigError: No manifest is given, or it was made from something else.
+        ConfigError: `manifest` is None, or was made from another JSON or with other keys.
         ShardError: The manifest does not exist.
     """
     if manifest is None:
         raise ConfigError(
-            f"engine {config.engine} needs the table of {config.path}. Make it with `fineclip import-annotations` and name its"
+            f"engine {config.engine} needs the table of {config.path}. Make it with `fineclip import-annotations` and pass its"
             " manifest: --annotations FILE"
         )
     made = read_manifest(manifest)
@@ -97,6 +104,9 @@ def rows_for(manifest: Path, row_type: type[R], source_keys: Mapping[str, str]) 
         row_type: Row type of its table.
         source_keys: Source key of each sample by key.
 
+    Returns:
+        Row of each sample that the table contains.
+
     Raises:
         DataError: A source key matches several images.
         ShardError: The table is absent, changed, or of another type.
@@ -110,7 +120,7 @@ def rows_for(manifest: Path, row_type: type[R], source_keys: Mapping[str, str]) 
             rows = dict(_rows_at(file, row_type, sorted(set(places.values()))))
     except (pa.ArrowException, KeyError) as error:
         raise ShardError(
-            f"{path}: is no {row_type.__name__} table ({error}). Delete {manifest} and run again."
+            f"{path}: is not a {row_type.__name__} table ({error}). Delete {manifest} and run again."
         ) from None
     return {key: rows[place] for key, place in places.items()}
 

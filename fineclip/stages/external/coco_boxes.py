@@ -1,6 +1,6 @@
 """External boxes in the form of COCO's instances: coco_proposals.json of FineCLIP, coco_pseudo_4764.json of CLIPSelf.
 
-Every listed image is a row, also without boxes. Every box counts, crowds included.
+Every listed image is a row, even without boxes. All boxes are read, crowds included.
 
 Source: FineCLIP and CLIPSelf, training/data.py, which use only the image, the box and, for pseudo-labels, the category of an
 annotation.
@@ -23,6 +23,13 @@ log = logging.getLogger(__name__)
 def boxes_in(path: Path, config: BoxesJsonDetect) -> Iterator[ExternalBoxesRow]:
     """Yield a row for each image of the JSON, in file order.
 
+    Args:
+        path: JSON in the form of COCO's instances.
+        config: Keys `labels` and `score`; limits are not applied here.
+
+    Yields:
+        Rows with boxes in pixels; an image without boxes has an empty list.
+
     Raises:
         DataError: The JSON is absent, truncated or lacks a key, or two images have equal names.
     """
@@ -42,7 +49,7 @@ def boxes_in(path: Path, config: BoxesJsonDetect) -> Iterator[ExternalBoxesRow]:
         width, height = (_side(image, side) for side in ("width", "height"))
         yield ExternalBoxesRow(key=name, kept=True, width=width, height=height, regions=boxes.get(number, []))
     if strays := len(boxes.keys() - ids):
-        log.warning("%s: %d images have boxes but no entry in 'images': left out", path, strays)
+        log.warning("%s: %d images have boxes but no entry in 'images' and are skipped", path, strays)
 
 
 def _boxes(document: Document, config: BoxesJsonDetect) -> Mapping[Id, list[ExternalBox]]:
@@ -59,7 +66,7 @@ def _categories(document: Document) -> dict[Id, str]:
     try:
         return {entry.id("id"): to_valid_utf8(entry.text("name")) for entry in document.entries("categories")}
     except DataError as error:
-        raise DataError(f"{error} Where categories say nothing, set labels: false.") from None
+        raise DataError(f"{error} If the categories are placeholders, set labels: false.") from None
 
 
 def _label(entry: Entry, categories: Mapping[Id, str]) -> str:

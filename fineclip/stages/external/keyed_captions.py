@@ -48,12 +48,18 @@ class OriginalBox(NamedTuple):
 def captions_in(path: Path) -> Iterator[ExternalCaptionsRow]:
     """Yield a row for each image that a key names, in the order of first keys.
 
+    Args:
+        path: JSON object from `IMAGE_X_Y_WIDTH_HEIGHT.jpg` to a caption.
+
+    Yields:
+        Rows with the captions of one image, in the order of the keys.
+
     Raises:
         DataError: The JSON is absent, truncated or not a flat object of texts, or no key has this form.
     """
     captions = read_json(path)
     if not isinstance(captions, dict):
-        raise DataError(f"{path}: is not a JSON object of captions by key. Is it the right file?")
+        raise DataError(f"{path}: is not a JSON object of captions by key. Check that it is the right file.")
     by_image: dict[str, list[ExternalCaption]] = {}
     others: list[str] = []
     for key, caption in captions.items():
@@ -84,6 +90,9 @@ def look_up_captions(rows: Sequence[DetectRow], detected: Path, *, given: Path) 
         rows: Kept rows of the detect table.
         detected: Manifest of that table.
         given: Manifest of the imported captions.
+
+    Yields:
+        Rows in the order of `rows`.
 
     Raises:
         DataError: The name of a sample matches several images of the JSON.

@@ -28,6 +28,12 @@ class ImageNames:
     def find(self, sample: str) -> int | None:
         """Return the index of the image that a source key names, or None.
 
+        Args:
+            sample: Source key: a path, with or without folders and suffix.
+
+        Returns:
+            Index in the order of the JSON; None if no image matches.
+
         Raises:
             DataError: The key matches several images equally well.
         """

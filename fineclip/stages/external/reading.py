@@ -49,7 +49,7 @@ def import_annotations(manifest: Path, config: ExternalConfig, *, kind: str, nam
     """Write the table of a JSON in file order, and then its manifest.
 
     Args:
-        manifest: Path of the manifest to write; the table lies beside it.
+        manifest: Path of the manifest to write; the table is written beside it.
         config: Entry of `detect` or `caption`.
         kind: `detect` or `caption`, for messages.
         name: Name of the entry, for messages.
@@ -76,5 +76,5 @@ def _write(job: Job, rows: Iterator[R], row_type: type[R]) -> None:
         for row in rows:
             table.write(row)
         if not table.rows:
-            raise DataError(f"{next(iter(job.inputs))}: holds no image. Is it the right file?")
+            raise DataError(f"{next(iter(job.inputs))}: holds no image. Check that it is the right file.")
     log.info("%d regions of %d images", sum(len(row.regions) for row in table.rows), len(table.rows))

@@ -31,6 +31,12 @@ Id = int | str
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
+    Args:
+        path: File in UTF-8, UTF-16 or UTF-32.
+
+    Returns:
+        The decoded value.
+
     Raises:
         DataError: The file cannot be read or is not JSON.
     """
@@ -52,23 +58,34 @@ class Document:
     def entries(self, section: str) -> Iterator["Entry"]:
         """Yield the objects of a list.
 
+        Args:
+            section: Key of the list in the outermost object, such as `images`.
+
+        Yields:
+            Objects in file order.
+
         Raises:
-            DataError: There is no such list, or it holds something else than objects.
+            DataError: The list does not exist, or holds values other than objects.
         """
         found = self._sections.get(section) if isinstance(self._sections, dict) else None
         if not isinstance(found, list):
-            raise DataError(f"{self.path}: has no list {section!r}, which COCO's files have. Is it the right file?")
+            raise DataError(
+                f"{self.path}: has no list {section!r}, which COCO requires. Check that it is the right file."
+            )
         yield from self._objects(section, found)
 
     def rows(self) -> Iterator["Entry"]:
         """Yield the objects of a file that is a list.
 
+        Yields:
+            Objects in file order.
+
         Raises:
-            DataError: The file is not a list, or it holds something else than objects.
+            DataError: The file is not a list, or holds values other than objects.
         """
         if not isinstance(self._sections, list):
             raise DataError(
-                f"{self.path}: is a JSON {type(self._sections).__name__}, not a list. Is it the right file?"
+                f"{self.path}: is a JSON {type(self._sections).__name__}, not a list. Check that it is the right file."
             )
         yield from self._objects("", self._sections)
 
@@ -90,6 +107,12 @@ class Entry:
     def id(self, key: str) -> Id:
         """Return a number or a text that other entries refer to.
 
+        Args:
+            key: Key of the value.
+
+        Returns:
+            The value; the type is not converted.
+
         Raises:
             DataError: The value is absent or of another type.
         """
@@ -100,6 +123,12 @@ class Entry:
 
     def text(self, key: str) -> str:
         """Return a text.
+
+        Args:
+            key: Key of the value.
+
+        Returns:
+            The value.
 
         Raises:
             DataError: The value is absent or not a text.
@@ -112,10 +141,14 @@ class Entry:
     def image_name(self) -> str:
         """Return `file_name`, or the last two parts of `coco_url`, such as `train2017/000000000009.jpg`.
 
-        Source: CLIPSelf, training/data.py.
+        Returns:
+            Name with `/` between folders.
 
         Raises:
             DataError: Both are absent, or the value is not a text.
+
+        Source:
+            CLIPSelf, training/data.py.
         """
         if "file_name" in self.values or "coco_url" not in self.values:
             return self.text("file_name")
@@ -123,6 +156,12 @@ class Entry:
 
     def number(self, key: str) -> float:
         """Return a finite number.
+
+        Args:
+            key: Key of the value; an integer is allowed, a bool is not.
+
+        Returns:
+            The value as float.
 
         Raises:
             DataError: The value is absent or not a finite number.
@@ -134,6 +173,12 @@ class Entry:
 
     def xywh(self, key: str) -> tuple[float, float, float, float]:
         """Return x, y, width, height of a box as COCO states it.
+
+        Args:
+            key: Key of the list.
+
+        Returns:
+            Left edge, upper edge, width and height in pixels.
 
         Raises:
             DataError: The value is absent or not four finite numbers.
@@ -166,6 +211,12 @@ class Entry:
 
 def coco_samples(config: CocoSource) -> Samples:
     """Return every sample of a data set in COCO's layout.
+
+    Args:
+        config: Paths are relative to its `root`.
+
+    Returns:
+        Hashes of the folder and of each JSON, and lazily made rows.
 
     Raises:
         DataError: A JSON is absent, truncated or lacks a key, or names no image of the folder.
@@ -222,7 +273,7 @@ def _require_some(names: Collection[str], sizes: Mapping[str, int], folder: Path
 
 def _row(entry: Entry, folder: Path, name: str, sizes: Mapping[str, int], *, texts: list[str] | None) -> SourceRow:
     captions = captions_of(texts or ())
-    has_text = texts is None or bool(captions)  # where there is no captions JSON, no image lacks what others have
+    has_text = texts is None or bool(captions)  # without a captions JSON no image is expected to have a caption
     reason = "missing-image" if name not in sizes else None if has_text else "no-text"
     url = entry.values.get("coco_url") or entry.values.get("flickr_url")
     return SourceRow(
@@ -252,7 +303,7 @@ def _captions(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id,
     for entry in document.entries("annotations"):
         captions[entry.id("image_id")].append(entry.text("caption"))
     if strays := len(captions.keys() - images.keys()):
-        log.warning("%s: %d images have captions but no entry in 'images': left out", document.path, strays)
+        log.warning("%s: %d images have captions but no entry in 'images' and are skipped", document.path, strays)
     return captions
 
 

@@ -10,7 +10,7 @@ from fineclip.errors import DataError
 
 log = logging.getLogger(__name__)
 
-MOST_ASKED = 50_000  # files whose size and time are asked for whenever the Snakefile is read: a fraction of a second
+MOST_ASKED = 50_000  # stat calls each time the Snakefile is read: a fraction of a second
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 
@@ -24,6 +24,12 @@ def files_below(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
 
     Hidden names are skipped. `root` and files may be links; linked folders are not entered, because they may form a cycle or
     leave `root`.
+
+    Args:
+        root: Folder to search.
+
+    Yields:
+        Relative path with `/` between folders, and the directory entry.
 
     Raises:
         DataError: A folder cannot be read.
@@ -44,13 +50,22 @@ def files_below(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
             elif entry.is_dir(follow_symlinks=False):
                 waiting.append((f"{name}/", Path(entry.path)))
             elif entry.is_dir():
-                log.warning("%s is a link to a folder and is not entered: make it a folder or part of root", entry.path)
+                log.warning(
+                    "%s is a link to a folder and is skipped: replace it by the folder, or move the folder into root",
+                    entry.path,
+                )
 
 
 def directory_fingerprint(root: Path) -> str:
     """Return a hash that changes if an image or text file is added, removed or modified. No content is read.
 
     Above `MOST_ASKED` files only names count, and a modified file is not noticed.
+
+    Args:
+        root: Folder to search, hidden names excluded.
+
+    Returns:
+        SHA-256 in hexadecimal.
 
     Raises:
         DataError: A folder cannot be read.

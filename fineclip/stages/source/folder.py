@@ -1,7 +1,7 @@
 """Source kind folder: images with captions in NAME.txt beside NAME.jpg, one per line, or in one table.
 
 There is a row for every image, and for every image that the table names and that does not exist. A blank text counts as a
-caption here and is judged by the filter.
+caption; the filter decides about it.
 """
 
 import csv
@@ -29,6 +29,12 @@ COLUMNS = ("image", "caption")
 def folder_samples(config: FolderSource) -> Samples:
     """Return every sample of a folder.
 
+    Args:
+        config: Folder, and the table of captions if there is one.
+
+    Returns:
+        Hashes of the folder and of the table, and lazily made rows.
+
     Raises:
         ConfigError: The table of captions does not exist.
         DataError: The table cannot be read, lacks a column, or names no image under root.
@@ -47,7 +53,7 @@ def folder_samples(config: FolderSource) -> Samples:
         if texts and not texts.keys() & images.keys():
             raise DataError(
                 f"{table}: none of its {len(texts)} images is under {root}; the first is {next(iter(texts))!r}. The column"
-                " `image` holds paths as seen from source.root."
+                " `image` must hold paths relative to source.root."
             )
     return Samples(inputs, _rows(root, images, texts))
 
@@ -64,6 +70,12 @@ def texts_beside(images: Mapping[str, int], texts: Mapping[str, list[str]]) -> d
 
 def captions_by_image(table: Path) -> dict[str, list[str]]:
     """Return the captions of each image of a .csv or .parquet with columns `image` and `caption`; several rows per image are allowed.
+
+    Args:
+        table: Paths in column `image` are relative to `source.root`.
+
+    Returns:
+        Captions by normalized path, in the order of the table.
 
     Raises:
         DataError: The table cannot be read, or lacks one of the columns.
@@ -83,7 +95,7 @@ def _csv_rows(table: Path) -> Iterator[tuple[str, list[str]]]:
                 yield row["image"] or "", [] if row["caption"] is None else [row["caption"]]
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(
-            f"{table}: cannot be read as CSV: {error}. Save it as UTF-8 with commas, quoting what holds any."
+            f"{table}: cannot be read as CSV: {error}. Save it as UTF-8 with commas, and quote values that contain commas."
         ) from None
 
 

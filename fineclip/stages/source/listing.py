@@ -31,7 +31,7 @@ def index_source(manifest: Path, config: SourceConfig) -> None:
     """Write the table of all samples of a source, and then its manifest.
 
     Args:
-        manifest: Path of the manifest to write; the table lies beside it.
+        manifest: Path of the manifest to write; the table is written beside it.
         config: Section `source`, of kind folder or coco.
 
     Raises:
@@ -45,10 +45,10 @@ def index_source(manifest: Path, config: SourceConfig) -> None:
             inputs, samples = coco_samples(config)
         case _:
             raise ConfigError(
-                f"source.kind: {config.kind} has no listing; folder and coco have. Make its shards at once."
+                f"source.kind: {config.kind} has no listing; folder and coco have. Run `fineclip source` directly."
             )
-    what = {key: value for key, value in identity(config).items() if key != "images_per_shard"}
-    job = INDEX_SOURCE.job(manifest, what, inputs)
+    recorded = {key: value for key, value in identity(config).items() if key != "images_per_shard"}
+    job = INDEX_SOURCE.job(manifest, recorded, inputs)
     if job.is_up_to_date():
         return
     with INDEX_SOURCE.table(job) as table:
@@ -72,7 +72,7 @@ def slice_of(shard: PlannedShard, *, listed: int, images_per_shard: int) -> Slic
     """Return the slice of a shard: `images_per_shard` of `listed` rows; the last shard takes all that remain.
 
     The number of shards follows from the number of image files. The table may be longer, by images that are named but missing, or
-    shorter, by images that nothing names.
+    shorter, by images that the table of captions or the JSON omits.
     """
     start = min(shard.position * images_per_shard, listed)
     is_last = shard.position == shard.of - 1
@@ -82,12 +82,18 @@ def slice_of(shard: PlannedShard, *, listed: int, images_per_shard: int) -> Slic
 def listed_shard(shard: PlannedShard, manifest: Path, config: FolderSource | CocoSource, *, listing: Path) -> None:
     """Write the source table of one shard, a slice of the index, and then its manifest.
 
+    Args:
+        shard: Its position determines the slice.
+        manifest: Path of the manifest to write.
+        config: Kind of source and `images_per_shard`.
+        listing: Manifest of `index-source`.
+
     Raises:
         ShardError: The index is absent or changed.
     """
     rows = slice_of(shard, listed=read_manifest(listing).read, images_per_shard=config.images_per_shard)
-    what = {"kind": config.kind, "rows": [rows.start, rows.stop]}
-    job = SOURCE.job(manifest, what, [listing])
+    recorded = {"kind": config.kind, "rows": [rows.start, rows.stop]}
+    job = SOURCE.job(manifest, recorded, [listing])
     if job.is_up_to_date():
         return
     part = pq.read_table(table_of(listing)).slice(rows.start, rows.stop - rows.start)

@@ -56,11 +56,17 @@ class TarIndex(NamedTuple):
 def index_tar(tar: Path) -> TarIndex:
     """Read headers and texts of a tar. No member name is used as the name of a file.
 
+    Args:
+        tar: Uncompressed tar.
+
+    Returns:
+        Images, texts and JSON members; hidden members and other kinds are skipped.
+
     Raises:
         ShardError: The file is absent, compressed, not a tar, or truncated.
     """
     _require_plain(tar)
-    digest, found, passed_over = hashlib.sha256(), list[Member](), 0
+    digest, found, n_skipped = hashlib.sha256(), list[Member](), 0
     headers = list(members(tar))
     with ByteRangeReader() as reader:
         for header in headers:
@@ -68,14 +74,14 @@ def index_tar(tar: Path) -> TarIndex:
             digest.update(f"{name}\0{place.offset}\0{place.size}\n".encode())
             split = split_name(name)
             if split is None:
-                passed_over += 1
+                n_skipped += 1
                 continue
             key, kind = split
             content = b"" if kind == "image" else reader.read(tar, place.offset, place.size)
             digest.update(content)
             found.append(Member(key, kind, place, content))
-    if passed_over:
-        log.info("%s: %d members are neither image, .txt nor .json and are skipped", tar, passed_over)
+    if n_skipped:
+        log.info("%s: %d members are neither image, .txt nor .json and are skipped", tar, n_skipped)
     return TarIndex(found, digest.hexdigest())
 
 
@@ -113,6 +119,4 @@ def _require_plain(tar: Path) -> None:
         raise ShardError(f"{tar}: cannot be read: {error.strerror}. Restore it.") from None
     for magic, name in COMPRESSIONS.items():
         if beginning.startswith(magic):
-            raise ShardError(
-                f"{tar}: is compressed ({name}). Samples are read where they lie: unpack it to a plain tar."
-            )
+            raise ShardError(f"{tar}: is compressed ({name}). Samples are read in place: unpack it to a plain tar.")

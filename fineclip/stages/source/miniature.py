@@ -21,8 +21,8 @@ def miniature_shard(shard: PlannedShard, manifest: Path, config: MiniatureSource
     """Draw the scenes of one shard, write tar and table, and then the manifest."""
     start = shard.position * config.images_per_shard
     count = min(config.images_per_shard, config.images - start)
-    what = {"kind": config.kind, "seed": config.seed, "images_per_shard": config.images_per_shard}
-    job = SOURCE.job(manifest, what | {"items": [start, start + count]}, {})
+    recorded = {"kind": config.kind, "seed": config.seed, "images_per_shard": config.images_per_shard}
+    job = SOURCE.job(manifest, recorded | {"items": [start, start + count]}, {})
     if job.is_up_to_date():
         return
     path = manifest.with_suffix(".tar")

@@ -26,7 +26,7 @@ def source_shard_by_name(
     """Write the table of one shard that the command line names; see `source_shard`.
 
     Args:
-        manifest: Written last; the table lies beside it.
+        manifest: Path of the manifest to write; the table is written beside it.
         config: Section `source`.
         shard: Name of the shard.
         shard_index: I/N for shard I of N, counted from 0.
@@ -48,12 +48,12 @@ def source_shard(shard: PlannedShard, manifest: Path, config: SourceConfig, *, l
 
     Args:
         shard: The shard.
-        manifest: Path of the manifest to write; the table lies beside it.
+        manifest: Path of the manifest to write; the table is written beside it.
         config: Section `source`.
         listing: Manifest of `index-source`, for kinds folder and coco.
 
     Raises:
-        ConfigError: The kind needs an index or tars, and none is given.
+        ConfigError: The kind needs an index or tars, and there is none.
         DataError: An input does not exist or cannot be used.
         ShardError: A tar or table is absent, truncated or changed.
     """
@@ -66,9 +66,7 @@ def source_shard(shard: PlannedShard, manifest: Path, config: SourceConfig, *, l
             from fineclip.stages.source.webdataset import webdataset_shard
 
             if not shard.tars:
-                raise ConfigError(
-                    f"shard {shard.name}: no tar is named that it is made of. Name them: --tars a.tar b.tar"
-                )
+                raise ConfigError(f"shard {shard.name}: its tars are required: --tars a.tar b.tar")
             webdataset_shard(shard, manifest)
         case _:
             from fineclip.stages.source.listing import listed_shard
@@ -76,6 +74,6 @@ def source_shard(shard: PlannedShard, manifest: Path, config: SourceConfig, *, l
             if listing is None:
                 raise ConfigError(
                     f"shard {shard.name}: kind {config.kind} needs the listing of its source. Make it with `fineclip index-source`"
-                    " and name it: --listing FILE"
+                    " and pass it: --listing FILE"
                 )
             listed_shard(shard, manifest, config, listing=listing)

@@ -42,8 +42,14 @@ class PlannedShard:
 def planned_shards(config: SourceConfig) -> list[PlannedShard]:
     """Return every shard of a source, in the order in which scales use them.
 
+    Args:
+        config: Section `source`.
+
+    Returns:
+        Shards with positions from 0.
+
     Raises:
-        ConfigError: The input does not exist, or is incomplete or ambiguous; the message says what to provide.
+        ConfigError: The input does not exist, or is incomplete or ambiguous; the message states the required files.
     """
     match config:
         case MiniatureSource():
@@ -85,6 +91,9 @@ def shards_needed(
         images_per_shard: Expected samples per shard before the filter.
         available: Number of shards of the source.
 
+    Returns:
+        Number of shards.
+
     Raises:
         ConfigError: `expected_keep_rate` is 0.
     """
@@ -92,19 +101,22 @@ def shards_needed(
         return available
     if expected_keep_rate <= 0:
         raise ConfigError(
-            "expected_keep_rate: must be greater than 0: of a share of 0 no number of shards makes a scale"
+            "expected_keep_rate: must be greater than 0: with a keep rate of 0 no number of shards is enough"
         )
     shards = scale.images / expected_keep_rate * (1 + shard_margin) / images_per_shard
     return min(max(1, math.ceil(round(shards, 9))), available)  # 2.0000000000000004 shards are two
 
 
 def prefix_length(config: Config, scale: str, *, available: int) -> int:
-    """Return how many shards of the prefix a scale of the configuration may need.
+    """Return the number of shards of the prefix that a scale of the configuration may need.
 
     Args:
         config: Validated configuration.
         scale: Name of the scale.
         available: Number of shards of the source.
+
+    Returns:
+        Number of shards, from 1 to `available`.
     """
     plan, chosen = config.plan, config.scales[scale]
     return shards_needed(
@@ -124,6 +136,10 @@ def longest_prefix(config: Config, shards: Sequence[PlannedShard]) -> Sequence[P
 
 def require_outside(config: SourceConfig, output: Path) -> None:
     """Check that the output folder is not inside the input folder or around it, because inputs are never written to.
+
+    Args:
+        config: Section `source`; the miniature source has no input folder.
+        output: Folder of the data set.
 
     Raises:
         ConfigError: One is inside the other.
@@ -160,6 +176,12 @@ def _folder_of(config: FolderSource) -> Path:
 def captions_table(config: FolderSource) -> Path | None:
     """Return the table of captions, relative to `root` or to the working directory, or None if captions are text files.
 
+    Args:
+        config: Key `captions` is None for text files.
+
+    Returns:
+        Existing path, or None.
+
     Raises:
         ConfigError: It does not exist, or is neither .csv nor .parquet.
     """
@@ -176,10 +198,10 @@ def captions_table(config: FolderSource) -> Path | None:
 
 def _folder_of_coco(config: CocoSource) -> Path:
     jsons = " and ".join(name for name in (config.captions, config.instances) if name is not None)
-    what = f"COCO or LVIS there: images in {config.images}/, {jsons}"
-    root = _existing(config.root, what)
+    expected = f"COCO or LVIS there: images in {config.images}/, {jsons}"
+    root = _existing(config.root, expected)
     if not (root / config.images).is_dir():
-        raise ConfigError(f"source.images: {root / config.images}: no such folder. Put {what}, or name another.")
+        raise ConfigError(f"source.images: {root / config.images}: no such folder. Put {expected}, or name another.")
     for key, name in (("captions", config.captions), ("instances", config.instances)):
         if name is not None and not (root / name).is_file():
             also = ", or set source.instances to null" if key == "instances" else ""
@@ -187,10 +209,10 @@ def _folder_of_coco(config: CocoSource) -> Path:
     return root / config.images
 
 
-def _existing(root: str, what: str) -> Path:
+def _existing(root: str, expected: str) -> Path:
     if not Path(root).is_dir():
         raise ConfigError(
-            f"source.root: {root}: no such folder. Put {what} (a link will do: ln -s /where/it/is {root})."
+            f"source.root: {root}: no such folder. Put {expected} (a link is enough: ln -s /where/it/is {root})."
         )
     return Path(root)
 
@@ -205,8 +227,8 @@ def _tars(config: WebDatasetSource) -> list[Path]:
     packed = [path for path in (matching or sorted(root.glob("*.tar.*"))) if path.suffix in COMPRESSED]
     if packed and (matching or not tars):
         raise ConfigError(
-            f"source.root: {packed[0]} is compressed, as are {len(packed) - 1} more. Samples are read where they lie, which"
-            " needs plain tars: unpack each to a .tar."
+            f"source.root: {packed[0]} is compressed, as are {len(packed) - 1} more. Samples are read in place, which"
+            " requires plain tars: unpack each to a .tar."
         )
     if not tars:
         raise ConfigError(

@@ -2,8 +2,8 @@
 
 The caption of a sample is its .txt as a whole; else `caption` of its JSON; else `caption` of the parquet of img2dataset beside
 the tar. The list `captions` of the JSON adds further ones. Rows are those of the samples in the tar, in the order of their first
-members, and then those of the parquet that have no member in the tar. A blank text counts as a caption here and is judged by
-the filter.
+members, and then those of the parquet that have no member in the tar. A blank text counts as a caption; the filter decides
+about it.
 """
 
 import json
@@ -51,6 +51,10 @@ def webdataset_shard(shard: PlannedShard, manifest: Path) -> None:
     The inputs of the manifest are the tars with a hash of names, byte ranges and texts of their members. An image that is replaced by
     another of equal size at the same offset is not noticed without `--force`.
 
+    Args:
+        shard: Names at least one tar.
+        manifest: Path of the manifest to write.
+
     Raises:
         ShardError: A tar or the parquet beside it is absent, truncated, or of another form.
     """
@@ -66,22 +70,28 @@ def webdataset_shard(shard: PlannedShard, manifest: Path) -> None:
             table.write(replace(row, key=f"{shard.name}-{index:06d}"))
 
 
-def rows_of(tar: Path, stock: TarIndex, told: Mapping[str, SampleMetadata]) -> Iterator[SourceRow]:
+def rows_of(tar: Path, stock: TarIndex, metadata: Mapping[str, SampleMetadata]) -> Iterator[SourceRow]:
     """Yield rows without keys: the samples of a tar, then those that only the parquet lists."""
     keys, repeated = set[str](), 0
     for parts in samples_in(stock.members):
         keys.add(parts.key)
         repeated += parts.repeats > 0
-        yield _row(parts, tar, told.get(parts.key, NOTHING) if parts.repeats == 0 else NOTHING)
+        yield _row(parts, tar, metadata.get(parts.key, NOTHING) if parts.repeats == 0 else NOTHING)
     if repeated:
         log.info("%s: %d samples repeat the key of an earlier sample", tar, repeated)
-    for key, of_key in told.items():
+    for key, of_key in metadata.items():
         if key not in keys:
             yield _row(Parts(key, 0), tar, of_key)
 
 
 def sidecar(path: Path) -> dict[str, SampleMetadata]:
     """Return the rows of img2dataset's parquet by key; empty if there is none.
+
+    Args:
+        path: Path of the tar with the suffix .parquet.
+
+    Returns:
+        URL, status and caption by key, as far as the columns exist.
 
     Raises:
         ShardError: It is not a parquet file, or has no column `key`.
@@ -96,8 +106,10 @@ def sidecar(path: Path) -> dict[str, SampleMetadata]:
             )
         rows = pq.read_table(path, columns=[name for name in SIDECAR_COLUMNS if name in names]).to_pylist()
     except pa.ArrowException as error:
-        raise ShardError(f"{path}: is no parquet, or cut short ({error}). Fetch it again or move it away.") from None
-    return {to_valid_utf8(str(row["key"])): _told(row) for row in rows}
+        raise ShardError(
+            f"{path}: is no parquet file, or is truncated ({error}). Fetch it again or move it away."
+        ) from None
+    return {to_valid_utf8(str(row["key"])): _metadata(row) for row in rows}
 
 
 def read_json(content: bytes | None) -> SampleMetadata:
@@ -108,10 +120,10 @@ def read_json(content: bytes | None) -> SampleMetadata:
         values = json.loads(content)
     except (ValueError, RecursionError):
         return SampleMetadata(is_broken=True)
-    return _told(values) if isinstance(values, dict) else SampleMetadata(is_broken=True)
+    return _metadata(values) if isinstance(values, dict) else SampleMetadata(is_broken=True)
 
 
-def _told(values: Mapping[str, Any]) -> SampleMetadata:
+def _metadata(values: Mapping[str, Any]) -> SampleMetadata:
     several = values.get("captions")
     return SampleMetadata(
         caption=_text(values.get("caption")),
