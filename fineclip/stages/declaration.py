@@ -123,6 +123,10 @@ def stages() -> Mapping[str, Stage]:
     ordered: dict[str, Stage] = {}
     while waiting := [one for name, one in sorted(_DECLARED.items(), reverse=True) if name not in ordered]:
         ready = [one for one in waiting if not {needed.stage for needed in one.inputs.values()} - {*ordered, "index"}]
+        if not ready:
+            raise AssertionError(
+                f"stages {[one.name for one in waiting]} read from a stage that is not declared, or in a circle"
+            )
         ordered |= {one.name: one for one in ready}
     return ordered
 

@@ -130,6 +130,7 @@ def color(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setattr(module, name, value, raising=False)
     monkeypatch.setattr(root, "ColorConfig", data.ColorConfig, raising=False)  # type: ignore[attr-defined]
     config = extended(Config, added(STAGE["fineclip/config/root.py"], root)["Config"])
+    stages()  # every stage of the package is declared before the tables of declarations are copied
     for name in ("_DECLARED", "_FUNCTIONS"):
         monkeypatch.setattr(declaration, name, dict(getattr(declaration, name)))
     module = write_module(fineclip.stages, "color", STAGE["fineclip/stages/color.py"], tmp_path / "stages", monkeypatch)
@@ -199,8 +200,8 @@ def test_the_method_is_trained(tmp_path: Path) -> None:
     after = weights_of(training)
     assert {name for name in after if not torch.equal(before[name], after[name])} >= {"encoder.visual.proj"}
     assert torch.equal(before["encoder.text_projection"], after["encoder.text_projection"])
-    steps = [line for line in lines_of(tmp_path / "run/log.jsonl") if "step" in line]
-    assert len(steps) == 2
+    assert all(line["region"] > 0 for line in lines_of(tmp_path / "run/metrics.jsonl"))
+    assert len(lines_of(tmp_path / "run/metrics.jsonl")) == 2
 
 
 @pytest.mark.usefixtures("regiontext")
@@ -238,7 +239,9 @@ def test_the_stage_writes_a_table_once(color: Any, tmp_path: Path) -> None:
     assert [(row.kept, row.reason) for row in rows] == [(True, None), (False, "gray")]
     found = read_manifest(manifest)
     assert (found.stage, found.read, found.kept, found.dropped) == ("color", 2, 1, {"gray": 1})
+    written = manifest.with_suffix(".parquet").stat().st_mtime_ns
     assert "up to date" in done(tmp_path, "color", *words, config=key)
+    assert manifest.with_suffix(".parquet").stat().st_mtime_ns == written
     assert "up to date" not in done(tmp_path, "color", *words, config=key | {"min_saturation": 0})
     assert read_manifest(manifest).kept == 2
 

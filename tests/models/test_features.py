@@ -174,7 +174,7 @@ def test_folder_with_other_preprocessing(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     content["preprocess_cfg"] |= {"size": [224, 240], "mean": [0.5, 0.5, 0.5]}
     path.write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match=r"its pixels have mean \[0.5, 0.5, 0.5\]"):
+    with pytest.raises(ConfigError, match=r"preprocess_cfg has mean \[0.5, 0.5, 0.5\]"):
         fineclip.load(tmp_path / "folder")
     content["preprocess_cfg"] = None
     path.write_text(json.dumps(content))

@@ -182,7 +182,7 @@ def test_mistakes_are_reported_before_writing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown name; choose from open_clip, eva_clip, backbone"):
         export(found, tmp_path / "x.pt", layout="evaclip")
     for layout in ("eva_clip", "backbone"):
-        with pytest.raises(CheckpointError, match=r"ends in \.safetensors, \.pt or \.pth"):
+        with pytest.raises(CheckpointError, match=r"end in \.safetensors, \.pt or \.pth"):
             export(found, tmp_path / "x.bin", layout=layout)
     with pytest.raises(CheckpointError, match="is a file; the layout open_clip is a folder"):
         export(found, tmp_path / "weights.pt", layout="open_clip", replace=True)

@@ -104,8 +104,8 @@ def test_no_region_has_no_row_and_stays_connected() -> None:
     [
         (torch.zeros(2, 5), first(2), "expected R regions of 4"),
         (torch.zeros(2, 4), first(3), r"shape \(2, 4\) with \(3,\) indices"),
-        (torch.zeros(2, 4), torch.tensor([0, 2]), "of image 2, but there are 2 images"),
-        (torch.zeros(2, 4), torch.tensor([-1, 0]), "of image -1, but there are 2 images"),
+        (torch.zeros(2, 4), torch.tensor([0, 2]), "image index 2, but there are 2 images"),
+        (torch.zeros(2, 4), torch.tensor([-1, 0]), "image index -1, but there are 2 images"),
         (torch.tensor([[0, 0, 600, 400]] * 2), first(2), "reach as far as 600: expected fractions"),
         (torch.tensor([[0, 0, 1, float("nan")]] * 2), first(2), "reach as far as nan: expected fractions"),
     ],
@@ -121,7 +121,7 @@ def test_boxes_that_do_not_fit_are_refused(boxes: Tensor, owners: Tensor, says: 
         (torch.ones(2, 6, 4), first(2), r"shape \(2, 6, 4\) .* R regions of 4 x 6"),
         (torch.ones(2, 8, 12), first(2), "R regions of 4 x 6"),
         (torch.ones(4, 6), first(4), "R regions of 4 x 6"),
-        (torch.ones(1, 4, 6), torch.tensor([1]), "of image 1, but there is 1 image"),
+        (torch.ones(1, 4, 6), torch.tensor([1]), "image index 1, but there is 1 image"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(masks: Tensor, owners: Tensor, says: str) -> None:

@@ -116,7 +116,7 @@ def test_a_missing_byte_range_is_reported(tmp_path: Path) -> None:
     file.write_bytes(b"12345")
     with ByteRangeReader() as reader:
         assert reader.read(file, 1, 3) == b"234"
-        with pytest.raises(ShardError, match="ends at byte 5, where 9 were there"):
+        with pytest.raises(ShardError, match="ends at byte 5.* 9"):
             reader.read(file, 1, 8)
         with pytest.raises(ShardError, match="cannot be read"):
             reader.read(tmp_path / "y", 0, 1)

@@ -95,5 +95,5 @@ def test_a_file_that_is_gone(tmp_path: Path) -> None:
 
 
 def test_texts_stand_there_once(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="different texts"):
+    with pytest.raises(AssertionError, match="distinct texts"):
         write_texts(tmp_path / "s.safetensors", ["a", "a"], features(2), text_tower="abc")

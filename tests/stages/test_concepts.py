@@ -157,7 +157,7 @@ def test_shards_that_the_selection_does_not_use_are_not_looked_at(world: tuple[P
     select, detected = world
     manifest = Path("data/mine/concepts/own/4.json")
     concepts_of_scale(select, manifest, config(), detected=[*detected, Path("nowhere/s2.json")])
-    with pytest.raises(ShardError, match="1 shards without a manifest of detect, s1 the first"):
+    with pytest.raises(ShardError, match="1 shards without a manifest of detect; the first is s1"):
         concepts_of_scale(select, manifest, config(), detected=detected[:1])
 
 

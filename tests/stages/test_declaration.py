@@ -94,3 +94,10 @@ def test_the_docs_hold_the_table_of_the_declarations() -> None:
 
 def test_the_function_of_a_stage_is_that_of_its_module() -> None:
     assert function_of("filter").__module__ == "fineclip.stages.filter"
+
+
+def test_a_stage_that_reads_from_no_declared_stage_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = Stage(name="lost", version=1, help="", config=dict, inputs={"x": Input(stage="nowhere", help="")})
+    monkeypatch.setitem(declaration._DECLARED, "lost", lost)
+    with pytest.raises(AssertionError, match="lost"):
+        declaration.stages.__wrapped__()

@@ -103,7 +103,7 @@ def test_a_region_without_words_has_no_caption(tmp_path: Path, caplog: pytest.Lo
         samples = [read_sample(reader, manifest.with_suffix(".tar"), row) for row in rows]
     assert [[region.caption for region in sample.regions] for sample in samples] == [[None, "one dog"], [], [None]]
     assert [row.regions for row in rows] == [2, 0, 1]
-    assert "3 samples with 3 regions packed; 2 of the regions have no caption" in caplog.text
+    assert "packed 3 samples with 3 regions; 2 of the regions have no caption" in caplog.text
 
 
 def test_regions_and_captions_of_different_number(tmp_path: Path) -> None:

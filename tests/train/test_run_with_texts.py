@@ -95,7 +95,7 @@ def test_they_are_inputs_and_those_of_other_shards_are_not() -> None:
         WEIGHTS.as_posix(),
         "data/texts/tiny/b.json",
     }
-    with pytest.raises(ShardError, match="1 shards without a manifest of texts, b the first"):
+    with pytest.raises(ShardError, match="1 shards without a manifest of texts; the first is b"):
         run("lacking", TEXTS[:1])
 
 

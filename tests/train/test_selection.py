@@ -74,7 +74,7 @@ def test_no_sample_left_is_an_error(tmp_path: Path) -> None:
 
 def test_a_missing_pack_is_reported(tmp_path: Path) -> None:
     select, packed = write_world(tmp_path, {"a": 2, "b": 2})
-    with pytest.raises(ShardError, match="1 shards without a manifest of pack, b the first"):
+    with pytest.raises(ShardError, match="1 shards without a manifest of pack; the first is b"):
         selection_of(select, packed[:1])
 
 

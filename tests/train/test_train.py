@@ -274,7 +274,7 @@ def test_resume_keeps_micro_batches_of_the_checkpoint(
     second = training_of(world, tmp_path)
     assert train(second).micro_batches == MicroBatchSizes(crops=2, images=3)
     assert all(torch.equal(weights_of(second)[name], value) for name, value in weights_of(whole).items())
-    assert "not those of the checkpoint" not in caplog.text
+    assert "differ from those of the checkpoint" not in caplog.text
 
 
 def test_resume_with_less_memory_changes_micro_batches(
@@ -289,7 +289,7 @@ def test_resume_with_less_memory_changes_micro_batches(
     limit = costs.total(images=2, crops=3) / 1e9
     second = training_of(world, tmp_path, runtime={"memory_gb": limit})
     assert train(second).micro_batches.splits
-    assert "not those of the checkpoint" in caplog.text
+    assert "differ from those of the checkpoint" in caplog.text
 
 
 def test_changed_micro_batches_are_logged(world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -298,7 +298,7 @@ def test_changed_micro_batches_are_logged(world: World, tmp_path: Path, caplog: 
     with pytest.raises(SystemExit):
         train(first)
     train(training_of(world, tmp_path, runtime={"crop_micro_batch_size": 1}))
-    assert "not those of the checkpoint" in caplog.text
+    assert "differ from those of the checkpoint" in caplog.text
 
 
 def test_fp16_resumes_with_its_loss_scale(world: World, tmp_path: Path) -> None:
@@ -511,7 +511,7 @@ def test_resume_restores_the_first_loss(world: World, tmp_path: Path) -> None:
 
 def test_runtime_options_reach_the_encoder(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    training = training_of(world, tmp_path, runtime={"checkpointing": True, "compile": True}, max_steps=1)
+    training = training_of(world, tmp_path, runtime={"activation_checkpointing": True, "compile": True}, max_steps=1)
     trunk = training.method.encoder.trunk
     monkeypatch.setattr(type(trunk), "compile", lambda self: calls.append("compiled"))
     assert train(training).micro_batches == MicroBatchSizes(64, pad_crops=True)
