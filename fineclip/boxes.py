@@ -28,7 +28,7 @@ def clip(box: Box, width: float, height: float) -> Box:
     Returns:
         Box whose edges are in the image, or an empty one with x2 <= x1 or y2 <= y1.
 
-    Example:
+    Examples:
         >>> clip(Box(-1, 2, 30, 5), 20, 10)
         Box(x1=0.0, y1=2, x2=20.0, y2=5)
     """

@@ -30,7 +30,7 @@ def canonical(value: Any) -> str:
     Returns:
         Equal text for equal values.
 
-    Example:
+    Examples:
         >>> canonical({"b": 1, "a": [2, None]})
         '{"a":[2,null],"b":1}'
     """

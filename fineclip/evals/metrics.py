@@ -32,7 +32,7 @@ def label_rank(region_RD: np.ndarray, class_KD: np.ndarray, label_R: np.ndarray,
     Returns:
         (R,) int64; 0 if the own class is the most similar.
 
-    Example:
+    Examples:
         >>> axes = np.eye(3, dtype=np.float32)
         >>> label_rank(axes[[0, 1]], axes, np.array([0, 0]), among_K=np.array([True, True, True])).tolist()
         [0, 2]
@@ -89,7 +89,7 @@ def class_mean_accuracy(is_correct_R: np.ndarray, label_R: np.ndarray) -> float:
         mAcc of CLIPSelf and FineCLIP, training/zero_shot.py. Deviation: exact in float64; they round the accuracy of each
         class to half precision, up to 2.4e-4 off.
 
-    Example:
+    Examples:
         >>> class_mean_accuracy(np.array([True, False, True]), np.array([0, 0, 1]))
         0.75
     """

@@ -60,7 +60,7 @@ def federated_loss(
     Source:
         CLIPSelf, training/region_clip.py; the federated loss of Detic (Zhou et al. 2022).
 
-    Example:
+    Examples:
         One region and two concepts, with logits 0:
 
         >>> region, label, concepts = torch.tensor([[1.0, 0.0]]), torch.tensor([0]), torch.eye(2)
@@ -144,7 +144,7 @@ def concept_distillation_loss(
     Source:
         RegionCLIP, PretrainFastRCNN. Deviation: by log-softmax (there: the logarithm of a softmax, which may be 0).
 
-    Example:
+    Examples:
         A student that equals the teacher has no loss:
 
         >>> region, concepts = torch.tensor([[1.0, 0.5]]), torch.eye(2)
@@ -181,7 +181,7 @@ def concept_contrastive_loss(
     Source:
         RegionCLIP, PretrainFastRCNN. Deviation: k runs over the regions of all ranks (there: of one GPU).
 
-    Example:
+    Examples:
         Two regions of different concepts, each orthogonal to the concept of the other:
 
         >>> region, concepts = torch.eye(2), torch.eye(2)

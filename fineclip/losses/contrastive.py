@@ -31,7 +31,7 @@ def contrastive_loss(left_ND: Tensor, right_ND: Tensor, *, logit_scale: Tensor, 
         Radford et al. 2021, Figure 3. Differences from open_clip: ranks may hold different numbers of rows, and logits are
         float32 under autocast (in bfloat16 their gradient is off by 1 % at scale 100).
 
-    Example:
+    Examples:
         Two pairs that are orthogonal to each other, with logit scale 1:
 
         >>> pairs = torch.eye(2)

@@ -27,7 +27,7 @@ def distillation_loss(region_RD: Tensor, crop_RD: Tensor, *, counts: Sequence[in
         CLIPSelf and FineCLIP, training/clipself.py. Deviation: the mean is over the regions of all ranks (there: over those
         of each GPU, so that a region weighs more on a GPU with fewer of them).
 
-    Example:
+    Examples:
         The first region equals its crop, the second is orthogonal to it:
 
         >>> region = torch.tensor([[2.0, 0.0], [0.0, 1.0]])

@@ -1,6 +1,6 @@
 """Training methods: one file each, named as its section in the configuration (see `base.py`).
 
-Example:
+Examples:
     >>> METHODS["fineclip"].__name__  # the name of a method in reports
     'FineCLIP'
     >>> METHODS["clip"].config_type().train_text

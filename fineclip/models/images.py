@@ -77,7 +77,7 @@ class ResizeRule(NamedTuple):
         Returns:
             Whole pixels; the whole square if the aspect ratio is not kept.
 
-        Example:
+        Examples:
             >>> LETTERBOX_CENTERED.paste_box(640, 480, 224)
             PasteBox(left=0, top=28, width=224, height=168)
         """

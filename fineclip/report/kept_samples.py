@@ -80,7 +80,7 @@ def evenly(items: Sequence[T], most: int) -> list[T]:
     Returns:
         All items if there are at most `most`.
 
-    Example:
+    Examples:
         >>> evenly(range(10), 2)
         [2, 7]
     """

@@ -133,7 +133,7 @@ def nice_ticks(low: float, high: float, *, most: int = 5) -> list[float]:
     Returns:
         Ascending values; `low` and `low + 1` if the range is empty or not finite.
 
-    Example:
+    Examples:
         >>> nice_ticks(0, 26.6)
         [0, 10, 20, 30]
     """

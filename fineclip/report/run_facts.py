@@ -90,7 +90,7 @@ def flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]
     Yields:
         Dotted name and text of each leaf.
 
-    Example:
+    Examples:
         >>> list(flat({"a": {"b": 1}, "c": 0.5}))
         [('a.b', '1'), ('c', '0.5')]
     """

@@ -127,7 +127,7 @@ def aggregate(values: Sequence[float]) -> Cell:
     Returns:
         Cell that is not marked as best; `spread` is None for a single seed.
 
-    Example:
+    Examples:
         >>> aggregate([10.0, 14.0])
         Cell(mean=12.0, low=10.0, high=14.0, spread=2.8284271247461903, is_best=False)
     """

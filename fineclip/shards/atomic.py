@@ -30,7 +30,7 @@ def atomic(path: Path) -> Iterator[Path]:
     Yields:
         Path in the folder of the target; the file does not exist yet.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     with atomic(Path(folder) / "shard.txt") as temporary:

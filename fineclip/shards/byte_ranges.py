@@ -31,7 +31,7 @@ class ByteRangeReader:
         read_ahead: Ask the system to load each file as a whole when it is opened. Storage is fastest at sequential reads, so this
             helps if most of a file is read, in any order.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder, ByteRangeReader() as reader:

@@ -122,7 +122,7 @@ def edges(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
     Returns:
         Half-open pixel ranges, at least 1 x 1.
 
-    Example:
+    Examples:
         >>> edges(Box(0.5, 1.5, 10.5, 99), 40, 30)
         (0, 2, 10, 30)
 

@@ -115,7 +115,7 @@ def read_sample(reader: ByteRangeReader, tar: Path, row: PackRow) -> Sample:
     Raises:
         ShardError: The tar is missing, truncated, or does not match its index.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder, ByteRangeReader() as reader:
         ...     tar = TarAppender(Path(folder) / "a.tar")
@@ -162,7 +162,7 @@ def members(tar: Path) -> Iterator[tarfile.TarInfo]:
     Raises:
         ShardError: The file is not a tar, or is truncated.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     tar = TarAppender(Path(folder) / "a.tar")

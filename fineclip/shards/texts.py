@@ -72,7 +72,7 @@ class TextsFile:
     Raises:
         ShardError: The file is missing, truncated, or of another kind.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     path = Path(folder) / "a.safetensors"

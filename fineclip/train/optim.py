@@ -51,7 +51,7 @@ def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:
     Source:
         open_clip and FineCLIP, `training/scheduler.py`, `cosine_lr`.
 
-    Example:
+    Examples:
         >>> [learning_rate(step, total=100, peak=1.0, warmup=10) for step in (0, 9, 55)]
         [0.1, 1.0, 0.5]
     """

@@ -17,7 +17,7 @@ def benchmark_of(kind: str) -> Benchmark:
     Returns:
         `BENCHMARK` of the module of that name.
 
-    Example:
+    Examples:
         >>> benchmark_of("boxes").title
         'box classification'
     """

@@ -77,7 +77,7 @@ def box_scores(
     Yields:
         One score per metric, in percent; `n` is the number of boxes. A kind without boxes has no score.
 
-    Example:
+    Examples:
         >>> axes = np.eye(3, dtype=np.float32)
         >>> scores = box_scores(axes[[0, 1]], axes, np.array([0, 2]), np.array([True, True, False]), candidates="all")
         >>> [(score.metric, score.value, score.n) for score in scores if score.metric.endswith("top1")]
@@ -103,7 +103,7 @@ def box_chance(is_thing_K: np.ndarray, *, candidates: Candidates) -> dict[str, f
     Returns:
         Percentage by metric.
 
-    Example:
+    Examples:
         >>> box_chance(np.array([True, True, False, False]), candidates="own_kind")["things/top1"]
         50.0
     """

@@ -53,7 +53,7 @@ def retrieval_scores(image_ID: np.ndarray, text_TD: np.ndarray, image_of_text_T:
     Yields:
         Six scores; `n` is the number of queries.
 
-    Example:
+    Examples:
         >>> axes = np.eye(2, dtype=np.float32)
         >>> next(retrieval_scores(axes, axes[[0, 1, 1]], np.array([0, 1, 0])))
         Score(metric='image_to_text/R@1', value=50.0, n=2)

@@ -113,7 +113,7 @@ def tight_box(is_inside_HW: np.ndarray) -> Box:
     Returns:
         Half-open box in pixels.
 
-    Example:
+    Examples:
         >>> mask_HW = np.zeros((4, 6), dtype=bool)
         >>> mask_HW[1:3, 2:5] = True
         >>> tight_box(mask_HW)
