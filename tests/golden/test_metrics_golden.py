@@ -7,15 +7,14 @@ from fineclip.evals.benchmarks.boxes import box_scores
 from fineclip.evals.benchmarks.retrieval import retrieval_scores
 from fineclip.evals.metrics import class_mean_accuracy
 from fineclip.models.prompt_templates import VILD_TEMPLATES, prompts_for
-from tests.helpers.golden import GOLDEN, values
+from tests.helpers.golden import numbers, values
 
 HALF_PRECISION = 2.5e-4  # what rounding the accuracy of a class to float16 may take away
 
 
 @pytest.fixture
 def regions() -> dict[str, np.ndarray]:
-    with np.load(GOLDEN / "metrics/macc.npz") as stored:
-        return dict(stored)
+    return numbers("metrics/macc.npz")
 
 
 def test_class_mean_accuracy(regions: dict[str, np.ndarray]) -> None:
@@ -55,10 +54,8 @@ def test_box_scores(regions: dict[str, np.ndarray]) -> None:
 
 def test_retrieval() -> None:
     expected = values("metrics/retrieval.json")["recall"]
-    with np.load(GOLDEN / "metrics/retrieval.npz") as stored:
-        scores = list(
-            retrieval_scores(stored["image_features"], stored["text_features"], stored["text_to_image_index"])
-        )
+    stored = numbers("metrics/retrieval.npz")
+    scores = list(retrieval_scores(stored["image_features"], stored["text_features"], stored["text_to_image_index"]))
     assert {score.metric.replace("/", "_") for score in scores} == expected.keys()
     for score in scores:
         golden = expected[score.metric.replace("/", "_")]
