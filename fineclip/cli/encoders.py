@@ -16,6 +16,11 @@ from fineclip.shards import write_text
 
 def add_verbs(verbs: Verbs) -> None:
     """Add `evaluate` and `export`."""
+    _add_evaluate(verbs)
+    _add_export(verbs)
+
+
+def _add_evaluate(verbs: Verbs) -> None:
     verb = add_verb(
         verbs, "evaluate", _evaluate, about="evaluate a run, or any checkpoint, on benchmarks", config=False
     )
@@ -63,6 +68,8 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--force", action="store_true", help="with --run: compute all scores again")
     add_compute(verb, batch_size=64)
 
+
+def _add_export(verbs: Verbs) -> None:
     verb = add_verb(verbs, "export", _export, about="write an encoder in the layout of another program", config=False)
     verb.add_argument(
         "encoder_path", metavar="PATH", help="folder of a run, folder of open_clip, file of weights, or mini"
