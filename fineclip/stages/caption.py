@@ -23,7 +23,7 @@ from fineclip.models.captioner import Captioner, TemplateCaptioner, region_crop
 from fineclip.shards import ByteRangeReader, CaptionRow, DetectRow, SourceRow, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.declaration import Input, Stage, stage
-from fineclip.stages.external.annotation_tables import ExternalCaptionsRow, annotations_at
+from fineclip.stages.external.annotation_tables import ExternalCaptionsRow, annotations_at, annotations_input
 from fineclip.stages.external.keyed_captions import look_up_captions
 from fineclip.stages.upstream import content_of, kept_by_key, lineage_of, row_of
 from fineclip.stages.weights import weights_at
@@ -95,13 +95,7 @@ CAPTION = Stage(
     inputs={
         "detected": Input(stage="detect", reads=(DetectRow, SourceRow), help="manifest of `detect`"),
         "weights": Input(stage="weights", help="manifest of `weights`, for engine blip2", required=False),
-        "annotations": Input(
-            stage="given",
-            reads=(ExternalCaptionsRow,),
-            option="annotations",
-            help="manifest of `import-annotations`, for engine captions_json",
-            required=False,
-        ),
+        "annotations": annotations_input(ExternalCaptionsRow, engine="captions_json"),
     },
     row=CaptionRow,
     batch_size=128,

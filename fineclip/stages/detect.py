@@ -22,7 +22,7 @@ from fineclip.models.batches import batches
 from fineclip.shards import ByteRangeReader, DetectRow, FilterRow, SourceRow, input_manifest, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.declaration import Input, Stage, stage
-from fineclip.stages.external.annotation_tables import ExternalBoxesRow, annotations_at, rows_for
+from fineclip.stages.external.annotation_tables import ExternalBoxesRow, annotations_at, annotations_input, rows_for
 from fineclip.stages.upstream import content_of, kept_by_key, row_of
 from fineclip.stages.weights import weights_at
 from fineclip.types import LabeledBox, Region
@@ -102,7 +102,17 @@ def annotated_regions(
 def external_regions(
     boxes: ExternalBoxesRow, *, width: int, height: int, config: BoxesJsonDetect
 ) -> tuple[list[Region], Counter[str]]:
-    """Return the regions of an image from a JSON, in file order, and counts of rejected boxes by reason."""
+    """Return the regions of an image from a released JSON.
+
+    Args:
+        boxes: Row of the image in the table of the JSON; boxes as x, y, width, height in pixels.
+        width: Width of the stored image in pixels.
+        height: Height of the stored image in pixels.
+        config: Limits of the sides.
+
+    Returns:
+        Regions in file order, clipped and rounded, and the number of rejected boxes by reason.
+    """
     regions, left_out = [], Counter[str]()
     for one in boxes.regions:
         box = clip_and_round(from_xywh(*one[:4]), width, height)
@@ -197,13 +207,7 @@ DETECT = Stage(
     inputs={
         "kept": Input(stage="filter", reads=(FilterRow, SourceRow), help="manifest of `filter`"),
         "weights": Input(stage="weights", help="manifest of `weights`, for engine yolo", required=False),
-        "annotations": Input(
-            stage="given",
-            reads=(ExternalBoxesRow,),
-            option="annotations",
-            help="manifest of `import-annotations`, for engine boxes_json",
-            required=False,
-        ),
+        "annotations": annotations_input(ExternalBoxesRow, engine="boxes_json"),
     },
     row=DetectRow,
     reasons={

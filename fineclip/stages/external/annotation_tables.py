@@ -13,6 +13,7 @@ from fineclip.config import BoxesJsonDetect, CaptionsJsonCaption
 from fineclip.errors import ConfigError, ShardError
 from fineclip.identity import identity
 from fineclip.shards import Row, decode_rows, read_manifest, table_of
+from fineclip.stages.declaration import Input
 from fineclip.stages.external.names import ImageNames
 
 ROWS_AT_ONCE = 4096
@@ -66,6 +67,20 @@ R = TypeVar("R", ExternalBoxesRow, ExternalCaptionsRow)
 def table_identity(config: ExternalConfig) -> dict[str, Any]:
     """Return the part of the configuration that determines the table: limits apply later, in the job of a shard."""
     return {name: value for name, value in identity(config).items() if name not in LIMITS}
+
+
+def annotations_input(row: type[Row], *, engine: str) -> Input:
+    """Return the declaration of the input of a stage that may read released annotations.
+
+    Args:
+        row: Type of the rows that are read.
+        engine: Engine that needs them.
+
+    Returns:
+        Optional input `--annotations`.
+    """
+    text = f"manifest of `import-annotations`, for engine {engine}"
+    return Input(stage="given", reads=(row,), option="annotations", help=text, required=False)
 
 
 def annotations_at(manifest: Path | None, config: ExternalConfig) -> Path:
