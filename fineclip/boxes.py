@@ -13,7 +13,17 @@ Fractions = tuple[float, float, float, float]
 
 
 def from_xywh(x: float, y: float, width: float, height: float) -> Box:
-    """Return the box of a corner and a size, as COCO states it."""
+    """Return the box of a corner and a size, as COCO states it.
+
+    Args:
+        x: Left edge in pixels.
+        y: Upper edge in pixels.
+        width: Width in pixels; a negative one gives an empty box.
+        height: Height in pixels, likewise.
+
+    Returns:
+        Box that is neither clipped nor rounded.
+    """
     return Box(x, y, x + width, y + height)
 
 

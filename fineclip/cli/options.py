@@ -17,7 +17,18 @@ S = TypeVar("S")
 
 
 def add_verb(verbs: Verbs, name: str, call: Call, *, about: str, config: bool = True) -> argparse.ArgumentParser:
-    """Add a verb with the options that all verbs have."""
+    """Add a verb with the options that all verbs have.
+
+    Args:
+        verbs: Sub-parsers of the command line.
+        name: Name of the verb.
+        call: Runs the verb; receives its parsed options.
+        about: One line for `--help`.
+        config: Whether the verb takes one section of the configuration as JSON.
+
+    Returns:
+        Parser of the verb, to which its own options are added.
+    """
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
     verb.set_defaults(call=call)
     if config:
@@ -33,7 +44,17 @@ def add_verb(verbs: Verbs, name: str, call: Call, *, about: str, config: bool = 
 
 
 def add_job(verbs: Verbs, name: str, call: Call, *, about: str) -> argparse.ArgumentParser:
-    """Add a verb that writes a manifest, and does nothing if that is up to date."""
+    """Add a verb that writes a manifest, and does nothing if that is up to date.
+
+    Args:
+        verbs: Sub-parsers of the command line.
+        name: Name of the verb.
+        call: Runs the verb; receives its parsed options. Under `--force` the manifest is invalidated before.
+        about: One line for `--help`.
+
+    Returns:
+        Parser of the verb, to which its own options are added.
+    """
 
     def run(options: argparse.Namespace) -> None:
         if options.force:

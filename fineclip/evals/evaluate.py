@@ -141,7 +141,17 @@ def discard_scores(manifest: Path, benchmarks: Sequence[str]) -> None:
 
 
 def score_record(embedder: "Embedder", index: Index, config: BenchmarkConfig, *, name: str) -> dict[str, Any]:
-    """Return the scores, chance levels and protocol of an encoder on one benchmark, as a score file states them."""
+    """Return the scores, chance levels and protocol of an encoder on one benchmark, as a score file states them.
+
+    Args:
+        embedder: Embeds images, boxes and texts with the encoder.
+        index: Images and classes of the benchmark.
+        config: Section of the benchmark.
+        name: Name of the benchmark, for the log.
+
+    Returns:
+        `scores` and `chance` in percent, rounded to `DECIMALS`, and `protocol`.
+    """
     outcome = benchmark_of(config.kind).evaluate(embedder, index, config)
     for score in outcome.scores:
         log.info("%s: %s %.2f %% of %d", name, score.metric, score.value, score.n)

@@ -58,14 +58,36 @@ def ellipse(
     turn: tuple[float, float] = (0.0, 2 * math.pi),
     corners: int = 22,
 ) -> np.ndarray:
-    """Return a polygon around (x, y); `turn` is the first and last angle in radians, clockwise from the right."""
+    """Return a polygon that approximates an ellipse or an arc of one.
+
+    Args:
+        x: Center, in units of the sprite.
+        y: Center, downward.
+        radius: Horizontal radius.
+        radius_y: Vertical radius; None: `radius`.
+        turn: First and last angle in radians, clockwise from the right.
+        corners: Number of corners.
+
+    Returns:
+        (corners, 2) x and y.
+    """
     whole = abs(turn[1] - turn[0]) >= 6.28
     angle = np.linspace(turn[0], turn[1], corners, endpoint=not whole)
     return np.stack([x + radius * np.cos(angle), y + (radius_y or radius) * np.sin(angle)], axis=1)
 
 
 def rectangle(x1: float, y1: float, x2: float, y2: float) -> np.ndarray:
-    """Return the four corners of a rectangle."""
+    """Return the four corners of a rectangle.
+
+    Args:
+        x1: Left edge, in units of the sprite.
+        y1: Upper edge.
+        x2: Right edge.
+        y2: Lower edge.
+
+    Returns:
+        (4, 2) x and y, clockwise from the upper left.
+    """
     return polygon((x1, y1), (x2, y1), (x2, y2), (x1, y2))
 
 

@@ -24,7 +24,17 @@ Grain = Callable[[int, int, np.random.Generator], np.ndarray]
 
 
 def texture(label: str, height: int, width: int, generator: np.random.Generator) -> np.ndarray:
-    """Draw a texture of one kind of stuff; (H, W, 3) float32 from 0 to 255."""
+    """Draw a texture of one kind of stuff.
+
+    Args:
+        label: Kind of stuff, a key of `STUFF_RGB`.
+        height: H, in pixels.
+        width: W, in pixels.
+        generator: Source of all random draws.
+
+    Returns:
+        (H, W, 3) float32 from 0 to 255.
+    """
     base = np.array(STUFF_RGB[label], dtype=np.float32) + generator.uniform(-18, 18, 3).astype(np.float32)
     slow = slow_variation(height, width, generator) * (14.4 if label == "sky" else 9.0)
     grain_HW = slow + GRAINS[label](height, width, generator)

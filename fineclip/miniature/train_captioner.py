@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fineclip.miniature.scenes import region_caption
 from fineclip.miniature.seeds import CAPTIONER_TRAINING, VALIDATION
 from fineclip.miniature.training import captioner_files as files
-from fineclip.miniature.training.pictures import Plan, detected_frame, draw_pictures, square_frame
+from fineclip.miniature.training.pictures import Frame, Plan, detected_frame, draw_pictures, square_frame
 
 if TYPE_CHECKING:
     from transformers import Blip2ForConditionalGeneration
@@ -73,9 +73,19 @@ def train(out: Path, settings: Settings, workers: int) -> None:
     files.write(out, model, files.new_processor())
 
 
-def captioned_crops(seed: int, scenes: int, frame: object, workers: int) -> tuple[np.ndarray, list[str]]:
-    """Draw crops of all things of the first scenes of a seed, (M, 48, 48, 3) uint8, and their captions."""
-    plan = Plan(seed, scenes, files.CROP_PX, files.CROP_PX, frame)  # type: ignore[arg-type]
+def captioned_crops(seed: int, scenes: int, frame: Frame, workers: int) -> tuple[np.ndarray, list[str]]:
+    """Draw crops of all things of the first scenes of a seed.
+
+    Args:
+        seed: Seed of the scenes.
+        scenes: Number of scenes.
+        frame: Function from the box of a thing to the box of its crop.
+        workers: Processes that draw.
+
+    Returns:
+        (M, 48, 48, 3) uint8, and the M captions.
+    """
+    plan = Plan(seed, scenes, files.CROP_PX, files.CROP_PX, frame)
     pictures = draw_pictures(plan, workers)
     return pictures.close_ups, [region_caption(thing) for thing in pictures.things]
 

@@ -148,7 +148,17 @@ def nice_ticks(low: float, high: float, *, most: int = 5) -> list[float]:
 
 
 def spread_apart(wanted: Sequence[float], gap: float, *, low: float, high: float) -> list[float]:
-    """Return positions close to the wanted ones with a minimum gap, in the same order, within `low` to `high` if they fit."""
+    """Move positions apart, so that labels do not overlap.
+
+    Args:
+        wanted: Positions, in any order.
+        gap: Minimum distance between two positions.
+        low: Lower limit.
+        high: Upper limit; it takes precedence over `low` if the positions do not fit.
+
+    Returns:
+        New positions in the order of `wanted`; their ranking is unchanged.
+    """
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     placed = [0.0] * len(wanted)
     above = -math.inf

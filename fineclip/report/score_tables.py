@@ -112,7 +112,17 @@ def score_tables(config: Config, records: Sequence[RunRecord], images: Mapping[s
 
 
 def protocol_of(result: Result, benchmark: str, record: RunRecord, config: Config) -> Protocol:
-    """Return the protocol of a result. If the benchmark names no image size, it is the encoder's."""
+    """Return the protocol of a result.
+
+    Args:
+        result: Content of a score file.
+        benchmark: Name of the benchmark.
+        record: Run of the result.
+        config: Configuration; its encoder gives the image size if the benchmark names none.
+
+    Returns:
+        Two results are comparable if their protocols are equal.
+    """
     own_size = result.config.get("image_size")
     size = own_size if isinstance(own_size, int) else config.encoders[record.run.encoder].image_size
     return Protocol(benchmark, result.version, canonical(result.config), size)

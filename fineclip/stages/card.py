@@ -197,7 +197,17 @@ def title_of(packed: Sequence[Path]) -> str:
 
 
 def render(title: str, contents: Contents, rows: Sequence[StageCounts], made_by: Sequence[StageProvenance]) -> str:
-    """Return the card in Markdown."""
+    """Return the card in Markdown.
+
+    Args:
+        title: Name of the data set.
+        contents: Totals of the packed shards.
+        rows: Counts of each stage, in order.
+        made_by: Version and configuration of each stage, in order.
+
+    Returns:
+        Text that depends on the arguments alone.
+    """
     without = Counter[str]()
     for row in rows:
         without.update(row.uncaptioned)

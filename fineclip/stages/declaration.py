@@ -81,7 +81,16 @@ class Stage:
     def job(
         self, manifest: Path, config: BaseModel | Mapping[str, Any], inputs: Sequence[Path] | Mapping[str, str]
     ) -> Job:
-        """Return the job of this stage that ends in `manifest`; see `Job` for the other arguments."""
+        """Return a job of this stage.
+
+        Args:
+            manifest: File that the job writes last.
+            config: Section of the configuration, or the values that are part of the key.
+            inputs: Manifests, or a map of names to hashes for inputs that are no manifests.
+
+        Returns:
+            The job, with the name and version of the stage.
+        """
         return Job(manifest, stage=self.name, version=self.version, config=config, inputs=inputs)
 
     def table(self, job: Job, *, also: tuple[Path, ...] = ()) -> TableWriter[Any]:

@@ -14,7 +14,14 @@ def write_description(folder: Path) -> Path:
 
 
 def write_split(folder: Path, split: str, seed: int, count: int) -> None:
-    """Write the first `count` scenes of a seed as a split, `train` or `val`."""
+    """Write images and labels of one split in the layout of ultralytics.
+
+    Args:
+        folder: Root of the data set.
+        split: `train` or `val`.
+        seed: Seed of the scenes.
+        count: Number of scenes, from index 0.
+    """
     images, labels = folder / "images" / split, folder / "labels" / split
     images.mkdir(parents=True, exist_ok=True)
     labels.mkdir(parents=True, exist_ok=True)
