@@ -67,7 +67,7 @@ def read_manifest(path: Path) -> Manifest:
     except FileNotFoundError:
         raise ShardError(f"{path}: no such manifest. Make it with the stage before, or run snakemake.") from None
     except (ValueError, TypeError) as error:
-        raise ShardError(f"{path}: is no manifest ({error}). Delete it and run again.") from None
+        raise ShardError(f"{path}: is not a manifest ({error}). Delete it and run again.") from None
 
 
 def input_manifest(manifest_path: Path, stage: str) -> Path:

@@ -184,7 +184,7 @@ def members(tar: Path) -> Iterator[tarfile.TarInfo]:
                     yield member
             _require_end(tar, size, opened.offset)
     except tarfile.TarError as error:
-        raise ShardError(f"{tar}: is no tar, or a damaged one ({error}). Fetch it again.") from None
+        raise ShardError(f"{tar}: is not a tar, or is damaged ({error}). Fetch it again.") from None
 
 
 def _require_end(tar: Path, size: int, end: int) -> None:

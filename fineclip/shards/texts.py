@@ -90,7 +90,7 @@ class TextsFile:
         except OSError as error:
             raise ShardError(f"{path}: cannot be read ({error.strerror}), but its manifest lists it.") from None
         except (ValueError, KeyError, TypeError) as error:
-            raise ShardError(f"{path}: is no file of texts, or a damaged one ({error}).") from None
+            raise ShardError(f"{path}: is not a file of texts, or is damaged ({error}).") from None
         self._hash_T = hashes.reshape(-1).view(f"S{HASH_BYTES}")
         self.width = int(self._features_TD.shape[1])
 

@@ -56,7 +56,7 @@ def from_address(url: str, target: Path, *, most_bytes: int, allow_private: bool
         NotFetchedError: The address is refused, unreachable, absent, too large, too slow, or the transfer is truncated.
     """
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise NotFetchedError(f"{url} is no http or https address")
+        raise NotFetchedError(f"{url} is not an http or https address")
     try:
         with _opener(allow_private).open(url, timeout=STALL_SECONDS) as response, atomic(target) as temporary:
             _copy(response, temporary, most_bytes=most_bytes)

@@ -171,7 +171,7 @@ def test_a_json_where_a_manifest_is_expected(tmp_path: Path) -> None:
     coco(tmp_path)
     arguments = ("--source", "in/annotations/captions_train2017.json", "--manifest", "out/s.json")
     said = refused(tmp_path, "filter", *arguments, config=ANY)
-    assert said.startswith("in/annotations/captions_train2017.json: is no manifest")
+    assert said.startswith("in/annotations/captions_train2017.json: is not a manifest")
     assert written(tmp_path / "out") == []
 
 

@@ -202,7 +202,7 @@ def test_what_is_no_manifest_is_named(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="no such manifest"):
         read_manifest(path)
     path.write_text(json.dumps({"stage": "filter"})[:-3])
-    with pytest.raises(ShardError, match="is no manifest"):
+    with pytest.raises(ShardError, match="is not a manifest"):
         read_manifest(path)
 
 

@@ -85,7 +85,7 @@ def test_the_same_bytes_again_and_nothing_else_left(file: Path) -> None:
 )
 def test_a_damaged_file_is_named(file: Path, damage: object, message: str) -> None:
     file.write_bytes(damage(file.read_bytes()))  # type: ignore[operator]
-    with pytest.raises(ShardError, match=rf"s\.safetensors: is no file of texts, or a damaged one \(.*{message}"):
+    with pytest.raises(ShardError, match=rf"s\.safetensors: is not a file of texts, or is damaged \(.*{message}"):
         TextsFile(file)
 
 

@@ -190,7 +190,7 @@ def test_a_table_beside_the_tar_that_is_none_of_img2datasets_is_named(tmp_path: 
         write_sidecar(tar, [{"id": "k"}])
     else:
         tar.with_suffix(".parquet").write_bytes(content)
-    with pytest.raises(ShardError, match=r"a\.parquet: .*(no column 'key', only id|is no parquet)"):
+    with pytest.raises(ShardError, match=r"a\.parquet: .*(no column 'key', only id|is not a parquet)"):
         stock(tar)
 
 

@@ -107,7 +107,7 @@ def sidecar(path: Path) -> dict[str, SampleMetadata]:
         rows = pq.read_table(path, columns=[name for name in SIDECAR_COLUMNS if name in names]).to_pylist()
     except pa.ArrowException as error:
         raise ShardError(
-            f"{path}: is no parquet file, or is truncated ({error}). Fetch it again or move it away."
+            f"{path}: is not a parquet file, or is truncated ({error}). Fetch it again or move it away."
         ) from None
     return {to_valid_utf8(str(row["key"])): _metadata(row) for row in rows}
 
