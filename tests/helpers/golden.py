@@ -75,7 +75,7 @@ def golden_folder() -> Path:
     if FULL.is_dir():
         return FULL
     if os.environ.get("FINECLIP_GOLDEN"):
-        raise NotADirectoryError(f"FINECLIP_GOLDEN is {FULL}, which is no folder")
+        raise NotADirectoryError(f"FINECLIP_GOLDEN is {FULL}, which is not a folder")
     folder = Path(tempfile.mkdtemp(prefix="fineclip-golden-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     complete(PUBLIC, folder)

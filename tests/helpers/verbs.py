@@ -24,7 +24,7 @@ class Ended(NamedTuple):
 
 
 def fineclip(folder: Path, verb: str, *arguments: str, config: Section = None) -> Ended:
-    """A verb, run in a folder. What is no mistake of the user's is raised."""
+    """A verb, run in a folder. Raise errors that are not user errors."""
     with chdir(folder), redirect_stderr(io.StringIO()) as said, logging_as_it_was():
         code = main([verb, *arguments, *_section(config)])
     return Ended(code, said.getvalue())

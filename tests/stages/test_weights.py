@@ -265,7 +265,7 @@ def test_public_addresses(address: str, public: bool) -> None:
 
 def test_only_http(tmp_path: Path) -> None:
     Path("secret").write_bytes(CONTENT)
-    with pytest.raises(CheckpointError, match="no http or https address"):
+    with pytest.raises(CheckpointError, match="not an http or https address"):
         fetch(WeightsConfig(url=f"file://{tmp_path}/secret"))
 
 
