@@ -84,7 +84,7 @@ def test_a_tar_that_ends_before_its_last_member_does_is_found(tmp_path: Path) ->
     end = last.offset + last.size
     for size in {*range(1, end, 101), *(block + off for block in range(512, end, 512) for off in (-1, 0, 1)), end}:
         path.write_bytes(whole[:size])
-        with pytest.raises(ShardError, match=r"a\.tar: is (cut short|no tar)"):
+        with pytest.raises(ShardError, match=r"a\.tar: is (truncated|not a tar)"):
             for member in members(path):
                 assert member.offset_data + member.size <= size
     path.write_bytes(whole)
@@ -102,7 +102,7 @@ def test_a_truncated_tar_is_found(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a.tar"
     pack(path)
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ShardError, match="a.tar: is (cut short|no tar)"):
+    with pytest.raises(ShardError, match="a.tar: is (truncated|not a tar)"):
         list(members(path))
 
 
