@@ -177,7 +177,7 @@ def members(tar: Path) -> Iterator[tarfile.TarInfo]:
             for member in opened:
                 if member.offset_data + member.size > size:
                     raise ShardError(
-                        f"{tar}: is cut short: member {member.name} should end at byte {member.offset_data + member.size:,}"
+                        f"{tar}: is truncated: member {member.name} should end at byte {member.offset_data + member.size:,}"
                         f" of {size:,}. Fetch it again."
                     )
                 if member.isfile():
@@ -193,4 +193,4 @@ def _require_end(tar: Path, size: int, end: int) -> None:
         file.seek(max(0, size - BLOCK))
         last = file.read(BLOCK)
     if size < end or len(last) < BLOCK or last.strip(b"\0"):
-        raise ShardError(f"{tar}: is cut short: its end mark is missing. Fetch it again.")
+        raise ShardError(f"{tar}: is truncated: its end mark is missing. Fetch it again.")
