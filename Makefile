@@ -50,7 +50,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pydoclint fineclip benchmarks envs tests
+	$(BIN)/pydoclint fineclip benchmarks tools envs tests
 	$(BIN)/codespell
 	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check workflow

@@ -7,28 +7,15 @@ Legend: H W pixels.
 
 import io
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
 from fineclip.miniature.shapes import COLOR_RGB, COLORS, THINGS, paint
 from fineclip.miniature.textures import STUFF, texture
-from fineclip.miniature.wording import alt_text, clean_caption, region_caption
+from fineclip.miniature.wording import alt_text, clean_caption
 from fineclip.miniature.world import IntBox, Scene, Stuff, Thing
-
-__all__ = [
-    "CLASSES",
-    "COLORS",
-    "STUFF",
-    "THINGS",
-    "Scene",
-    "Stuff",
-    "Thing",
-    "draw_scene",
-    "jpeg",
-    "region_caption",
-]
 
 CLASSES: tuple[str, ...] = THINGS + STUFF
 
@@ -54,7 +41,8 @@ MOST_THINGS = 6
 PLACEMENT_TRIES = 12
 MIN_VISIBLE_SHARE = 0.45  # of its area; less visible things are left out
 MIN_VISIBLE_PX = 20
-STUFF_FIRST_ID = 200  # segment ids: 0 none, 1 and up things, 200 and up stuff
+# Segment ids: 0 none, 1 and up things, 200 and up stuff.
+STUFF_IDS: Mapping[str, int] = {label: index for index, label in enumerate(STUFF, start=200)}
 JPEG_QUALITY = 88
 
 
@@ -69,12 +57,7 @@ def draw_scene(seed: int, index: int) -> Scene:
     drawn = _draw_things(picture, panoptic, generator)
     panoptic_HW = np.array(panoptic)
     things = _visible_things(drawn, panoptic_HW, layout, horizon)
-    stuff = tuple(
-        Stuff(
-            label, _tight_box(panoptic_HW == STUFF_FIRST_ID + STUFF.index(label)), STUFF_FIRST_ID + STUFF.index(label)
-        )
-        for label in layout
-    )
+    stuff = tuple(Stuff(label, _tight_box(panoptic_HW == STUFF_IDS[label]), STUFF_IDS[label]) for label in layout)
     pixels_HW3 = _expose(picture, generator)
     alt = alt_text(things, layout[-1], generator)
     return Scene(pixels_HW3, panoptic_HW, things, stuff, alt, clean_caption(things, layout[-1]))
@@ -82,17 +65,14 @@ def draw_scene(seed: int, index: int) -> Scene:
 
 def jpeg(scene: Scene) -> bytes:
     """Encode a scene as JPEG of quality 88."""
+    return encode_jpeg(Image.fromarray(scene.pixels))
+
+
+def encode_jpeg(image: Image.Image) -> bytes:
+    """Encode an image as JPEG of quality 88."""
     buffer = io.BytesIO()
-    Image.fromarray(scene.pixels).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
-
-
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    label: str
-    color: str
-    segment_id: int
-    area: int  # pixels before other things were drawn over it
 
 
 def _backdrop(
@@ -104,15 +84,26 @@ def _backdrop(
     panoptic_HW = np.empty((height, width), dtype=np.uint8)
     for label, top, bottom in zip(layout, (0, horizon), (horizon, height), strict=False):
         pixels_HW3[top:bottom] = texture(label, bottom - top, width, generator)
-        panoptic_HW[top:bottom] = STUFF_FIRST_ID + STUFF.index(label)
+        panoptic_HW[top:bottom] = STUFF_IDS[label]
     return Image.fromarray(pixels_HW3), Image.fromarray(panoptic_HW)
 
 
-def _draw_things(picture: Image.Image, panoptic: Image.Image, generator: np.random.Generator) -> list[_Drawn]:
-    """Draw one large thing or several smaller ones into both images, in place."""
+def _draw_things(
+    picture: Image.Image, panoptic: Image.Image, generator: np.random.Generator
+) -> list[tuple[str, str, int]]:
+    """Draw one large thing or several smaller ones into both images, in place.
+
+    Args:
+        picture: RGB.
+        panoptic: Segment ids; the first thing has 1.
+        generator: Source of all random draws.
+
+    Returns:
+        Label and color of each thing, and its number of pixels before other things were drawn over it.
+    """
     shorter = min(picture.size)
     alone = generator.random() < CLOSE_UP_SHARE
-    drawn: list[_Drawn] = []
+    drawn: list[tuple[str, str, int]] = []
     taken: list[tuple[float, float, float]] = []
     for _ in range(1 if alone else int(generator.integers(2, MOST_THINGS + 1))):
         label, color = THINGS[generator.integers(len(THINGS))], COLORS[generator.integers(len(COLORS))]
@@ -122,12 +113,11 @@ def _draw_things(picture: Image.Image, panoptic: Image.Image, generator: np.rand
             continue
         taken.append((*center, radius))
         rgb = np.clip(np.array(COLOR_RGB[color]) + generator.uniform(-16, 16, 3), 0, 255)
-        sprite = paint(label, rgb, _random_transform(radius, generator), center)
-        alpha = sprite.image.getchannel("A")
-        picture.paste(sprite.image, (sprite.left, sprite.top), alpha)
-        segment_id = len(drawn) + 1
-        panoptic.paste(segment_id, (sprite.left, sprite.top), alpha.point(_OPAQUE))
-        drawn.append(_Drawn(label, color, segment_id, area=panoptic.histogram()[segment_id]))
+        sprite, corner = paint(label, rgb, _random_transform(radius, generator), center)
+        alpha, segment_id = sprite.getchannel("A"), len(drawn) + 1
+        picture.paste(sprite, corner, alpha)
+        panoptic.paste(segment_id, corner, alpha.point(_OPAQUE))
+        drawn.append((label, color, panoptic.histogram()[segment_id]))
     return drawn
 
 
@@ -165,19 +155,19 @@ def _random_transform(radius: float, generator: np.random.Generator) -> np.ndarr
 
 
 def _visible_things(
-    drawn: list[_Drawn], panoptic_HW: np.ndarray, layout: tuple[str, ...], horizon: int
+    drawn: Sequence[tuple[str, str, int]], panoptic_HW: np.ndarray, layout: tuple[str, ...], horizon: int
 ) -> tuple[Thing, ...]:
     """Return things that are visible enough; set the others to 0 in the panoptic map."""
     things = []
-    for one in drawn:
-        mask_HW = panoptic_HW == one.segment_id
+    for segment_id, (label, color, drawn_area) in enumerate(drawn, start=1):
+        mask_HW = panoptic_HW == segment_id
         area = int(mask_HW.sum())
-        if area < max(MIN_VISIBLE_PX, MIN_VISIBLE_SHARE * one.area):
+        if area < max(MIN_VISIBLE_PX, MIN_VISIBLE_SHARE * drawn_area):
             panoptic_HW[mask_HW] = 0
             continue
         box = _tight_box(mask_HW)
         stands_below = min(len(panoptic_HW) - 1, box[3]) > horizon + 2
-        things.append(Thing(one.label, one.color, box, layout[-1 if stands_below else 0], one.segment_id, area))
+        things.append(Thing(label, color, box, layout[-1 if stands_below else 0], segment_id, area))
     return tuple(things)
 
 

@@ -1,6 +1,6 @@
 """Shapes of the twenty kinds of things, and their nine colors.
 
-A shape is a list of polygons in a square of -1 to 1, y downwards, painted in order. Each polygon has a paint:
+A shape is a list of polygons in a square of -1 to 1, y downwards, painted in order. Each polygon has a paint and corners, (N, 2):
 
     main            the color of the thing
     shade, shine    that color, darker or lighter
@@ -10,14 +10,12 @@ A shape is a list of polygons in a square of -1 to 1, y downwards, painted in or
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 
-RGB = tuple[int, int, int]
-
-COLOR_RGB: Mapping[str, RGB] = {
+COLOR_RGB: Mapping[str, tuple[int, int, int]] = {
     "red": (205, 40, 40),
     "orange": (240, 140, 30),
     "yellow": (240, 220, 50),
@@ -30,23 +28,17 @@ COLOR_RGB: Mapping[str, RGB] = {
 }
 COLORS: tuple[str, ...] = tuple(COLOR_RGB)
 
-FIXED_RGB: Mapping[str, RGB] = {
-    "black": (25, 25, 28),
-    "white": (235, 235, 235),
-    "brown": (120, 80, 45),
-    "green": (40, 130, 50),
-    "yellow": (245, 205, 60),
-    "orange": (240, 150, 40),
+FIXED_RGBA: Mapping[str, tuple[int, int, int, int]] = {
+    "hole": (0, 0, 0, 0),
+    "black": (25, 25, 28, 255),
+    "white": (235, 235, 235, 255),
+    "brown": (120, 80, 45, 255),
+    "green": (40, 130, 50, 255),
+    "yellow": (245, 205, 60, 255),
+    "orange": (240, 150, 40, 255),
 }
 
 SUPERSAMPLING = 3  # a thing is painted this much larger and averaged down, for smooth edges
-
-
-class Part(NamedTuple):
-    """One polygon, (N, 2) corners, and its paint."""
-
-    corners: np.ndarray
-    paint: str
 
 
 def ellipse(
@@ -88,12 +80,7 @@ def rectangle(x1: float, y1: float, x2: float, y2: float) -> np.ndarray:
     Returns:
         (4, 2) x and y, clockwise from the upper left.
     """
-    return polygon((x1, y1), (x2, y1), (x2, y2), (x1, y2))
-
-
-def polygon(*corners: tuple[float, float]) -> np.ndarray:
-    """Return corners as an array."""
-    return np.array(corners, dtype=float)
+    return np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
 
 
 def five_pointed_star() -> np.ndarray:
@@ -117,105 +104,93 @@ def crescent() -> np.ndarray:
     return np.concatenate([outer, inner])
 
 
-UPPER_HALF = (math.pi, 2 * math.pi - 1e-3)
-_PETALS = [
-    Part(ellipse(0.48 * math.cos(angle), -0.3 + 0.48 * math.sin(angle), 0.3), "main")
-    for angle in (turn * math.pi / 3 for turn in range(6))
-]
+_UPPER_HALF = (math.pi, 2 * math.pi - 1e-3)
+_SIXTHS = [turn * math.pi / 3 for turn in range(6)]
 _PLUS = (
     (-0.33, -1), (0.33, -1), (0.33, -0.33), (1, -0.33), (1, 0.33), (0.33, 0.33),
     (0.33, 1), (-0.33, 1), (-0.33, 0.33), (-1, 0.33), (-1, -0.33), (-0.33, -0.33),
 )  # fmt: skip
 _BELL = ((-0.9, 0.7), (-0.6, 0.3), (-0.5, -0.4), (-0.25, -0.85), (0.25, -0.85), (0.5, -0.4), (0.6, 0.3), (0.9, 0.7))
-_BOTTLE = ((-0.15, -0.5), (0.15, -0.5), (0.4, -0.15), (0.4, 1), (-0.4, 1), (-0.4, -0.15))
 
-SHAPES: Mapping[str, list[Part]] = {
-    "ball": [Part(ellipse(), "main"), Part(ellipse(-0.35, -0.35, 0.25), "shine")],
-    "star": [Part(five_pointed_star(), "main")],
-    "heart": [Part(heart_curve(), "main")],
-    "tree": [Part(rectangle(-0.15, 0.3, 0.15, 1), "brown"), Part(ellipse(0, -0.25, 0.75), "main")],
+SHAPES: Mapping[str, list[tuple[str, ArrayLike]]] = {
+    "ball": [("main", ellipse()), ("shine", ellipse(-0.35, -0.35, 0.25))],
+    "star": [("main", five_pointed_star())],
+    "heart": [("main", heart_curve())],
+    "tree": [("brown", rectangle(-0.15, 0.3, 0.15, 1)), ("main", ellipse(0, -0.25, 0.75))],
     "house": [
-        Part(rectangle(-0.8, -0.1, 0.8, 1), "main"),
-        Part(polygon((-1, -0.1), (0, -1), (1, -0.1)), "shade"),
-        Part(rectangle(-0.2, 0.4, 0.2, 1), "black"),
-        Part(rectangle(0.35, 0.15, 0.65, 0.45), "white"),
+        ("main", rectangle(-0.8, -0.1, 0.8, 1)),
+        ("shade", [(-1, -0.1), (0, -1), (1, -0.1)]),
+        ("black", rectangle(-0.2, 0.4, 0.2, 1)),
+        ("white", rectangle(0.35, 0.15, 0.65, 0.45)),
     ],
     "car": [
-        Part(rectangle(-1, -0.05, 1, 0.45), "main"),
-        Part(polygon((-0.6, -0.05), (-0.35, -0.5), (0.35, -0.5), (0.6, -0.05)), "main"),
-        Part(rectangle(-0.3, -0.4, 0.3, -0.1), "white"),
-        Part(ellipse(-0.55, 0.45, 0.25), "black"),
-        Part(ellipse(0.55, 0.45, 0.25), "black"),
+        ("main", rectangle(-1, -0.05, 1, 0.45)),
+        ("main", [(-0.6, -0.05), (-0.35, -0.5), (0.35, -0.5), (0.6, -0.05)]),
+        ("white", rectangle(-0.3, -0.4, 0.3, -0.1)),
+        ("black", ellipse(-0.55, 0.45, 0.25)),
+        ("black", ellipse(0.55, 0.45, 0.25)),
     ],
     "boat": [
-        Part(polygon((-1, 0.35), (1, 0.35), (0.65, 0.9), (-0.65, 0.9)), "main"),
-        Part(rectangle(-0.06, -1, 0.06, 0.35), "brown"),
-        Part(polygon((0.1, -0.9), (0.85, 0.2), (0.1, 0.2)), "white"),
+        ("main", [(-1, 0.35), (1, 0.35), (0.65, 0.9), (-0.65, 0.9)]),
+        ("brown", rectangle(-0.06, -1, 0.06, 0.35)),
+        ("white", [(0.1, -0.9), (0.85, 0.2), (0.1, 0.2)]),
     ],
     "fish": [
-        Part(ellipse(-0.15, 0, 0.75, 0.5), "main"),
-        Part(polygon((0.45, 0), (1, -0.5), (1, 0.5)), "shade"),
-        Part(ellipse(-0.5, -0.12, 0.1), "black"),
+        ("main", ellipse(-0.15, 0, 0.75, 0.5)),
+        ("shade", [(0.45, 0), (1, -0.5), (1, 0.5)]),
+        ("black", ellipse(-0.5, -0.12, 0.1)),
     ],
     "flower": [
-        Part(rectangle(-0.07, 0.2, 0.07, 1), "green"),
-        *_PETALS,
-        Part(ellipse(0, -0.3, 0.26), "yellow"),
+        ("green", rectangle(-0.07, 0.2, 0.07, 1)),
+        *(("main", ellipse(0.48 * math.cos(turn), -0.3 + 0.48 * math.sin(turn), 0.3)) for turn in _SIXTHS),
+        ("yellow", ellipse(0, -0.3, 0.26)),
     ],
     "mushroom": [
-        Part(rectangle(-0.28, 0, 0.28, 0.95), "white"),
-        Part(ellipse(0, 0.05, 0.95, turn=UPPER_HALF), "main"),
-        Part(ellipse(-0.4, -0.4, 0.15), "white"),
-        Part(ellipse(0.35, -0.35, 0.15), "white"),
+        ("white", rectangle(-0.28, 0, 0.28, 0.95)),
+        ("main", ellipse(0, 0.05, 0.95, turn=_UPPER_HALF)),
+        ("white", ellipse(-0.4, -0.4, 0.15)),
+        ("white", ellipse(0.35, -0.35, 0.15)),
     ],
     "cup": [
-        Part(ellipse(0.6, 0, 0.42), "shade"),
-        Part(ellipse(0.6, 0, 0.22), "hole"),
-        Part(polygon((-0.8, -0.7), (0.55, -0.7), (0.4, 0.8), (-0.65, 0.8)), "main"),
+        ("shade", ellipse(0.6, 0, 0.42)),
+        ("hole", ellipse(0.6, 0, 0.22)),
+        ("main", [(-0.8, -0.7), (0.55, -0.7), (0.4, 0.8), (-0.65, 0.8)]),
     ],
     "umbrella": [
-        Part(rectangle(-0.05, -0.2, 0.05, 1), "black"),
-        Part(ellipse(0, 0, 1, 0.85, turn=UPPER_HALF), "main"),
-        Part(polygon((-0.33, 0), (0, -0.85), (0.33, 0)), "shade"),
+        ("black", rectangle(-0.05, -0.2, 0.05, 1)),
+        ("main", ellipse(0, 0, 1, 0.85, turn=_UPPER_HALF)),
+        ("shade", [(-0.33, 0), (0, -0.85), (0.33, 0)]),
     ],
     "kite": [
-        Part(polygon((0, -1), (0.6, -0.2), (0, 0.6), (-0.6, -0.2)), "main"),
-        Part(polygon((0, -1), (0.6, -0.2), (0, -0.2)), "shine"),
-        Part(polygon((0, 0.6), (0.2, 1), (-0.2, 1)), "shade"),
+        ("main", [(0, -1), (0.6, -0.2), (0, 0.6), (-0.6, -0.2)]),
+        ("shine", [(0, -1), (0.6, -0.2), (0, -0.2)]),
+        ("shade", [(0, 0.6), (0.2, 1), (-0.2, 1)]),
     ],
-    "ring": [Part(ellipse(), "main"), Part(ellipse(0, 0, 0.58), "hole")],
-    "cross": [Part(polygon(*_PLUS), "main")],
-    "arrow": [
-        Part(polygon((-1, -0.22), (0.1, -0.22), (0.1, -0.65), (1, 0), (0.1, 0.65), (0.1, 0.22), (-1, 0.22)), "main")
-    ],
-    "moon": [Part(crescent(), "main")],
-    "bell": [Part(ellipse(0, 0.75, 0.2), "black"), Part(polygon(*_BELL), "main")],
+    "ring": [("main", ellipse()), ("hole", ellipse(0, 0, 0.58))],
+    "cross": [("main", _PLUS)],
+    "arrow": [("main", [(-1, -0.22), (0.1, -0.22), (0.1, -0.65), (1, 0), (0.1, 0.65), (0.1, 0.22), (-1, 0.22)])],
+    "moon": [("main", crescent())],
+    "bell": [("black", ellipse(0, 0.75, 0.2)), ("main", _BELL)],
     "bottle": [
-        Part(rectangle(-0.15, -1, 0.15, -0.5), "shade"),
-        Part(polygon(*_BOTTLE), "main"),
-        Part(rectangle(-0.4, 0.1, 0.4, 0.55), "white"),
+        ("shade", rectangle(-0.15, -1, 0.15, -0.5)),
+        ("main", [(-0.15, -0.5), (0.15, -0.5), (0.4, -0.15), (0.4, 1), (-0.4, 1), (-0.4, -0.15)]),
+        ("white", rectangle(-0.4, 0.1, 0.4, 0.55)),
     ],
     "bird": [
-        Part(ellipse(0, 0.1, 0.65, 0.45), "main"),
-        Part(ellipse(-0.6, -0.25, 0.32), "main"),
-        Part(polygon((-0.88, -0.3), (-1.1, -0.15), (-0.85, -0.12)), "orange"),
-        Part(polygon((-0.1, 0), (0.6, -0.6), (0.5, 0.15)), "shade"),
-        Part(polygon((0.5, 0.1), (1, -0.1), (0.95, 0.35)), "shade"),
-        Part(ellipse(-0.68, -0.32, 0.07), "black"),
+        ("main", ellipse(0, 0.1, 0.65, 0.45)),
+        ("main", ellipse(-0.6, -0.25, 0.32)),
+        ("orange", [(-0.88, -0.3), (-1.1, -0.15), (-0.85, -0.12)]),
+        ("shade", [(-0.1, 0), (0.6, -0.6), (0.5, 0.15)]),
+        ("shade", [(0.5, 0.1), (1, -0.1), (0.95, 0.35)]),
+        ("black", ellipse(-0.68, -0.32, 0.07)),
     ],
 }
 THINGS: tuple[str, ...] = tuple(SHAPES)
 
 
-class Sprite(NamedTuple):
-    """A painted thing: an RGBA image and the position of its upper left corner in the scene, in pixels."""
-
-    image: Image.Image
-    left: int
-    top: int
-
-
-def paint(label: str, color: np.ndarray, transform: np.ndarray, center: tuple[float, float]) -> Sprite:
+def paint(
+    label: str, color: np.ndarray, transform: np.ndarray, center: tuple[float, float]
+) -> tuple[Image.Image, tuple[int, int]]:
     """Paint one thing.
 
     Args:
@@ -225,23 +200,16 @@ def paint(label: str, color: np.ndarray, transform: np.ndarray, center: tuple[fl
         center: In pixels of the scene.
 
     Returns:
-        RGBA image and its position.
+        RGBA image, and the position of its upper left corner in the scene, in pixels.
     """
-    placed = [(part.corners @ transform.T + center, part.paint) for part in SHAPES[label]]
-    corners = np.concatenate([corners for corners, _ in placed])
-    left, top = (math.floor(value) - 1 for value in corners.min(axis=0))
-    width, height = (math.ceil(high) + 2 - low for high, low in zip(corners.max(axis=0), (left, top), strict=True))
+    varying = {"main": color, "shade": color * 0.68, "shine": color * 0.45 + 255 * 0.55}
+    fills = {**FIXED_RGBA, **{name: (*map(int, rgb), 255) for name, rgb in varying.items()}}
+    placed = [(fills[name], np.asarray(corners) @ transform.T + center) for name, corners in SHAPES[label]]
+    everything = np.concatenate([corners for _, corners in placed])
+    left, top = (np.floor(everything.min(axis=0)).astype(int) - 1).tolist()
+    width, height = (np.ceil(everything.max(axis=0)).astype(int) + 2 - (left, top)).tolist()
     canvas = Image.new("RGBA", (width * SUPERSAMPLING, height * SUPERSAMPLING))
     draw = ImageDraw.Draw(canvas)
-    for corners, paint_name in placed:
-        outline = ((corners - (left, top)) * SUPERSAMPLING).ravel().tolist()
-        draw.polygon(outline, fill=_fill(paint_name, color))
-    return Sprite(canvas.reduce(SUPERSAMPLING), left, top)
-
-
-def _fill(paint_name: str, color: np.ndarray) -> tuple[int, int, int, int]:
-    if paint_name == "hole":
-        return (0, 0, 0, 0)
-    varying = {"main": color, "shade": color * 0.68, "shine": color * 0.45 + 255 * 0.55}
-    red, green, blue = varying[paint_name] if paint_name in varying else FIXED_RGB[paint_name]
-    return (int(red), int(green), int(blue), 255)
+    for fill, corners in placed:
+        draw.polygon(((corners - (left, top)) * SUPERSAMPLING).ravel().tolist(), fill)
+    return canvas.reduce(SUPERSAMPLING), (left, top)

@@ -3,7 +3,7 @@
 Legend: H W pixels. All noise is float32, in units of one gray level of 255.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
@@ -20,8 +20,6 @@ STUFF: tuple[str, ...] = tuple(STUFF_RGB)
 
 PATCH_PX = 16  # distance between values of the smooth variation
 
-Grain = Callable[[int, int, np.random.Generator], np.ndarray]
-
 
 def texture(label: str, height: int, width: int, generator: np.random.Generator) -> np.ndarray:
     """Draw a texture of one kind of stuff.
@@ -36,9 +34,10 @@ def texture(label: str, height: int, width: int, generator: np.random.Generator)
         (H, W, 3) float32 from 0 to 255.
     """
     base = np.array(STUFF_RGB[label], dtype=np.float32) + generator.uniform(-18, 18, 3).astype(np.float32)
-    slow = slow_variation(height, width, generator) * (14.4 if label == "sky" else 9.0)
-    grain_HW = slow + GRAINS[label](height, width, generator)
-    return np.clip(base + grain_HW[..., None], 0, 255)
+    slow_HW = slow_variation(height, width, generator) * (14.4 if label == "sky" else 9.0)
+    grain_HW = slow_HW + _grain(label, height, width, generator)
+    pixels_HW3: np.ndarray = np.clip(base + grain_HW[..., None], 0, 255)
+    return pixels_HW3
 
 
 def slow_variation(height: int, width: int, generator: np.random.Generator) -> np.ndarray:
@@ -47,52 +46,33 @@ def slow_variation(height: int, width: int, generator: np.random.Generator) -> n
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def white_noise(height: int, width: int, generator: np.random.Generator) -> np.ndarray:
-    """Draw independent normal values; (H, W)."""
-    return generator.standard_normal((height, width), dtype=np.float32)
+def running_mean(noise: np.ndarray, length: int) -> np.ndarray:
+    """Average `length` neighbors of each column, which becomes shorter by `length - 1`."""
+    total = np.cumsum(np.insert(noise, 0, 0, axis=0), axis=0, dtype=np.float32)
+    return (total[length:] - total[:-length]) / length
 
 
-def running_mean(noise: np.ndarray, length: int, axis: int) -> np.ndarray:
-    """Average `length` neighbors along an axis, which becomes shorter by `length - 1`."""
-    total = np.cumsum(np.insert(noise, 0, 0, axis=axis), axis=axis, dtype=np.float32)
-    upper, lower = np.split(total, [length], axis=axis)[1], np.split(total, [total.shape[axis] - length], axis=axis)[0]
-    return (upper - lower) / length
+def _grain(label: str, height: int, width: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw the grain of one kind of stuff: (H, W), or (H, 1) if all columns are equal."""
 
+    def noise(*shape: int) -> np.ndarray:
+        return generator.standard_normal(shape, dtype=np.float32)
 
-def _sky(height: int, width: int, _: np.random.Generator) -> np.ndarray:
-    return np.broadcast_to(-np.linspace(0, 14, height, dtype=np.float32)[:, None], (height, width))
-
-
-def _grass(height: int, width: int, generator: np.random.Generator) -> np.ndarray:
-    return 28 * running_mean(white_noise(height + 6, width, generator), 7, axis=0)
-
-
-def _sand(height: int, width: int, generator: np.random.Generator) -> np.ndarray:
-    return 7 * white_noise(height, width, generator)
-
-
-def _water(height: int, width: int, generator: np.random.Generator) -> np.ndarray:
-    waves = 6 * np.sin(np.arange(height, dtype=np.float32) / 2.2)[:, None]
-    moving: np.ndarray = 45 * running_mean(white_noise(height, width + 14, generator), 15, axis=1) + waves
-    return moving
-
-
-def _road(height: int, width: int, generator: np.random.Generator) -> np.ndarray:
-    return 5 * white_noise(height, width, generator)
-
-
-def _wall(height: int, width: int, generator: np.random.Generator) -> np.ndarray:
-    brick = int(generator.integers(10, 18))
-    row, column = np.arange(height)[:, None], np.arange(width)[None, :]
-    mortar = (row % brick < 1) | ((column + (row // brick % 2) * brick) % (2 * brick) < 1)
-    return -25 * mortar.astype(np.float32)
-
-
-GRAINS: Mapping[str, Grain] = {
-    "sky": _sky,
-    "grass": _grass,
-    "sand": _sand,
-    "water": _water,
-    "road": _road,
-    "wall": _wall,
-}
+    match label:
+        case "sky":
+            return -np.linspace(0, 14, height, dtype=np.float32)[:, None]
+        case "grass":
+            return 28 * running_mean(noise(height + 6, width), 7)
+        case "sand":
+            return 7 * noise(height, width)
+        case "water":
+            waves = 6 * np.sin(np.arange(height, dtype=np.float32) / 2.2)[:, None]
+            moving: np.ndarray = 45 * running_mean(noise(height, width + 14).T, 15).T + waves
+            return moving
+        case "road":
+            return 5 * noise(height, width)
+        case _:
+            brick = int(generator.integers(10, 18))
+            row, column = np.arange(height)[:, None], np.arange(width)
+            mortar = (row % brick < 1) | ((column + (row // brick % 2) * brick) % (2 * brick) < 1)
+            return -25 * mortar.astype(np.float32)

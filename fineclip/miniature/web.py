@@ -14,16 +14,15 @@ is the reason for which the pipeline should drop it:
     repeated               bytes of an item of an earlier shard, which `select` finds in any order of shards
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from fineclip.miniature.flaws import FLAWS
+from fineclip.miniature.flaws import CAPTION_FLAWS, IMAGE_FLAWS
 from fineclip.miniature.scenes import draw_scene, jpeg
 
 DUPLICATE, REPEATED = "duplicate", "repeated"
-TRUTHS: tuple[str, ...] = (*FLAWS, DUPLICATE, REPEATED)
 
 SHARES: Mapping[str, float] = {  # of all items; the rest has no flaw
     "unreadable": 0.02,
@@ -53,25 +52,6 @@ class WebItem:
     truth: str | None
 
 
-def web_items(
-    seed: int, start: int, count: int, *, items_per_shard: int, shares: Mapping[str, float] = SHARES
-) -> Iterator[WebItem]:
-    """Yield the items `start` to `start + count` in order.
-
-    Args:
-        seed: Collection of scenes.
-        start: Index of the first item, counted over all shards; shard n starts at `n * items_per_shard`.
-        count: Number of items.
-        items_per_shard: As in `web_item`.
-        shares: As in `web_item`.
-
-    Yields:
-        Image, text and truth of each item.
-    """
-    for index in range(start, start + count):
-        yield web_item(seed, index, items_per_shard=items_per_shard, shares=shares)
-
-
 def web_item(seed: int, index: int, *, items_per_shard: int, shares: Mapping[str, float] = SHARES) -> WebItem:
     """Draw one item.
 
@@ -79,57 +59,47 @@ def web_item(seed: int, index: int, *, items_per_shard: int, shares: Mapping[str
         seed: Collection of scenes.
         index: Counted over all shards.
         items_per_shard: Decides which items are duplicates and which are repeated.
-        shares: Frequency of each truth, with keys from `TRUTHS`; the rest has no flaw.
+        shares: Frequency of each truth, with keys from `SHARES`; the rest has no flaw.
 
     Returns:
         Image, text and truth.
     """
-    truth, original = _fate(seed, index, items_per_shard, shares)
+    truth, original = truth_and_original(seed, index, items_per_shard=items_per_shard, shares=shares)
     scene = draw_scene(seed, index if original is None else original)
-    image, caption = jpeg(scene), scene.alt
-    if truth is not None and truth in FLAWS:
-        image, caption = FLAWS[truth](scene, np.random.default_rng([seed, index, _FLAW]))
+    generator = np.random.default_rng([seed, index, _FLAW])
     host = "pictures" if original is None else "mirror"
     return WebItem(
         index=index,
         source_key=f"{index:07d}",
-        image=image,
-        captions=(caption,),
+        image=IMAGE_FLAWS[truth](scene, generator) if truth in IMAGE_FLAWS else jpeg(scene),
+        captions=(CAPTION_FLAWS[truth](scene, generator) if truth in CAPTION_FLAWS else scene.alt,),
         url=f"https://{host}.example/{seed}/{index:07d}.jpg",
         truth=truth,
     )
 
 
-def true_counts(
-    seed: int, start: int, count: int, *, items_per_shard: int, shares: Mapping[str, float] = SHARES
-) -> dict[str, int]:
-    """Count the items of a range by truth, without drawing images.
+def truth_and_original(
+    seed: int, index: int, *, items_per_shard: int, shares: Mapping[str, float] = SHARES
+) -> tuple[str | None, int | None]:
+    """Return the truth of an item, and the index of the item whose bytes it repeats, if any. Nothing is drawn.
 
     Args:
-        seed: As in `web_items`.
-        start: As in `web_items`.
-        count: As in `web_items`.
+        seed: As in `web_item`.
+        index: As in `web_item`.
         items_per_shard: As in `web_item`.
         shares: As in `web_item`.
 
     Returns:
-        Counts of the truths that occur; items without a flaw are not counted.
+        Reason to drop the item, or None, and an index of the same collection, or None.
     """
-    truths = [_fate(seed, index, items_per_shard, shares)[0] for index in range(start, start + count)]
-    return {truth: truths.count(truth) for truth in TRUTHS if truth in truths}
-
-
-def _fate(seed: int, index: int, items_per_shard: int, shares: Mapping[str, float]) -> tuple[str | None, int | None]:
-    """Return the truth of an item, and the index of the item whose bytes it repeats, if any."""
     truth = _drawn_truth(seed, index, shares)
     if truth not in (DUPLICATE, REPEATED):
         return truth, None
     position = index % items_per_shard
     in_this_shard = range(index - position, index)
-    same_place_in_earlier_shards = range(
-        position, index, items_per_shard
-    )  # so two items of a shard never repeat the same one
-    candidates = in_this_shard if truth == DUPLICATE else same_place_in_earlier_shards
+    # Items at the same place of earlier shards, so two items of a shard never repeat the same one.
+    at_this_place = range(position, index, items_per_shard)
+    candidates = in_this_shard if truth == DUPLICATE else at_this_place
     original = _flawless_among(candidates, seed, index, shares)
     return (None, None) if original is None else (truth, original)  # without an earlier item it has no flaw
 

@@ -61,7 +61,7 @@ def alt_text(things: Sequence[Thing], place: str, generator: np.random.Generator
     if not things:
         return f"a photo of the {place}"
     ordered = largest_first(things)
-    wanted = int(np.searchsorted(np.cumsum(ALT_THINGS_SHARES)[:-1], generator.random(), side="right")) + 1
+    wanted = generator.choice((1, 2, 3), p=ALT_THINGS_SHARES)
     weight = np.sqrt([thing.area for thing in ordered])
     chosen = generator.choice(len(ordered), min(wanted, len(ordered)), replace=False, p=weight / weight.sum())
     text = joined([_loosely_named(ordered[index], generator) for index in sorted(chosen)])

@@ -65,8 +65,3 @@ class Scene:
     stuff: tuple[Stuff, ...]
     alt: str
     clean: str
-
-    @property
-    def place(self) -> str:
-        """Label of the stuff at the bottom, which is the place in captions."""
-        return self.stuff[-1].label

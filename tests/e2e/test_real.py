@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fineclip.miniature.web import true_counts
 from fineclip.shards import TarAppender, read_manifest
 from tests.helpers.dag import ROOT, run_all
+from tests.helpers.web import true_counts
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def test_the_miniature_world_from_scenes_to_report(tmp_path: Path) -> None:
     run_all(tmp_path)
     results, data = tmp_path / "results/miniature", tmp_path / "data/miniature"
 
-    truth = true_counts(20_000, 0, 2600, items_per_shard=650)
+    truth = true_counts(20_000, 2600, items_per_shard=650)
     manifests = [read_manifest(path) for path in sorted((data / "filter").glob("miniature-*.json"))]
     dropped: dict[str, int] = {}
     for manifest in manifests:

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from fineclip.miniature import seeds
-from fineclip.miniature.scenes import CLASSES, COLORS, STUFF, THINGS, Scene, draw_scene, jpeg, region_caption
-from fineclip.miniature.wording import joined, with_article
+from fineclip.miniature.scenes import CLASSES, COLORS, STUFF, THINGS, Scene, draw_scene, jpeg
+from fineclip.miniature.wording import joined, region_caption, with_article
 
 SCENES = [draw_scene(seeds.TEST, index) for index in range(60)]
 

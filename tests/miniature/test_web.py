@@ -7,13 +7,14 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from fineclip.miniature.flaws import BANNER_ASPECT, THUMBNAIL_PX
+from fineclip.miniature.flaws import BANNER_ASPECT, CAPTION_FLAWS, IMAGE_FLAWS, THUMBNAIL_PX
 from fineclip.miniature.seeds import DEMO
-from fineclip.miniature.web import SHARES, TRUTHS, WebItem, true_counts, web_item, web_items
+from fineclip.miniature.web import SHARES, WebItem, web_item
 from fineclip.miniature.wording import BOILERPLATE_TEXTS
+from tests.helpers.web import true_counts
 
 PER_SHARD = 150
-ITEMS = list(web_items(DEMO, 0, 3 * PER_SHARD, items_per_shard=PER_SHARD))
+ITEMS = [web_item(DEMO, index, items_per_shard=PER_SHARD) for index in range(3 * PER_SHARD)]
 
 
 def size_of(item: WebItem) -> tuple[int, int] | None:
@@ -40,14 +41,14 @@ def with_truth(truth: str | None) -> list[WebItem]:
 def test_an_item_can_be_made_alone() -> None:
     for index in (0, 1, PER_SHARD, 3 * PER_SHARD - 1):
         assert web_item(DEMO, index, items_per_shard=PER_SHARD) == ITEMS[index]
-    for truth in TRUTHS:
+    for truth in SHARES:
         item = with_truth(truth)[-1]
         assert web_item(DEMO, item.index, items_per_shard=PER_SHARD) == item
 
 
 def test_every_truth_occurs_about_as_often_as_it_should() -> None:
-    counts = true_counts(DEMO, 0, 20_000, items_per_shard=1_000)
-    assert set(counts) == set(TRUTHS) == set(SHARES)
+    counts = true_counts(DEMO, 20_000, items_per_shard=1_000)
+    assert set(counts) == set(SHARES) == {*IMAGE_FLAWS, *CAPTION_FLAWS, "duplicate", "repeated"}
     for truth, share in SHARES.items():
         allowed = 0.35 if truth == "repeated" else 0.2  # the first shard has nothing to repeat, others try in vain
         assert counts[truth] / 20_000 == pytest.approx(share, rel=allowed)
@@ -55,7 +56,7 @@ def test_every_truth_occurs_about_as_often_as_it_should() -> None:
 
 def test_counts_are_those_of_the_items() -> None:
     counts = Counter(item.truth for item in ITEMS if item.truth is not None)
-    assert true_counts(DEMO, 0, 3 * PER_SHARD, items_per_shard=PER_SHARD) == counts
+    assert true_counts(DEMO, 3 * PER_SHARD, items_per_shard=PER_SHARD) == counts
 
 
 def test_flawless_items_are_flawless() -> None:
@@ -114,7 +115,7 @@ def test_a_shard_repeats_nothing_twice() -> None:
 
 
 def test_a_web_without_flaws() -> None:
-    assert all(item.truth is None for item in web_items(DEMO, 0, 5, items_per_shard=5, shares={}))
+    assert all(web_item(DEMO, index, items_per_shard=5, shares={}).truth is None for index in range(5))
 
 
 def test_keys_and_addresses_are_unique() -> None:

@@ -10,12 +10,13 @@ from PIL import Image
 from fineclip.config import WeightsConfig, YoloDetect
 from fineclip.errors import ConfigError
 from fineclip.miniature import WEIGHTS
-from fineclip.miniature.scenes import CLASSES, COLORS, THINGS, Scene, draw_scene, region_caption
+from fineclip.miniature.scenes import CLASSES, COLORS, THINGS, Scene, draw_scene
 from fineclip.miniature.seeds import VALIDATION
-from fineclip.miniature.training.hashes import HASHES, hashes
-from fineclip.miniature.training.pictures import square_frame
+from fineclip.miniature.wording import region_caption
 from fineclip.models.detector import UltralyticsDetector
 from fineclip.models.shipped import shipped
+from tools.shipped_models.hashes import HASHES, hashes
+from tools.shipped_models.pictures import square_frame
 
 MOST_BYTES = 9_000_000
 SHIPPED = [path for path in sorted(WEIGHTS.rglob("*")) if path.is_file()]

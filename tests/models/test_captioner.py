@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from fineclip.config import Blip2Caption, TemplateCaption
 from fineclip.errors import CheckpointError
-from fineclip.miniature.scenes import draw_scene, region_caption
+from fineclip.miniature.scenes import draw_scene
 from fineclip.miniature.seeds import VALIDATION
+from fineclip.miniature.wording import region_caption
 from fineclip.models.captioner import TemplateCaptioner, region_crop
 from fineclip.models.captioner.blip2 import Blip2Captioner, mean_logprob, without_prompt
 from fineclip.models.shipped import shipped

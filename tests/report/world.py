@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fineclip.config import Config, MiniatureSource, load
-from fineclip.miniature.scenes import draw_scene, region_caption
-from fineclip.miniature.web import WebItem, web_items
+from fineclip.miniature.scenes import draw_scene
+from fineclip.miniature.web import WebItem, web_item
+from fineclip.miniature.wording import region_caption
 from fineclip.shards import (
     CaptionRow,
     DetectRow,
@@ -103,9 +104,9 @@ def build_world(root: Path, config: Config) -> World:
     assert isinstance(config.source, MiniatureSource)
     per_shard = config.source.images_per_shard
     names = SHARDS
+    items = [web_item(SEED, index, items_per_shard=per_shard, shares=SHARES) for index in range(len(names) * per_shard)]
     for index, name in enumerate(names):
-        items = list(web_items(SEED, index * per_shard, per_shard, items_per_shard=per_shard, shares=SHARES))
-        write_shard(world, name, items)
+        write_shard(world, name, items[index * per_shard : (index + 1) * per_shard])
     for scale in world.config.plan.scales:
         write_select(world, scale, names)
     for run in world.config.runs().values():

@@ -8,9 +8,9 @@ from PIL import Image
 
 from fineclip.config import AnnotationsDetect, Blip2Caption, TemplateCaption, WeightsConfig
 from fineclip.errors import ConfigError, ShardError
-from fineclip.miniature.flaws import jpeg
-from fineclip.miniature.scenes import draw_scene, region_caption
+from fineclip.miniature.scenes import draw_scene, jpeg
 from fineclip.miniature.seeds import VALIDATION
+from fineclip.miniature.wording import region_caption
 from fineclip.shards import CaptionRow, read_manifest, read_rows, sha256_of
 from fineclip.stages import caption as module
 from fineclip.stages.caption import caption_shard

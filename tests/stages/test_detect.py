@@ -8,8 +8,7 @@ from PIL import Image
 
 from fineclip.config import AnnotationsDetect, WeightsConfig, YoloDetect
 from fineclip.errors import CheckpointError, ConfigError, DataError, ShardError
-from fineclip.miniature.flaws import jpeg
-from fineclip.miniature.scenes import draw_scene
+from fineclip.miniature.scenes import draw_scene, jpeg
 from fineclip.miniature.seeds import VALIDATION
 from fineclip.models.shipped import FOLDER
 from fineclip.shards import DetectRow, FilterRow, Job, TableWriter, read_manifest, read_rows, sha256_of

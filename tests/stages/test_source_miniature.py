@@ -7,11 +7,12 @@ from pathlib import Path
 
 from fineclip.config import FilterConfig, MiniatureSource
 from fineclip.miniature.seeds import DEMO
-from fineclip.miniature.web import true_counts, web_item
+from fineclip.miniature.web import web_item
 from fineclip.shards import ByteRangeReader, FilterRow, SourceRow, members, read_manifest, read_rows, sha256_of
 from fineclip.stages.filter import filter_shard
 from fineclip.stages.source.shard import source_shard
 from fineclip.stages.source.shard_plan import planned_shards
+from tests.helpers.web import true_counts
 
 PER_SHARD = 60
 CONFIG = MiniatureSource(kind="miniature", images=150, images_per_shard=PER_SHARD)
@@ -64,7 +65,7 @@ def test_the_filter_finds_the_flaws_that_were_drawn(tmp_path: Path) -> None:
         manifest = tmp_path / f"filter/{position}.json"
         filter_shard(make(tmp_path, position), manifest, FilterConfig(min_side_px=96))
         found.update(row.reason for row in read_rows(manifest, FilterRow) if row.reason is not None)
-    true = true_counts(DEMO, 0, 150, items_per_shard=PER_SHARD)
+    true = true_counts(DEMO, 150, items_per_shard=PER_SHARD)
     header_cannot_tell = {"undecodable", "repeated"}  # found by detect and by select
     assert found == {reason: count for reason, count in true.items() if reason not in header_cannot_tell}
     assert {"unreadable", "duplicate", "caption-boilerplate"} <= set(found)

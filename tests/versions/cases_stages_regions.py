@@ -21,8 +21,7 @@ from fineclip.config import (
     YoloDetect,
     parse,
 )
-from fineclip.miniature.flaws import jpeg
-from fineclip.miniature.scenes import draw_scene
+from fineclip.miniature.scenes import draw_scene, jpeg
 from fineclip.miniature.seeds import VALIDATION
 from fineclip.models.shipped import shipped
 from fineclip.shards import CaptionRow, DetectRow, PackRow, TextsFile, read_manifest, sha256_of

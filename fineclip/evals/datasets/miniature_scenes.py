@@ -6,7 +6,9 @@ from pathlib import Path
 
 from fineclip.config import MiniatureTest
 from fineclip.evals.datasets.benchmark_image import BenchmarkClass, BenchmarkImage, Contents
-from fineclip.miniature.scenes import CLASSES, THINGS, Scene, Stuff, Thing, draw_scene, jpeg
+from fineclip.miniature.scenes import CLASSES, draw_scene, jpeg
+from fineclip.miniature.shapes import THINGS
+from fineclip.miniature.world import Stuff, Thing
 from fineclip.shards import BenchmarkBox, TarAppender, atomic
 from fineclip.types import Box
 
@@ -36,9 +38,6 @@ def _images(source: MiniatureTest, tar: Path, name: str) -> Iterator[BenchmarkIm
             piece = appender.add(f"{name}-{index:06d}.jpg", content)
             appender.add(f"{name}-{index:06d}.txt", scene.clean.encode())
             height, width = scene.pixels.shape[:2]
-            yield BenchmarkImage(tar, piece.offset, content, width, height, [scene.clean], _boxes(scene))
-
-
-def _boxes(scene: Scene) -> list[BenchmarkBox]:
-    parts: list[Thing | Stuff] = [*scene.things, *scene.stuff]
-    return [BenchmarkBox(Box(*map(float, part.box)), CLASSES.index(part.label)) for part in parts]
+            parts: list[Thing | Stuff] = [*scene.things, *scene.stuff]
+            boxes = [BenchmarkBox(Box(*map(float, part.box)), CLASSES.index(part.label)) for part in parts]
+            yield BenchmarkImage(tar, piece.offset, content, width, height, [scene.clean], boxes)

@@ -10,8 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 from fineclip.config import MiniatureSource
-from fineclip.miniature.web import WebItem, web_items
-from fineclip.shards import ByteRange, SourceRow, TarAppender, atomic
+from fineclip.miniature.web import WebItem, web_item
+from fineclip.shards import SourceRow, TarAppender, atomic
 from fineclip.shards.images import read_header
 from fineclip.stages.source import SOURCE
 from fineclip.stages.source.shard_plan import PlannedShard
@@ -26,23 +26,28 @@ def miniature_shard(shard: PlannedShard, manifest: Path, config: MiniatureSource
     if job.is_up_to_date():
         return
     path = manifest.with_suffix(".tar")
-    items = web_items(config.seed, start, count, items_per_shard=config.images_per_shard)
     with (
         SOURCE.table(job, also=(path,)) as table,
         atomic(path) as temporary,
         closing(TarAppender(temporary)) as tar,
     ):
-        for index, item in enumerate(items):
+        for index in range(count):
+            item = web_item(config.seed, start + index, items_per_shard=config.images_per_shard)
             key = f"{shard.name}-{index:06d}"
-            image = _append(tar, key, item)
-            table.write(_row(key, item, path, image))
-
-
-def _append(tar: TarAppender, key: str, item: WebItem) -> ByteRange:
-    image = tar.add(f"{key}.jpg", item.image)
-    tar.add(f"{key}.txt", item.captions[0].encode())
-    tar.add(f"{key}.json", json.dumps(description(item), indent=4, ensure_ascii=False).encode())
-    return image
+            image = tar.add(f"{key}.jpg", item.image)
+            tar.add(f"{key}.txt", item.captions[0].encode())
+            tar.add(f"{key}.json", json.dumps(description(item), indent=4, ensure_ascii=False).encode())
+            row = SourceRow(
+                key=key,
+                kept=True,
+                source_key=item.source_key,
+                file=path.as_posix(),
+                offset=image.offset,
+                size=image.size,
+                captions=list(item.captions),
+                url=item.url,
+            )
+            table.write(row)
 
 
 def description(item: WebItem) -> dict[str, str | int | None]:
@@ -63,16 +68,3 @@ def description(item: WebItem) -> dict[str, str | int | None]:
         "sha256": hashlib.sha256(item.image).hexdigest(),
         "truth": item.truth,
     }
-
-
-def _row(key: str, item: WebItem, tar: Path, image: ByteRange) -> SourceRow:
-    return SourceRow(
-        key=key,
-        kept=True,
-        source_key=item.source_key,
-        file=tar.as_posix(),
-        offset=image.offset,
-        size=image.size,
-        captions=list(item.captions),
-        url=item.url,
-    )

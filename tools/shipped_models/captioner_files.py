@@ -14,7 +14,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from fineclip.miniature.scenes import COLORS, STUFF, THINGS
+from fineclip.miniature.shapes import COLORS, THINGS
+from fineclip.miniature.textures import STUFF
 
 CROP_PX = 48
 QUERIES = 4

@@ -1,4 +1,4 @@
-"""Train the captioner of the miniature world from scratch: `python -m fineclip.miniature.train_captioner --out DIR`.
+"""Train the captioner of the miniature world from scratch: `python -m tools.shipped_models.train_captioner --out DIR`.
 
 It learns captions such as `a red star on sand`. Shape needs many different crops; color and ground are learned early.
 """
@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fineclip.miniature.scenes import region_caption
 from fineclip.miniature.seeds import CAPTIONER_TRAINING, VALIDATION
-from fineclip.miniature.training import captioner_files as files
-from fineclip.miniature.training.pictures import Frame, Plan, detected_frame, draw_pictures, square_frame
+from fineclip.miniature.wording import region_caption
+from tools.shipped_models import captioner_files as files
+from tools.shipped_models.pictures import Frame, Plan, detected_frame, draw_pictures, square_frame
 
 if TYPE_CHECKING:
     from transformers import Blip2ForConditionalGeneration

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
-from fineclip.miniature.scenes import CLASSES, COLORS
+from fineclip.miniature.scenes import CLASSES
+from fineclip.miniature.shapes import COLORS
 from fineclip.miniature.wording import ALT_PHRASES, PLACES
 
 BYTE_TOKENS = 512  # every byte, within a word and at its end

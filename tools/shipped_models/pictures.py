@@ -100,7 +100,9 @@ def _draw_chunk(plan: Plan, start: int) -> Pictures:
         close_ups += [close_up(image, plan.frame(thing.box, generator), plan.close_up_px) for thing in scene.things]
         scenes.append(scene)
     things_of_scene = [scene.things for scene in scenes]
-    return Pictures(np.stack(resized), np.stack(close_ups), things_of_scene, [scene.place for scene in scenes])
+    return Pictures(
+        np.stack(resized), np.stack(close_ups), things_of_scene, [scene.stuff[-1].label for scene in scenes]
+    )
 
 
 def _enlarged(box: IntBox, factor: float, square: bool, shift: tuple[float, float]) -> FloatBox:

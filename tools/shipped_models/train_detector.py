@@ -1,4 +1,4 @@
-"""Train the detector of the miniature world from scratch: `python -m fineclip.miniature.train_detector --out FILE`.
+"""Train the detector of the miniature world from scratch: `python -m tools.shipped_models.train_detector --out FILE`.
 
 Trainer and architecture (`yolov9t`) are ultralytics'. The file holds the weights only: no optimizer, date or path. ultralytics is
 AGPL-3.0, and so is that file.
@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from fineclip.miniature.scenes import Scene, draw_scene
+from fineclip.miniature.scenes import draw_scene
 from fineclip.miniature.seeds import DETECTOR_TRAINING, VALIDATION
-from fineclip.miniature.training.detector_scenes import write_description, write_split
-from fineclip.miniature.training.detector_scores import Predicted, detector_scores
+from fineclip.miniature.world import Scene
+from tools.shipped_models.detector_scenes import write_description, write_split
+from tools.shipped_models.detector_scores import Predicted, detector_scores
 
 if TYPE_CHECKING:
     from ultralytics import YOLO

@@ -1,4 +1,4 @@
-"""Hashes of the shipped files; `python -m fineclip.miniature.training.hashes` updates them."""
+"""Hashes of the shipped files; `python -m tools.shipped_models.hashes` updates them."""
 
 import hashlib
 import json

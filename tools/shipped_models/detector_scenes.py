@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from fineclip.miniature.scenes import THINGS, Scene, draw_scene, jpeg
+from fineclip.miniature.scenes import draw_scene, jpeg
+from fineclip.miniature.shapes import THINGS
+from fineclip.miniature.world import Scene
 
 
 def write_description(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Train the encoder of the miniature world from scratch: `python -m fineclip.miniature.train_encoder --out DIR`.
+"""Train the encoder of the miniature world from scratch: `python -m tools.shipped_models.train_encoder --out DIR`.
 
 Training starts with close-ups, as small transformers learn shape late and from many distinct objects; then close-ups and scenes
 alternate. The objective is CLIP's only, so that dense features leave room for the methods of this library.
@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from open_clip.model import CLIP
 from torch import Tensor, nn
 
-from fineclip.miniature.scenes import Thing
 from fineclip.miniature.seeds import ENCODER_TRAINING, VALIDATION
-from fineclip.miniature.training import encoder_files as files
-from fineclip.miniature.training.encoder_scores import Tokenize, ValidationScenes, encoder_scores, normalize
-from fineclip.miniature.training.fast_clip import encode_images, encode_texts
-from fineclip.miniature.training.pictures import Pictures, Plan, draw_pictures, loose_frame
 from fineclip.miniature.wording import ALT_PHRASES, PLACES, alt_text, with_article
+from fineclip.miniature.world import Thing
+from tools.shipped_models import encoder_files as files
+from tools.shipped_models.encoder_scores import Tokenize, ValidationScenes, encoder_scores, normalize
+from tools.shipped_models.fast_clip import encode_images, encode_texts
+from tools.shipped_models.pictures import Pictures, Plan, draw_pictures, loose_frame
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ import torch
 
 from fineclip.miniature.scenes import THINGS, draw_scene
 from fineclip.miniature.seeds import VALIDATION
-from fineclip.miniature.training import bpe, captioner_files, encoder_files
-from fineclip.miniature.training.detector_scenes import label_lines
-from fineclip.miniature.training.detector_scores import Predicted, box_overlap, detector_scores
-from fineclip.miniature.training.fast_clip import encode_dense, encode_images, encode_texts, resize_positions
-from fineclip.miniature.training.pictures import Plan, detected_frame, draw_pictures, loose_frame, square_frame
+from tools.shipped_models import bpe, captioner_files, encoder_files
+from tools.shipped_models.detector_scenes import label_lines
+from tools.shipped_models.detector_scores import Predicted, box_overlap, detector_scores
+from tools.shipped_models.fast_clip import encode_dense, encode_images, encode_texts, resize_positions
+from tools.shipped_models.pictures import Plan, detected_frame, draw_pictures, loose_frame, square_frame
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_vocabulary_file_is_the_same_each_time(tmp_path) -> None:
 def test_pictures_show_every_thing_and_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan(VALIDATION, 6, 96, 48, loose_frame)
     whole = draw_pictures(plan)
-    monkeypatch.setattr("fineclip.miniature.training.pictures.CHUNK_SCENES", 4)
+    monkeypatch.setattr("tools.shipped_models.pictures.CHUNK_SCENES", 4)
     parts = draw_pictures(plan)
     assert whole.scenes.shape == (6, 96, 96, 3)
     assert whole.close_ups.shape == (len(whole.things), 48, 48, 3)

@@ -10,7 +10,7 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save
 
-from fineclip.miniature.training.bpe import write_bpe
+from tools.shipped_models.bpe import write_bpe
 
 NAME = "mini"
 CONTEXT_LENGTH = 20

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fineclip.miniature.scenes import THINGS, Scene
+from fineclip.miniature.shapes import THINGS
+from fineclip.miniature.world import Scene
 
 MIN_OVERLAP = 0.5
 

@@ -13,10 +13,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from fineclip.miniature.scenes import THINGS, Scene, draw_scene
-from fineclip.miniature.training.fast_clip import encode_dense, encode_images, encode_texts
-from fineclip.miniature.training.pictures import close_up, square_frame
+from fineclip.miniature.scenes import draw_scene
+from fineclip.miniature.shapes import THINGS
 from fineclip.miniature.wording import with_article
+from fineclip.miniature.world import Scene
+from tools.shipped_models.fast_clip import encode_dense, encode_images, encode_texts
+from tools.shipped_models.pictures import close_up, square_frame
 
 Tokenize = Callable[[Sequence[str]], Tensor]
 
