@@ -105,7 +105,7 @@ def crescent() -> np.ndarray:
 
 
 _UPPER_HALF = (math.pi, 2 * math.pi - 1e-3)
-_SIXTHS = [turn * math.pi / 3 for turn in range(6)]
+_SIXTHS = [turn * math.pi / 3 for turn in range(6)]  # of a full turn, in radians
 _PLUS = (
     (-0.33, -1), (0.33, -1), (0.33, -0.33), (1, -0.33), (1, 0.33), (0.33, 0.33),
     (0.33, 1), (-0.33, 1), (-0.33, 0.33), (-1, 0.33), (-1, -0.33), (-0.33, -0.33),

@@ -10,8 +10,8 @@ from fineclip.miniature.scenes import THINGS, draw_scene
 from fineclip.miniature.seeds import VALIDATION
 from tools.shipped_models import bpe, captioner_files, encoder_files
 from tools.shipped_models.detector_scenes import label_lines
-from tools.shipped_models.detector_scores import Predicted, box_overlap, detector_scores
-from tools.shipped_models.fast_clip import encode_dense, encode_images, encode_texts, resize_positions
+from tools.shipped_models.detector_scores import Predicted, detector_scores
+from tools.shipped_models.fast_clip import encode_images, encode_texts, resize_positions
 from tools.shipped_models.pictures import Plan, detected_frame, draw_pictures, loose_frame, square_frame
 
 
@@ -29,13 +29,6 @@ def test_fast_forward_is_open_clips(model: torch.nn.Module) -> None:
     with torch.no_grad():
         torch.testing.assert_close(encode_images(model, images), model.encode_image(images, normalize=True))
         torch.testing.assert_close(encode_texts(model, texts), model.encode_text(texts, normalize=True))
-
-
-def test_dense_features_are_of_unit_length(model: torch.nn.Module) -> None:
-    with torch.no_grad():
-        dense = encode_dense(model, torch.randn(2, 3, 96, 96))
-    assert dense.shape == (2, 128, 8, 8)
-    torch.testing.assert_close(dense.norm(dim=1), torch.ones(2, 8, 8))
 
 
 def test_positions_keep_the_class_row_and_constants() -> None:
@@ -92,11 +85,6 @@ def test_label_lines_give_the_box_back() -> None:
         x1, x2 = (float(x) + sign * float(box_width) / 2 for sign in (-1, 1))
         y1, y2 = (float(y) + sign * float(box_height) / 2 for sign in (-1, 1))
         assert (x1 * width, y1 * height, x2 * width, y2 * height) == pytest.approx(thing.box, abs=1e-3)
-
-
-def test_box_overlap_by_hand() -> None:
-    left, right = np.array([[0, 0, 2, 2]]), np.array([[1, 0, 3, 2], [5, 5, 6, 6], [0, 0, 2, 2]])
-    assert box_overlap(left, right).tolist() == [[pytest.approx(1 / 3), 0, 1]]
 
 
 def test_a_perfect_detector_and_a_blind_one() -> None:

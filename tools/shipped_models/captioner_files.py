@@ -7,20 +7,16 @@ from transformers import (
     Blip2Config,
     Blip2ForConditionalGeneration,
     Blip2Processor,
-    Blip2QFormerConfig,
-    Blip2VisionConfig,
     BlipImageProcessor,
-    OPTConfig,
     PreTrainedTokenizerFast,
 )
 
+from fineclip.miniature import WEIGHTS
 from fineclip.miniature.shapes import COLORS, THINGS
 from fineclip.miniature.textures import STUFF
 
 CROP_PX = 48
 QUERIES = 4
-WIDTH = 96
-HEADS = 3
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 PAD, BEGIN, END, UNKNOWN, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
@@ -46,46 +42,12 @@ def new_processor() -> Blip2Processor:
 
 
 def new_model() -> Blip2ForConditionalGeneration:
-    """Build a model with random weights from torch's global generator.
+    """Build a model of the shipped architecture with random weights from torch's global generator.
 
     Attention is eager: transformers' fused kernels are slower to train on a CPU.
     """
-    sizes = {"hidden_size": WIDTH, "num_attention_heads": HEADS}
-    vision = Blip2VisionConfig(
-        **sizes, intermediate_size=2 * WIDTH, num_hidden_layers=3, image_size=CROP_PX, patch_size=8, hidden_act="gelu"
-    )
-    bridge = Blip2QFormerConfig(
-        **sizes,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=2,
-        encoder_hidden_size=WIDTH,
-        cross_attention_frequency=1,
-        vocab_size=8,
-        max_position_embeddings=8,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    text = OPTConfig(
-        **sizes,
-        word_embed_proj_dim=WIDTH,
-        num_hidden_layers=2,
-        ffn_dim=2 * WIDTH,
-        vocab_size=len(WORDS),
-        max_position_embeddings=32,
-        dropout=0.0,
-        attention_dropout=0.0,
-        init_std=0.04,
-        pad_token_id=WORDS.index(PAD),
-        bos_token_id=WORDS.index(BEGIN),
-        eos_token_id=WORDS.index(END),
-    )
-    config = Blip2Config(
-        vision_config=vision.to_dict(),
-        qformer_config=bridge.to_dict(),
-        text_config=text.to_dict(),
-        num_query_tokens=QUERIES,
-        image_token_index=WORDS.index(IMAGE),
-    )
+    config = Blip2Config.from_pretrained(WEIGHTS / "captioner")
+    config.text_config.vocab_size = len(WORDS)
     config._attn_implementation = "eager"
     return Blip2ForConditionalGeneration(config)
 

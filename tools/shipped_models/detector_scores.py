@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torchvision.ops import box_iou
 
 from fineclip.miniature.shapes import THINGS
 from fineclip.miniature.world import Scene
@@ -32,7 +34,7 @@ def detector_scores(scenes: Sequence[Scene], predicted: Sequence[Predicted], min
         if not sure.any() or not scene.things:
             continue
         truth_M4 = np.array([thing.box for thing in scene.things], dtype=np.float64)
-        overlap_MP = box_overlap(truth_M4, all_boxes.boxes[sure])
+        overlap_MP = box_iou(torch.tensor(truth_M4), torch.tensor(all_boxes.boxes[sure])).numpy()
         hit_M = overlap_MP.max(axis=1) > MIN_OVERLAP
         label_M = all_boxes.labels[sure][overlap_MP.argmax(axis=1)]
         right_M = label_M == np.array([THINGS.index(thing.label) for thing in scene.things])
@@ -43,14 +45,3 @@ def detector_scores(scenes: Sequence[Scene], predicted: Sequence[Predicted], min
         "found_and_named": round(100 * named / things, 1),
         "boxes_per_thing": round(boxes / things, 2),
     }
-
-
-def box_overlap(left_M4: np.ndarray, right_P4: np.ndarray) -> np.ndarray:
-    """Compute intersection over union; (M, P)."""
-    corner_MP2 = np.maximum(left_M4[:, None, :2], right_P4[None, :, :2])
-    opposite_MP2 = np.minimum(left_M4[:, None, 2:], right_P4[None, :, 2:])
-    shared_MP = np.clip(opposite_MP2 - corner_MP2, 0, None).prod(axis=2)
-    area_M = (left_M4[:, 2:] - left_M4[:, :2]).prod(axis=1)
-    area_P = (right_P4[:, 2:] - right_P4[:, :2]).prod(axis=1)
-    overlap_MP: np.ndarray = shared_MP / (area_M[:, None] + area_P[None, :] - shared_MP)
-    return overlap_MP

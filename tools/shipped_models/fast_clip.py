@@ -9,29 +9,21 @@ Legend: B images, N texts, L tokens of a text, T tokens of an image with the cla
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 
 def encode_images(model: CLIP, images: Tensor) -> Tensor:
     """Encode images by the mean over patches; (B, D) unit vectors."""
     visual = model.visual
-    tokens_BTC = _trunk(visual, images)
-    tokens_BTC = _block(visual.transformer.resblocks[-1], tokens_BTC)
+    patches_BPC = visual.conv1(images).flatten(2).transpose(1, 2)
+    side = round(patches_BPC.shape[1] ** 0.5)
+    class_B1C = visual.class_embedding.to(patches_BPC.dtype).expand(len(images), 1, -1)
+    tokens_BTC = torch.cat([class_B1C, patches_BPC], dim=1) + resize_positions(visual.positional_embedding, side)
+    tokens_BTC = visual.ln_pre(tokens_BTC)
+    for block in visual.transformer.resblocks:
+        tokens_BTC = _block(block, tokens_BTC)
     return F.normalize((visual.ln_post(tokens_BTC[:, 1:]).mean(dim=1) @ visual.proj).float(), dim=-1)
-
-
-def encode_dense(model: CLIP, images: Tensor) -> Tensor:
-    """Encode patches without attention in the last block; (B, D, h, w) unit vectors."""
-    visual = model.visual
-    tokens_BTC = _trunk(visual, images)
-    last = visual.transformer.resblocks[-1]
-    weight, bias = last.attn.in_proj_weight.chunk(3)[2], last.attn.in_proj_bias.chunk(3)[2]
-    tokens_BTC = tokens_BTC + last.attn.out_proj(F.linear(last.ln_1(tokens_BTC), weight, bias))
-    tokens_BTC = tokens_BTC + last.mlp(last.ln_2(tokens_BTC))
-    dense_BPD = F.normalize((visual.ln_post(tokens_BTC[:, 1:]) @ visual.proj).float(), dim=-1)
-    side = round(dense_BPD.shape[1] ** 0.5)
-    return dense_BPD.transpose(1, 2).reshape(len(images), -1, side, side)
 
 
 def encode_texts(model: CLIP, texts: Tensor) -> Tensor:
@@ -54,18 +46,6 @@ def resize_positions(position_TC: Tensor, side: int) -> Tensor:
     grid_1Chw = position_TC[1:].T.reshape(1, -1, old_side, old_side)
     grid_1Chw = F.interpolate(grid_1Chw, (side, side), mode="bicubic", antialias=False, align_corners=False)
     return torch.cat([position_TC[:1], grid_1Chw.flatten(2)[0].T])
-
-
-def _trunk(visual: VisionTransformer, images: Tensor) -> Tensor:
-    """Run all blocks but the last; (B, T, C)."""
-    patches_BPC = visual.conv1(images).flatten(2).transpose(1, 2)
-    side = round(patches_BPC.shape[1] ** 0.5)
-    class_B1C = visual.class_embedding.to(patches_BPC.dtype).expand(len(images), 1, -1)
-    tokens_BTC = torch.cat([class_B1C, patches_BPC], dim=1) + resize_positions(visual.positional_embedding, side)
-    tokens_BTC = visual.ln_pre(tokens_BTC)
-    for block in visual.transformer.resblocks[:-1]:
-        tokens_BTC = _block(block, tokens_BTC)
-    return tokens_BTC
 
 
 def _block(block: ResidualAttentionBlock, tokens: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -121,13 +121,9 @@ def learning_rate(step: int, steps: int, settings: Settings) -> float:
 def written(model: "Blip2ForConditionalGeneration", crops: np.ndarray) -> list[str]:
     """Caption each crop."""
     model.eval()
-    captions: list[str] = []
-    for start in range(0, len(crops), 100):
-        pixels = normalize(crops[start : start + 100])
-        rows = model.generate(pixel_values=pixels, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
-        captions += [" ".join(files.WORDS[token] for token in row if token >= files.SPECIALS) for row in rows.tolist()]
+    rows = model.generate(pixel_values=normalize(crops), max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
     model.train()
-    return captions
+    return [" ".join(files.WORDS[token] for token in row if token >= files.SPECIALS) for row in rows.tolist()]
 
 
 def captioner_scores(captions: Sequence[str], truth: Sequence[str]) -> dict[str, float]:

@@ -21,6 +21,7 @@ from PIL import Image
 from fineclip.miniature.scenes import draw_scene
 from fineclip.miniature.seeds import DETECTOR_TRAINING, VALIDATION
 from fineclip.miniature.world import Scene
+from fineclip.shards.atomic import write_bytes
 from tools.shipped_models.detector_scenes import write_description, write_split
 from tools.shipped_models.detector_scores import Predicted, detector_scores
 
@@ -94,12 +95,9 @@ def export(checkpoint: Path, out: Path) -> None:
         "train_args": model.args,
         "license": LICENSE,
     }
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    out.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(kept, buffer)  # into a file it would write that file's name, too
-    temporary.write_bytes(buffer.getvalue())
-    temporary.replace(out)
+    write_bytes(out, buffer.getvalue())
 
 
 def predict(weights: Path, scenes: list[Scene]) -> list[Predicted]:

@@ -9,7 +9,6 @@ The batch of a step is a function of (seed, step), so a stopped run resumes from
 import argparse
 import logging
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +23,10 @@ from torch import Tensor, nn
 from fineclip.miniature.seeds import ENCODER_TRAINING, VALIDATION
 from fineclip.miniature.wording import ALT_PHRASES, PLACES, alt_text, with_article
 from fineclip.miniature.world import Thing
+from fineclip.models.tokenizer import Tokenizer
+from fineclip.shards import atomic
 from tools.shipped_models import encoder_files as files
-from tools.shipped_models.encoder_scores import Tokenize, ValidationScenes, encoder_scores, normalize
+from tools.shipped_models.encoder_scores import ValidationScenes, encoder_scores, normalized
 from tools.shipped_models.fast_clip import encode_images, encode_texts
 from tools.shipped_models.pictures import Pictures, Plan, draw_pictures, loose_frame
 
@@ -122,14 +123,14 @@ def train(out: Path, settings: Settings, workers: int) -> None:
     """Draw scenes, train, and write the files of the encoder to `out` at each validation."""
     torch.set_num_threads(1)
     files.write_description(out)
-    tokenize: Tokenize = files.tokenizer(out)
-    validation = ValidationScenes(VALIDATION, settings.validation_scenes, files.IMAGE_PX, files.CLOSE_UP_PX)
+    validation = ValidationScenes(VALIDATION, settings.validation_scenes)
     plan = Plan(ENCODER_TRAINING, settings.scenes, files.IMAGE_PX, STORED_CLOSE_UP_PX, loose_frame)
     batches = Batches(draw_pictures(plan, workers), settings)
     log.info("Drew %d scenes with %d things.", settings.scenes, len(batches.things))
 
     torch.manual_seed(ENCODER_TRAINING)
     model = files.new_model(out)
+    tokenize = Tokenizer(context_length=model.context_length, bpe=out / "bpe.txt.gz")
     optimizer = torch.optim.AdamW(decayed_and_not(model, settings.weight_decay), betas=(0.9, 0.98), fused=True)
     first_step = _restore(out, model, optimizer)
     for step in range(first_step, settings.steps):
@@ -150,12 +151,12 @@ def _step(
     model: CLIP,
     optimizer: torch.optim.Optimizer,
     batch: tuple[np.ndarray, Sequence[str]],
-    tokenize: Tokenize,
+    tokenize: Tokenizer,
     settings: Settings,
 ) -> float:
     pixels, texts = batch
     with torch.autocast("cpu", torch.bfloat16):
-        images_BD = encode_images(model, normalize(pixels))
+        images_BD = encode_images(model, normalized(pixels))
         texts_BD = encode_texts(model, tokenize(texts))
     loss = clip_loss(images_BD, texts_BD, model.logit_scale.exp())
     optimizer.zero_grad()
@@ -168,9 +169,8 @@ def _step(
 
 
 def _save(out: Path, model: CLIP, optimizer: torch.optim.Optimizer, step: int) -> None:
-    temporary = out / f".training-state.{os.getpid()}"
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, temporary)
-    temporary.replace(out / "training-state.pt")
+    with atomic(out / "training-state.pt") as temporary:
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, temporary)
 
 
 def _restore(out: Path, model: CLIP, optimizer: torch.optim.Optimizer) -> int:
