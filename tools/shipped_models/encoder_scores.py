@@ -3,8 +3,6 @@
 Legend: I images, M things of all images, K class names, D embedding.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from open_clip.model import CLIP
@@ -33,19 +31,18 @@ class ValidationScenes:
         self.scenes = [draw_scene(seed, index) for index in range(count)]
         images = [Image.fromarray(scene.pixels) for scene in self.scenes]
         unused = np.random.default_rng(0)
-        self.pixels = normalized([close_up(image, (0, 0, *image.size), IMAGE_PX) for image in images])
+        self.pixels = normalized(np.stack([close_up(image, (0, 0, *image.size), IMAGE_PX) for image in images]))
         things = [(index, thing) for index, scene in enumerate(self.scenes) for thing in scene.things]
-        self.crops = normalized(
-            [close_up(images[index], square_frame(thing.box, unused), CLOSE_UP_PX) for index, thing in things]
-        )
+        crops = [close_up(images[index], square_frame(thing.box, unused), CLOSE_UP_PX) for index, thing in things]
+        self.crops = normalized(np.stack(crops))
         self.boxes_M4 = torch.tensor([fractions(Box(*thing.box), *images[index].size) for index, thing in things])
         self.owners_M = torch.tensor([index for index, _ in things])
         self.labels_M = torch.tensor([THINGS.index(thing.label) for _, thing in things])
 
 
-def normalized(pictures: Sequence[np.ndarray]) -> Tensor:
-    """Normalize (H, W, 3) uint8 pictures as open_clip does; (B, 3, H, W) float32."""
-    return normalize_pixels(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
+def normalized(pixels: np.ndarray) -> Tensor:
+    """Normalize (B, H, W, 3) uint8 as open_clip does; (B, 3, H, W) float32."""
+    return normalize_pixels(torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
 
 def encoder_scores(model: CLIP, tokenize: Tokenizer, validation: ValidationScenes) -> dict[str, float]:
