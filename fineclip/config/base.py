@@ -35,9 +35,6 @@ DatasetName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9.]+(-[a-z0-9.]+
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
-NotNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NotNegativeFloat = Annotated[float, Field(ge=0)]
 
 
 class Section(BaseModel):
@@ -70,10 +67,10 @@ def key(default: Any = ..., *, unit: str | None = None, origin: str = OURS, **mo
     """Declare a key that has a unit, a limit, an alias, or a default that is not our choice.
 
     Args:
-        default: value or section; a key without default is required.
-        unit: unit of the value, such as `px`.
-        origin: source of the default: a paper, or the authors' code.
-        **more: alias, and limits of the value, as pydantic names them: `ge`, `gt`, `le`, `min_length`.
+        default: Value or section; a key without default is required.
+        unit: Unit of the value, such as `px`.
+        origin: Source of the default: a paper, or the authors' code.
+        **more: Alias, and limits of the value, as pydantic names them: `ge`, `gt`, `le`, `min_length`.
 
     Returns:
         The pydantic field.
@@ -116,12 +113,9 @@ def _message(detail: ErrorDetails, model: Any, values: Any, where: str) -> str:
     if detail["type"] == "missing":
         return f"{place}: this key is required and has no default"
     message = detail["msg"].removeprefix("Value error, ")
-    shown = (
-        ""
-        if isinstance(detail["input"], Mapping | list) or detail["type"] == "value_error"
-        else f", not {detail['input']!r}"
-    )
-    return f"{place}: {message[0].lower()}{message[1:]}{shown}"
+    if detail["type"] != "value_error" and not isinstance(detail["input"], Mapping | list):
+        message += f", not {detail['input']!r}"
+    return f"{place}: {message[0].lower()}{message[1:]}"
 
 
 def _path_as_written(location: tuple[int | str, ...], values: Any, *, is_missing: bool) -> list[str]:

@@ -4,18 +4,9 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, field_validator, model_validator
 
-from fineclip.config.base import (
-    NotNegativeFloat,
-    NotNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Section,
-    Sha256,
-    Share,
-    key,
-)
+from fineclip.config.base import PositiveInt, Section, Sha256, Share, key
 
 
 class WeightsConfig(Section):
@@ -67,7 +58,7 @@ class MiniatureSource(Section):
     """
 
     kind: Literal["miniature"]
-    seed: NotNegativeInt = 20_000
+    seed: NonNegativeInt = 20_000
     images: PositiveInt = key(2600, unit="images")
     images_per_shard: PositiveInt = key(650, unit="images")
 
@@ -87,7 +78,7 @@ class FolderSource(Section):
     kind: Literal["folder"]
     root: str
     captions: str | None = None
-    seed: NotNegativeInt = 0
+    seed: NonNegativeInt = 0
     images_per_shard: PositiveInt = key(5000, unit="images")
 
 
@@ -109,7 +100,7 @@ class CocoSource(Section):
     images: str = key("train2017", origin="COCO 2017")
     captions: str | None = key("annotations/captions_train2017.json", origin="COCO 2017")
     instances: str | None = key("annotations/instances_train2017.json", origin="COCO 2017")
-    seed: NotNegativeInt = 0
+    seed: NonNegativeInt = 0
     images_per_shard: PositiveInt = key(5000, unit="images")
 
     @model_validator(mode="after")
@@ -135,7 +126,7 @@ class WebDatasetSource(Section):
     kind: Literal["webdataset"]
     root: str
     pattern: str = "*.tar"
-    seed: NotNegativeInt = 0
+    seed: NonNegativeInt = 0
     tars_per_shard: PositiveInt = key(1, unit="tars")
     samples_per_tar: PositiveInt = key(5000, unit="samples", origin="cc3m-wds: 5,045 a tar")
     expected_tars: PositiveInt | None = key(None, unit="tars")
@@ -165,7 +156,7 @@ class FilterConfig(Section):
 
     min_side_px: PositiveInt = key(200, unit="px")
     max_aspect: float = key(3.0, origin="GranViT: 1/3 to 3", ge=1)
-    min_words: NotNegativeInt = key(2, unit="words")
+    min_words: NonNegativeInt = key(2, unit="words")
     max_words: PositiveInt = key(200, unit="words")
     boilerplate: tuple[str, ...] = BOILERPLATE
 
@@ -199,7 +190,7 @@ class YoloDetect(Section):
     confidence: Share = key(0.25, origin="ultralytics")
     iou: Share = 0.5
     max_regions: PositiveInt = key(20, unit="boxes", origin="FineCLIP scripts: 20")
-    min_side_px: NotNegativeFloat = key(8.0, unit="px", origin="FineCLIP: 8")
+    min_side_px: NonNegativeFloat = key(8.0, unit="px", origin="FineCLIP: 8")
 
     @field_validator("image_size")
     @classmethod
@@ -222,7 +213,7 @@ class AnnotationsDetect(Section):
 
     engine: Literal["annotations"]
     max_regions: PositiveInt = key(20, unit="boxes", origin="FineCLIP scripts: 20")
-    min_side_px: NotNegativeFloat = key(8.0, unit="px", origin="FineCLIP: 8")
+    min_side_px: NonNegativeFloat = key(8.0, unit="px", origin="FineCLIP: 8")
 
 
 class BoxesJsonDetect(Section):
@@ -243,7 +234,7 @@ class BoxesJsonDetect(Section):
     labels: bool = key(True, origin="CLIPSelf: coco_pseudo_4764.json")
     score: str | None = key("score", origin="COCO results")
     max_regions: PositiveInt | None = key(20, unit="boxes", origin="CLIPSelf: the first 20")
-    min_side_px: NotNegativeFloat = key(8.0, unit="px", origin="FineCLIP: 8")
+    min_side_px: NonNegativeFloat = key(8.0, unit="px", origin="FineCLIP: 8")
     max_side_px: PositiveFloat | None = key(None, unit="px")
 
 

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
-from fineclip.config.base import NotNegativeInt, PositiveInt, Section, key
+from fineclip.config.base import PositiveInt, Section, key
 
 
 class MiniatureTest(Section):
@@ -17,7 +17,7 @@ class MiniatureTest(Section):
     """
 
     layout: Literal["miniature"]
-    seed: NotNegativeInt = 30_000
+    seed: NonNegativeInt = 30_000
     images: PositiveInt = key(600, unit="images")
 
 
@@ -112,7 +112,7 @@ class BoxesBenchmark(Section):
     image_size: PositiveInt | None = key(None, unit="px", origin="FineCLIP")
     prompts: Literal["photo", "vild"] = "photo"
     candidates: Literal["all", "own_kind"] = key("all", origin="CLIPSelf, FineCLIP")
-    min_side_px: NotNegativeInt = key(8, unit="px", origin="CLIPSelf")
+    min_side_px: NonNegativeInt = key(8, unit="px", origin="CLIPSelf")
     max_side_px: PositiveInt = key(1024, unit="px", origin="CLIPSelf")
     if_missing: IfMissing = "skip"
 

@@ -5,9 +5,9 @@ Defaults are the correct behavior. The settings of the authors' scripts are in `
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from fineclip.config.base import NotNegativeFloat, PositiveFloat, PositiveInt, Section, Share, key
+from fineclip.config.base import PositiveInt, Section, Share, key
 from fineclip.config.training import FINECLIP
 
 CLIPSELF = "CLIPSelf scripts"
@@ -64,9 +64,9 @@ class FineCLIPWeights(Section):
         distill: Weight of the self-distillation loss.
     """
 
-    global_: NotNegativeFloat = key(1.0, alias="global", origin="FineCLIP eq. 6")
-    region: NotNegativeFloat = key(1.0, origin="FineCLIP eq. 6, gamma")
-    distill: NotNegativeFloat = key(1.0, origin="FineCLIP eq. 6, lambda")
+    global_: NonNegativeFloat = key(1.0, alias="global", origin="FineCLIP eq. 6")
+    region: NonNegativeFloat = key(1.0, origin="FineCLIP eq. 6, gamma")
+    distill: NonNegativeFloat = key(1.0, origin="FineCLIP eq. 6, lambda")
 
 
 class FineCLIPRelaxed(Section):
@@ -143,9 +143,9 @@ class RegionClipWeights(Section):
         global_: Weight of the contrastive loss of images and captions.
     """
 
-    distill: NotNegativeFloat = key(1.0, origin="RegionCLIP code")
-    contrast: NotNegativeFloat = key(1.0, origin="RegionCLIP code")
-    global_: NotNegativeFloat = key(1.0, alias="global", origin="RegionCLIP code")
+    distill: NonNegativeFloat = key(1.0, origin="RegionCLIP code")
+    contrast: NonNegativeFloat = key(1.0, origin="RegionCLIP code")
+    global_: NonNegativeFloat = key(1.0, alias="global", origin="RegionCLIP code")
 
 
 class RegionCLIPConfig(MethodConfig):

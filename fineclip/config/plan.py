@@ -5,19 +5,9 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
-from fineclip.config.base import (
-    DatasetName,
-    NotNegativeFloat,
-    NotNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Section,
-    Share,
-    Slug,
-    key,
-)
+from fineclip.config.base import DatasetName, PositiveInt, Section, Share, Slug, key
 
 
 class DatasetConfig(Section):
@@ -50,7 +40,7 @@ class ScaleConfig(Section):
     images: PositiveInt | None = key(None, unit="images")
     allow_fewer: bool = False
     expected_keep_rate: Share | None = None
-    shard_margin: NotNegativeFloat | None = None
+    shard_margin: NonNegativeFloat | None = None
 
 
 class VariantConfig(Section):
@@ -90,10 +80,10 @@ class PlanConfig(Section):
     encoders: tuple[Slug, ...]
     methods: tuple[Slug, ...] = ("clip", "fineclip")
     variants: tuple[Slug, ...] = ()
-    seeds: tuple[NotNegativeInt, ...] = (0,)
+    seeds: tuple[NonNegativeInt, ...] = (0,)
     benchmarks: tuple[Slug, ...]
     expected_keep_rate: float = key(0.8, gt=0, le=1)
-    shard_margin: NotNegativeFloat = 0.05
+    shard_margin: NonNegativeFloat = 0.05
 
     @model_validator(mode="after")
     def _check_unique(self) -> Self:
@@ -148,8 +138,8 @@ class RuntimeConfig(Section):
     detect_batch_size: PositiveInt = key(16, unit="images")
     caption_batch_size: PositiveInt = key(128, unit="crops")
     evaluate_batch_size: PositiveInt = key(64, unit="images")
-    num_workers: NotNegativeInt = key(0, unit="processes")
-    devices: tuple[NotNegativeInt, ...] | Literal["auto"] = "auto"
+    num_workers: NonNegativeInt = key(0, unit="processes")
+    devices: tuple[NonNegativeInt, ...] | Literal["auto"] = "auto"
     memory_gb: PositiveFloat | Literal["auto"] | None = key("auto", unit="GB, 10^9 bytes")
     crop_micro_batch_size: PositiveInt | None = key(None, unit="crops")
     image_micro_batch_size: PositiveInt | None = key(None, unit="images")

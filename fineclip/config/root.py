@@ -156,20 +156,14 @@ class Config(Section):
     @property
     def regions(self) -> str:
         """Return the name of the planned entry of `detect`, after substitution."""
-        chosen = self.detect[self.plan.regions]
-        return (
-            self.substitutes.detect if self.substitutes.detect and isinstance(chosen, YoloDetect) else self.plan.regions
-        )
+        substitute = self.substitutes.detect if isinstance(self.detect[self.plan.regions], YoloDetect) else None
+        return substitute or self.plan.regions
 
     @property
     def captions(self) -> str:
         """Return the name of the planned entry of `caption`, after substitution."""
-        chosen = self.caption[self.plan.captions]
-        return (
-            self.substitutes.caption
-            if self.substitutes.caption and isinstance(chosen, Blip2Caption)
-            else self.plan.captions
-        )
+        substitute = self.substitutes.caption if isinstance(self.caption[self.plan.captions], Blip2Caption) else None
+        return substitute or self.plan.captions
 
     @property
     def planned_encoders(self) -> tuple[str, ...]:

@@ -2,9 +2,9 @@
 
 from typing import Literal, Self
 
-from pydantic import model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
-from fineclip.config.base import NotNegativeFloat, NotNegativeInt, PositiveFloat, PositiveInt, Section, Share, key
+from fineclip.config.base import PositiveInt, Section, Share, key
 from fineclip.config.data import WeightsConfig
 
 FINECLIP = "FineCLIP scripts"
@@ -82,13 +82,13 @@ class TrainConfig(Section):
         deterministic: Use deterministic kernels on a GPU. Training on a CPU is always deterministic.
     """
 
-    seed: NotNegativeInt = 0
+    seed: NonNegativeInt = 0
     batch_size: PositiveInt = key(256, unit="images", origin="FineCLIP scripts: 8 x 32")
     epochs: PositiveInt = key(10, origin=FINECLIP)
     max_steps: PositiveInt | None = key(None, unit="steps")
     learning_rate: PositiveFloat = key(1e-5, origin=FINECLIP)
-    warmup_steps: NotNegativeInt = key(1000, unit="steps", origin=FINECLIP)
-    weight_decay: NotNegativeFloat = key(0.1, origin=FINECLIP)
+    warmup_steps: NonNegativeInt = key(1000, unit="steps", origin=FINECLIP)
+    weight_decay: NonNegativeFloat = key(0.1, origin=FINECLIP)
     betas: tuple[Share, Share] = key((0.9, 0.999), origin="FineCLIP scripts, EVA")
     eps: PositiveFloat = key(1e-8, origin="FineCLIP scripts, EVA")
     max_grad_norm: PositiveFloat | None = key(None, origin=FINECLIP)

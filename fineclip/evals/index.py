@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fineclip.boxes import clip
-from fineclip.config import (
+from fineclip.config.evaluation import (
     BenchmarkConfig,
     BoxesBenchmark,
     CaptionList,

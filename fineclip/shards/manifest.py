@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from fineclip.errors import ShardError
-from fineclip.identity import JobKey, canonical, identity
+from fineclip.identity import canonical, identity
 from fineclip.shards.atomic import remove_stale_temp_files, sha256_of, write_text
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ class Job:
             found = read_manifest(copy)
         except ShardError:
             return False
-        if self.key != JobKey(found.stage, found.version, canonical(found.config), dict(found.inputs)):
+        if canonical(self.key) != canonical({name: getattr(found, name) for name in self.key}):
             return False
         for name, digest in found.outputs.items():
             path = self.manifest.parent / name
@@ -165,25 +165,23 @@ class Job:
         Raises:
             AssertionError: `read` is not `kept` plus the dropped rows.
         """
-        stage, version, _, inputs = self.key
         hashes = {path.relative_to(self.manifest.parent).as_posix(): sha256_of(path) for path in outputs}
         dropped, uncaptioned = _counted(dropped), _counted(uncaptioned)
         if read != kept + sum(dropped.values()):
             raise AssertionError(f"{self.manifest}: {read} read are not {kept} kept and {dropped} dropped")
-        made = Manifest(stage, version, self._config(), inputs, hashes, read, kept, dropped, regions, uncaptioned)
+        counts = {"read": read, "kept": kept, "dropped": dropped, "regions": regions, "uncaptioned": uncaptioned}
+        made = Manifest(**self.key, outputs=hashes, **counts)
         write_text(cached_manifest(self.manifest), made.text())
         write_text(self.manifest, made.text())
         log.info("%s: %d read, %d kept%s", self.manifest, read, kept, "".join(f", {n} {r}" for r, n in dropped.items()))
         return made
 
-    def _config(self) -> Mapping[str, Any]:
-        return identity(self.config) if isinstance(self.config, BaseModel) else self.config
-
     @property
-    def key(self) -> JobKey:
-        """Key of the job, from the current hashes of its inputs."""
-        inputs = self.inputs if isinstance(self.inputs, Mapping) else hashes_of(self.inputs)
-        return JobKey(self.stage, self.version, canonical(self._config()), dict(inputs))
+    def key(self) -> dict[str, Any]:
+        """Fields of the manifest that identify the job, from the current hashes of its inputs."""
+        config = identity(self.config) if isinstance(self.config, BaseModel) else self.config
+        inputs = dict(self.inputs) if isinstance(self.inputs, Mapping) else hashes_of(self.inputs)
+        return {"stage": self.stage, "version": self.version, "config": config, "inputs": inputs}
 
 
 def _counted(reasons: Mapping[str, int] | None) -> dict[str, int]:

@@ -1,17 +1,16 @@
 """Parquet tables between the stages: one typed row per input sample, kept, or dropped with a reason.
 
-The columns of a table follow from the fields of its row type, and `encode_row` and `decode_rows` are the only functions that
-convert between the two. Nested types become structs; a `Box` in one becomes the columns x1, y1, x2, y2.
+The columns of a table follow from the fields of its row type (`COLUMN_TYPES`), and `encode_row` and `decode_rows` are the only
+functions that convert between the two. Nested types become structs (`STRUCTS`); a `Box` in one becomes the columns x1, y1, x2, y2.
 """
 
-import types
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Generic, NamedTuple, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Generic, NamedTuple, Self, TypeVar, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,13 +20,7 @@ from fineclip.shards.atomic import atomic, sha256_of
 from fineclip.shards.manifest import Job, read_manifest
 from fineclip.types import Box, LabeledBox, Region, RegionCaption
 
-
-class Columns(tuple[str, ...]):
-    """Annotation of a nested type: the fields that the table holds."""
-
-
 Int32 = Annotated[int, pa.int32()]
-DetectedRegion = Annotated[Region, Columns(("box", "score", "label"))]
 
 
 class BenchmarkBox(NamedTuple):
@@ -86,7 +79,7 @@ class DetectRow(Row):
 
     width: Int32
     height: Int32
-    regions: list[DetectedRegion]
+    regions: list[Region]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,96 +132,66 @@ class ConceptRow(Row):
 
 R = TypeVar("R", bound=Row)
 
-_SCALARS = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+_EDGES = [(edge, pa.float64()) for edge in Box._fields]
+STRUCTS: dict[type, pa.StructType] = {
+    LabeledBox: pa.struct([*_EDGES, ("label", pa.string())]),
+    BenchmarkBox: pa.struct([*_EDGES, ("label", pa.int32())]),
+    Region: pa.struct([*_EDGES, ("score", pa.float64()), ("label", pa.string())]),  # captions have a table of their own
+    RegionCaption: pa.struct([("caption", pa.string()), ("logprob", pa.float64())]),
+}
+COLUMN_TYPES: dict[Any, pa.DataType] = {
+    bool: pa.bool_(),
+    int: pa.int64(),
+    Int32: pa.int32(),
+    float: pa.float64(),
+    str: pa.string(),
+    list[str]: pa.list_(pa.string()),
+    **{list[nested]: pa.list_(struct) for nested, struct in STRUCTS.items()},
+}
+COLUMN_TYPES |= {annotation | None: column for annotation, column in COLUMN_TYPES.items()}
 
 
 def schema_of(row_type: type) -> pa.Schema:
     """Return the columns of a table of rows, in the order of the fields."""
-    return pa.schema(_columns(row_type))
-
-
-def _columns(record: Any) -> list[tuple[str, pa.DataType]]:
-    columns: list[tuple[str, pa.DataType]] = []
-    for name, annotation in _fields(record):
-        if annotation is Box:
-            columns += [(edge, pa.float64()) for edge in Box._fields]
-        else:
-            columns.append((name, _arrow_type(annotation)))
-    return columns
-
-
-def _arrow_type(annotation: Any) -> pa.DataType:
-    annotation = _without_none(annotation)
-    if get_origin(annotation) is Annotated and isinstance(get_args(annotation)[1], pa.DataType):
-        return get_args(annotation)[1]
-    if get_origin(annotation) is list:
-        return pa.list_(_arrow_type(get_args(annotation)[0]))
-    return _SCALARS.get(annotation) or pa.struct(_columns(annotation))
-
-
-def _without_none(annotation: Any) -> Any:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return next(one for one in get_args(annotation) if one is not types.NoneType)
-    return annotation
+    hints = get_type_hints(row_type, include_extras=True)
+    return pa.schema({name: COLUMN_TYPES[hint] for name, hint in hints.items()})
 
 
 @cache
-def _fields(record: Any) -> list[tuple[str, Any]]:
-    """Return name and annotation of each field of a row or nested type that is stored in the table."""
-    chosen = get_args(record)[1] if get_origin(record) is Annotated else None
-    hints = get_type_hints(get_args(record)[0] if chosen else record, include_extras=True)
-    return [(name, hint) for name, hint in hints.items() if chosen is None or name in chosen]
-
-
-@cache
-def _nested(row_type: Any) -> dict[str, Any]:
+def _nested(row_type: type) -> dict[str, Any]:
     """Return the nested type of each column that is a list of structs."""
-    found = {name: _without_none(annotation) for name, annotation in _fields(row_type)}
-    elements = {name: get_args(one)[0] for name, one in found.items() if get_origin(one) is list}
-    return {name: element for name, element in elements.items() if element not in _SCALARS}
+    elements = {hint: nested for nested in STRUCTS for hint in (list[nested], list[nested] | None)}
+    return {name: elements[hint] for name, hint in get_type_hints(row_type).items() if hint in elements}
 
 
 def encode_row(row: Row) -> dict[str, Any]:
     """Return the values of a row by column."""
-    row_type: Any = type(row)
-    nested = _nested(row_type)
-    values = {name: getattr(row, name) for name, _ in _fields(row_type)}
-    for name, record in nested.items():
+    values = {field.name: getattr(row, field.name) for field in fields(row)}
+    for name, nested in _nested(type(row)).items():
         if values[name] is not None:
-            values[name] = [_struct(one, record) for one in values[name]]
+            values[name] = [_encode(one, STRUCTS[nested]) for one in values[name]]
     return values
 
 
-def _struct(value: Any, record: Any) -> dict[str, Any]:
-    struct: dict[str, Any] = {}
-    for name, annotation in _fields(record):
-        if annotation is Box:
-            struct |= getattr(value, name)._asdict()
-        else:
-            struct[name] = getattr(value, name)
-    return struct
+def _encode(value: Any, struct: pa.StructType) -> dict[str, Any]:
+    """Return the values of a nested type by the names of its struct."""
+    return {field.name: getattr(value.box if field.name in Box._fields else value, field.name) for field in struct}
 
 
-def _decode(values: dict[str, Any], row_type: Any) -> Any:
-    """Return the row of values by column; `values` is changed."""
-    for name, record in _nested(row_type).items():
-        if values.get(name) is not None:
-            values[name] = [_value(one, record) for one in values[name]]
-    return row_type(**values)
-
-
-def _value(struct: dict[str, Any], record: Any) -> Any:
-    make: Callable[..., Any] = get_args(record)[0] if get_origin(record) is Annotated else record
-    arguments = {
-        name: Box(*(struct[edge] for edge in Box._fields)) if annotation is Box else struct[name]
-        for name, annotation in _fields(record)
-    }
-    return make(**arguments)
+def _decode(values: dict[str, Any], nested: Any) -> Any:
+    """Return the nested type of the values of a struct; `values` is changed."""
+    if "x1" in values:
+        values["box"] = Box(*(values.pop(edge) for edge in Box._fields))
+    return nested(**values)
 
 
 def decode_rows(table: pa.Table | pa.RecordBatch, row_type: type[R]) -> Iterator[R]:
     """Yield the rows of a table in memory whose columns are those of `row_type`."""
-    return (_decode(values, row_type) for values in table.to_pylist())
+    for values in table.to_pylist():
+        for name, nested in _nested(row_type).items():
+            if values.get(name) is not None:
+                values[name] = [_decode(struct, nested) for struct in values[name]]
+        yield row_type(**values)
 
 
 class TableWriter(Generic[R]):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from fineclip.config import CaptionList, Karpathy
+from fineclip.config.evaluation import CaptionList, Karpathy
 from fineclip.errors import DataError
 from fineclip.evals.datasets.benchmark_image import Contents, read_image
 from fineclip.shards import sha256_of

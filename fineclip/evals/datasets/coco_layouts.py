@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fineclip.config import CocoCaptions, CocoPanoptic
+from fineclip.config.evaluation import CocoCaptions, CocoPanoptic
 from fineclip.errors import DataError
 from fineclip.evals.datasets.benchmark_image import BenchmarkClass, BenchmarkImage, Contents, read_image
 from fineclip.shards import BenchmarkBox, sha256_of
