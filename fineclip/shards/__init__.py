@@ -3,7 +3,7 @@
 from fineclip.shards.atomic import atomic, sha256_of, write_bytes, write_text
 from fineclip.shards.byte_ranges import ByteRange, ByteRangeReader
 from fineclip.shards.manifest import Job, Manifest, hashes_of, input_manifest, invalidate, read_manifest
-from fineclip.shards.packed import EXTENSIONS, TarAppender, add_sample, members, read_description, read_sample
+from fineclip.shards.packed import TarAppender, add_sample, members, read_description, read_sample
 from fineclip.shards.tables import (
     BenchmarkBox,
     BenchmarkRow,
@@ -26,7 +26,6 @@ from fineclip.shards.tables import (
 from fineclip.shards.texts import TextsFile, write_texts
 
 __all__ = [
-    "EXTENSIONS",
     "BenchmarkBox",
     "BenchmarkRow",
     "ByteRange",

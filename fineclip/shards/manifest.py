@@ -70,6 +70,27 @@ def read_manifest(path: Path) -> Manifest:
         raise ShardError(f"{path}: is not a manifest ({error}). Delete it and run again.") from None
 
 
+def verified_output(manifest: Path, name: str) -> Path:
+    """Return the path of an output of a manifest, after a check of its hash.
+
+    Args:
+        manifest: Path of the manifest; the output is in the same folder.
+        name: File name of the output.
+
+    Returns:
+        Path of a file that is the one of the job.
+
+    Raises:
+        ShardError: The file is absent, or is not the one that the manifest names.
+    """
+    path, expected = manifest.with_name(name), read_manifest(manifest).outputs.get(name)
+    if not path.is_file():
+        raise ShardError(f"{path}: is missing. Delete {manifest} and run again.")
+    if sha256_of(path) != expected:
+        raise ShardError(f"{path}: is not the one that {manifest.name} names. Delete {manifest} and run again.")
+    return path
+
+
 def input_manifest(manifest_path: Path, stage: str) -> Path:
     """Return the manifest of `stage` among the inputs of a manifest.
 

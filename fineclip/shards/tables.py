@@ -5,7 +5,7 @@ functions that convert between the two. Nested types become structs (`STRUCTS`);
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fineclip.errors import ShardError
-from fineclip.shards.atomic import atomic, sha256_of
-from fineclip.shards.manifest import Job, read_manifest
+from fineclip.shards.atomic import atomic
+from fineclip.shards.manifest import Job, verified_output
 from fineclip.types import Box, LabeledBox, Region, RegionCaption
 
 Int32 = Annotated[int, pa.int32()]
@@ -122,6 +122,11 @@ class BenchmarkRow(Row):
     captions: list[str]
     boxes: list[BenchmarkBox]
 
+    @property
+    def regions(self) -> list[BenchmarkBox]:
+        """The boxes; the manifest counts them as regions."""
+        return self.boxes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConceptRow(Row):
@@ -207,7 +212,7 @@ class TableWriter(Generic[R]):
     """
 
     def __init__(
-        self, job: Job, row_type: type[R], *, also: tuple[Path, ...] = (), reasons: Collection[str] | None = None
+        self, job: Job, row_type: type[R], *, also: Sequence[Path] = (), reasons: Collection[str] | None = None
     ) -> None:
         self.job, self.row_type, self.also, self.reasons = job, row_type, also, reasons
         self.rows: list[R] = []
@@ -269,13 +274,7 @@ def table_of(manifest: Path) -> Path:
     Raises:
         ShardError: The table is absent, or is not the one that the manifest names.
     """
-    path = manifest.with_suffix(".parquet")
-    expected = read_manifest(manifest).outputs.get(path.name)
-    if expected is None or not path.is_file():
-        raise ShardError(f"{path}: is gone. Delete {manifest} and run again.")
-    if sha256_of(path) != expected:
-        raise ShardError(f"{path}: is not the table that {manifest.name} names. Delete {manifest} and run again.")
-    return path
+    return verified_output(manifest, f"{manifest.stem}.parquet")
 
 
 def read_rows(manifest: Path, row_type: type[R]) -> Iterator[R]:
