@@ -17,11 +17,9 @@ from fineclip.shards.tables import (
     SourceRow,
     TableWriter,
     decode_rows,
-    encode_row,
     kept_rows,
     read_rows,
     table_of,
-    write_table,
 )
 from fineclip.shards.texts import TextsFile, write_texts
 
@@ -46,7 +44,6 @@ __all__ = [
     "add_sample",
     "atomic",
     "decode_rows",
-    "encode_row",
     "hashes_of",
     "input_manifest",
     "invalidate",
@@ -59,7 +56,6 @@ __all__ = [
     "sha256_of",
     "table_of",
     "write_bytes",
-    "write_table",
     "write_text",
     "write_texts",
 ]

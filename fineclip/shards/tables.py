@@ -237,7 +237,9 @@ class TableWriter(Generic[R]):
         if kind is not None:
             return
         path = self.job.manifest.with_suffix(".parquet")
-        write_table(path, self.rows, self.row_type)
+        table = pa.Table.from_pylist([encode_row(row) for row in self.rows], schema=schema_of(self.row_type))
+        with atomic(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
         dropped = Counter(row.reason for row in self.rows if row.reason is not None)
         kept = [row for row in self.rows if row.kept]
         self.job.finish(
@@ -253,13 +255,6 @@ class TableWriter(Generic[R]):
 def _regions_of(row: Row) -> int:
     regions = getattr(row, "regions", 0)
     return regions if isinstance(regions, int) else len(regions)
-
-
-def write_table(path: Path, rows: list[R], row_type: type[R]) -> None:
-    """Write a Parquet table atomically. Equal rows give equal bytes."""
-    table = pa.Table.from_pylist([encode_row(row) for row in rows], schema=schema_of(row_type))
-    with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
 
 
 def table_of(manifest: Path) -> Path:
