@@ -1,7 +1,7 @@
 """Parquet tables between the stages: one typed row per input sample, kept, or dropped with a reason.
 
-The columns of a table follow from the fields of its row type (`COLUMN_TYPES`), and `encode_row` and `decode_rows` are the only
-functions that convert between the two. Nested types become structs (`STRUCTS`); a `Box` in one becomes the columns x1, y1, x2, y2.
+The columns of a table follow from the fields of its row type, and `encode_row` and `decode_rows` are the only functions that
+convert between the two. Nested types become structs; a `Box` in one becomes the columns x1, y1, x2, y2.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Generic, NamedTuple, Self, TypeVar, get_type_hints
+from typing import Annotated, Any, Generic, NamedTuple, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -138,12 +138,6 @@ class ConceptRow(Row):
 R = TypeVar("R", bound=Row)
 
 _EDGES = [(edge, pa.float64()) for edge in Box._fields]
-STRUCTS: dict[type, pa.StructType] = {
-    LabeledBox: pa.struct([*_EDGES, ("label", pa.string())]),
-    BenchmarkBox: pa.struct([*_EDGES, ("label", pa.int32())]),
-    Region: pa.struct([*_EDGES, ("score", pa.float64()), ("label", pa.string())]),  # captions have a table of their own
-    RegionCaption: pa.struct([("caption", pa.string()), ("logprob", pa.float64())]),
-}
 COLUMN_TYPES: dict[Any, pa.DataType] = {
     bool: pa.bool_(),
     int: pa.int64(),
@@ -151,36 +145,58 @@ COLUMN_TYPES: dict[Any, pa.DataType] = {
     float: pa.float64(),
     str: pa.string(),
     list[str]: pa.list_(pa.string()),
-    **{list[nested]: pa.list_(struct) for nested, struct in STRUCTS.items()},
 }
 COLUMN_TYPES |= {annotation | None: column for annotation, column in COLUMN_TYPES.items()}
 
 
 def schema_of(row_type: type) -> pa.Schema:
     """Return the columns of a table of rows, in the order of the fields."""
-    hints = get_type_hints(row_type, include_extras=True)
-    return pa.schema({name: COLUMN_TYPES[hint] for name, hint in hints.items()})
+    return pa.schema(_columns(row_type))
+
+
+def _columns(record: type) -> list[tuple[str, pa.DataType]]:
+    nested, columns = _nested(record), []
+    for name, annotation in _fields(record).items():
+        if annotation is Box:
+            columns += _EDGES
+        elif name in nested:
+            columns.append((name, pa.list_(pa.struct(_columns(nested[name])))))
+        else:
+            columns.append((name, COLUMN_TYPES[annotation]))
+    return columns
 
 
 @cache
-def _nested(row_type: type) -> dict[str, Any]:
-    """Return the nested type of each column that is a list of structs."""
-    elements = {hint: nested for nested in STRUCTS for hint in (list[nested], list[nested] | None)}
-    return {name: elements[hint] for name, hint in get_type_hints(row_type).items() if hint in elements}
+def _fields(record: type) -> dict[str, Any]:
+    """Return the annotation of each field of a row or nested type that a table holds."""
+    hints = get_type_hints(record, include_extras=True)
+    if record is Region:
+        del hints["caption"]  # captions have a table of their own
+    return hints
+
+
+@cache
+def _nested(record: type) -> dict[str, Any]:
+    """Return X for each field of type `list[X]` or `list[X] | None` where X is a nested type."""
+    inner = {name: get_args(hint)[0] for name, hint in _fields(record).items() if hint not in (Box, *COLUMN_TYPES)}
+    return {name: get_args(one)[0] if get_origin(one) is list else one for name, one in inner.items()}
 
 
 def encode_row(row: Row) -> dict[str, Any]:
     """Return the values of a row by column."""
-    values = {field.name: getattr(row, field.name) for field in fields(row)}
-    for name, nested in _nested(type(row)).items():
+    values = {name: getattr(row, name) for name in _fields(type(row))}
+    for name in _nested(type(row)):
         if values[name] is not None:
-            values[name] = [_encode(one, STRUCTS[nested]) for one in values[name]]
+            values[name] = [_encode(one) for one in values[name]]
     return values
 
 
-def _encode(value: Any, struct: pa.StructType) -> dict[str, Any]:
-    """Return the values of a nested type by the names of its struct."""
-    return {field.name: getattr(value.box if field.name in Box._fields else value, field.name) for field in struct}
+def _encode(value: Any) -> dict[str, Any]:
+    """Return the values of a nested type by the columns of its struct."""
+    values = {name: getattr(value, name) for name in _fields(type(value))}
+    if "box" in values:
+        values |= values.pop("box")._asdict()
+    return values
 
 
 def _decode(values: dict[str, Any], nested: Any) -> Any:

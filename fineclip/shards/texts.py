@@ -97,6 +97,9 @@ class TextsFile:
     def __len__(self) -> int:
         return len(self._hash_T)
 
+    def __contains__(self, text: str) -> bool:
+        return bool(self._places([text])[0] >= 0)
+
     def features(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return the embeddings of texts, (N, D), as a copy.
 

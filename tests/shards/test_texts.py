@@ -43,6 +43,7 @@ def test_a_text_that_is_not_there(file: Path, text: str) -> None:
     with pytest.raises(KeyError) as raised:
         TextsFile(file).features(["a cat", text])
     assert raised.value.args == (text,)
+    assert text not in TextsFile(file) and "a cat" in TextsFile(file)
 
 
 def test_safetensors_reads_it(file: Path) -> None:
