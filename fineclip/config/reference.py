@@ -41,7 +41,7 @@ def reference_page() -> str:
     }
     template = Template(TEMPLATE.read_text(encoding="utf-8"), trim_blocks=True, lstrip_blocks=True)
     functions = {"references": _references, "is_map": _is_map, "type": _type, "short": _short, "anchor": _anchor}
-    page = template.render(schema=schema, parts=parts, headings=headings, ours=OURS, **functions)
+    page: str = template.render(schema=schema, parts=parts, headings=headings, ours=OURS, **functions)
     return page.rstrip() + "\n"
 
 
@@ -75,6 +75,9 @@ def _tables(node: Schema, path: str, sections: Schema, headings: dict[str, str])
         path: Names of the keys that lead to it, with dots.
         sections: Schema of each section by its name.
         headings: Heading of each section so far, by its name.
+
+    Yields:
+        Name of a section that has no heading yet.
     """
     for name in _references(node):
         if name not in headings:

@@ -190,8 +190,9 @@ class Job:
         dropped, uncaptioned = _counted(dropped), _counted(uncaptioned)
         if read != kept + sum(dropped.values()):
             raise AssertionError(f"{self.manifest}: {read} read are not {kept} kept and {dropped} dropped")
-        counts = {"read": read, "kept": kept, "dropped": dropped, "regions": regions, "uncaptioned": uncaptioned}
-        made = Manifest(**self.key, outputs=hashes, **counts)
+        made = Manifest(
+            **self.key, outputs=hashes, read=read, kept=kept, dropped=dropped, regions=regions, uncaptioned=uncaptioned
+        )
         write_text(cached_manifest(self.manifest), made.text())
         write_text(self.manifest, made.text())
         log.info("%s: %d read, %d kept%s", self.manifest, read, kept, "".join(f", {n} {r}" for r, n in dropped.items()))

@@ -11,7 +11,7 @@ The text file has the first caption, for readers without JSON. Equal samples giv
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def to_json(sample: Sample) -> dict[str, Any]:
     }
 
 
-def from_json(key: str, record: Mapping[str, Any]) -> Sample:
+def from_json(key: str, record: dict[str, Any]) -> Sample:
     """Return the sample of a JSON object, without its image."""
     regions = tuple(Region(**values | {"box": Box(*values["box"])}) for values in record["regions"])
     return Sample(**record | {"key": key, "image": b"", "captions": tuple(record["captions"]), "regions": regions})

@@ -154,7 +154,7 @@ def schema_of(row_type: type) -> pa.Schema:
     return pa.schema(_columns(row_type))
 
 
-def _columns(record: type) -> list[tuple[str, pa.DataType]]:
+def _columns(record: Any) -> list[tuple[str, pa.DataType]]:
     nested, columns = _nested(record), []
     for name, annotation in _fields(record).items():
         if annotation is Box:
@@ -167,7 +167,7 @@ def _columns(record: type) -> list[tuple[str, pa.DataType]]:
 
 
 @cache
-def _fields(record: type) -> dict[str, Any]:
+def _fields(record: Any) -> dict[str, Any]:
     """Return the annotation of each field of a row or nested type that a table holds."""
     hints = get_type_hints(record, include_extras=True)
     if record is Region:
@@ -176,7 +176,7 @@ def _fields(record: type) -> dict[str, Any]:
 
 
 @cache
-def _nested(record: type) -> dict[str, Any]:
+def _nested(record: Any) -> dict[str, Any]:
     """Return X for each field of type `list[X]` or `list[X] | None` where X is a nested type."""
     inner = {name: get_args(hint)[0] for name, hint in _fields(record).items() if hint not in (Box, *COLUMN_TYPES)}
     return {name: get_args(one)[0] if get_origin(one) is list else one for name, one in inner.items()}
@@ -184,16 +184,17 @@ def _nested(record: type) -> dict[str, Any]:
 
 def encode_row(row: Row) -> dict[str, Any]:
     """Return the values of a row by column."""
-    values = {name: getattr(row, name) for name in _fields(type(row))}
-    for name in _nested(type(row)):
+    row_type: Any = type(row)
+    values = {name: getattr(row, name) for name in _fields(row_type)}
+    for name, nested in _nested(row_type).items():
         if values[name] is not None:
-            values[name] = [_encode(one) for one in values[name]]
+            values[name] = [_encode(one, nested) for one in values[name]]
     return values
 
 
-def _encode(value: Any) -> dict[str, Any]:
+def _encode(value: Any, nested: Any) -> dict[str, Any]:
     """Return the values of a nested type by the columns of its struct."""
-    values = {name: getattr(value, name) for name in _fields(type(value))}
+    values = {name: getattr(value, name) for name in _fields(nested)}
     if "box" in values:
         values |= values.pop("box")._asdict()
     return values
@@ -208,8 +209,9 @@ def _decode(values: dict[str, Any], nested: Any) -> Any:
 
 def decode_rows(table: pa.Table | pa.RecordBatch, row_type: type[R]) -> Iterator[R]:
     """Yield the rows of a table in memory whose columns are those of `row_type`."""
+    record: Any = row_type
     for values in table.to_pylist():
-        for name, nested in _nested(row_type).items():
+        for name, nested in _nested(record).items():
             if values.get(name) is not None:
                 values[name] = [_decode(struct, nested) for struct in values[name]]
         yield row_type(**values)

@@ -116,7 +116,8 @@ def tight_box(is_inside_HW: np.ndarray) -> Box:
         >>> tight_box(mask_HW)
         Box(x1=2.0, y1=1.0, x2=5.0, y2=3.0)
     """
-    return Box(*map(float, Image.fromarray(is_inside_HW).getbbox()))
+    rows, columns = (np.flatnonzero(is_inside_HW.any(axis=axis)) for axis in (1, 0))
+    return Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
 
 
 def segment_ids(png: Image.Image) -> np.ndarray:
