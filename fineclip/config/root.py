@@ -114,21 +114,18 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_batch_size(self) -> Self:
+    def _check_runs(self) -> Self:
         for run in self.runs().values():
-            least = self.options(run).min_batch_size if run.method else 1
-            if run.method and self.training(run).batch_size < least:
+            if run.method is None:
+                continue
+            options, batch_size = self.options(run), self.training(run).batch_size
+            if batch_size < options.min_batch_size:
                 raise ValueError(
-                    f"train.batch_size: {self.training(run).batch_size}, but run {run.id} needs at least {least} images per step,"
+                    f"train.batch_size: {batch_size}, but run {run.id} needs at least {options.min_batch_size} images per step,"
                     " one set of mosaics. Raise it, or set fewer or smaller mosaics in methods.clim.mosaics"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _check_concepts(self) -> Self:
-        for run in self.runs().values() if self.concepts.from_ == "captions" else ():
-            options = self.options(run) if run.method else None
-            if isinstance(options, RegionCLIPConfig) and options.targets == "labels":
+            uses_labels = isinstance(options, RegionCLIPConfig) and options.targets == "labels"
+            if uses_labels and self.concepts.from_ == "captions":
                 raise ValueError(
                     f"concepts.from: captions, but the concepts of run {run.id} are region labels (targets: labels)."
                     " Set concepts.from: labels, or targets: pseudo."

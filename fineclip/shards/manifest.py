@@ -142,11 +142,8 @@ class Job:
         does not hold.
         """
         remove_stale_temp_files(self.manifest.parent, self.manifest.stem)
-        copy = cached_manifest(self.manifest)
-        if not copy.is_file():
-            return False
         try:
-            found = read_manifest(copy)
+            found = read_manifest(cached_manifest(self.manifest))
         except ShardError:
             return False
         if canonical(self.key) != canonical({name: getattr(found, name) for name in self.key}):
