@@ -164,11 +164,8 @@ def _start(manifest: Path, scores: Mapping[str, Path], keys: Mapping[str, Key]) 
         hashes = read_manifest(cached_manifest(manifest)).outputs
     except ShardError:
         hashes = {}
-    todo = [
-        name
-        for name, path in scores.items()
-        if not _is_up_to_date(path, keys[name], hashes.get(path.relative_to(manifest.parent).as_posix()))
-    ]
+    names = {name: path.relative_to(manifest.parent).as_posix() for name, path in scores.items()}
+    todo = [name for name, path in scores.items() if not _is_up_to_date(path, keys[name], hashes.get(names[name]))]
     invalidate(manifest)
     manifest.unlink(missing_ok=True)
     for name, path in scores.items():

@@ -151,7 +151,8 @@ def _data(config: BenchmarkConfig, tar: Path, name: str) -> tuple[dict[str, str]
 
 
 def _row(key: str, image: BenchmarkImage, config: BenchmarkConfig) -> BenchmarkRow:
-    captions, boxes, reason = image.captions, list[BenchmarkBox](), "no-text"
+    boxes: list[BenchmarkBox] = []
+    captions, reason = image.captions, "no-text"
     if isinstance(config, BoxesBenchmark):
         captions, boxes, reason = [], list(_of_size(image, config)), "no-box"
     is_kept = bool(captions or boxes)

@@ -146,7 +146,8 @@ class Job:
             found = read_manifest(cached_manifest(self.manifest))
         except ShardError:
             return False
-        if canonical(self.key) != canonical({name: getattr(found, name) for name in self.key}):
+        key = self.key
+        if canonical(key) != canonical({name: getattr(found, name) for name in key}):
             return False
         for name, digest in found.outputs.items():
             path = self.manifest.parent / name
