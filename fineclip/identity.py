@@ -8,7 +8,7 @@ change of either plans the job; the manifest of the job records all three, and a
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -35,15 +35,6 @@ def canonical(value: Any) -> str:
         '{"a":[2,null],"b":1}'
     """
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-
-
-class JobKey(NamedTuple):
-    """Key of a job, comparable with `==`. `config` is canonical JSON; `inputs` maps names of inputs to their hashes."""
-
-    stage: str
-    version: int
-    config: str
-    inputs: dict[str, str]
 
 
 def planned_key(version: int, config: Mapping[str, Any]) -> str:

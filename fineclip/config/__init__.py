@@ -24,16 +24,7 @@ from fineclip.config.data import (
     WeightsConfig,
     YoloDetect,
 )
-from fineclip.config.evaluation import (
-    BenchmarkConfig,
-    BoxesBenchmark,
-    CaptionList,
-    CocoCaptions,
-    CocoPanoptic,
-    Karpathy,
-    MiniatureTest,
-    RetrievalBenchmark,
-)
+from fineclip.config.evaluation import BenchmarkConfig, MiniatureTest
 from fineclip.config.methods import (
     CLIMConfig,
     CLIPConfig,
@@ -43,7 +34,7 @@ from fineclip.config.methods import (
     MethodsConfig,
     RegionCLIPConfig,
 )
-from fineclip.config.plan import DatasetConfig, PlanConfig, RuntimeConfig, ScaleConfig, Substitutes, VariantConfig
+from fineclip.config.plan import RuntimeConfig, ScaleConfig
 from fineclip.config.root import Config, Run, load, merge, read_files
 from fineclip.config.training import EncoderConfig, LoaderConfig, TrainConfig
 
@@ -51,45 +42,35 @@ __all__ = [
     "AnnotationsDetect",
     "BenchmarkConfig",
     "Blip2Caption",
-    "BoxesBenchmark",
     "BoxesJsonDetect",
     "CLIMConfig",
     "CLIPConfig",
     "CLIPSelfConfig",
     "CaptionConfig",
-    "CaptionList",
     "CaptionsJsonCaption",
-    "CocoCaptions",
-    "CocoPanoptic",
     "CocoSource",
     "ConceptsConfig",
     "Config",
-    "DatasetConfig",
     "DetectConfig",
     "EncoderConfig",
     "FilterConfig",
     "FineCLIPConfig",
     "FolderSource",
-    "Karpathy",
     "LoaderConfig",
     "MethodConfig",
     "MethodsConfig",
     "MiniatureSource",
     "MiniatureTest",
     "PackConfig",
-    "PlanConfig",
     "RegionCLIPConfig",
-    "RetrievalBenchmark",
     "Run",
     "RuntimeConfig",
     "ScaleConfig",
     "Section",
     "SelectConfig",
     "SourceConfig",
-    "Substitutes",
     "TemplateCaption",
     "TrainConfig",
-    "VariantConfig",
     "WebDatasetSource",
     "WeightsConfig",
     "YoloDetect",

@@ -1,6 +1,8 @@
 """Base class of configuration sections, and validation messages."""
 
 import difflib
+import inspect
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, get_args
 
@@ -9,12 +11,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     JsonValue,
     StringConstraints,
     TypeAdapter,
     ValidationError,
 )
-from pydantic_core import ErrorDetails
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails
 
 from fineclip.errors import ConfigError
 
@@ -31,32 +35,48 @@ DatasetName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9.]+(-[a-z0-9.]+
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
-NotNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NotNegativeFloat = Annotated[float, Field(ge=0)]
 
 
 class Section(BaseModel):
-    """A part of the configuration. It is frozen, and unknown keys are errors."""
+    """A part of the configuration. It is frozen, and unknown keys are errors.
+
+    The docstring of a section describes each key under `Attributes`; the JSON schema and the reference page take it from there.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        reference = handler(core_schema)
+        schema = handler.resolve_ref_schema(reference)
+        schema["description"], _ = _parsed_docstring(cls)
+        meanings = {name: text for base in reversed(cls.__mro__) for name, text in _parsed_docstring(base)[1]}
+        for name, info in cls.model_fields.items():
+            schema["properties"][info.alias or name]["description"] = meanings[name]
+        return reference
 
-def key(default: Any = ..., *, unit: str | None = None, origin: str, about: str, **limits: Any) -> Any:
-    """Declare a documented key.
+
+def _parsed_docstring(section: type) -> tuple[str, list[tuple[str, str]]]:
+    """Return the text of a docstring, and name and meaning of each attribute that it describes."""
+    text, _, attributes = inspect.cleandoc(section.__doc__ or "").partition("\n\nAttributes:\n")
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE)
+    return text, [(name, re.sub(r"\n +", " ", meaning)) for name, meaning in entries]
+
+
+def key(default: Any = ..., *, unit: str | None = None, origin: str = OURS, **more: Any) -> Any:
+    """Declare a key that has a unit, a limit, an alias, or a default that is not our choice.
 
     Args:
-        default: value or section; a key without default is required.
-        unit: unit of the value, such as `px`.
-        origin: source of the default: a paper, the authors' code, or `OURS`.
-        about: meaning of the key, one or two sentences of Markdown.
-        **limits: limits of the value, as pydantic names them: `ge`, `gt`, `le`, `min_length`.
+        default: Value or section; a key without default is required.
+        unit: Unit of the value, such as `px`.
+        origin: Source of the default: a paper, or the authors' code.
+        **more: Alias, and limits of the value, as pydantic names them: `ge`, `gt`, `le`, `min_length`.
 
     Returns:
         The pydantic field.
     """
     extra: dict[str, JsonValue] = {"unit": unit, "origin": origin}
-    return Field(default, description=about, json_schema_extra=extra, **limits)
+    return Field(default, json_schema_extra=extra, **more)
 
 
 def parse(model: Any, values: Any, *, where: str) -> Any:
@@ -93,12 +113,9 @@ def _message(detail: ErrorDetails, model: Any, values: Any, where: str) -> str:
     if detail["type"] == "missing":
         return f"{place}: this key is required and has no default"
     message = detail["msg"].removeprefix("Value error, ")
-    shown = (
-        ""
-        if isinstance(detail["input"], Mapping | list) or detail["type"] == "value_error"
-        else f", not {detail['input']!r}"
-    )
-    return f"{place}: {message[0].lower()}{message[1:]}{shown}"
+    if detail["type"] != "value_error" and not isinstance(detail["input"], Mapping | list):
+        message += f", not {detail['input']!r}"
+    return f"{place}: {message[0].lower()}{message[1:]}"
 
 
 def _path_as_written(location: tuple[int | str, ...], values: Any, *, is_missing: bool) -> list[str]:

@@ -5,9 +5,9 @@ Defaults are the correct behavior. The settings of the authors' scripts are in `
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from fineclip.config.base import OURS, NotNegativeFloat, PositiveFloat, PositiveInt, Section, Share, key
+from fineclip.config.base import PositiveInt, Section, Share, key
 from fineclip.config.training import FINECLIP
 
 CLIPSELF = "CLIPSelf scripts"
@@ -19,27 +19,21 @@ class MethodConfig(Section):
 
     Attributes:
         needs_concepts: True if the method classifies regions by the concepts of its scale.
+        train_text: Train the text tower; false: it is frozen.
+        unlocked_blocks: Train only this many last blocks of the vision tower (all if it has fewer); stem, final norm
+            and projection are frozen. null: train the whole tower.
+        wise_ft_alpha: Weight of the trained model in the exported weights (WiSE-FT): `wise_ft_alpha * trained + (1 -
+            wise_ft_alpha) * initial`.
+        resize: Resize of images and crops to a square: `squash` (bilinear, aspect ratio not kept) or `letterbox`
+            (bicubic, black padding).
     """
 
     needs_concepts: ClassVar[bool] = False
 
-    train_text: bool = key(False, origin="FineCLIP paper: frozen", about="Train the text tower; false: it is frozen.")
-    unlocked_blocks: PositiveInt | None = key(
-        None,
-        unit="blocks",
-        origin=OURS,
-        about="Train only this many last blocks of the vision tower (all if it has fewer); stem, final norm and projection are frozen. null: train the whole tower.",
-    )
-    wise_ft_alpha: Share = key(
-        1.0,
-        origin=OURS,
-        about="Weight of the trained model in the exported weights (WiSE-FT): `wise_ft_alpha * trained + (1 - wise_ft_alpha) * initial`.",
-    )
-    resize: Literal["squash", "letterbox"] = key(
-        "squash",
-        origin=OURS,
-        about="Resize of images and crops to a square: `squash` (bilinear, aspect ratio not kept) or `letterbox` (bicubic, black padding).",
-    )
+    train_text: bool = key(False, origin="FineCLIP paper: frozen")
+    unlocked_blocks: PositiveInt | None = key(None, unit="blocks")
+    wise_ft_alpha: Share = 1.0
+    resize: Literal["squash", "letterbox"] = "squash"
 
     @property
     def min_batch_size(self) -> int:
@@ -62,47 +56,45 @@ class CLIPConfig(MethodConfig):
 
 
 class FineCLIPWeights(Section):
-    """Weights of the loss terms of FineCLIP. A term of weight 0 is not computed."""
+    """Weights of the loss terms of FineCLIP. A term of weight 0 is not computed.
 
-    global_: NotNegativeFloat = key(
-        1.0, alias="global", origin="FineCLIP eq. 6", about="Weight of the contrastive loss of images and captions."
-    )
-    region: NotNegativeFloat = key(
-        1.0, origin="FineCLIP eq. 6, gamma", about="Weight of the contrastive loss of regions and region captions."
-    )
-    distill: NotNegativeFloat = key(1.0, origin="FineCLIP eq. 6, lambda", about="Weight of the self-distillation loss.")
+    Attributes:
+        global_: Weight of the contrastive loss of images and captions.
+        region: Weight of the contrastive loss of regions and region captions.
+        distill: Weight of the self-distillation loss.
+    """
+
+    global_: NonNegativeFloat = key(1.0, alias="global", origin="FineCLIP eq. 6")
+    region: NonNegativeFloat = key(1.0, origin="FineCLIP eq. 6, gamma")
+    distill: NonNegativeFloat = key(1.0, origin="FineCLIP eq. 6, lambda")
 
 
 class FineCLIPRelaxed(Section):
-    """Approximations that make a step cheaper and change the objective. Off by default."""
+    """Approximations that make a step cheaper and change the objective. Off by default.
 
-    detach_crops: bool = key(
-        False,
-        origin="FineCLIP code",
-        about="Stop the gradient of the distillation at the crop features. A step takes 1/3 to 1/2 of the time.",
-    )
-    crop_size: PositiveInt | None = key(
-        None,
-        unit="px",
-        origin=OURS,
-        about="Side of the crops, a multiple of the patch size; null: `crop_size` of the encoder.",
-    )
-    max_regions: PositiveInt | None = key(
-        None, unit="boxes", origin=OURS, about="Maximum regions per image; null: `train.max_regions`."
-    )
+    Attributes:
+        detach_crops: Stop the gradient of the distillation at the crop features. A step takes 1/3 to 1/2 of the time.
+        crop_size: Side of the crops, a multiple of the patch size; null: `crop_size` of the encoder.
+        max_regions: Maximum regions per image; null: `train.max_regions`.
+    """
+
+    detach_crops: bool = key(False, origin="FineCLIP code")
+    crop_size: PositiveInt | None = key(None, unit="px")
+    max_regions: PositiveInt | None = key(None, unit="boxes")
 
 
 class FineCLIPConfig(MethodConfig):
-    """FineCLIP: global and regional contrastive losses and self-distillation."""
+    """FineCLIP: global and regional contrastive losses and self-distillation.
 
-    crop_scale: float = key(
-        1.5,
-        origin=FINECLIP,
-        about="Factor by which width and height of a box are enlarged for its crop, which is clipped to the image.",
-        ge=1,
-    )
-    weights: FineCLIPWeights = key(FineCLIPWeights(), origin="FineCLIP eq. 6", about="Weights of the loss terms.")
-    relaxed: FineCLIPRelaxed = key(FineCLIPRelaxed(), origin=OURS, about="Approximations that make a step cheaper.")
+    Attributes:
+        crop_scale: Factor by which width and height of a box are enlarged for its crop, which is clipped to the image.
+        weights: Weights of the loss terms.
+        relaxed: Approximations that make a step cheaper.
+    """
+
+    crop_scale: float = key(1.5, origin=FINECLIP, ge=1)
+    weights: FineCLIPWeights = key(FineCLIPWeights(), origin="FineCLIP eq. 6")
+    relaxed: FineCLIPRelaxed = FineCLIPRelaxed()
 
     @property
     def uses_captions(self) -> bool:
@@ -111,30 +103,24 @@ class FineCLIPConfig(MethodConfig):
 
 
 class CLIPSelfConfig(MethodConfig):
-    """CLIPSelf: dense features are distilled from the crop features of a frozen teacher, the initial encoder."""
+    """CLIPSelf: dense features are distilled from the crop features of a frozen teacher, the initial encoder.
 
-    wise_ft_alpha: Share = key(
-        0.7,
-        origin="CLIPSelf scripts for B/16 (L/14: 0.95)",
-        about="Weight of the trained model in the exported weights (WiSE-FT): `wise_ft_alpha * trained + (1 - wise_ft_alpha) * initial`. The initial weights preserve the global embedding, which no loss term does.",
-    )
-    resize: Literal["squash", "letterbox"] = key(
-        "letterbox",
-        origin="CLIPSelf code",
-        about="Resize of images and crops to a square: `squash` (bilinear, aspect ratio not kept) or `letterbox` (bicubic, black padding).",
-    )
-    regions: Literal["proposals", "patches"] = key(
-        "proposals",
-        origin="CLIPSelf",
-        about="`proposals`: regions of the data; `patches`: cells of a random regular grid, sampled in each epoch.",
-    )
-    max_split: PositiveInt = key(6, origin=CLIPSELF, about="Maximum rows and columns of the patch grid.")
-    crop_scale: float = key(
-        1.5,
-        origin=CLIPSELF,
-        about="Factor by which width and height of a proposal are enlarged for its crop, which is clipped to the image. Patches are not enlarged.",
-        ge=1,
-    )
+    Attributes:
+        wise_ft_alpha: Weight of the trained model in the exported weights (WiSE-FT): `wise_ft_alpha * trained + (1 -
+            wise_ft_alpha) * initial`. The initial weights preserve the global embedding, which no loss term does.
+        resize: Resize of images and crops to a square: `squash` (bilinear, aspect ratio not kept) or `letterbox`
+            (bicubic, black padding).
+        regions: `proposals`: regions of the data; `patches`: cells of a random regular grid, sampled in each epoch.
+        max_split: Maximum rows and columns of the patch grid.
+        crop_scale: Factor by which width and height of a proposal are enlarged for its crop, which is clipped to the
+            image. Patches are not enlarged.
+    """
+
+    wise_ft_alpha: Share = key(0.7, origin="CLIPSelf scripts for B/16 (L/14: 0.95)")
+    resize: Literal["squash", "letterbox"] = key("letterbox", origin="CLIPSelf code")
+    regions: Literal["proposals", "patches"] = key("proposals", origin="CLIPSelf")
+    max_split: PositiveInt = key(6, origin=CLIPSELF)
+    crop_scale: float = key(1.5, origin=CLIPSELF, ge=1)
 
     @property
     def uses_captions(self) -> bool:
@@ -149,49 +135,40 @@ class CLIPSelfConfig(MethodConfig):
 
 
 class RegionClipWeights(Section):
-    """Weights of the loss terms of RegionCLIP with pseudo-labels. A term of weight 0 is not computed."""
+    """Weights of the loss terms of RegionCLIP with pseudo-labels. A term of weight 0 is not computed.
 
-    distill: NotNegativeFloat = key(1.0, origin="RegionCLIP code", about="Weight of the distillation from the teacher.")
-    contrast: NotNegativeFloat = key(
-        1.0, origin="RegionCLIP code", about="Weight of the contrastive loss of regions and concepts."
-    )
-    global_: NotNegativeFloat = key(
-        1.0, alias="global", origin="RegionCLIP code", about="Weight of the contrastive loss of images and captions."
-    )
+    Attributes:
+        distill: Weight of the distillation from the teacher.
+        contrast: Weight of the contrastive loss of regions and concepts.
+        global_: Weight of the contrastive loss of images and captions.
+    """
+
+    distill: NonNegativeFloat = key(1.0, origin="RegionCLIP code")
+    contrast: NonNegativeFloat = key(1.0, origin="RegionCLIP code")
+    global_: NonNegativeFloat = key(1.0, alias="global", origin="RegionCLIP code")
 
 
 class RegionCLIPConfig(MethodConfig):
-    """RegionCLIP: regions are classified by concepts, given as labels or predicted by a frozen teacher (pseudo-labels)."""
+    """RegionCLIP: regions are classified by concepts, given as labels or predicted by a frozen teacher (pseudo-labels).
+
+    Attributes:
+        targets: Concept of a region: `labels`, its label; `pseudo`, the prediction of the frozen initial encoder.
+        prompts: Text of a concept: `photo`, `a photo of a NAME`; `vild`, the mean over the 63 templates of ViLD.
+        concepts_per_step: For `targets: labels`: concepts per step, those of its regions filled up with random others.
+        temperature: For `targets: pseudo`: fixed temperature of all three loss terms.
+        min_confidence: For `targets: pseudo`: regions whose concept has a lower teacher probability are ignored, unless
+            this applies to all.
+        weights: For `targets: pseudo`: weights of the loss terms.
+    """
 
     needs_concepts: ClassVar[bool] = True
 
-    targets: Literal["labels", "pseudo"] = key(
-        "labels",
-        origin="CLIPSelf code: labels; RegionCLIP code: pseudo",
-        about="Concept of a region: `labels`, its label; `pseudo`, the prediction of the frozen initial encoder.",
-    )
-    prompts: Literal["photo", "vild"] = key(
-        "vild",
-        origin="CLIPSelf tools: 63 templates",
-        about="Text of a concept: `photo`, `a photo of a NAME`; `vild`, the mean over the 63 templates of ViLD.",
-    )
-    concepts_per_step: PositiveInt = key(
-        100,
-        unit="concepts",
-        origin="CLIPSelf code",
-        about="For `targets: labels`: concepts per step, those of its regions filled up with random others.",
-    )
-    temperature: PositiveFloat = key(
-        0.01, origin="RegionCLIP code", about="For `targets: pseudo`: fixed temperature of all three loss terms."
-    )
-    min_confidence: Share = key(
-        0.1,
-        origin="RegionCLIP code",
-        about="For `targets: pseudo`: regions whose concept has a lower teacher probability are ignored, unless this applies to all.",
-    )
-    weights: RegionClipWeights = key(
-        RegionClipWeights(), origin="RegionCLIP code", about="For `targets: pseudo`: weights of the loss terms."
-    )
+    targets: Literal["labels", "pseudo"] = key("labels", origin="CLIPSelf code: labels; RegionCLIP code: pseudo")
+    prompts: Literal["photo", "vild"] = key("vild", origin="CLIPSelf tools: 63 templates")
+    concepts_per_step: PositiveInt = key(100, unit="concepts", origin="CLIPSelf code")
+    temperature: PositiveFloat = key(0.01, origin="RegionCLIP code")
+    min_confidence: Share = key(0.1, origin="RegionCLIP code")
+    weights: RegionClipWeights = key(RegionClipWeights(), origin="RegionCLIP code")
 
     @property
     def uses_captions(self) -> bool:
@@ -212,27 +189,20 @@ class RegionCLIPConfig(MethodConfig):
 
 
 class CLIMConfig(MethodConfig):
-    """CLIM: mosaics of images; each tile is a region with the caption of its image."""
+    """CLIM: mosaics of images; each tile is a region with the caption of its image.
 
-    resize: Literal["squash"] = key(
-        "squash",
-        origin="CLIM code",
-        about="Resize of a mosaic tile: `squash`, bicubic without padding, is the only supported value.",
-    )
-    mosaics: tuple[Side, ...] = key(
-        (2, 3, 4),
-        origin="CLIM scripts",
-        about="Tiles per side of each mosaic of a set. A batch is divided into as many sets as it fills; the remaining images stay single.",
-        min_length=1,
-    )
-    mosaic_size: PositiveInt = key(
-        1024, unit="px", origin="CLIM scripts", about="Side of the square mosaic, a multiple of the patch size."
-    )
-    crop_area: tuple[PositiveFloat, Share] = key(
-        (0.9, 1.0),
-        origin="CLIM scripts",
-        about="Minimum and maximum area fraction of the random crop of an image; its aspect ratio is 3/4 to 4/3.",
-    )
+    Attributes:
+        resize: Resize of a mosaic tile: `squash`, bicubic without padding, is the only supported value.
+        mosaics: Tiles per side of each mosaic of a set. A batch is divided into as many sets as it fills; the remaining
+            images stay single.
+        mosaic_size: Side of the square mosaic, a multiple of the patch size.
+        crop_area: Minimum and maximum area fraction of the random crop of an image; its aspect ratio is 3/4 to 4/3.
+    """
+
+    resize: Literal["squash"] = key("squash", origin="CLIM code")
+    mosaics: tuple[Side, ...] = key((2, 3, 4), origin="CLIM scripts", min_length=1)
+    mosaic_size: PositiveInt = key(1024, unit="px", origin="CLIM scripts")
+    crop_area: tuple[PositiveFloat, Share] = key((0.9, 1.0), origin="CLIM scripts")
 
     @property
     def min_batch_size(self) -> int:
@@ -249,12 +219,18 @@ class CLIMConfig(MethodConfig):
 
 
 class MethodsConfig(Section):
-    """One section per method."""
+    """One section per method.
 
-    clip: CLIPConfig = key(
-        CLIPConfig(), origin="Radford et al. 2021", about="Contrastive training on whole images (CLIP)."
-    )
-    fineclip: FineCLIPConfig = key(FineCLIPConfig(), origin="Jing et al. 2024", about="FineCLIP.")
-    regionclip: RegionCLIPConfig = key(RegionCLIPConfig(), origin="Zhong et al. 2022", about="RegionCLIP.")
-    clipself: CLIPSelfConfig = key(CLIPSelfConfig(), origin="Wu et al. 2024", about="CLIPSelf.")
-    clim: CLIMConfig = key(CLIMConfig(), origin="Wu et al. 2024", about="CLIM.")
+    Attributes:
+        clip: Contrastive training on whole images (CLIP).
+        fineclip: FineCLIP.
+        regionclip: RegionCLIP.
+        clipself: CLIPSelf.
+        clim: CLIM.
+    """
+
+    clip: CLIPConfig = key(CLIPConfig(), origin="Radford et al. 2021")
+    fineclip: FineCLIPConfig = key(FineCLIPConfig(), origin="Jing et al. 2024")
+    regionclip: RegionCLIPConfig = key(RegionCLIPConfig(), origin="Zhong et al. 2022")
+    clipself: CLIPSelfConfig = key(CLIPSelfConfig(), origin="Wu et al. 2024")
+    clim: CLIMConfig = key(CLIMConfig(), origin="Wu et al. 2024")

@@ -5,31 +5,21 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
-from fineclip.config.base import (
-    OURS,
-    DatasetName,
-    NotNegativeFloat,
-    NotNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Section,
-    Share,
-    Slug,
-    key,
-)
+from fineclip.config.base import DatasetName, PositiveInt, Section, Share, Slug, key
 
 
 class DatasetConfig(Section):
-    """Name of the outputs. It must not be the folder of the inputs."""
+    """Name of the outputs. It must not be the folder of the inputs.
 
-    name: DatasetName = key(origin=OURS, about="Name of the output folders, data/NAME and results/NAME.")
-    suffix: Slug | None = key(
-        None,
-        origin=OURS,
-        about="Suffix of the output folders, NAME-SUFFIX, for overlays that must not change the outputs of NAME.",
-    )
+    Attributes:
+        name: Name of the output folders, data/NAME and results/NAME.
+        suffix: Suffix of the output folders, NAME-SUFFIX, for overlays that must not change the outputs of NAME.
+    """
+
+    name: DatasetName
+    suffix: Slug | None = None
 
     @property
     def folder(self) -> str:
@@ -38,53 +28,62 @@ class DatasetConfig(Section):
 
 
 class ScaleConfig(Section):
-    """A subset of the training images. Smaller scales are prefixes of larger ones."""
+    """A subset of the training images. Smaller scales are prefixes of larger ones.
 
-    images: PositiveInt | None = key(
-        None, unit="images", origin=OURS, about="Number of samples that pass the filter; null: all."
-    )
-    allow_fewer: bool = key(
-        False, origin=OURS, about="Take fewer samples if the source has not enough; false: stop with an error."
-    )
-    expected_keep_rate: Share | None = key(
-        None,
-        origin=OURS,
-        about="Expected fraction of samples that pass filter and select; null: `plan.expected_keep_rate`.",
-    )
-    shard_margin: NotNegativeFloat | None = key(
-        None, origin=OURS, about="Fraction of additional shards; null: `plan.shard_margin`."
-    )
+    Attributes:
+        images: Number of samples that pass the filter; null: all.
+        allow_fewer: Take fewer samples if the source has not enough; false: stop with an error.
+        expected_keep_rate: Expected fraction of samples that pass filter and select; null: `plan.expected_keep_rate`.
+        shard_margin: Fraction of additional shards; null: `plan.shard_margin`.
+    """
+
+    images: PositiveInt | None = key(None, unit="images")
+    allow_fewer: bool = False
+    expected_keep_rate: Share | None = None
+    shard_margin: NonNegativeFloat | None = None
 
 
 class VariantConfig(Section):
-    """A method with changed settings, trained as a separate run."""
+    """A method with changed settings, trained as a separate run.
 
-    method: Slug = key(origin=OURS, about="Name of a section of `methods`.")
-    options: dict[str, Any] = key({}, origin=OURS, about="Keys of that section that replace its values.")
-    train: dict[str, Any] = key({}, origin=OURS, about="Keys of `train` that replace its values.")
+    Attributes:
+        method: Name of a section of `methods`.
+        options: Keys of that section that replace its values.
+        train: Keys of `train` that replace its values.
+    """
+
+    method: Slug
+    options: dict[str, Any] = key({})
+    train: dict[str, Any] = key({})
 
 
 class PlanConfig(Section):
-    """The runs: each method and variant with each encoder, scale and seed, and each pretrained encoder without training."""
+    """The runs: each method and variant with each encoder, scale and seed, and each pretrained encoder without training.
 
-    scales: tuple[Slug, ...] = key(origin=OURS, about="Names of entries of `scales`.")
-    regions: Slug = key(origin=OURS, about="Name of an entry of `detect`.")
-    captions: Slug = key(origin=OURS, about="Name of an entry of `caption`.")
-    encoders: tuple[Slug, ...] = key(origin=OURS, about="Names of entries of `encoders`.")
-    methods: tuple[Slug, ...] = key(("clip", "fineclip"), origin=OURS, about="Names of sections of `methods`.")
-    variants: tuple[Slug, ...] = key((), origin=OURS, about="Names of entries of `variants`.")
-    seeds: tuple[NotNegativeInt, ...] = key((0,), origin=OURS, about="Seeds; one run for each.")
-    benchmarks: tuple[Slug, ...] = key(origin=OURS, about="Names of entries of `benchmarks`.")
-    expected_keep_rate: float = key(
-        0.8,
-        origin=OURS,
-        about="Expected fraction of samples that pass filter and select; decides how many shards are planned.",
-        gt=0,
-        le=1,
-    )
-    shard_margin: NotNegativeFloat = key(
-        0.05, origin=OURS, about="Fraction of additional shards, in case fewer samples pass than expected."
-    )
+    Attributes:
+        scales: Names of entries of `scales`.
+        regions: Name of an entry of `detect`.
+        captions: Name of an entry of `caption`.
+        encoders: Names of entries of `encoders`.
+        methods: Names of sections of `methods`.
+        variants: Names of entries of `variants`.
+        seeds: Seeds; one run for each.
+        benchmarks: Names of entries of `benchmarks`.
+        expected_keep_rate: Expected fraction of samples that pass filter and select; decides how many shards are
+            planned.
+        shard_margin: Fraction of additional shards, in case fewer samples pass than expected.
+    """
+
+    scales: tuple[Slug, ...]
+    regions: Slug
+    captions: Slug
+    encoders: tuple[Slug, ...]
+    methods: tuple[Slug, ...] = ("clip", "fineclip")
+    variants: tuple[Slug, ...] = ()
+    seeds: tuple[NonNegativeInt, ...] = (0,)
+    benchmarks: tuple[Slug, ...]
+    expected_keep_rate: float = key(0.8, gt=0, le=1)
+    shard_margin: NonNegativeFloat = 0.05
 
     @model_validator(mode="after")
     def _check_unique(self) -> Self:
@@ -96,70 +95,56 @@ class PlanConfig(Section):
 
 
 class Substitutes(Section):
-    """Small models that replace all models with downloaded weights, to test a configuration."""
+    """Small models that replace all models with downloaded weights, to test a configuration.
 
-    detect: Slug | None = key(
-        None, origin=OURS, about="Entry of `detect` that replaces each entry with `engine: yolo`."
-    )
-    caption: Slug | None = key(
-        None, origin=OURS, about="Entry of `caption` that replaces each entry with `engine: blip2`."
-    )
-    encoder: Slug | None = key(None, origin=OURS, about="Entry of `encoders` that replaces each encoder.")
+    Attributes:
+        detect: Entry of `detect` that replaces each entry with `engine: yolo`.
+        caption: Entry of `caption` that replaces each entry with `engine: blip2`.
+        encoder: Entry of `encoders` that replaces each encoder.
+    """
+
+    detect: Slug | None = None
+    caption: Slug | None = None
+    encoder: Slug | None = None
 
 
 class RuntimeConfig(Section):
-    """Resources of the jobs. They can be changed at any time: no job runs again."""
+    """Resources of the jobs. They can be changed at any time: no job runs again.
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = key(
-        "auto", origin=OURS, about="Device; `auto`: a GPU if there is one."
-    )
-    detect_batch_size: PositiveInt = key(16, unit="images", origin=OURS, about="Batch size of the detector.")
-    caption_batch_size: PositiveInt = key(128, unit="crops", origin=OURS, about="Batch size of the captioner.")
-    evaluate_batch_size: PositiveInt = key(
-        64, unit="images", origin=OURS, about="Batch size of the encoder in evaluation, images or texts."
-    )
-    num_workers: NotNegativeInt = key(
-        0,
-        unit="processes",
-        origin=OURS,
-        about="DataLoader workers of each training process; 0: load in the training process.",
-    )
-    devices: tuple[NotNegativeInt, ...] | Literal["auto"] = key(
-        "auto",
-        origin=OURS,
-        about="Indices of the GPUs that jobs of this machine may lock, each for one job at a time; `auto`: all. Ignored if a scheduler assigns GPUs.",
-    )
-    memory_gb: PositiveFloat | Literal["auto"] | None = key(
-        "auto",
-        unit="GB, 10^9 bytes",
-        origin=OURS,
-        about="Memory limit of a training process, from which the micro-batch sizes follow. `auto`: 90 % of the GPU memory, no limit on a CPU; null: no limit.",
-    )
-    crop_micro_batch_size: PositiveInt | None = key(
-        None,
-        unit="crops",
-        origin=OURS,
-        about="Micro-batch size of crops; loss and gradients do not depend on it. null: chosen from `memory_gb`.",
-    )
-    image_micro_batch_size: PositiveInt | None = key(
-        None,
-        unit="images",
-        origin=OURS,
-        about="Micro-batch size of images; loss and gradients do not depend on it. null: chosen from `memory_gb`.",
-    )
-    activation_checkpointing: bool = key(
-        False,
-        origin=OURS,
-        about="Recompute the activations inside a block in the backward pass: less memory, about 1/3 more time.",
-    )
-    compile: bool = key(
-        False, origin=OURS, about="`torch.compile` the blocks of the encoder; crops are padded to one micro-batch size."
-    )
-    time_limit_min: PositiveFloat | None = key(
-        None,
-        unit="minutes",
-        origin=OURS,
-        about="Time after which a training saves a checkpoint and exits, to be resumed by a retry. null: only at SIGTERM.",
-    )
-    keep_checkpoints: PositiveInt = key(2, origin=OURS, about="Number of latest checkpoints to keep during training.")
-    tensorboard: bool = key(True, origin=OURS, about="Also write metrics.jsonl and speed.jsonl as TensorBoard events.")
+    Attributes:
+        device: Device; `auto`: a GPU if there is one.
+        detect_batch_size: Batch size of the detector.
+        caption_batch_size: Batch size of the captioner.
+        evaluate_batch_size: Batch size of the encoder in evaluation, images or texts.
+        num_workers: DataLoader workers of each training process; 0: load in the training process.
+        devices: Indices of the GPUs that jobs of this machine may lock, each for one job at a time; `auto`: all.
+            Ignored if a scheduler assigns GPUs.
+        memory_gb: Memory limit of a training process, from which the micro-batch sizes follow. `auto`: 90 % of the GPU
+            memory, no limit on a CPU; null: no limit.
+        crop_micro_batch_size: Micro-batch size of crops; loss and gradients do not depend on it. null: chosen from
+            `memory_gb`.
+        image_micro_batch_size: Micro-batch size of images; loss and gradients do not depend on it. null: chosen from
+            `memory_gb`.
+        activation_checkpointing: Recompute the activations inside a block in the backward pass: less memory, about 1/3
+            more time.
+        compile: `torch.compile` the blocks of the encoder; crops are padded to one micro-batch size.
+        time_limit_min: Time after which a training saves a checkpoint and exits, to be resumed by a retry. null: only
+            at SIGTERM.
+        keep_checkpoints: Number of latest checkpoints to keep during training.
+        tensorboard: Also write metrics.jsonl and speed.jsonl as TensorBoard events.
+    """
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    detect_batch_size: PositiveInt = key(16, unit="images")
+    caption_batch_size: PositiveInt = key(128, unit="crops")
+    evaluate_batch_size: PositiveInt = key(64, unit="images")
+    num_workers: NonNegativeInt = key(0, unit="processes")
+    devices: tuple[NonNegativeInt, ...] | Literal["auto"] = "auto"
+    memory_gb: PositiveFloat | Literal["auto"] | None = key("auto", unit="GB, 10^9 bytes")
+    crop_micro_batch_size: PositiveInt | None = key(None, unit="crops")
+    image_micro_batch_size: PositiveInt | None = key(None, unit="images")
+    activation_checkpointing: bool = False
+    compile: bool = False
+    time_limit_min: PositiveFloat | None = key(None, unit="minutes")
+    keep_checkpoints: PositiveInt = 2
+    tensorboard: bool = True

@@ -1,29 +1,22 @@
 """Generate the JSON schema of the configuration (for editors) and its reference page (for readers).
 
-Both follow from the pydantic models, so a key is described in one place: its `key(...)`.
+Both follow from the pydantic models, so a key is described in one place: the section that has it.
 """
 
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from jinja2 import Template
+
+from fineclip.config.base import OURS
 from fineclip.config.root import Config
 
 Schema = Mapping[str, Any]
 
-INTRODUCTION = """\
-# Configuration reference
-
-Every key of `config.yaml` and of the presets. `make config` generates this page and `workflow/config.schema.json` from
-`fineclip/config`; do not edit it by hand.
-
-* A configuration is one or more YAML files: `--configfile a.yaml b.yaml` merges them from left to right. Maps are merged,
-  lists and values are replaced.
-* A key without a default is required. Unknown keys are errors.
-* **Origin** names the source of a default: a paper, the authors' code, or `our choice` if neither gives a value.
-* `plan` and `runtime` never change a result. Other keys are part of the cache key of the jobs that read them.
-"""
+TEMPLATE = Path(__file__).with_name("reference.md.jinja")
 
 
 def editor_schema() -> str:
@@ -33,32 +26,23 @@ def editor_schema() -> str:
         JSON text. An overlay holds a part of the keys, so the schema requires none; `fineclip config` checks the merged
         configuration.
     """
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_without_requirements(_full_schema())}
+    keys = _without_requirements(Config.model_json_schema())
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **keys}
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
 def reference_page() -> str:
     """Return the reference of all keys as Markdown: one table per section and kind of section."""
-    schema = _full_schema()
-    definitions = schema["$defs"]
-    printed: dict[str, str] = {}  # definition -> heading under which its table is
-    lines = [INTRODUCTION]
-    for name, node in schema["properties"].items():
-        is_map = isinstance(node.get("additionalProperties"), Mapping)
-        path = f"{name}.NAME" if is_map else name
-        references = _references(node)
-        lines += [f"## `{name}`", ""]
-        if is_map:
-            lines += [f"{node['description']} A map of entries `{path}` with these keys:", ""]
-        elif len(references) > 1:
-            lines += [node["description"], ""]
-        for reference in references:
-            lines += _section(reference, path, definitions, printed, heading=len(references) > 1)
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _full_schema() -> dict[str, Any]:
-    return Config.model_json_schema()
+    schema = Config.model_json_schema()
+    headings: dict[str, str] = {}
+    parts = {
+        name: list(_tables(node, f"{name}.NAME" if _is_map(node) else name, schema["$defs"], headings))
+        for name, node in schema["properties"].items()
+    }
+    template = Template(TEMPLATE.read_text(encoding="utf-8"), trim_blocks=True, lstrip_blocks=True)
+    functions = {"references": _references, "is_map": _is_map, "type": _type, "short": _short, "anchor": _anchor}
+    page: str = template.render(schema=schema, parts=parts, headings=headings, ours=OURS, **functions)
+    return page.rstrip() + "\n"
 
 
 def _without_requirements(node: Schema) -> dict[str, Any]:
@@ -72,9 +56,9 @@ def _without_requirements(node: Schema) -> dict[str, Any]:
             result["anyOf" if name == "oneOf" else name] = parts  # an overlay may leave out the key that decides
         elif name in ("items", "additionalProperties") and isinstance(value, Mapping):
             result[name] = _without_requirements(value)
-        elif name == "description" and "origin" in node:
-            unit = f" Unit: {node['unit']}." if node["unit"] else ""
-            origin = f" Origin of the default: {node['origin']}." if "default" in node else ""
+        elif name == "description":
+            unit = f" Unit: {node['unit']}." if node.get("unit") else ""
+            origin = f" Origin of the default: {node.get('origin', OURS)}." if "default" in node else ""
             result[name] = f"{value}{unit}{origin}"
         elif name == "default" and isinstance(value, Mapping):
             continue  # defaults of a section are those of its keys
@@ -83,50 +67,34 @@ def _without_requirements(node: Schema) -> dict[str, Any]:
     return result
 
 
-def _section(name: str, path: str, definitions: Schema, printed: dict[str, str], *, heading: bool) -> Iterator[str]:
-    """Yield the table of one definition, then the tables of the sections inside it that are not printed yet."""
-    definition = definitions[name]
-    keys: Schema = definition["properties"]
-    title = _title(path, keys)
-    printed[name] = title
-    if heading:
-        yield from (f"### {title}", "")
-    yield from (definition["description"], "")
-    if not keys:
-        return
-    yield from ("| key | type | default | meaning | origin |", "|---|---|---|---|---|")
-    inner = [
-        (reference, f"{path}.{key}")
-        for key, node in keys.items()
-        for reference in _references(node)
-        if reference not in printed
-    ]
-    for reference, where in inner:
-        printed[reference] = _title(where, definitions[reference]["properties"])
-    for key, node in keys.items():
-        yield _row(key, node, printed)
-    yield ""
-    for reference, where in inner:
-        yield from _section(reference, where, definitions, printed, heading=True)
+def _tables(node: Schema, path: str, sections: Schema, headings: dict[str, str]) -> Iterator[str]:
+    """Yield the sections that a key holds and those inside them, and add their headings. Each section is yielded once.
+
+    Args:
+        node: Schema of the key.
+        path: Names of the keys that lead to it, with dots.
+        sections: Schema of each section by its name.
+        headings: Heading of each section so far, by its name.
+
+    Yields:
+        Name of a section that has no heading yet.
+    """
+    for name in _references(node):
+        if name not in headings:
+            keys = sections[name]["properties"]
+            headings[name] = f"`{path}`" + "".join(
+                f", `{key}: {inner['const']}`"  # of several kinds, the key that decides
+                for key, inner in keys.items()
+                if "const" in inner and "default" not in inner
+            )
+            yield name
+            for key, inner in keys.items():
+                yield from _tables(inner, f"{path}.{key}", sections, headings)
 
 
-def _title(path: str, keys: Schema) -> str:
-    """Return the heading of a section: its path and, for one kind of several, the key that decides."""
-    decides = [f", `{key}: {node['const']}`" for key, node in keys.items() if "const" in node and "default" not in node]
-    return f"`{path}`" + "".join(decides)
-
-
-def _row(key: str, node: Schema, printed: Mapping[str, str]) -> str:
-    unit = f" ({node['unit']})" if node["unit"] else ""
-    references = _references(node)
-    links = ", ".join(f"[{printed[name].replace('`', '')}](#{_anchor(printed[name])})" for name in references)
-    kind = f"section {links}" if references else _type(node)
-    default = "**required**"
-    if "default" in node:
-        default = "" if references and node["default"] is not None else f"`{_short(node['default'])}`"
-    origin = node["origin"] if "default" in node and not references else ""
-    cells = (f"`{key}`", kind + unit, default, node["description"], origin)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _is_map(node: Schema) -> bool:
+    """Return whether a key holds entries whose names the user chooses."""
+    return isinstance(node.get("additionalProperties"), Mapping)
 
 
 def _type(node: Schema) -> str:
@@ -156,7 +124,7 @@ def _range(node: Schema) -> str:
 
 def _references(node: Schema) -> list[str]:
     """Return the names of the sections that a key holds: one, one of several kinds, or a map of them."""
-    if isinstance(node.get("additionalProperties"), Mapping):
+    if _is_map(node):
         return _references(node["additionalProperties"])
     parts = [node, *node.get("anyOf", ()), *node.get("oneOf", ())]
     return [part["$ref"].rsplit("/", 1)[1] for part in parts if "$ref" in part]

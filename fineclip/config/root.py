@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 import yaml
 from pydantic import model_validator
 
-from fineclip.config.base import OURS, Section, Slug, key, parse
+from fineclip.config.base import Section, Slug, key, parse
 from fineclip.config.data import (
     Blip2Caption,
     CaptionConfig,
@@ -43,29 +43,45 @@ class Run(NamedTuple):
 
 
 class Config(Section):
-    """The whole configuration. Maps hold named entries; `plan` selects entries by name."""
+    """The whole configuration. Maps hold named entries; `plan` selects entries by name.
 
-    dataset: DatasetConfig = key(origin=OURS, about="Name of the outputs.")
-    source: SourceConfig = key(origin=OURS, about="Source of images and captions. One of these kinds:")
-    filter: FilterConfig = key(FilterConfig(), origin=OURS, about="Rules that drop samples.")
-    select: SelectConfig = key(SelectConfig(), origin=OURS, about="Images that no scale contains.")
-    detect: dict[Slug, DetectConfig] = key(origin=OURS, about="Detectors and other sources of regions.")
-    caption: dict[Slug, CaptionConfig] = key(origin=OURS, about="Captioners of regions.")
-    scales: dict[Slug, ScaleConfig] = key(origin=OURS, about="Subsets of the training images.")
-    encoders: dict[Slug, EncoderConfig] = key(origin=OURS, about="Pretrained encoders.")
-    concepts: ConceptsConfig = key(ConceptsConfig(), origin=OURS, about="Concept names, for RegionCLIP.")
-    methods: MethodsConfig = key(MethodsConfig(), origin=OURS, about="One section per method.")
-    loader: LoaderConfig = key(LoaderConfig(), origin=OURS, about="Decoding and preprocessing.")
-    train: TrainConfig = key(TrainConfig(), origin=OURS, about="The training loop.")
-    variants: dict[Slug, VariantConfig] = key({}, origin=OURS, about="Methods with changed settings.")
-    benchmarks: dict[Slug, BenchmarkConfig] = key(origin=OURS, about="Benchmarks.")
-    plan: PlanConfig = key(origin=OURS, about="The runs.")
-    substitutes: Substitutes = key(
-        Substitutes(), origin=OURS, about="Small models that replace others, to test a configuration."
-    )
-    runtime: RuntimeConfig = key(
-        RuntimeConfig(), origin=OURS, about="Resources of the jobs; they do not change a result."
-    )
+    Attributes:
+        dataset: Name of the outputs.
+        source: Source of images and captions. One of these kinds:
+        filter: Rules that drop samples.
+        select: Images that no scale contains.
+        detect: Detectors and other sources of regions.
+        caption: Captioners of regions.
+        scales: Subsets of the training images.
+        encoders: Pretrained encoders.
+        concepts: Concept names, for RegionCLIP.
+        methods: One section per method.
+        loader: Decoding and preprocessing.
+        train: The training loop.
+        variants: Methods with changed settings.
+        benchmarks: Benchmarks.
+        plan: The runs.
+        substitutes: Small models that replace others, to test a configuration.
+        runtime: Resources of the jobs; they do not change a result.
+    """
+
+    dataset: DatasetConfig
+    source: SourceConfig
+    filter: FilterConfig = FilterConfig()
+    select: SelectConfig = SelectConfig()
+    detect: dict[Slug, DetectConfig]
+    caption: dict[Slug, CaptionConfig]
+    scales: dict[Slug, ScaleConfig]
+    encoders: dict[Slug, EncoderConfig]
+    concepts: ConceptsConfig = ConceptsConfig()
+    methods: MethodsConfig = MethodsConfig()
+    loader: LoaderConfig = LoaderConfig()
+    train: TrainConfig = TrainConfig()
+    variants: dict[Slug, VariantConfig] = key({})
+    benchmarks: dict[Slug, BenchmarkConfig]
+    plan: PlanConfig
+    substitutes: Substitutes = Substitutes()
+    runtime: RuntimeConfig = RuntimeConfig()
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
@@ -98,21 +114,18 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_batch_size(self) -> Self:
+    def _check_runs(self) -> Self:
         for run in self.runs().values():
-            least = self.options(run).min_batch_size if run.method else 1
-            if run.method and self.training(run).batch_size < least:
+            if run.method is None:
+                continue
+            options, batch_size = self.options(run), self.training(run).batch_size
+            if batch_size < options.min_batch_size:
                 raise ValueError(
-                    f"train.batch_size: {self.training(run).batch_size}, but run {run.id} needs at least {least} images per step,"
+                    f"train.batch_size: {batch_size}, but run {run.id} needs at least {options.min_batch_size} images per step,"
                     " one set of mosaics. Raise it, or set fewer or smaller mosaics in methods.clim.mosaics"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _check_concepts(self) -> Self:
-        for run in self.runs().values() if self.concepts.from_ == "captions" else ():
-            options = self.options(run) if run.method else None
-            if isinstance(options, RegionCLIPConfig) and options.targets == "labels":
+            uses_labels = isinstance(options, RegionCLIPConfig) and options.targets == "labels"
+            if uses_labels and self.concepts.from_ == "captions":
                 raise ValueError(
                     f"concepts.from: captions, but the concepts of run {run.id} are region labels (targets: labels)."
                     " Set concepts.from: labels, or targets: pseudo."
@@ -140,20 +153,14 @@ class Config(Section):
     @property
     def regions(self) -> str:
         """Return the name of the planned entry of `detect`, after substitution."""
-        chosen = self.detect[self.plan.regions]
-        return (
-            self.substitutes.detect if self.substitutes.detect and isinstance(chosen, YoloDetect) else self.plan.regions
-        )
+        substitute = self.substitutes.detect if isinstance(self.detect[self.plan.regions], YoloDetect) else None
+        return substitute or self.plan.regions
 
     @property
     def captions(self) -> str:
         """Return the name of the planned entry of `caption`, after substitution."""
-        chosen = self.caption[self.plan.captions]
-        return (
-            self.substitutes.caption
-            if self.substitutes.caption and isinstance(chosen, Blip2Caption)
-            else self.plan.captions
-        )
+        substitute = self.substitutes.caption if isinstance(self.caption[self.plan.captions], Blip2Caption) else None
+        return substitute or self.plan.captions
 
     @property
     def planned_encoders(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fineclip.boxes import fractions
-from fineclip.errors import DataError, ShardError
+from fineclip.errors import DataError
 from fineclip.models.batches import batches
 from fineclip.models.checkpoints import (
     ARCHITECTURE,
@@ -28,7 +28,8 @@ from fineclip.models.checkpoints import (
 )
 from fineclip.models.features import FeatureEncoder
 from fineclip.models.images import UndecodableImage, decode, squash, to_batch
-from fineclip.shards import BenchmarkRow, ByteRangeReader, read_manifest, sha256_of
+from fineclip.shards import BenchmarkRow, ByteRangeReader, read_manifest
+from fineclip.shards.manifest import verified_output
 
 log = logging.getLogger(__name__)
 
@@ -126,11 +127,8 @@ def published_embedder(run: Path, *, batch_size: int, device: str, threads: int)
     torch.set_num_threads(threads)
     outputs = read_manifest(run).outputs
     for name in PUBLISHED:
-        path = run.parent / name
-        if name in outputs and not path.is_file():
-            raise ShardError(f"{path}: is missing. Delete {run} and run again.")
-        if path.is_file() and sha256_of(path) != outputs.get(name):
-            raise ShardError(f"{path}: is not the one that {run.name} names. Delete {run} and run again.")
+        if name in outputs or run.with_name(name).is_file():
+            verified_output(run, name)
     encoder = FeatureEncoder(
         load_saved_encoder(run.parent),
         saved_tokenizer(run.parent),

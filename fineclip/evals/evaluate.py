@@ -72,8 +72,9 @@ def evaluate_run(
             f"--index: expected one manifest for each benchmark ({', '.join(benchmarks)}), named <benchmark>.json,"
             f" but got {', '.join(map(str, indexes)) or 'none'}"
         )
-    keys = {name: score_key(name, config, [run, index_of[name]]) for name, config in benchmarks.items()}
-    job = Job(manifest, "evaluate", VERSION, {name: shared_key(key) for name, key in keys.items()}, [run, *indexes])
+    keys = {name: score_key(name, config, hashes_of([run, index_of[name]])) for name, config in benchmarks.items()}
+    shared = {name: {"version": key["version"], "config": key["config"]} for name, key in keys.items()}
+    job = Job(manifest, "evaluate", VERSION, shared, [run, *indexes])
     if job.is_up_to_date():
         return
     scores = {name: score_file(manifest, name) for name in benchmarks}
@@ -105,32 +106,24 @@ def score_file(manifest: Path, benchmark: str) -> Path:
     return manifest.with_suffix("") / f"{benchmark}.json"
 
 
-def score_key(name: str, config: BenchmarkConfig, inputs: Sequence[Path]) -> Key:
+def score_key(name: str, config: BenchmarkConfig, inputs: Mapping[str, str]) -> Key:
     """Return the key of the scores on one benchmark; they are computed again if it changes.
 
     Args:
         name: Name of the benchmark.
         config: Its configuration section.
-        inputs: Manifests of the run and of the index.
+        inputs: Hashes of the encoder and the index by name.
 
     Returns:
         The fields of a score file except scores, chance and protocol.
-
-    Raises:
-        ShardError: An input is absent.
     """
     return {
         "benchmark": name,
         "version": benchmark_of(config.kind).version,
         "evaluate_version": VERSION,
-        "inputs": hashes_of(inputs),
+        "inputs": dict(inputs),
         "config": identity(config),
     }
-
-
-def shared_key(key: Key) -> dict[str, Any]:
-    """Return the part of a key that the manifest does not state elsewhere."""
-    return {"version": key["version"], "config": key["config"]}
 
 
 def discard_scores(manifest: Path, benchmarks: Sequence[str]) -> None:

@@ -11,13 +11,11 @@ from typing import Any
 
 import torch
 
-from fineclip.config import BenchmarkConfig, EncoderConfig
+from fineclip.config import BenchmarkConfig
 from fineclip.errors import ConfigError, DataError
-from fineclip.evals.benchmarks import benchmark_of
 from fineclip.evals.embed import Embedder
-from fineclip.evals.evaluate import VERSION, score_record
+from fineclip.evals.evaluate import score_key, score_record
 from fineclip.evals.index import index_benchmark, missing, read_index
-from fineclip.identity import identity
 from fineclip.models.checkpoints import EncoderSpec
 from fineclip.models.features import FeatureEncoder
 from fineclip.models.shipped import FOLDER, PREFIX
@@ -90,27 +88,17 @@ def evaluate_checkpoint(
     )
     embedder = Embedder(encoder, threads)
     weights = {_written(found.weights): sha256_of(found.weights)}
+    described = found.config.model_dump(mode="json", include={"model", "head", "image_size"})  # what changes scores
     records = {}
     for name, config in benchmarks.items():
         manifest = indexes / f"{name}.json"
         index_benchmark(manifest, config)
-        records[name] = {
-            "benchmark": name,
-            "version": benchmark_of(config.kind).version,
-            "evaluate_version": VERSION,
-            "inputs": weights | dict(read_manifest(manifest).inputs),
-            "config": identity(config),
-            "encoder": _described(found.config),
-        } | score_record(embedder, read_index(manifest, config), config, name=name)
+        key = score_key(name, config, weights | dict(read_manifest(manifest).inputs))
+        record = score_record(embedder, read_index(manifest, config), config, name=name)
+        records[name] = {**key, "encoder": described, **record}
     return records
 
 
 def _written(weights: Path) -> str:
     """Return the path unchanged; for shipped weights their name, because the location of the package varies."""
-    shipped_name = weights.relative_to(FOLDER).as_posix() if weights.is_relative_to(FOLDER) else None
-    return weights.as_posix() if shipped_name is None else f"{PREFIX}{shipped_name}"
-
-
-def _described(config: EncoderConfig) -> dict[str, Any]:
-    """Return the keys of the encoder's section that change its scores, besides the weights."""
-    return config.model_dump(mode="json", include={"model", "head", "image_size"})
+    return f"{PREFIX}{weights.relative_to(FOLDER).as_posix()}" if weights.is_relative_to(FOLDER) else weights.as_posix()

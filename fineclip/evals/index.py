@@ -14,15 +14,14 @@ their image. An image is dropped, and is still kept out of training, for these r
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fineclip.boxes import clip
-from fineclip.config import (
+from fineclip.config.evaluation import (
     BenchmarkConfig,
     BoxesBenchmark,
     CaptionList,
@@ -37,16 +36,8 @@ from fineclip.evals.datasets.caption_lists import list_contents, list_inputs, li
 from fineclip.evals.datasets.coco_layouts import captions_contents, coco_inputs, panoptic_contents
 from fineclip.evals.datasets.miniature_scenes import miniature_contents
 from fineclip.identity import canonical
-from fineclip.shards import (
-    BenchmarkBox,
-    BenchmarkRow,
-    Job,
-    kept_rows,
-    read_manifest,
-    sha256_of,
-    write_table,
-    write_text,
-)
+from fineclip.shards import BenchmarkBox, BenchmarkRow, Job, TableWriter, kept_rows, read_manifest, write_text
+from fineclip.shards.manifest import verified_output
 
 VERSION = 1
 CLASSES_SUFFIX = ".classes.json"
@@ -97,22 +88,25 @@ def index_benchmark(manifest: Path, config: BenchmarkConfig) -> None:
     if absent := missing(config):
         raise DataError(f"{manifest.stem}: {absent} Provide it, or name another in benchmarks.{manifest.stem}.source.")
     name = manifest.stem.replace(".", "-")  # a dot would end the key of a member in a tar
-    inputs, read_contents = _data(config, manifest.with_suffix(".tar"), name)
+    tar = manifest.with_suffix(".tar")
+    inputs, read_contents = _data(config, tar, name)
     job = Job(manifest, stage="index", version=VERSION, config=index_identity(config), inputs=inputs)
     if job.is_up_to_date():
         return
-    contents = read_contents()
-    rows = [_row(f"{name}-{index:06d}", image, config) for index, image in enumerate(contents.images)]
-    kept = [row for row in rows if row.kept]
-    if not kept:
-        what = "box of the configured sizes" if isinstance(config, BoxesBenchmark) else "caption"
-        raise DataError(
-            f"{manifest.stem}: none of its {len(rows)} images has a {what}. Check benchmarks.{manifest.stem}.source."
-        )
-    dropped = Counter(row.reason for row in rows if row.reason is not None)
-    boxes = sum(len(row.boxes) for row in kept)
-    outputs = _write(manifest, config, rows, contents.classes)
-    job.finish(outputs, read=len(rows), kept=len(kept), dropped=dropped, regions=boxes)
+    has_boxes, classes = isinstance(config, BoxesBenchmark), manifest.with_suffix(CLASSES_SUFFIX)
+    also = ([classes] if has_boxes else []) + ([tar] if isinstance(config.source, MiniatureTest) else [])
+    with TableWriter(job, BenchmarkRow, also=also) as table:
+        contents = read_contents()
+        table.write_all(_row(f"{name}-{index:06d}", image, config) for index, image in enumerate(contents.images))
+        if not any(row.kept for row in table.rows):
+            what = "box of the configured sizes" if has_boxes else "caption"
+            raise DataError(
+                f"{manifest.stem}: none of its {len(table.rows)} images has a {what}."
+                f" Check benchmarks.{manifest.stem}.source."
+            )
+        if has_boxes:
+            content = json.dumps([one._asdict() for one in contents.classes], ensure_ascii=False, indent=1)
+            write_text(classes, content + "\n")
 
 
 def read_index(manifest: Path, config: BenchmarkConfig) -> Index:
@@ -135,8 +129,10 @@ def read_index(manifest: Path, config: BenchmarkConfig) -> Index:
             f"{manifest}: is the {found.stage} of {canonical(found.config)}, not the index of {canonical(wanted)}."
             " Rebuild it: fineclip index."
         )
-    classes_path = manifest.with_suffix(CLASSES_SUFFIX)
-    classes = _read_classes(classes_path, found.outputs) if classes_path.name in found.outputs else []
+    classes: list[BenchmarkClass] = []
+    if isinstance(config, BoxesBenchmark):
+        path = verified_output(manifest, f"{manifest.stem}{CLASSES_SUFFIX}")
+        classes = [BenchmarkClass(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
     return Index(list(kept_rows(manifest, BenchmarkRow)), classes)
 
 
@@ -154,32 +150,16 @@ def _data(config: BenchmarkConfig, tar: Path, name: str) -> tuple[dict[str, str]
             return list_inputs(source, listed), partial(list_contents, listed)
 
 
-def _write(
-    manifest: Path, config: BenchmarkConfig, rows: list[BenchmarkRow], classes: list[BenchmarkClass]
-) -> list[Path]:
-    """Write table and classes beside the manifest; return all files that it names."""
-    outputs = [manifest.with_suffix(".parquet")]
-    write_table(outputs[0], rows, BenchmarkRow)
-    if isinstance(config, BoxesBenchmark):
-        outputs.append(manifest.with_suffix(CLASSES_SUFFIX))
-        content = json.dumps([one._asdict() for one in classes], ensure_ascii=False, indent=1)
-        write_text(outputs[-1], content + "\n")
-    if isinstance(config.source, MiniatureTest):
-        outputs.append(manifest.with_suffix(".tar"))
-    return outputs
-
-
 def _row(key: str, image: BenchmarkImage, config: BenchmarkConfig) -> BenchmarkRow:
     boxes: list[BenchmarkBox] = []
+    captions, reason = image.captions, "no-text"
     if isinstance(config, BoxesBenchmark):
-        boxes = list(_of_size(image, config))
-        captions, reason = [], None if boxes else "no-box"
-    else:
-        captions, reason = image.captions, None if image.captions else "no-text"
+        captions, boxes, reason = [], list(_of_size(image, config)), "no-box"
+    is_kept = bool(captions or boxes)
     return BenchmarkRow(
         key=key,
-        kept=reason is None,
-        reason=reason,
+        kept=is_kept,
+        reason=None if is_kept else reason,
         file=image.file.as_posix(),
         offset=image.offset,
         size=len(image.content),
@@ -203,11 +183,3 @@ def _of_size(image: BenchmarkImage, config: BoxesBenchmark) -> Iterator[Benchmar
             continue
         if config.min_side_px**2 <= box.width * box.height <= config.max_side_px**2:
             yield BenchmarkBox(box, one.label)
-
-
-def _read_classes(path: Path, outputs: Mapping[str, str]) -> list[BenchmarkClass]:
-    if not path.is_file() or sha256_of(path) != outputs[path.name]:
-        raise ShardError(
-            f"{path}: is absent, or its hash differs from the manifest. Rebuild the index: fineclip index."
-        )
-    return [BenchmarkClass(**values) for values in json.loads(path.read_text(encoding="utf-8"))]

@@ -3,7 +3,7 @@
 from fineclip.shards.atomic import atomic, sha256_of, write_bytes, write_text
 from fineclip.shards.byte_ranges import ByteRange, ByteRangeReader
 from fineclip.shards.manifest import Job, Manifest, hashes_of, input_manifest, invalidate, read_manifest
-from fineclip.shards.packed import EXTENSIONS, TarAppender, add_sample, members, read_description, read_sample
+from fineclip.shards.packed import TarAppender, add_sample, members, read_description, read_sample
 from fineclip.shards.tables import (
     BenchmarkBox,
     BenchmarkRow,
@@ -17,16 +17,13 @@ from fineclip.shards.tables import (
     SourceRow,
     TableWriter,
     decode_rows,
-    encode_row,
     kept_rows,
     read_rows,
     table_of,
-    write_table,
 )
 from fineclip.shards.texts import TextsFile, write_texts
 
 __all__ = [
-    "EXTENSIONS",
     "BenchmarkBox",
     "BenchmarkRow",
     "ByteRange",
@@ -47,7 +44,6 @@ __all__ = [
     "add_sample",
     "atomic",
     "decode_rows",
-    "encode_row",
     "hashes_of",
     "input_manifest",
     "invalidate",
@@ -60,7 +56,6 @@ __all__ = [
     "sha256_of",
     "table_of",
     "write_bytes",
-    "write_table",
     "write_text",
     "write_texts",
 ]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psutil
 
-BLOCK_BYTES = 1 << 20
 STALE_AFTER_S = 3600
 CLOCK_SKEW_S = 60  # between a file server and this host
 TEMPORARY_NAME = re.compile(r"\.(?P<host>[^.]+)\.(?P<process>\d+)\.[0-9a-f]{8}\.tmp$")
@@ -51,8 +50,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -63,11 +61,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of the content of a file, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_stale_temp_files(folder: Path, name: str) -> None:

@@ -64,9 +64,10 @@ def read_header(content: bytes) -> Header | None:
         Header, or None if `decode` would refuse the image because of its header.
     """
     try:
-        return _header(_opened(content))
+        image = _opened(content)
     except UndecodableImage:
         return None
+    return Header(image.width, image.height, image.format or "")
 
 
 def decode(content: bytes) -> Image.Image:
@@ -140,16 +141,12 @@ def _opened(content: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except _BROKEN as error:
         raise UndecodableImage(f"no header of {', '.join(FORMATS)}: {_reason(error)}") from None
-    width, height, _ = _header(image)
+    width, height = image.size
     if width < 1 or height < 1:
         raise UndecodableImage(f"has no pixels: {width} x {height}")
     if width * height > MAX_PIXELS:
         raise UndecodableImage(f"{width} x {height} are more than {MAX_PIXELS} pixels")
     return image
-
-
-def _header(image: Image.Image) -> Header:
-    return Header(image.width, image.height, image.format or "")
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from fineclip.errors import ShardError
-from fineclip.identity import JobKey, canonical, identity
+from fineclip.identity import canonical, identity
 from fineclip.shards.atomic import remove_stale_temp_files, sha256_of, write_text
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,27 @@ def read_manifest(path: Path) -> Manifest:
         raise ShardError(f"{path}: no such manifest. Make it with the stage before, or run snakemake.") from None
     except (ValueError, TypeError) as error:
         raise ShardError(f"{path}: is not a manifest ({error}). Delete it and run again.") from None
+
+
+def verified_output(manifest: Path, name: str) -> Path:
+    """Return the path of an output of a manifest, after a check of its hash.
+
+    Args:
+        manifest: Path of the manifest; the output is in the same folder.
+        name: File name of the output.
+
+    Returns:
+        Path of a file that is the one of the job.
+
+    Raises:
+        ShardError: The file is absent, or is not the one that the manifest names.
+    """
+    path, expected = manifest.with_name(name), read_manifest(manifest).outputs.get(name)
+    if not path.is_file():
+        raise ShardError(f"{path}: is missing. Delete {manifest} and run again.")
+    if sha256_of(path) != expected:
+        raise ShardError(f"{path}: is not the one that {manifest.name} names. Delete {manifest} and run again.")
+    return path
 
 
 def input_manifest(manifest_path: Path, stage: str) -> Path:
@@ -121,14 +142,12 @@ class Job:
         does not hold.
         """
         remove_stale_temp_files(self.manifest.parent, self.manifest.stem)
-        copy = cached_manifest(self.manifest)
-        if not copy.is_file():
-            return False
         try:
-            found = read_manifest(copy)
+            found = read_manifest(cached_manifest(self.manifest))
         except ShardError:
             return False
-        if self.key != JobKey(found.stage, found.version, canonical(found.config), dict(found.inputs)):
+        key = self.key
+        if canonical(key) != canonical({name: getattr(found, name) for name in key}):
             return False
         for name, digest in found.outputs.items():
             path = self.manifest.parent / name
@@ -165,25 +184,24 @@ class Job:
         Raises:
             AssertionError: `read` is not `kept` plus the dropped rows.
         """
-        stage, version, _, inputs = self.key
         hashes = {path.relative_to(self.manifest.parent).as_posix(): sha256_of(path) for path in outputs}
         dropped, uncaptioned = _counted(dropped), _counted(uncaptioned)
         if read != kept + sum(dropped.values()):
             raise AssertionError(f"{self.manifest}: {read} read are not {kept} kept and {dropped} dropped")
-        made = Manifest(stage, version, self._config(), inputs, hashes, read, kept, dropped, regions, uncaptioned)
+        made = Manifest(
+            **self.key, outputs=hashes, read=read, kept=kept, dropped=dropped, regions=regions, uncaptioned=uncaptioned
+        )
         write_text(cached_manifest(self.manifest), made.text())
         write_text(self.manifest, made.text())
         log.info("%s: %d read, %d kept%s", self.manifest, read, kept, "".join(f", {n} {r}" for r, n in dropped.items()))
         return made
 
-    def _config(self) -> Mapping[str, Any]:
-        return identity(self.config) if isinstance(self.config, BaseModel) else self.config
-
     @property
-    def key(self) -> JobKey:
-        """Key of the job, from the current hashes of its inputs."""
-        inputs = self.inputs if isinstance(self.inputs, Mapping) else hashes_of(self.inputs)
-        return JobKey(self.stage, self.version, canonical(self._config()), dict(inputs))
+    def key(self) -> dict[str, Any]:
+        """Fields of the manifest that identify the job, from the current hashes of its inputs."""
+        config = identity(self.config) if isinstance(self.config, BaseModel) else self.config
+        inputs = dict(self.inputs) if isinstance(self.inputs, Mapping) else hashes_of(self.inputs)
+        return {"stage": self.stage, "version": self.version, "config": config, "inputs": inputs}
 
 
 def _counted(reasons: Mapping[str, int] | None) -> dict[str, int]:

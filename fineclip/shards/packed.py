@@ -11,8 +11,8 @@ The text file has the first caption, for readers without JSON. Equal samples giv
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,28 +77,18 @@ def add_sample(tar: TarAppender, sample: Sample, *, image_format: str) -> PackRo
 def to_json(sample: Sample) -> dict[str, Any]:
     """Return the JSON object of a sample: everything but the key and the image."""
     return {
-        "captions": list(sample.captions),
+        "captions": sample.captions,
         "width": sample.width,
         "height": sample.height,
         "url": sample.url,
-        "regions": [
-            {"box": list(r.box), "score": r.score, "label": r.label, "caption": r.caption} for r in sample.regions
-        ],
+        "regions": [asdict(region) for region in sample.regions],
     }
 
 
-def from_json(key: str, image: bytes, record: Mapping[str, Any]) -> Sample:
-    """Return the sample of a JSON object."""
-    regions = (Region(Box(*r["box"]), r["score"], r["label"], r["caption"]) for r in record["regions"])
-    return Sample(
-        key=key,
-        image=image,
-        width=record["width"],
-        height=record["height"],
-        captions=tuple(record["captions"]),
-        url=record["url"],
-        regions=tuple(regions),
-    )
+def from_json(key: str, record: dict[str, Any]) -> Sample:
+    """Return the sample of a JSON object, without its image."""
+    regions = tuple(Region(**values | {"box": Box(*values["box"])}) for values in record["regions"])
+    return Sample(**record | {"key": key, "image": b"", "captions": tuple(record["captions"]), "regions": regions})
 
 
 def read_sample(reader: ByteRangeReader, tar: Path, row: PackRow) -> Sample:
@@ -143,7 +133,7 @@ def read_description(reader: ByteRangeReader, tar: Path, row: PackRow) -> Sample
     """
     record = reader.read(tar, row.json_offset, row.json_size)
     try:
-        return from_json(row.key, b"", json.loads(record))
+        return from_json(row.key, json.loads(record))
     except (ValueError, KeyError, TypeError) as error:
         raise ShardError(
             f"{tar}: sample {row.key} is not where its index says ({error!r}). Run the stage pack again."

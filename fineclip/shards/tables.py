@@ -4,30 +4,23 @@ The columns of a table follow from the fields of its row type, and `encode_row` 
 convert between the two. Nested types become structs; a `Box` in one becomes the columns x1, y1, x2, y2.
 """
 
-import types
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Generic, NamedTuple, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Generic, NamedTuple, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fineclip.errors import ShardError
-from fineclip.shards.atomic import atomic, sha256_of
-from fineclip.shards.manifest import Job, read_manifest
+from fineclip.shards.atomic import atomic
+from fineclip.shards.manifest import Job, verified_output
 from fineclip.types import Box, LabeledBox, Region, RegionCaption
 
-
-class Columns(tuple[str, ...]):
-    """Annotation of a nested type: the fields that the table holds."""
-
-
 Int32 = Annotated[int, pa.int32()]
-DetectedRegion = Annotated[Region, Columns(("box", "score", "label"))]
 
 
 class BenchmarkBox(NamedTuple):
@@ -86,7 +79,7 @@ class DetectRow(Row):
 
     width: Int32
     height: Int32
-    regions: list[DetectedRegion]
+    regions: list[Region]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +122,11 @@ class BenchmarkRow(Row):
     captions: list[str]
     boxes: list[BenchmarkBox]
 
+    @property
+    def regions(self) -> list[BenchmarkBox]:
+        """The boxes; the manifest counts them as regions."""
+        return self.boxes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConceptRow(Row):
@@ -139,7 +137,16 @@ class ConceptRow(Row):
 
 R = TypeVar("R", bound=Row)
 
-_SCALARS = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+_EDGES = [(edge, pa.float64()) for edge in Box._fields]
+COLUMN_TYPES: dict[Any, pa.DataType] = {
+    bool: pa.bool_(),
+    int: pa.int64(),
+    Int32: pa.int32(),
+    float: pa.float64(),
+    str: pa.string(),
+    list[str]: pa.list_(pa.string()),
+}
+COLUMN_TYPES |= {annotation | None: column for annotation, column in COLUMN_TYPES.items()}
 
 
 def schema_of(row_type: type) -> pa.Schema:
@@ -148,87 +155,66 @@ def schema_of(row_type: type) -> pa.Schema:
 
 
 def _columns(record: Any) -> list[tuple[str, pa.DataType]]:
-    columns: list[tuple[str, pa.DataType]] = []
-    for name, annotation in _fields(record):
+    nested, columns = _nested(record), []
+    for name, annotation in _fields(record).items():
         if annotation is Box:
-            columns += [(edge, pa.float64()) for edge in Box._fields]
+            columns += _EDGES
+        elif name in nested:
+            columns.append((name, pa.list_(pa.struct(_columns(nested[name])))))
         else:
-            columns.append((name, _arrow_type(annotation)))
+            columns.append((name, COLUMN_TYPES[annotation]))
     return columns
 
 
-def _arrow_type(annotation: Any) -> pa.DataType:
-    annotation = _without_none(annotation)
-    if get_origin(annotation) is Annotated and isinstance(get_args(annotation)[1], pa.DataType):
-        return get_args(annotation)[1]
-    if get_origin(annotation) is list:
-        return pa.list_(_arrow_type(get_args(annotation)[0]))
-    return _SCALARS.get(annotation) or pa.struct(_columns(annotation))
-
-
-def _without_none(annotation: Any) -> Any:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return next(one for one in get_args(annotation) if one is not types.NoneType)
-    return annotation
+@cache
+def _fields(record: Any) -> dict[str, Any]:
+    """Return the annotation of each field of a row or nested type that a table holds."""
+    hints = get_type_hints(record, include_extras=True)
+    if record is Region:
+        del hints["caption"]  # captions have a table of their own
+    return hints
 
 
 @cache
-def _fields(record: Any) -> list[tuple[str, Any]]:
-    """Return name and annotation of each field of a row or nested type that is stored in the table."""
-    chosen = get_args(record)[1] if get_origin(record) is Annotated else None
-    hints = get_type_hints(get_args(record)[0] if chosen else record, include_extras=True)
-    return [(name, hint) for name, hint in hints.items() if chosen is None or name in chosen]
-
-
-@cache
-def _nested(row_type: Any) -> dict[str, Any]:
-    """Return the nested type of each column that is a list of structs."""
-    found = {name: _without_none(annotation) for name, annotation in _fields(row_type)}
-    elements = {name: get_args(one)[0] for name, one in found.items() if get_origin(one) is list}
-    return {name: element for name, element in elements.items() if element not in _SCALARS}
+def _nested(record: Any) -> dict[str, Any]:
+    """Return X for each field of type `list[X]` or `list[X] | None` where X is a nested type."""
+    inner = {name: get_args(hint)[0] for name, hint in _fields(record).items() if hint not in (Box, *COLUMN_TYPES)}
+    return {name: get_args(one)[0] if get_origin(one) is list else one for name, one in inner.items()}
 
 
 def encode_row(row: Row) -> dict[str, Any]:
     """Return the values of a row by column."""
     row_type: Any = type(row)
-    nested = _nested(row_type)
-    values = {name: getattr(row, name) for name, _ in _fields(row_type)}
-    for name, record in nested.items():
+    values = {name: getattr(row, name) for name in _fields(row_type)}
+    for name, nested in _nested(row_type).items():
         if values[name] is not None:
-            values[name] = [_struct(one, record) for one in values[name]]
+            values[name] = [_encode(one, nested) for one in values[name]]
     return values
 
 
-def _struct(value: Any, record: Any) -> dict[str, Any]:
-    struct: dict[str, Any] = {}
-    for name, annotation in _fields(record):
-        if annotation is Box:
-            struct |= getattr(value, name)._asdict()
-        else:
-            struct[name] = getattr(value, name)
-    return struct
+def _encode(value: Any, nested: Any) -> dict[str, Any]:
+    """Return the values of a nested type by the columns of its struct."""
+    values = {name: getattr(value, name) for name in _fields(nested)}
+    if "box" in values:
+        values |= values.pop("box")._asdict()
+    return values
 
 
-def _decode(values: dict[str, Any], row_type: Any) -> Any:
-    """Return the row of values by column; `values` is changed."""
-    for name, record in _nested(row_type).items():
-        if values.get(name) is not None:
-            values[name] = [_value(one, record) for one in values[name]]
-    return row_type(**values)
-
-
-def _value(struct: dict[str, Any], record: Any) -> Any:
-    make: Callable[..., Any] = get_args(record)[0] if get_origin(record) is Annotated else record
-    arguments = {
-        name: Box(*(struct[edge] for edge in Box._fields)) if annotation is Box else struct[name]
-        for name, annotation in _fields(record)
-    }
-    return make(**arguments)
+def _decode(values: dict[str, Any], nested: Any) -> Any:
+    """Return the nested type of the values of a struct; `values` is changed."""
+    if "x1" in values:
+        values["box"] = Box(*(values.pop(edge) for edge in Box._fields))
+    return nested(**values)
 
 
 def decode_rows(table: pa.Table | pa.RecordBatch, row_type: type[R]) -> Iterator[R]:
     """Yield the rows of a table in memory whose columns are those of `row_type`."""
-    return (_decode(values, row_type) for values in table.to_pylist())
+    record: Any = row_type
+    for values in table.to_pylist():
+        for name, nested in _nested(record).items():
+            if values.get(name) is not None:
+                values[name] = [_decode(struct, nested) for struct in values[name]]
+        yield row_type(**values)
 
 
 class TableWriter(Generic[R]):
@@ -244,7 +230,7 @@ class TableWriter(Generic[R]):
     """
 
     def __init__(
-        self, job: Job, row_type: type[R], *, also: tuple[Path, ...] = (), reasons: Collection[str] | None = None
+        self, job: Job, row_type: type[R], *, also: Sequence[Path] = (), reasons: Collection[str] | None = None
     ) -> None:
         self.job, self.row_type, self.also, self.reasons = job, row_type, also, reasons
         self.rows: list[R] = []
@@ -269,7 +255,9 @@ class TableWriter(Generic[R]):
         if kind is not None:
             return
         path = self.job.manifest.with_suffix(".parquet")
-        write_table(path, self.rows, self.row_type)
+        table = pa.Table.from_pylist([encode_row(row) for row in self.rows], schema=schema_of(self.row_type))
+        with atomic(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
         dropped = Counter(row.reason for row in self.rows if row.reason is not None)
         kept = [row for row in self.rows if row.kept]
         self.job.finish(
@@ -287,13 +275,6 @@ def _regions_of(row: Row) -> int:
     return regions if isinstance(regions, int) else len(regions)
 
 
-def write_table(path: Path, rows: list[R], row_type: type[R]) -> None:
-    """Write a Parquet table atomically. Equal rows give equal bytes."""
-    table = pa.Table.from_pylist([encode_row(row) for row in rows], schema=schema_of(row_type))
-    with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
 def table_of(manifest: Path) -> Path:
     """Return the path of the table of a manifest, after a check of its hash.
 
@@ -306,13 +287,7 @@ def table_of(manifest: Path) -> Path:
     Raises:
         ShardError: The table is absent, or is not the one that the manifest names.
     """
-    path = manifest.with_suffix(".parquet")
-    expected = read_manifest(manifest).outputs.get(path.name)
-    if expected is None or not path.is_file():
-        raise ShardError(f"{path}: is gone. Delete {manifest} and run again.")
-    if sha256_of(path) != expected:
-        raise ShardError(f"{path}: is not the table that {manifest.name} names. Delete {manifest} and run again.")
-    return path
+    return verified_output(manifest, f"{manifest.stem}.parquet")
 
 
 def read_rows(manifest: Path, row_type: type[R]) -> Iterator[R]:

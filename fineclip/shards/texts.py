@@ -11,7 +11,7 @@ Legend: T texts, D embedding width, N requested texts.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -84,9 +84,9 @@ class TextsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            header, begin = _read_header(path)
-            self.text_tower = str(header.pop("__metadata__")["text_tower"])
-            self._features_TD, self._rows_T, hashes = _mapped(path, header, begin)
+            header, tensors = _mapped(path)
+            self.text_tower = str(header["__metadata__"]["text_tower"])
+            self._features_TD, self._rows_T, hashes = (_tensor(name, header[name], tensors) for name in TYPES)
         except OSError as error:
             raise ShardError(f"{path}: cannot be read ({error.strerror}), but its manifest lists it.") from None
         except (ValueError, KeyError, TypeError) as error:
@@ -145,23 +145,20 @@ def _header_bytes(shapes: Mapping[str, tuple[int, ...]], text_tower: str) -> byt
     return len(text).to_bytes(ALIGNMENT, "little") + text
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """Return the header of a safetensors file and the position of its first tensor."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(ALIGNMENT), "little")
-        if length > MAX_HEADER_BYTES:
-            raise ValueError(f"a header of {length:,} bytes")
-        header: dict[str, Any] = json.loads(file.read(length))
-    return header, ALIGNMENT + length
+def _mapped(path: Path) -> tuple[dict[str, Any], npt.NDArray[np.uint8]]:
+    """Return the header of a safetensors file and, mapped into memory, the bytes of its tensors."""
+    content = np.memmap(path, np.uint8, mode="r")
+    begin = ALIGNMENT + int.from_bytes(content[:ALIGNMENT].tobytes(), "little")
+    if begin > MAX_HEADER_BYTES:
+        raise ValueError(f"a header of {begin:,} bytes")
+    return json.loads(content[ALIGNMENT:begin].tobytes()), content[begin:]
 
 
-def _mapped(path: Path, header: dict[str, Any], begin: int) -> Iterator[npt.NDArray[Any]]:
-    """Yield the tensors in the order of `TYPES`, memory-mapped; an empty file range cannot be mapped and gives an empty array."""
-    for name, (kind, dtype) in TYPES.items():
-        stated, shape, (start, end) = (header[name][field] for field in ("dtype", "shape", "data_offsets"))
-        if stated != kind or end - start != prod(shape) * np.dtype(dtype).itemsize:
-            raise ValueError(f"{name} are {shape} of {stated}")
-        if end == start:
-            yield np.empty(shape, dtype)
-        else:
-            yield np.memmap(path, dtype, mode="r", offset=begin + start, shape=tuple(shape))
+def _tensor(name: str, header: Mapping[str, Any], tensors: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    """Return one tensor of a file without a copy. `header` is its part of the header of the file."""
+    kind, dtype = TYPES[name]
+    stated, shape, (start, end) = header["dtype"], header["shape"], header["data_offsets"]
+    content = tensors[start:end]
+    if stated != kind or len(content) != prod(shape) * np.dtype(dtype).itemsize:
+        raise ValueError(f"{name} are {shape} of {stated} in {len(content):,} bytes")
+    return content.view(dtype).reshape(shape)

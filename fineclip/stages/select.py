@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fineclip.config import SelectConfig
-from fineclip.config.base import key
 from fineclip.config.plan import ScaleConfig
 from fineclip.errors import ConfigError, DataError
 from fineclip.shards import (
@@ -71,9 +70,13 @@ def select_samples(
 
 
 class ScaledSelectConfig(SelectConfig):
-    """Section `select` with the scale to select."""
+    """Section `select` with the scale to select.
 
-    scale: ScaleConfig = key(ScaleConfig(), origin="workflow plan", about="entry of `scales`")
+    Attributes:
+        scale: Entry of `scales`.
+    """
+
+    scale: ScaleConfig = ScaleConfig()
 
 
 SELECT = Stage(

@@ -32,7 +32,6 @@ from fineclip.config import (
     TrainConfig,
     parse,
 )
-from fineclip.config.base import key
 from fineclip.errors import ConfigError
 from fineclip.identity import canonical, identity
 from fineclip.methods import METHODS
@@ -57,18 +56,26 @@ from fineclip.train.train import TrainingRun, train
 log = logging.getLogger(__name__)
 
 VERSION = 2  # of the training loop: a change trains again
-PLAN = "workflow plan"
 
 
 class RunConfig(Section):
-    """Configuration that identifies a training beside its inputs."""
+    """Configuration that identifies a training beside its inputs.
 
-    method: str = key(origin=PLAN, about="name of a method")
-    method_version: int = key(origin=PLAN, about="version of its code")
-    encoder: EncoderConfig = key(origin=PLAN, about="initial encoder")
-    options: SerializeAsAny[MethodConfig] = key(origin=PLAN, about="section of the method")
-    loader: LoaderConfig = key(LoaderConfig(), origin=PLAN, about="section of the loader")
-    train: TrainConfig = key(TrainConfig(), origin=PLAN, about="section of the training, with the seed of the run")
+    Attributes:
+        method: Name of a method.
+        method_version: Version of its code.
+        encoder: Initial encoder.
+        options: Section of the method.
+        loader: Section of the loader.
+        train: Section of the training, with the seed of the run.
+    """
+
+    method: str
+    method_version: int
+    encoder: EncoderConfig
+    options: SerializeAsAny[MethodConfig]
+    loader: LoaderConfig = LoaderConfig()
+    train: TrainConfig = TrainConfig()
 
     @field_validator("method")
     @classmethod
@@ -98,9 +105,13 @@ class RunConfig(Section):
 
 
 class BaselineConfig(Section):
-    """Configuration that identifies a pretrained encoder beside its inputs."""
+    """Configuration that identifies a pretrained encoder beside its inputs.
 
-    encoder: EncoderConfig = key(origin=PLAN, about="the encoder")
+    Attributes:
+        encoder: The encoder.
+    """
+
+    encoder: EncoderConfig
 
 
 def train_run(

@@ -55,3 +55,10 @@ def test_the_verb_refuses_an_invalid_overlay(tmp_path: Path, capsys: pytest.Capt
     assert main(["config", str(ROOT / "config.yaml"), str(overlay), "--schema", str(schema)]) == 2
     assert "mine.yaml: train.epochs" in capsys.readouterr().err
     assert not schema.exists()
+
+
+def test_a_docstring_describes_every_key_and_nothing_else() -> None:
+    for section in sections_of(Config):
+        described = re.findall(r"^        (\w+): ", (section.__doc__ or "").partition("Attributes:")[2], re.MULTILINE)
+        own = [name for name in section.model_fields if name in section.__annotations__]
+        assert described == own, section.__name__

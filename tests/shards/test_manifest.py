@@ -156,11 +156,11 @@ def test_a_changed_or_missing_table_is_named(tmp_path: Path) -> None:
     assert [one.key for one in kept_rows(job.manifest, FilterRow)] == ["a"]
     (tmp_path / "shard.parquet").write_bytes(b"other")
     with pytest.raises(
-        ShardError, match=r"shard.parquet: is not the table that shard.json names. Delete .* and run again"
+        ShardError, match=r"shard.parquet: is not the one that shard.json names. Delete .* and run again"
     ):
         list(read_rows(job.manifest, FilterRow))
     (tmp_path / "shard.parquet").unlink()
-    with pytest.raises(ShardError, match=r"is gone"):
+    with pytest.raises(ShardError, match=r"is missing"):
         list(read_rows(job.manifest, FilterRow))
 
 

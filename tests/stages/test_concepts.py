@@ -172,7 +172,7 @@ def test_a_damaged_table_is_named(world: tuple[Path, list[Path]]) -> None:
     concepts_of_scale(select, manifest, config(), detected=detected)
     assert len(list(kept_rows(manifest, ConceptRow))) == 2
     manifest.with_suffix(".parquet").write_bytes(b"damaged")
-    with pytest.raises(ShardError, match=r"4\.parquet: is not the table"):
+    with pytest.raises(ShardError, match=r"4\.parquet: is not the one"):
         read_concepts(manifest)
 
 

@@ -359,5 +359,5 @@ def test_the_manifest_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_table_is_refused(tmp_path: Path) -> None:
     manifest = given(tmp_path, boxes_config(boxes_json(tmp_path, {NAME: [[1, 2, 3, 4]]})))
     manifest.with_suffix(".parquet").write_bytes(b"PAR1")
-    with pytest.raises(ShardError, match="is not the table that boxes_json.json names"):
+    with pytest.raises(ShardError, match="is not the one that boxes_json.json names"):
         rows_for(manifest, ExternalBoxesRow, {"s": NAME})

@@ -139,7 +139,7 @@ def test_a_table_that_was_tampered_with(tmp_path: Path) -> None:
     source = captioned(tmp_path)
     rows = list(read_rows(tmp_path / "detect/s.json", DetectRow))
     (tmp_path / "detect/s.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ShardError, match="detect/s.parquet: is not the table that s.json names"):
+    with pytest.raises(ShardError, match="detect/s.parquet: is not the one that s.json names"):
         packed(source, tmp_path)
     assert len(rows) == 4
 

@@ -175,5 +175,5 @@ def test_a_scale_of_nothing_is_an_error(tmp_path: Path, images: int | None) -> N
 def test_a_damaged_table_is_named(tmp_path: Path) -> None:
     path = shard(tmp_path, "p", "ab")
     path.with_suffix(".parquet").write_bytes(b"damaged")
-    with pytest.raises(ShardError, match=r"p\.parquet: is not the table"):
+    with pytest.raises(ShardError, match=r"p\.parquet: is not the one"):
         select(tmp_path, [path], 1)

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fineclip.shards import Row, encode_row, read_manifest, read_rows
+from fineclip.shards import Row, read_manifest, read_rows
+from fineclip.shards.tables import encode_row
 
 OTHERS = ("stage", "version", "inputs", "outputs")  # of a manifest, beside counts and configuration
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fineclip.config import BoxesBenchmark
+from fineclip.config.evaluation import BoxesBenchmark
 from fineclip.evals.benchmarks.base import Benchmark, Outcome
 from fineclip.evals.index import Index
 from fineclip.evals.metrics import class_mean_accuracy, label_rank

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fineclip.config import RetrievalBenchmark
+from fineclip.config.evaluation import RetrievalBenchmark
 from fineclip.evals.benchmarks.base import Benchmark, Outcome
 from fineclip.evals.index import Index
 from fineclip.evals.metrics import best_rank

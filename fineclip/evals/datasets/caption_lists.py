@@ -8,11 +8,11 @@ All captions of an image count, as in FineCLIP's test_flickr.py and test_mscoco.
 or seven. Other evaluations keep the first five.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
-from fineclip.config import CaptionList, Karpathy
+from fineclip.config.evaluation import CaptionList, Karpathy
 from fineclip.errors import DataError
 from fineclip.evals.datasets.benchmark_image import Contents, read_image
 from fineclip.shards import sha256_of
@@ -21,51 +21,44 @@ from fineclip.stages.source.samples import fingerprint
 from fineclip.stages.source.text_encoding import captions_of, to_valid_utf8
 
 
-class ListedImage(NamedTuple):
-    """Path and captions of an image that a list names."""
-
-    path: Path
-    captions: list[str]
-
-
-def list_inputs(source: CaptionList | Karpathy, listed: list[ListedImage]) -> dict[str, str]:
+def list_inputs(source: CaptionList | Karpathy, listed: Mapping[Path, list[str]]) -> dict[str, str]:
     """Return the hash of the JSON, and of the names and sizes of the images that it names."""
     folder, annotations = Path(source.root) / source.images, Path(source.root) / source.annotations
-    sizes = {one.path.relative_to(folder).as_posix(): one.path.stat().st_size for one in listed}
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in listed}
     return {
         annotations.as_posix(): sha256_of(annotations),
         folder.as_posix(): fingerprint(dict(sorted(sizes.items())), {}),
     }
 
 
-def list_contents(listed: list[ListedImage]) -> Contents:
+def list_contents(listed: Mapping[Path, list[str]]) -> Contents:
     """Return every image of a list with its captions; no classes. Each image is read when the iterator reaches it."""
-    return Contents([], (read_image(one.path, captions=one.captions) for one in listed))
+    return Contents([], (read_image(path, captions=captions) for path, captions in listed.items()))
 
 
-def listed_images(source: CaptionList | Karpathy) -> list[ListedImage]:
-    """Return the images of a list, or of the configured split, in the order of the file.
+def listed_images(source: CaptionList | Karpathy) -> dict[Path, list[str]]:
+    """Return the captions of each image of a list, or of the configured split, in the order of the file.
 
     Args:
         source: Folder and names of the JSON and the images; `split` for the layout karpathy.
 
     Returns:
-        Path and captions of each image; captions that are blank are left out.
+        Captions by path of the image; captions that are blank are left out.
 
     Raises:
         DataError: The file is not such a list, an entry lacks a key, or an image is absent or named twice.
     """
     document, folder = Document(Path(source.root) / source.annotations), Path(source.root) / source.images
-    found: dict[Path, ListedImage] = {}
+    found: dict[Path, list[str]] = {}
     for entry, key, name, texts in _entries(source, document):
         path = _image_path(entry, key, name, folder)
         if path in found:
             raise entry.wrong(key, "an image of its own: another entry has it too")
-        found[path] = ListedImage(path, [text for text in captions_of(texts) if text])
+        found[path] = [text for text in captions_of(texts) if text]
     if not found:
         of = f"of the split {source.split!r}" if isinstance(source, Karpathy) else "at all"
         raise DataError(f"{document.path}: names no image {of}. Is it the right file?")
-    return list(found.values())
+    return found
 
 
 def _entries(

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fineclip.config import CocoCaptions, CocoPanoptic
+from fineclip.config.evaluation import CocoCaptions, CocoPanoptic
 from fineclip.errors import DataError
 from fineclip.evals.datasets.benchmark_image import BenchmarkClass, BenchmarkImage, Contents, read_image
 from fineclip.shards import BenchmarkBox, sha256_of
@@ -80,18 +80,15 @@ def panoptic_contents(source: CocoPanoptic) -> Contents:
         DataError: An image or a mask is absent or broken, a mask has another size than its image, or an entry lacks a key.
     """
     document = Document(Path(source.root) / source.annotations)
-    categories = _Categories(document)
-    return Contents(categories.classes, _panoptic_images(source, document, categories))
+    classes = _classes(document)
+    return Contents(list(classes.values()), _panoptic_images(source, document, classes))
 
 
-def _panoptic_images(source: CocoPanoptic, document: Document, categories: "_Categories") -> Iterator[BenchmarkImage]:
+def _panoptic_images(
+    source: CocoPanoptic, document: Document, classes: Mapping[Id, BenchmarkClass]
+) -> Iterator[BenchmarkImage]:
     images, masks = _by_id(document, "images"), Path(source.root) / source.masks
-    annotations: dict[Id, Entry] = {}
-    for entry in document.entries("annotations"):
-        number = entry.id("image_id")
-        if number in annotations:
-            raise entry.wrong("image_id", "an image of its own: another entry has it too")
-        annotations[number] = entry
+    annotations = _by_id(document, "annotations", key="image_id")
     _warn_about_unknown_images(document, annotations, images)
     names = _sizes(masks).keys()
     for number, path in _image_paths(images, Path(source.root) / source.images):
@@ -100,7 +97,7 @@ def _panoptic_images(source: CocoPanoptic, document: Document, categories: "_Cat
             entry = annotations[number]
             if entry.text("file_name") not in names:
                 raise entry.wrong("file_name", f"the name of a mask in {masks}")
-            image = replace(image, boxes=_boxes(entry, document.path, masks, categories, image))
+            image = replace(image, boxes=_boxes(entry, document.path, masks, classes, image))
         yield image
 
 
@@ -130,16 +127,14 @@ def segment_ids(png: Image.Image) -> np.ndarray:
     return ids_HW
 
 
-class _Categories:
-    """Classes in the order of their ids, and the index of each id."""
-
-    def __init__(self, document: Document) -> None:
-        entries = sorted(_by_id(document, "categories").items(), key=lambda item: (str(type(item[0])), item[0]))
-        self.classes = [_class_of(entry) for _, entry in entries]
-        self.position: Mapping[Id, int] = {number: index for index, (number, _) in enumerate(entries)}
-        twice = [name for name, count in Counter(one.name for one in self.classes).items() if count > 1]
-        if twice:
-            raise DataError(f"{document.path}: two categories have the name {twice[0]!r}. Is it the right file?")
+def _classes(document: Document) -> dict[Id, BenchmarkClass]:
+    """Return the classes by their ids, in the order of the ids."""
+    entries = sorted(_by_id(document, "categories").items(), key=lambda item: (str(type(item[0])), item[0]))
+    classes = {number: _class_of(entry) for number, entry in entries}
+    twice = [name for name, count in Counter(one.name for one in classes.values()).items() if count > 1]
+    if twice:
+        raise DataError(f"{document.path}: two categories have the name {twice[0]!r}. Is it the right file?")
+    return classes
 
 
 def _class_of(entry: Entry) -> BenchmarkClass:
@@ -149,7 +144,7 @@ def _class_of(entry: Entry) -> BenchmarkClass:
 
 
 def _boxes(
-    annotation: Entry, document: Path, masks: Path, categories: _Categories, image: BenchmarkImage
+    annotation: Entry, document: Path, masks: Path, classes: Mapping[Id, BenchmarkClass], image: BenchmarkImage
 ) -> list[BenchmarkBox]:
     """Return the boxes of the segments of one image. Its mask is read only if one of them is stuff."""
     mask = masks / annotation.text("file_name")
@@ -160,8 +155,11 @@ def _boxes(
     ids_HW: np.ndarray | None = None
     for index, values in enumerate(segments):
         segment = Entry(document, f"annotations of {mask.name}: segments_info", index, values)
-        label = categories.position[_known(segment, "category_id", categories.position, "categories")]
-        if categories.classes[label].is_thing:
+        category = segment.id("category_id")
+        if category not in classes:
+            raise segment.wrong("category_id", "the id of one of 'categories'")
+        label = list(classes).index(category)
+        if classes[category].is_thing:
             boxes.append(BenchmarkBox(segment.box("bbox"), label))
             continue
         ids_HW = _read_mask(mask, image) if ids_HW is None else ids_HW
@@ -185,12 +183,13 @@ def _read_mask(path: Path, image: BenchmarkImage) -> np.ndarray:
     return segment_ids(mask)
 
 
-def _by_id(document: Document, section: str) -> dict[Id, Entry]:
+def _by_id(document: Document, section: str, *, key: str = "id") -> dict[Id, Entry]:
+    """Return the entries of a section by an id that no two of them share."""
     entries: dict[Id, Entry] = {}
     for entry in document.entries(section):
-        number = entry.id("id")
+        number = entry.id(key)
         if number in entries:
-            raise entry.wrong("id", "one of its own: another entry has it too")
+            raise entry.wrong(key, "one of its own: another entry has it too")
         entries[number] = entry
     return entries
 
@@ -198,13 +197,6 @@ def _by_id(document: Document, section: str) -> dict[Id, Entry]:
 def _warn_about_unknown_images(document: Document, found: Mapping[Id, object], images: Mapping[Id, Entry]) -> None:
     if unknown := len(found.keys() - images.keys()):
         log.warning("%s: %d images have annotations but no entry in 'images': left out", document.path, unknown)
-
-
-def _known(entry: Entry, key: str, known: Mapping[Id, object], section: str) -> Id:
-    number = entry.id(key)
-    if number not in known:
-        raise entry.wrong(key, f"the id of one of {section!r}")
-    return number
 
 
 def _image_paths(images: Mapping[Id, Entry], folder: Path) -> Iterator[tuple[Id, Path]]:
