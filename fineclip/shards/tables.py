@@ -306,7 +306,8 @@ def read_rows(manifest: Path, row_type: type[R]) -> Iterator[R]:
     path = table_of(manifest)
     names = [column.name for column in fields(row_type)]
     try:
-        table = pq.read_table(path, columns=names)
+        with pq.ParquetFile(path) as file:  # `pq.read_table` imports pandas
+            table = file.read(columns=names).select(names)
     except (pa.ArrowException, KeyError) as error:
         raise ShardError(
             f"{path}: is not a {row_type.__name__} table ({error}). Delete {manifest} and run again."
