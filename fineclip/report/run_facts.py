@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fineclip.config import Config, WeightsConfig
+from fineclip.config import Config, ScaleConfig, WeightsConfig
 from fineclip.evals.benchmarks import benchmark_of
 from fineclip.identity import identity
 from fineclip.report.formatting import listed, method_name, plural
@@ -30,15 +30,12 @@ def facts(config: Config) -> tuple[Fact, ...]:
 
 
 def _data(config: Config) -> Iterator[Fact]:
-    detector, captioner = config.detect[config.regions], config.caption[config.captions]
     yield Fact("Data", f"{config.dataset.folder}, from {config.source.kind}", _changed(config.source))
-    yield Fact(
-        "Filter",
-        f"shorter side at least {config.filter.min_side_px} px",
-        _changed(config.filter, stated={"min_side_px"}),
-    )
-    yield Fact("Regions", _by(config.regions, detector.engine), _changed(detector))
-    yield Fact("Captions", _by(config.captions, captioner.engine), _changed(captioner))
+    side = f"shorter side at least {config.filter.min_side_px} px"
+    yield Fact("Filter", side, _changed(config.filter, stated={"min_side_px"}))
+    detector, captioner = config.detect[config.regions], config.caption[config.captions]
+    for title, name, section in (("Regions", config.regions, detector), ("Captions", config.captions, captioner)):
+        yield Fact(title, name if name == section.engine else f"{name}, by {section.engine}", _changed(section))
 
 
 def _training(config: Config) -> Iterator[Fact]:
@@ -50,25 +47,21 @@ def _training(config: Config) -> Iterator[Fact]:
         yield Fact("Method", method_name(method), _changed(getattr(config.methods, method)))
     for name in plan.variants:
         variant = config.variants[name]
-        yield Fact(
-            "Variant", method_name(f"{variant.method} {name}"), tuple(flat({**variant.options, **variant.train}))
-        )
+        changes = flat({**variant.options, **variant.train})
+        yield Fact("Variant", method_name(f"{variant.method} {name}"), tuple(changes))
     length = plural(train.max_steps, "step") if train.max_steps else plural(train.epochs, "epoch")
     text = f"{length} in steps of {plural(train.batch_size, 'image')}, learning rate {train.learning_rate:g}"
     named = {"batch_size", "epochs", "max_steps", "learning_rate", "seed"}
     yield Fact("Training", text, _changed(train, stated=named))
-    yield Fact("Scales", listed([_scale(name, config) for name in plan.scales]))
+    yield Fact("Scales", listed([_size(config.scales[name]) for name in plan.scales]))
     yield Fact("Seeds", listed([str(seed) for seed in plan.seeds]))
 
 
 def _benchmarks(config: Config) -> Iterator[Fact]:
     for name in config.plan.benchmarks:
         benchmark = config.benchmarks[name]
-        yield Fact(
-            "Benchmark",
-            f"{name}: {benchmark_of(benchmark.kind).title} on {benchmark.source.layout}",
-            _changed(benchmark),
-        )
+        text = f"{name}: {benchmark_of(benchmark.kind).title} on {benchmark.source.layout}"
+        yield Fact("Benchmark", text, _changed(benchmark))
 
 
 def origin(weights: WeightsConfig) -> str:
@@ -103,20 +96,14 @@ def flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]
             yield f"{above}{name}", f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _by(name: str, engine: str) -> str:
-    return name if name == engine else f"{name}, by {engine}"
-
-
 def _changed(section: BaseModel, *, stated: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
     """Return the keys that differ from their defaults, except those that the fact already states."""
-    shown = {
-        name: value for name, value in identity(section).items() if name not in STATED_ELSEWHERE and name not in stated
-    }
+    hidden = {*STATED_ELSEWHERE, *stated}
+    shown = {name: value for name, value in identity(section).items() if name not in hidden}
     return tuple((name, value) for name, value in flat(shown) if len(value) <= LONGEST_VALUE)
 
 
-def _scale(name: str, config: Config) -> str:
-    scale = config.scales[name]
+def _size(scale: ScaleConfig) -> str:
     if scale.images is None:
         return "all images"
     return f"{'at most ' if scale.allow_fewer else ''}{plural(scale.images, 'image')}"

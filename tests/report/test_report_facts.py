@@ -2,6 +2,7 @@
 
 import doctest
 import logging
+import re
 import subprocess
 from importlib import import_module
 from pathlib import Path
@@ -9,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from fineclip.config import Config, WeightsConfig, load
-from fineclip.report.dropped_samples import Example, describe_bytes, dropped_tile, dropped_tiles
 from fineclip.report.funnel import collect_funnel, stage_folders
-from fineclip.report.page import collect_report, header_groups, protocol_text, write_report
-from fineclip.report.provenance import collect_provenance, commit_of
-from fineclip.report.result_files import ProblemLog, ResultPaths
+from fineclip.report.page import collect_report, header_groups, protocol_text, render, write_report
+from fineclip.report.provenance import commit_of
+from fineclip.report.result_files import ResultFiles
 from fineclip.report.run_facts import facts, flat, origin
-from fineclip.report.runs import collect_runs
+from fineclip.report.samples import Example, describe_bytes, dropped_tile, dropped_tiles
 from fineclip.report.score_tables import Protocol, Table
 from fineclip.shards import ByteRangeReader, SourceRow
 from tests.helpers.images import encoded
@@ -66,7 +66,7 @@ def test_where_weights_come_from() -> None:
 
 def test_a_protocol_in_one_line() -> None:
     config = {"kind": "boxes", "source": {"layout": "miniature"}, "prompts": "vild", "image_size": 48}
-    table = Table(Protocol("boxes", 3, "", 48), config, (), {}, ())
+    table = Table(Protocol("boxes", 3, "", 48), config, {}, ())
     assert protocol_text(table) == f"images at 48{NBSP}px, layout miniature, prompts vild, version 3"
     assert header_groups(["things/top1", "things/top5", "all/top1"]) == [
         ("things", [("things/top1", "top 1"), ("things/top5", "top 5")]), ("all", [("all/top1", "top 1")]),
@@ -76,10 +76,8 @@ def test_a_protocol_in_one_line() -> None:
 def test_only_runs_with_a_result_are_pinned(world: World) -> None:
     gone = "clip-mini-500-s0"
     (world.root / f"results/{world.name}/{gone}/train.json").unlink()
-    records = collect_runs(world.config, ResultPaths(world.root, world.name), ProblemLog(world.root))
-    assert [pinned.run for pinned in collect_provenance(records).pinned] == [
-        run for run in world.config.runs() if run != gone
-    ]
+    html = render(collect_report(world.config, world.root))
+    assert re.findall("<h4>(.*)</h4>", html) == [run for run in world.config.runs() if run != gone]
 
 
 def test_edits_of_tracked_files_are_changes_and_new_files_are_not(tmp_path: Path) -> None:
@@ -107,18 +105,18 @@ def test_a_dropped_sample_as_it_is_shown(tmp_path: Path) -> None:
         key="k", kept=True, source_key="s", file="a.tar", offset=6, size=len(content), captions=["one", "two"]
     )
     with ByteRangeReader() as reader:
-        tile = dropped_tile(Example("filter", "too-small", "shard", "k"), row, reader, tmp_path)
-    assert (tile.stage, tile.reason, tile.key, tile.caption) == ("filter", "too-small", "k", "one")
+        tile = dropped_tile(Example("filter", "too-small", "k"), row, reader, tmp_path)
+    assert (tile.example, tile.caption) == (Example("filter", "too-small", "k"), "one")
     assert tile.note == "120 \N{MULTIPLICATION SIGN} 80 px"
-    assert tile.picture.startswith("data:image/jpeg;base64,")
+    assert tile.thumbnail.startswith("data:image/jpeg;base64,")
     assert describe_bytes(content[:-30], "why").startswith("120 \N{MULTIPLICATION SIGN} 80 px")
 
 
 def test_examples_come_in_the_order_of_the_stages(whole: World) -> None:
     """Samples are drawn for a scale from the filter tables, so those reasons come between filter and detect."""
-    place, problems_log = ResultPaths(whole.root, whole.name), ProblemLog(whole.root)
-    funnel = collect_funnel(whole.config, place, problems_log)
-    stages = [tile.stage for tile in dropped_tiles(funnel, stage_folders(whole.config, place), place, problems_log)]
+    files = ResultFiles(whole.root, whole.name)
+    funnel = collect_funnel(whole.config, files)
+    stages = [tile.example.stage for tile in dropped_tiles(funnel, stage_folders(whole.config, files), files)]
     assert list(dict.fromkeys(stages)) == ["filter", "select", "detect"]
     assert stages == sorted(stages, key=["filter", "select", "detect"].index)
 
@@ -134,12 +132,13 @@ def test_the_log_counts_runs_and_problems(world: World, caplog: pytest.LogCaptur
 
 
 def test_the_keys_that_differ_are_those_alone(whole: World) -> None:
-    report = collect_report(whole.config, whole.root)
-    assert '"max_aspect"' in report.config
-    assert '"max_aspect"' not in report.changes
+    changes, every_key = re.findall("<pre>(.*?)</pre>", render(collect_report(whole.config, whole.root)), re.DOTALL)
+    assert "max_aspect&#34;: 3.0" in every_key
+    assert "max_aspect" not in changes
+    assert "min_side_px&#34;: 96" in changes
 
 
-@pytest.mark.parametrize("module", ["kept_samples", "line_chart", "run_facts", "score_tables"])
+@pytest.mark.parametrize("module", ["line_chart", "run_facts", "samples", "score_tables"])
 def test_examples(module: str) -> None:
     found = doctest.testmod(import_module(f"fineclip.report.{module}"))
     assert (found.failed, found.attempted > 0) == (0, True)
