@@ -6,8 +6,8 @@ A table holds the cost of the latest run of a job. Columns: `s` wall seconds, `c
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from fineclip.config import Config
 from fineclip.report.result_files import ResultFiles
@@ -16,8 +16,7 @@ from fineclip.stages.declaration import stages
 LOG_FOLDERS = {"list": "listing"}  # of stages whose logs have another name
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """Cost of one job; a field is None if the job was too short to measure it.
 
     Attributes:
@@ -31,8 +30,7 @@ class Job:
     peak_mb: float | None
 
 
-@dataclass(frozen=True)
-class StageCost:
+class StageCost(NamedTuple):
     """Cost of all jobs of one stage.
 
     Attributes:
@@ -56,8 +54,8 @@ def collect_costs(config: Config, files: ResultFiles) -> tuple[StageCost, ...]:
     """Return the cost of each stage that has a benchmark table, in the order of the workflow."""
     order = [LOG_FOLDERS.get(name, name) for name in stages()] + ["index", "train", "evaluate"]
     jobs: dict[str, list[Job]] = {stage: [] for stage in order}
-    for path in sorted(files.logs().rglob("*.tsv")):
-        parts = path.relative_to(files.logs()).with_suffix("").parts
+    for path in sorted(files.path("logs").rglob("*.tsv")):
+        parts = path.relative_to(files.path("logs")).with_suffix("").parts
         job = files.read(path, read_job) if _is_planned(parts, config) else None
         if job:
             jobs.setdefault(parts[0], []).append(job)

@@ -3,6 +3,7 @@
 A number and its unit are joined by a no-break space.
 """
 
+import itertools
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -13,13 +14,8 @@ from fineclip.config import MethodsConfig
 from fineclip.evals.benchmarks import KINDS, benchmark_of
 
 NBSP = "\u00a0"  # a space at which no line breaks
-MISSING = "\u2013"
 
-METHOD_NAMES = {
-    name: field.annotation.__name__.removesuffix("Config")
-    for name, field in MethodsConfig.model_fields.items()
-    if field.annotation is not None
-}
+METHOD_NAMES = {name: type(section).__name__.removesuffix("Config") for name, section in MethodsConfig()}
 UNTRAINED, CHANCE = "pretrained encoder", "chance"
 METHOD_COLORS = 8  # in style.css
 
@@ -36,7 +32,10 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {one.__name__: one for one in (count, duration, memory, method_css, percent, plural)}
+    made.filters |= {
+        one.__name__: one
+        for one in (count, duration, listed, memory, method_css, method_name, metric_name, percent, plural)
+    }
     return made
 
 
@@ -106,6 +105,12 @@ def metric_parts(metric: str) -> tuple[str, str]:
 def metric_name(metric: str) -> str:
     """Return group and leaf of a metric, joined."""
     return ", ".join(part for part in metric_parts(metric) if part)
+
+
+def metric_groups(metrics: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Return the groups of metrics, as words, with their metrics in order."""
+    groups = itertools.groupby(metrics, key=lambda metric: metric_parts(metric)[0])
+    return [(group, list(members)) for group, members in groups]
 
 
 def phrase(metric: str, value: float) -> str:

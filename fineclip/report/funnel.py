@@ -25,11 +25,11 @@ class Stage(StageCounts):
 
     Attributes:
         found: Shards that have a manifest.
-        planned: Shards that the plan needs.
+        folder: Folder of its manifests.
     """
 
     found: int
-    planned: int
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -58,36 +58,32 @@ class Scale:
 class Funnel:
     """Counts from the first stage to the last, the selections, and the names of the planned shards."""
 
-    stages: tuple[Stage, ...]
+    stages: Mapping[str, Stage]
     scales: tuple[Scale, ...]
     shards: tuple[str, ...]
-
-    def stage(self, name: str) -> Stage:
-        """Return the stage of that name."""
-        return next(stage for stage in self.stages if stage.stage == name)
 
 
 def stage_folders(config: Config, files: ResultFiles) -> dict[str, Path]:
     """Return the folder of each stage's manifests, in the order that samples pass through them."""
     pair = f"{config.regions}.{config.captions}"
     inside = {"detect": [config.regions], "caption": [pair], "pack": [pair]}
-    return {name: files.data(name, *inside.get(name, [])) for name in lineage("pack")}
+    return {name: files.path("data", name, *inside.get(name, [])) for name in lineage("pack")}
 
 
 def collect_funnel(config: Config, files: ResultFiles) -> Funnel:
     """Read the counts of every stage and scale, and note what is absent."""
     scales = []
     for name in config.plan.scales:
-        read = _manifests([files.data("select", f"{name}.json")], files)
+        read = _manifests([files.path("data", "select", f"{name}.json")], files)
         kept, dropped = (read[0].kept, read[0].dropped) if read else (None, {})
         scales.append(Scale(name, config.scales[name].images, kept, dropped))
     folders = stage_folders(config, files)
     shards = planned_shards(config, files.root, otherwise=folders["source"])
-    stages = []
+    stages = {}
     for name, folder in folders.items():
         found = _manifests([folder / f"{shard}.json" for shard in shards], files)
-        stages.append(Stage(**vars(stage_counts(name, found)), found=len(found), planned=len(shards)))
-    return Funnel(tuple(stages), tuple(scales), shards)
+        stages[name] = Stage(**vars(stage_counts(name, found)), found=len(found), folder=folder)
+    return Funnel(stages, tuple(scales), shards)
 
 
 def planned_shards(config: Config, root: Path, *, otherwise: Path) -> tuple[str, ...]:
@@ -128,7 +124,7 @@ def note_absent(paths: Sequence[Path], *, of: int, files: ResultFiles) -> None:
         of: Number of manifests of the kind.
         files: Files of the data set.
     """
-    logs = (files.logs(*path.relative_to(files.data()).with_suffix(".log").parts) for path in paths)
+    logs = (files.path("logs", *path.relative_to(files.path("data")).with_suffix(".log").parts) for path in paths)
     log = next(filter(Path.is_file, logs), None)
     if of == 1:
         files.note(files.shown(paths[0]), "is missing: its job has not run, or has failed", log)

@@ -1,34 +1,31 @@
-"""First sentences of the page: the plan, and the main result in words."""
+"""First sentences of the page: the main result in words."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from fineclip.config import Config
-from fineclip.report.formatting import listed, method_name, metric_name, percent, phrase, plural
+from fineclip.report.formatting import percent, phrase
 from fineclip.report.score_tables import Line, Table
 
 RETRIEVAL_METRIC = "image_to_text/R@1"
 MAIN_METRICS = ("things/top1", "all/top1", RETRIEVAL_METRIC)  # the first that was measured is the main result
 
 
-@dataclass(frozen=True)
-class Bar:
-    """One score of the main result, with the name and the color of its table row."""
+class Finding(NamedTuple):
+    """Main result.
 
-    name: str
-    css: str
-    value: float
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Main result: a sentence, more sentences, and the scores of the first sentence as bars."""
+    Attributes:
+        sentence: The rows compared in words.
+        more: Further sentences.
+        metric: Metric that is compared.
+        bars: Rows that are compared, with their scores.
+        images: Number of images of their scale; 0 if none was trained.
+    """
 
     sentence: str
     more: tuple[str, ...] = ()
-    bars: tuple[Bar, ...] = ()
     metric: str = ""
-    scale: str = ""
+    bars: tuple[tuple[Line, float], ...] = ()
+    images: int = 0
 
 
 def main_finding(tables: Sequence[Table]) -> Finding:
@@ -43,9 +40,9 @@ def main_finding(tables: Sequence[Table]) -> Finding:
     return Finding(
         sentence=sentence[0].upper() + sentence[1:],
         more=tuple(filter(None, more)),
-        bars=tuple(Bar(line.name, line.css, line.cells[metric].mean) for line in lines),
-        metric=metric_name(metric),
-        scale=f"trained on {plural(largest, 'image')}" if largest else "",
+        metric=metric,
+        bars=tuple((line, line.cells[metric].mean) for line in lines),
+        images=largest,
     )
 
 
@@ -62,20 +59,6 @@ def comparable(table: Table, metric: str) -> list[Line]:
     chosen = max(at_scale.values(), key=lambda lines: (len(lines), lines[0].images or 0), default=[])
     best_first = sorted(chosen, key=lambda line: line.cells[metric].mean, reverse=True)
     return [*best_first, *(line for kind in ("untrained", "chance") for line in measured if line.kind == kind)]
-
-
-def what_was_run(config: Config) -> str:
-    """Return the plan as one sentence."""
-    plan = config.plan
-    images = [config.scales[name].images for name in plan.scales]
-    sizes = listed([f"{number:,}" if number else "all" for number in images])
-    recipes = list(dict.fromkeys(method_name(run.recipe) for run in config.runs().values() if run.recipe))
-    seeds = "one seed" if len(plan.seeds) == 1 else f"{len(plan.seeds)} seeds"
-    return (
-        f"{listed(recipes)}, trained from {listed(list(config.planned_encoders))}"
-        f" on {sizes} images of {config.dataset.folder} with {seeds};"
-        f" boxes by {config.regions}, their captions by {config.captions}."
-    )
 
 
 def _main_table(tables: Sequence[Table]) -> tuple[Table | None, str]:

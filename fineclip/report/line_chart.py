@@ -5,7 +5,6 @@ Coordinates are user units of the viewBox, about one pixel each on the page.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -28,8 +27,7 @@ class Point(NamedTuple):
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """Lines of one color, with a label at the right edge.
 
     Attributes:
@@ -47,8 +45,7 @@ class Series:
     has_marks: bool = False
 
 
-@dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """Content of one chart.
 
     Attributes:
@@ -97,7 +94,6 @@ def line_chart(chart: Chart) -> str:
         height=HEIGHT,
         left=LEFT,
         right=round(right, 1),
-        bottom=HEIGHT - BOTTOM,
         x=x,
         y=y,
         x_ticks=x_ticks,

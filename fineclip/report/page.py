@@ -5,20 +5,17 @@ needs no network; torch is not imported.
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fineclip.config import Config
-from fineclip.report import formatting
-from fineclip.report.charts import cases, loss_charts, scale_charts
+from fineclip.report import charts, formatting, sections
 from fineclip.report.costs import StageCost, collect_costs
-from fineclip.report.funnel import Funnel, collect_funnel, stage_folders
-from fineclip.report.headline import Finding, main_finding, what_was_run
+from fineclip.report.funnel import Funnel, collect_funnel
+from fineclip.report.headline import Finding, main_finding
 from fineclip.report.line_chart import Chart, line_chart
 from fineclip.report.provenance import Provenance, collect_provenance
 from fineclip.report.result_files import Problem, ResultFiles
-from fineclip.report.run_facts import facts, flat
 from fineclip.report.runs import RunRecord, collect_runs
 from fineclip.report.samples import DroppedTile, KeptTile, dropped_tiles, kept_tiles
 from fineclip.report.score_tables import Table, score_tables
@@ -26,8 +23,6 @@ from fineclip.shards import write_text
 from fineclip.shards.atomic import remove_stale_temp_files
 
 VERSION = 2
-
-TEMPLATE = "page.html"
 
 log = logging.getLogger(__name__)
 
@@ -73,16 +68,15 @@ def collect_report(config: Config, root: Path) -> Report:
     funnel = collect_funnel(config, files)
     images = {scale.name: scale.images for scale in funnel.scales}
     tables = score_tables(config, records, images)
-    folders = stage_folders(config, files)
     return Report(
         config=config,
         finding=main_finding(tables),
         records=records,
         funnel=funnel,
-        kept=kept_tiles(folders["pack"], funnel.shards, files),
-        dropped=dropped_tiles(funnel, folders, files),
+        kept=kept_tiles(funnel, files),
+        dropped=dropped_tiles(funnel, files),
         tables=tables,
-        losses=loss_charts(records, images),
+        losses=charts.loss_charts(records, images),
         costs=collect_costs(config, files),
         provenance=collect_provenance(),
         problems=tuple(files.problems),
@@ -91,28 +85,7 @@ def collect_report(config: Config, root: Path) -> Report:
 
 def render(report: Report) -> str:
     """Return the report as HTML."""
-    words = (cases, facts, header_groups, line_chart, protocol_text, scale_charts, what_was_run)
-    template = formatting.environment().get_template(TEMPLATE)
-    return template.render(report=report, missing=formatting.MISSING, **{word.__name__: word for word in words})
-
-
-def header_groups(metrics: Sequence[str]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return the groups of the table header with their (metric, leaf name) columns, in order."""
-    groups: list[tuple[str, list[tuple[str, str]]]] = []
-    for metric in metrics:
-        group, leaf = formatting.metric_parts(metric)
-        if not groups or groups[-1][0] != group:
-            groups.append((group, []))
-        groups[-1][1].append((metric, leaf))
-    return groups
-
-
-def protocol_text(table: Table) -> str:
-    """Return the protocol of a table in one line."""
-    parts = [f"images at {table.protocol.image_size}{formatting.NBSP}px"]
-    parts += [
-        f"{name.removeprefix('source.')} {value}"
-        for name, value in flat(table.config)
-        if name not in {"image_size", "kind", "version"}
-    ]
-    return ", ".join([*parts, f"version {table.protocol.version}"])
+    template = formatting.environment().get_template("page.html")
+    return template.render(
+        report=report, charts=charts, formatting=formatting, line_chart=line_chart, sections=sections
+    )

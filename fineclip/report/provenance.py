@@ -4,10 +4,10 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 from fineclip.version import __version__
 
@@ -17,8 +17,7 @@ PACKAGES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Provenance:
+class Provenance(NamedTuple):
     """Provenance of a report.
 
     Attributes:
@@ -26,8 +25,7 @@ class Provenance:
         fineclip: Version of the package.
         commit: Commit of the code; empty if git does not track it.
         has_changes: Whether tracked files differ from the commit.
-        python: Version of Python.
-        machine: Operating system and architecture.
+        python: Version of Python, operating system and architecture.
         versions: Versions of the installed libraries.
     """
 
@@ -36,7 +34,6 @@ class Provenance:
     commit: str
     has_changes: bool
     python: str
-    machine: str
     versions: tuple[tuple[str, str], ...]
 
 
@@ -48,8 +45,7 @@ def collect_provenance() -> Provenance:
         fineclip=__version__,
         commit=commit,
         has_changes=has_changes,
-        python=platform.python_version(),
-        machine=f"{platform.system()} {platform.machine()}",
+        python=f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         versions=tuple(_versions()),
     )
 

@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from fineclip.errors import FineclipError
 from fineclip.shards import Manifest, read_manifest
@@ -21,20 +21,16 @@ MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class ScoreRecord(BaseModel):
+class ScoreRecord(BaseModel, frozen=True):
     """One score of a score file: `value` in percent over `n` cases."""
-
-    model_config = ConfigDict(frozen=True)
 
     metric: str
     value: Finite
     n: int
 
 
-class Result(BaseModel):
+class Result(BaseModel, frozen=True, title="score file"):
     """Content of `evals/<benchmark>.json`; `chance` is the percentage that random guesses reach, by metric."""
-
-    model_config = ConfigDict(frozen=True, title="score file")
 
     benchmark: str
     version: int
@@ -75,17 +71,9 @@ class ResultFiles:
     dataset: str
     problems: list[Problem] = field(default_factory=list)
 
-    def data(self, *parts: str) -> Path:
-        """Return a path under data/<dataset>."""
-        return self.root.joinpath("data", self.dataset, *parts)
-
-    def results(self, *parts: str) -> Path:
-        """Return a path under results/<dataset>."""
-        return self.root.joinpath("results", self.dataset, *parts)
-
-    def logs(self, *parts: str) -> Path:
-        """Return a path under logs/<dataset>."""
-        return self.root.joinpath("logs", self.dataset, *parts)
+    def path(self, kind: Literal["data", "logs", "results"], *parts: str) -> Path:
+        """Return a path in the folder of the data set of this kind."""
+        return self.root.joinpath(kind, self.dataset, *parts)
 
     def shown(self, path: Path) -> str:
         """Return the path relative to the folder that the jobs ran in."""

@@ -11,8 +11,6 @@ from fineclip.report.result_files import Result, ResultFiles, read_result, read_
 from fineclip.shards import Manifest, sha256_of
 
 MANIFEST = "train.json"
-EVALS = "evals.json"
-FAILED = "state/failed.json"
 
 Step = Mapping[str, float]
 
@@ -83,13 +81,13 @@ def read_steps(path: Path) -> tuple[Step, ...]:
 
 
 def _record(run: Run, benchmarks: Sequence[str], files: ResultFiles) -> RunRecord:
-    path, marker = files.results(run.id, MANIFEST), files.results(run.id, FAILED)
+    path, marker = files.path("results", run.id, MANIFEST), files.path("results", run.id, "state", "failed.json")
     if not path.is_file():
         message, verb = files.read(marker, _message), "train" if run.method else "publish"
         why = f"could not {verb}: {message}" if message else "has no result: its job has not run, or has failed"
-        files.note(run.id, why, files.logs("train", f"{run.id}.log"))
+        files.note(run.id, why, files.path("logs", "train", f"{run.id}.log"))
     manifest, digest = files.read(path, read_valid_manifest), sha256_of(path) if path.is_file() else ""
-    logs = (files.results(run.id, name) for name in ("metrics.jsonl", "speed.jsonl"))
+    logs = (files.path("results", run.id, name) for name in ("metrics.jsonl", "speed.jsonl"))
     steps, speeds = (files.read(log, read_steps) or () for log in logs)
     rates = [line["images_per_second"] for line in speeds if "images_per_second" in line]
     results = {name: _result(run, name, digest, files) for name in benchmarks if digest}
@@ -111,7 +109,7 @@ def _message(marker: Path) -> str:
 
 def _result(run: Run, benchmark: str, digest: str, files: ResultFiles) -> Result | None:
     """Return the scores of a run on a benchmark; None if they belong to another training of the run."""
-    path = files.results(run.id, "evals", f"{benchmark}.json")
+    path = files.path("results", run.id, "evals", f"{benchmark}.json")
     result = files.read(path, read_result)
     evaluated = [sha for name, sha in result.inputs.items() if name.endswith(f"{run.id}/{MANIFEST}")] if result else []
     if evaluated and digest not in evaluated:
@@ -126,9 +124,9 @@ def _note_missing_scores(benchmark: str, config: Config, records: Sequence[RunRe
     If a run has a log of its evaluation but no `evals.json`, its evaluation failed.
     """
     ended = [record.run.id for record in records if record.manifest]
-    without = [run for run in ended if not files.results(run, "evals", f"{benchmark}.json").is_file()]
-    logs = {run: files.logs("evaluate", f"{run}.log") for run in without}
-    failed = any(log.is_file() and not files.results(run, EVALS).is_file() for run, log in logs.items())
+    without = [run for run in ended if not files.path("results", run, "evals", f"{benchmark}.json").is_file()]
+    logs = {run: files.path("logs", "evaluate", f"{run}.log") for run in without}
+    failed = any(log.is_file() and not files.path("results", run, "evals.json").is_file() for run, log in logs.items())
     if without and not failed and not any(benchmark in record.results for record in records):
         skip = f"; it is left out where its data is absent (benchmarks.{benchmark}.if_missing)"
         hint = skip if config.benchmarks[benchmark].if_missing == "skip" else ""

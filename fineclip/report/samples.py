@@ -5,20 +5,20 @@ An example whose bytes cannot be decoded has a description of them instead of a 
 
 import base64
 import io
+import itertools
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+import pyarrow.parquet as pq
 from PIL import Image
 
 from fineclip.errors import DataError, ShardError
 from fineclip.report.funnel import Funnel
 from fineclip.report.result_files import ResultFiles
-from fineclip.shards import ByteRangeReader, PackRow, Row, SourceRow, kept_rows, read_rows, read_sample
+from fineclip.shards import ByteRangeReader, PackRow, SourceRow, kept_rows, read_rows, read_sample, table_of
 from fineclip.shards.images import decode, read_header
-from fineclip.stages.declaration import lineage, stages
 from fineclip.types import Sample
 
 T = TypeVar("T")
@@ -33,52 +33,34 @@ READABLE = re.compile(rb"[\t\r\n\x20-\x7e]{12,}")
 BEGINNING = 36
 
 
-@dataclass(frozen=True)
-class KeptTile:
+class KeptTile(NamedTuple):
     """Packed sample, and the data URI of its thumbnail."""
 
     sample: Sample
     thumbnail: str
 
 
-@dataclass(frozen=True)
-class Example:
-    """Key of a sample that a stage dropped, and the reason."""
-
-    stage: str
-    reason: str
-    key: str
-
-
-@dataclass(frozen=True)
-class DroppedTile:
+class DroppedTile(NamedTuple):
     """Dropped sample as the page shows it.
 
     Attributes:
-        example: Stage, reason and key.
+        stage: Stage that dropped it.
+        reason: Drop reason.
         caption: First caption.
         thumbnail: Data URI of the thumbnail; empty if the image cannot be decoded.
         note: Size of the image, or why there is no thumbnail.
     """
 
-    example: Example
+    stage: str
+    reason: str
     caption: str
     thumbnail: str
     note: str
 
 
-def kept_tiles(packed: Path, shards: Sequence[str], files: ResultFiles) -> tuple[KeptTile, ...]:
-    """Return samples that are evenly spaced over the packed shards that exist.
-
-    Args:
-        packed: Folder of the pack manifests.
-        shards: Names of the planned shards.
-        files: Files of the data set; receives the problems.
-
-    Returns:
-        At most `MOST_KEPT` tiles, in the order of the shards.
-    """
-    manifests = [packed / f"{shard}.json" for shard in shards]
+def kept_tiles(funnel: Funnel, files: ResultFiles) -> tuple[KeptTile, ...]:
+    """Return at most `MOST_KEPT` samples, evenly spaced over the packed shards that exist."""
+    manifests = [funnel.stages["pack"].folder / f"{shard}.json" for shard in funnel.shards]
     chosen = evenly([manifest for manifest in manifests if manifest.is_file()], MOST_KEPT)
     tiles: list[KeptTile] = []
     with ByteRangeReader() as reader:
@@ -123,37 +105,28 @@ def data_uri(image: Image.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def dropped_tiles(funnel: Funnel, folders: Mapping[str, Path], files: ResultFiles) -> tuple[DroppedTile, ...]:
-    """Return one example of each reason that the funnel counts, in the order of the stages.
-
-    Args:
-        funnel: Counts of the stages.
-        folders: Folder of each stage's manifests.
-        files: Files of the data set; receives the problems.
-
-    Returns:
-        At most `MOST_DROPPED` tiles.
-    """
-    examples = _examples(funnel, folders, files)[:MOST_DROPPED]
-    keys_by_shard: dict[str, set[str]] = {}
-    for example in examples:
-        keys_by_shard.setdefault(example.key.rpartition("-")[0], set()).add(example.key)
+def dropped_tiles(funnel: Funnel, files: ResultFiles) -> tuple[DroppedTile, ...]:
+    """Return one example of each reason that the funnel counts, in the order of the stages; at most `MOST_DROPPED`."""
+    keys = dict(itertools.islice(_example_keys(funnel, files).items(), MOST_DROPPED))
     rows: dict[str, SourceRow] = {}
-    for shard, keys in keys_by_shard.items():
-        manifest = folders["source"] / f"{shard}.json"
-        found = files.attempt(f"dropped images of {files.shown(manifest)}", source_rows, manifest, keys)
+    for shard in dict.fromkeys(key.rpartition("-")[0] for key in keys.values()):
+        manifest = funnel.stages["source"].folder / f"{shard}.json"
+        found = files.attempt(f"dropped images of {files.shown(manifest)}", source_rows, manifest, keys.values())
         rows |= {row.key: row for row in found or []}
     with ByteRangeReader() as reader:
         return tuple(
-            dropped_tile(example, rows[example.key], reader, files.root) for example in examples if example.key in rows
+            dropped_tile(stage, reason, rows[key], reader, files.root)
+            for (stage, reason), key in keys.items()
+            if key in rows
         )
 
 
-def dropped_tile(example: Example, row: SourceRow, reader: ByteRangeReader, root: Path) -> DroppedTile:
+def dropped_tile(stage: str, reason: str, row: SourceRow, reader: ByteRangeReader, root: Path) -> DroppedTile:
     """Return the tile of one example.
 
     Args:
-        example: Stage, reason and key.
+        stage: Stage that dropped the sample.
+        reason: Drop reason.
         row: Row of the source table.
         reader: Reads the image.
         root: Folder that the jobs ran in.
@@ -161,31 +134,26 @@ def dropped_tile(example: Example, row: SourceRow, reader: ByteRangeReader, root
     Returns:
         Tile with the thumbnail, or with a note on the bytes if they cannot be decoded.
     """
-    return DroppedTile(example, row.captions[0] if row.captions else "", *_thumbnail(row, reader, root))
+    thumbnail, note = _thumbnail(row, reader, root)
+    return DroppedTile(stage, reason, row.captions[0] if row.captions else "", thumbnail, note)
 
 
-def _examples(funnel: Funnel, folders: Mapping[str, Path], files: ResultFiles) -> list[Example]:
-    found: dict[tuple[str, str], Example] = {}
-    for stage, manifest, reasons in _tables(funnel, folders, files):
-        row_type = stages()[stage].row
-        sought = {reason for reason in reasons if (stage, reason) not in found}
-        if row_type and sought and manifest.is_file():
-            what = f"table of {files.shown(manifest)}"
-            rows = files.attempt(what, first_row_by_reason, manifest, row_type, sought) or {}
-            found |= {(stage, reason): Example(stage, reason, row.key) for reason, row in rows.items()}
-    return list(found.values())
-
-
-def _tables(
-    funnel: Funnel, folders: Mapping[str, Path], files: ResultFiles
-) -> Iterator[tuple[str, Path, Collection[str]]]:
-    """Yield stage, manifest and drop reasons of each table that is searched, in the order of the stages."""
-    for name in lineage("pack"):
+def _example_keys(funnel: Funnel, files: ResultFiles) -> dict[tuple[str, str], str]:
+    """Return the key of one sample by stage and drop reason, in the order of the stages."""
+    smallest_first = sorted(funnel.scales, key=lambda scale: scale.kept or 0)
+    shards = evenly(funnel.shards, MOST_SHARDS)
+    tables: list[tuple[str, Path, Collection[str]]] = []
+    for name, stage in funnel.stages.items():
         if name == "detect":  # scales are selected from the filter tables, before detection
-            for scale in sorted(funnel.scales, key=lambda scale: scale.kept or 0):
-                yield "select", files.data("select", f"{scale.name}.json"), scale.dropped
-        for shard in evenly(funnel.shards, MOST_SHARDS):
-            yield name, folders[name] / f"{shard}.json", funnel.stage(name).dropped
+            selects = files.path("data", "select")
+            tables += [("select", selects / f"{scale.name}.json", scale.dropped) for scale in smallest_first]
+        tables += [(name, stage.folder / f"{shard}.json", stage.dropped) for shard in shards]
+    keys: dict[tuple[str, str], str] = {}
+    for stage, manifest, reasons in tables:
+        sought = {reason for reason in reasons if (stage, reason) not in keys}
+        first = files.read(manifest, first_key_by_reason) if sought else None
+        keys |= {(stage, reason): key for reason, key in (first or {}).items() if reason in sought}
+    return keys
 
 
 def source_rows(manifest: Path, keys: Collection[str]) -> list[SourceRow]:
@@ -193,15 +161,11 @@ def source_rows(manifest: Path, keys: Collection[str]) -> list[SourceRow]:
     return [row for row in read_rows(manifest, SourceRow) if row.key in keys]
 
 
-def first_row_by_reason(manifest: Path, row_type: type[Row], reasons: Collection[str]) -> dict[str, Row]:
-    """Return the first row of each reason; reading stops when each is found."""
-    found: dict[str, Row] = {}
-    for row in read_rows(manifest, row_type):
-        if row.reason in reasons:
-            found.setdefault(row.reason, row)
-            if len(found) == len(reasons):
-                break
-    return found
+def first_key_by_reason(manifest: Path) -> dict[str | None, str]:
+    """Return the key of the first row of each drop reason in the table of a manifest; None is the reason of kept rows."""
+    table = pq.read_table(table_of(manifest), columns=["reason", "key"])
+    first = table.group_by("reason", use_threads=False).aggregate([("key", "first")])
+    return dict(zip(first["reason"].to_pylist(), first["key_first"].to_pylist(), strict=True))
 
 
 def _thumbnail(row: SourceRow, reader: ByteRangeReader, root: Path) -> tuple[str, str]:

@@ -24,8 +24,7 @@ class Protocol(NamedTuple):
     image_size: int
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One metric of one row in percent, over its seeds.
 
     Attributes:
@@ -105,7 +104,7 @@ def score_tables(config: Config, records: Sequence[RunRecord], images: Mapping[s
     """Return all tables, in the order of the planned benchmarks.
 
     Args:
-        config: Validated configuration.
+        config: Validated configuration; an encoder gives the image size if the benchmark names none.
         records: Planned runs with their results.
         images: Number of images of each scale.
 
@@ -117,25 +116,10 @@ def score_tables(config: Config, records: Sequence[RunRecord], images: Mapping[s
         for record in records:
             result = record.results.get(benchmark)
             if result is not None:
-                by_protocol.setdefault(protocol_of(result, benchmark, record, config), []).append((record, result))
+                size = result.config.get("image_size") or config.encoders[record.run.encoder].image_size
+                protocol = Protocol(benchmark, result.version, canonical(result.config), size)
+                by_protocol.setdefault(protocol, []).append((record, result))
     return tuple(_table(protocol, scored, images) for protocol, scored in by_protocol.items())
-
-
-def protocol_of(result: Result, benchmark: str, record: RunRecord, config: Config) -> Protocol:
-    """Return the protocol of a result.
-
-    Args:
-        result: Content of a score file.
-        benchmark: Name of the benchmark.
-        record: Run of the result.
-        config: Configuration; its encoder gives the image size if the benchmark names none.
-
-    Returns:
-        Two results are comparable if their protocols are equal.
-    """
-    own_size = result.config.get("image_size")
-    size = own_size if isinstance(own_size, int) else config.encoders[record.run.encoder].image_size
-    return Protocol(benchmark, result.version, canonical(result.config), size)
 
 
 def aggregate(values: Sequence[float]) -> Cell:

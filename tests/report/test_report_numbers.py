@@ -116,8 +116,8 @@ def funnel_of(world: World) -> tuple[Funnel, ResultFiles]:
 def test_each_stage_counts_its_own_shards(bare: World) -> None:
     funnel, files = funnel_of(bare)
     counted = {
-        s.stage: (s.read, s.kept, dict(s.dropped), s.regions, sum(s.uncaptioned.values()), s.found, s.planned)
-        for s in funnel.stages
+        s.stage: (s.read, s.kept, dict(s.dropped), s.regions, sum(s.uncaptioned.values()), s.found, len(funnel.shards))
+        for s in funnel.stages.values()
     }
     assert counted == {
         "source": (61, 56, {"no-image": 5}, 0, 0, 2, 2),
@@ -127,7 +127,7 @@ def test_each_stage_counts_its_own_shards(bare: World) -> None:
         "pack": (31, 27, {"undecodable": 4}, 80, 0, 2, 2),
     }  # fmt: skip
     assert list(counted) == ["source", "filter", "detect", "caption", "pack"]
-    assert list(funnel.stage("filter").dropped) == ["unreadable", "duplicate", "too-small"]  # the most frequent first
+    assert list(funnel.stages["filter"].dropped) == ["unreadable", "duplicate", "too-small"]  # the most frequent first
     assert files.problems == []
 
 
@@ -176,9 +176,9 @@ def test_a_shard_without_a_manifest_is_not_counted_and_is_named(bare: World) -> 
     (folder_of(bare, "detect") / f"{SHARDS[1]}.json").unlink()
     (bare.root / f"data/{bare.name}/select/500.json").unlink()
     funnel, files = funnel_of(bare)
-    detect = funnel.stage("detect")
-    assert (detect.read, detect.kept, detect.regions, detect.found, detect.planned) == (20, 19, 57, 1, 2)
-    assert funnel.stage("caption").found == 2
+    detect = funnel.stages["detect"]
+    assert (detect.read, detect.kept, detect.regions, detect.found, len(funnel.shards)) == (20, 19, 57, 1, 2)
+    assert funnel.stages["caption"].found == 2
     assert (funnel.scales[0].kept, funnel.scales[0].images) == (None, 500)
     assert [problem.what for problem in files.problems] == [
         f"data/{bare.name}/select/500.json", f"data/{bare.name}/detect/annotations",
@@ -194,8 +194,8 @@ def test_a_shard_without_a_manifest_is_not_counted_and_is_named(bare: World) -> 
 def test_a_damaged_manifest_is_not_counted_as_found(bare: World) -> None:
     (folder_of(bare, "filter") / f"{SHARDS[1]}.json").write_text("{")
     funnel, files = funnel_of(bare)
-    stage = funnel.stage("filter")
-    assert (stage.read, stage.kept, dict(stage.dropped), stage.found, stage.planned) == (
+    stage = funnel.stages["filter"]
+    assert (stage.read, stage.kept, dict(stage.dropped), stage.found, len(funnel.shards)) == (
         29,
         20,
         {"duplicate": 7, "too-small": 2},
@@ -522,18 +522,19 @@ def test_the_table_of_scores(bare: World) -> None:
     best = [line.method for line in report.tables[0].lines if report.tables[0].is_best(line, "all/top5")]
     assert best == ["fineclip"]
     assert [table.protocol.benchmark for table in report.tables] == ["boxes", "retrieval"]
-    assert [(b.name, round(b.value, 1)) for b in report.finding.bars] == [
+    assert [(line.name, round(score, 1)) for line, score in report.finding.bars] == [
         ("FineCLIP", 28.6), ("CLIP", 13.1), ("pretrained encoder", 10.7), ("chance", 5.0),
     ]  # fmt: skip
-    assert (report.finding.metric, report.finding.scale) == ("things, top 1", "trained on 2,000 images")
+    assert (report.finding.metric, report.finding.images) == ("things/top1", 2000)
+    assert "things, top 1, in percent; trained on 2,000 images" in Page(render(report)).text
 
 
 def test_the_finding_is_that_of_the_first_metric_that_was_measured() -> None:
     run = Run("clip-mini-500-s0", "mini", "clip", "500", 0)
     values = {"stuff/top1": 90.0, "all/top1": 40.0, "things/top1": 30.0}
-    assert main_finding(score_tables(config_of(), [record(run, values)], {"500": 37})).bars[0].value == 30.0
+    assert main_finding(score_tables(config_of(), [record(run, values)], {"500": 37})).bars[0][1] == 30.0
     del values["things/top1"]
-    assert main_finding(score_tables(config_of(), [record(run, values)], {"500": 37})).bars[0].value == 40.0
+    assert main_finding(score_tables(config_of(), [record(run, values)], {"500": 37})).bars[0][1] == 40.0
 
 
 def test_the_last_loss_of_a_chart_is_the_mean_over_its_seeds() -> None:
@@ -620,9 +621,9 @@ def test_bars_are_shares_of_what_came_in_first(bare: World) -> None:
     html = render(report)
     assert widths(html, "kept") == [round(100 * kept / 61, 3) for kept in (56, 33, 31, 31, 27)]
     assert widths(html, r"gone g\d") == [round(100 * number / 61, 3) for number in (5, 13, 7, 3, 2, 4)]
-    top = report.finding.bars[0].value
+    top = report.finding.bars[0][1]
     assert widths(html, "fill")[: len(report.finding.bars)] == [
-        pytest.approx(100 * bar.value / top, abs=1e-3) for bar in report.finding.bars
+        pytest.approx(100 * score / top, abs=1e-3) for _, score in report.finding.bars
     ]
     most = max(cost.cpu_s for cost in report.costs)
     cpu_widths = widths(html, "fill")[-len(report.costs) :]
@@ -691,7 +692,7 @@ def test_growth_is_that_of_the_best_row_with_its_own_encoder() -> None:
     runs = [Run(f"clip-{encoder}-{scale}-s0", encoder, "clip", scale) for encoder, scale in values]
     records = [record(run, {"things/top1": value}) for run, value in zip(runs, values.values(), strict=True)]
     finding = main_finding(score_tables(two_encoders(), records[::-1], {"500": 37, "2000": 2000}))
-    assert [(bar.name, bar.value) for bar in finding.bars[:2]] == [("CLIP (mini)", 20.0), ("CLIP (big)", 12.0)]
+    assert [(line.name, score) for line, score in finding.bars[:2]] == [("CLIP (mini)", 20.0), ("CLIP (big)", 12.0)]
     assert finding.more[0].replace(NBSP, " ") == "From 37 to 2,000 images CLIP (mini) rises from 10.0 % to 20.0 %."
 
 

@@ -80,17 +80,17 @@ def test_pictures_boxes_and_captions(page: Page, whole: World) -> None:
     assert page.count("figure", "tile") == 12
     assert page.count("span", "box") == page.count("li", "r1") + sum(page.count("li", f"r{n}") for n in range(2, 7))
     report = collect_report(whole.config, whole.root)
-    assert {tile.example.reason for tile in report.dropped} == {
-        reason for stage in (*report.funnel.stages, *report.funnel.scales) for reason in stage.dropped
+    assert {tile.reason for tile in report.dropped} == {
+        reason for stage in (*report.funnel.stages.values(), *report.funnel.scales) for reason in stage.dropped
     }
-    notes = {tile.example.reason: (bool(tile.thumbnail), tile.note) for tile in report.dropped}
+    notes = {tile.reason: (bool(tile.thumbnail), tile.note) for tile in report.dropped}
     assert notes["undecodable"][0] is False
     assert "image data is truncated" in notes["undecodable"][1]
     assert notes["too-small"][0] is True
 
 
 def test_funnel_adds_up(whole: World) -> None:
-    stages = collect_report(whole.config, whole.root).funnel.stages
+    stages = list(collect_report(whole.config, whole.root).funnel.stages.values())
     assert [stage.stage for stage in stages] == ["source", "filter", "detect", "caption", "pack"]
     assert stages[0].read == 60
     for before, stage in zip((None, *stages), stages, strict=False):
@@ -267,7 +267,7 @@ def test_a_benchmark_on_which_runs_failed_names_each_with_its_log(world: World) 
     assert [problem.what for problem in report.problems] == [f"{run} on retrieval" for run in runs]
     assert [problem.log_tail for problem in report.problems] == [f"retrieval of {run}: out of memory" for run in runs]
     assert [table.protocol.benchmark for table in report.tables] == ["boxes"]
-    assert report.finding.bars[0].value == 26.6
+    assert report.finding.bars[0][1] == 26.6
 
 
 def test_a_page_without_results(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ import pytest
 
 from fineclip.config import Run
 from fineclip.report.formatting import duration, listed, memory, metric_parts, percent, phrase
-from fineclip.report.headline import main_finding, what_was_run
+from fineclip.report.headline import main_finding
 from fineclip.report.result_files import Result, ScoreRecord
 from fineclip.report.runs import RunRecord
 from fineclip.report.score_tables import Table, aggregate, score_tables
+from fineclip.report.sections import what_was_run
 from tests.report.world import config_of
 
 IMAGES = {"500": 500, "2000": 2000}
@@ -102,8 +103,8 @@ def test_finding_compares_at_one_scale() -> None:
             record("fineclip", "2000", things_top1=26.0),
         )
     )
-    assert [(bar.name, bar.value) for bar in finding.bars] == [("FineCLIP", 16.0), ("CLIP", 11.0), ("chance", 5.0)]
-    assert finding.scale == "trained on 500 images"
+    assert [(line.name, score) for line, score in finding.bars] == [("FineCLIP", 16.0), ("CLIP", 11.0), ("chance", 5.0)]
+    assert finding.images == 500
     assert finding.more == (f"From 500 to 2,000 images FineCLIP rises from 16.0{NBSP}% to 26.0{NBSP}%.",)
 
 
