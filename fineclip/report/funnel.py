@@ -6,6 +6,7 @@ The counts are those of the manifests of the planned shards. A shard without a m
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from fineclip.config import Config, MiniatureSource
 from fineclip.errors import ConfigError
@@ -32,8 +33,7 @@ class Stage(StageCounts):
     folder: Path
 
 
-@dataclass(frozen=True)
-class Scale:
+class Scale(NamedTuple):
     """Selection of one scale.
 
     Attributes:
@@ -54,8 +54,7 @@ class Scale:
         return self.wanted if self.kept is None else self.kept
 
 
-@dataclass(frozen=True)
-class Funnel:
+class Funnel(NamedTuple):
     """Counts from the first stage to the last, the selections, and the names of the planned shards."""
 
     stages: Mapping[str, Stage]

@@ -77,11 +77,7 @@ def _compared(metric: str, lines: Sequence[Line]) -> str:
 
 def _growth(table: Table, metric: str, best: Line) -> str:
     """Return a sentence about the best method from its smallest to its largest scale; empty if it has one scale."""
-    ladder = [
-        line
-        for line in table.lines
-        if (line.method, line.encoder) == (best.method, best.encoder) and metric in line.cells and line.images
-    ]
+    ladder = [line for line in table.lines if line.name == best.name and metric in line.cells and line.images]
     if not ladder or ladder[0].images == ladder[-1].images:
         return ""
     low, high = (line.cells[metric].mean for line in (ladder[0], ladder[-1]))

@@ -143,11 +143,11 @@ def _example_keys(funnel: Funnel, files: ResultFiles) -> dict[tuple[str, str], s
     smallest_first = sorted(funnel.scales, key=lambda scale: scale.kept or 0)
     shards = evenly(funnel.shards, MOST_SHARDS)
     tables: list[tuple[str, Path, Collection[str]]] = []
-    for name, stage in funnel.stages.items():
-        if name == "detect":  # scales are selected from the filter tables, before detection
+    for counts in funnel.stages.values():
+        if counts.stage == "detect":  # scales are selected from the filter tables, before detection
             selects = files.path("data", "select")
             tables += [("select", selects / f"{scale.name}.json", scale.dropped) for scale in smallest_first]
-        tables += [(name, stage.folder / f"{shard}.json", stage.dropped) for shard in shards]
+        tables += [(counts.stage, counts.folder / f"{shard}.json", counts.dropped) for shard in shards]
     keys: dict[tuple[str, str], str] = {}
     for stage, manifest, reasons in tables:
         sought = {reason for reason in reasons if (stage, reason) not in keys}
