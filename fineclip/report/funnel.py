@@ -62,13 +62,6 @@ class Funnel(NamedTuple):
     shards: tuple[str, ...]
 
 
-def stage_folders(config: Config, files: ResultFiles) -> dict[str, Path]:
-    """Return the folder of each stage's manifests, in the order that samples pass through them."""
-    pair = f"{config.regions}.{config.captions}"
-    inside = {"detect": [config.regions], "caption": [pair], "pack": [pair]}
-    return {name: files.path("data", name, *inside.get(name, [])) for name in lineage("pack")}
-
-
 def collect_funnel(config: Config, files: ResultFiles) -> Funnel:
     """Read the counts of every stage and scale, and note what is absent."""
     scales = []
@@ -76,10 +69,12 @@ def collect_funnel(config: Config, files: ResultFiles) -> Funnel:
         read = _manifests([files.path("data", "select", f"{name}.json")], files)
         kept, dropped = (read[0].kept, read[0].dropped) if read else (None, {})
         scales.append(Scale(name, config.scales[name].images, kept, dropped))
-    folders = stage_folders(config, files)
-    shards = planned_shards(config, files.root, otherwise=folders["source"])
+    shards = planned_shards(config, files.root, otherwise=files.path("data", "source"))
+    pair = f"{config.regions}.{config.captions}"
+    inside = {"detect": [config.regions], "caption": [pair], "pack": [pair]}
     stages = {}
-    for name, folder in folders.items():
+    for name in lineage("pack"):
+        folder = files.path("data", name, *inside.get(name, []))
         found = _manifests([folder / f"{shard}.json" for shard in shards], files)
         stages[name] = Stage(**vars(stage_counts(name, found)), found=len(found), folder=folder)
     return Funnel(stages, tuple(scales), shards)

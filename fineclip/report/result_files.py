@@ -105,7 +105,7 @@ def first_error(error: ValidationError) -> str:
     """Return the first error of a result file that has another form than expected."""
     detail = error.errors(include_url=False, include_input=False)[0]
     key = ".".join(map(str, detail["loc"]))
-    return f"is not a {error.title} ({f'{key}: ' if key else ''}{detail['msg']}). Delete it and run again."
+    return f"is not a {error.title.lower()} ({f'{key}: ' if key else ''}{detail['msg']}). Delete it and run again."
 
 
 def read_valid_manifest(path: Path) -> Manifest:
