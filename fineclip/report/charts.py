@@ -1,70 +1,41 @@
 """Content of the charts: scores against scale, losses against steps."""
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
-from markupsafe import Markup
-
-from fineclip.config import MethodsConfig
-from fineclip.report.formatting import (
-    CHANCE,
-    UNTRAINED,
-    count,
-    listed,
-    method_name,
-    metric_name,
-    percent,
-    plural,
-)
-from fineclip.report.headline import row_name
-from fineclip.report.line_chart import Axis, Chart, Point, Reference, Series, line_chart, thinned
-from fineclip.report.runs import Point as Step
-from fineclip.report.runs import RunRecord
-from fineclip.report.score_tables import Cell, Line, Table
+from fineclip.report.formatting import UNTRAINED, count, listed, method_name, metric_name, percent, plural
+from fineclip.report.line_chart import Chart, Point, Series, thinned
+from fineclip.report.runs import RunRecord, Step
+from fineclip.report.score_tables import Line, Table
 
 NOT_LOSSES = {"step", "epoch", "learning_rate", "logit_scale", "images", "regions"}
 TOTAL = "total"
-PALETTE = 8  # colors in style.css for methods, and for loss terms
+TERM_COLORS = 8  # in style.css
 
 
-@dataclass(frozen=True)
-class Figure:
-    """Chart with its title and an optional line of text below the title."""
-
-    title: str
-    picture: Markup
-    note: str = ""
-
-
-def method_css(recipe: str | None) -> str:
-    """Return the CSS class of a method's color, the same in every report.
+def scale_charts(table: Table) -> tuple[Chart, ...]:
+    """Return one chart of score against scale for the first metric of each group, such as top 1 of things.
 
     Args:
-        recipe: Method, followed by the name of a variant; None is not a method.
+        table: Scores of one protocol.
 
     Returns:
-        `m1` to `m8`.
+        Charts in the order of the metrics; none if no row was trained on a known number of images.
     """
-    names, method = list(MethodsConfig.model_fields), (recipe or "").partition(" ")[0]
-    return f"m{(names.index(method) if method in names else len(names)) % PALETTE + 1}"
-
-
-def scale_figures(table: Table) -> tuple[Figure, ...]:
-    """Return one chart of score against scale for the first metric of each group, such as top 1 of things."""
-    return tuple(_scale_figure(table, metric) for metric in leading(table.metrics))
+    has_scale = any(line.images for line in table.lines)
+    return tuple(_scale_chart(table, metric) for metric in leading(table.metrics)) if has_scale else ()
 
 
 def leading(metrics: Iterable[str]) -> list[str]:
     """Return the first metric of each group."""
     first: dict[str, str] = {}
     for metric in metrics:
-        group, slash, _ = metric.rpartition("/")
-        first.setdefault(group if slash else metric, metric)
+        first.setdefault(metric.rpartition("/")[0] or metric, metric)
     return list(first.values())
 
 
-def loss_figures(records: Sequence[RunRecord], images: Mapping[str, int | None]) -> tuple[Figure, ...]:
+def loss_charts(records: Sequence[RunRecord], images: Mapping[str, int | None]) -> tuple[Chart, ...]:
     """Return one chart for each method, encoder and scale: every loss term against the step, all seeds in one chart.
 
     Args:
@@ -72,49 +43,23 @@ def loss_figures(records: Sequence[RunRecord], images: Mapping[str, int | None])
         images: Number of images of each scale; None if unknown.
 
     Returns:
-        Figures by scale, and in one scale in the order of the runs.
+        Charts by method and encoder, and in one of them in the order of the scales.
     """
-    groups: dict[tuple[str, str, str], list[RunRecord]] = {}
+    groups: dict[tuple[str, str], dict[str, list[Sequence[Step]]]] = {}
     for record in records:
         run = record.run
-        if run.method and run.scale and record.steps:
-            groups.setdefault((str(run.recipe), run.encoder, run.scale), []).append(record)
-    encoders = {encoder for _, encoder, _ in groups}
-    order = [(method, encoder) for method, encoder, _ in groups]
-    terms = list(dict.fromkeys(n for members in groups.values() for n in terms_of([m.steps for m in members])))
-    colors = term_css(terms)
-    figures = []
-    for (method, encoder, scale), members in sorted(groups.items(), key=lambda group: order.index(group[0][:2])):
-        size = images.get(scale)
-        parts = [method_name(method), plural(size, "image") if size else scale]
-        title = " \N{MIDDLE DOT} ".join([*parts, encoder] if len(encoders) > 1 else parts)
-        figures.append(_loss_figure(title, [member.steps for member in members], colors))
-    return tuple(figures)
-
-
-def _scale_figure(table: Table, metric: str) -> Figure:
-    lines = [line for line in table.lines if metric in line.cells]
-    ladders: dict[tuple[str | None, str | None], list[Line]] = {}
-    for line in lines:
-        if line.kind == "trained" and line.images:
-            ladders.setdefault((line.method, line.encoder), []).append(line)
-    series = [_ladder(ladder, table, metric) for ladder in ladders.values()]
-    sizes = sorted({line.images for line in lines if line.images})
-    references = [
-        Reference(line.kind, line.cells[metric].mean, f"{_short(row_name(line, table))} {line.cells[metric].mean:.1f}")
-        for line in lines
-        if line.kind != "trained"
-    ]
-    chart = Chart(
-        title=metric_name(metric),
-        summary=f"{metric_name(metric)} in percent against images: {'; '.join(s.label for s in series) or 'no scores'}",
-        x=Axis("images trained on", tuple((float(size), count(size)) for size in sizes), is_log=True),
-        y=Axis("%"),
-        series=tuple(series),
-        references=tuple(references),
-    )
-    lowest, highest = table.cases[metric]
-    return Figure(metric_name(metric), line_chart(chart), f"n = {cases(lowest, highest)}")
+        if run.recipe and run.scale and record.steps:
+            groups.setdefault((run.recipe, run.encoder), {}).setdefault(run.scale, []).append(record.steps)
+    has_several_encoders = len({encoder for _, encoder in groups}) > 1
+    colors = term_css(terms_of([record.steps for record in records]))
+    charts = []
+    for (recipe, encoder), scales in groups.items():
+        for scale, runs in scales.items():
+            size = images.get(scale)
+            parts = [method_name(recipe), plural(size, "image") if size else scale]
+            title = " \N{MIDDLE DOT} ".join([*parts, encoder] if has_several_encoders else parts)
+            charts.append(_loss_chart(title, runs, colors))
+    return tuple(charts)
 
 
 def cases(lowest: int, highest: int) -> str:
@@ -122,43 +67,63 @@ def cases(lowest: int, highest: int) -> str:
     return count(lowest) if lowest == highest else f"{lowest:,} to {highest:,}"
 
 
-def _ladder(ladder: Sequence[Line], table: Table, metric: str) -> Series:
-    name = row_name(ladder[0], table)
-    points = tuple(
-        Point(
-            x=float(line.images or 0),
-            y=line.cells[metric].mean,
-            low=line.cells[metric].low,
-            high=line.cells[metric].high,
-            note=f"{name}, {plural(line.images or 0, 'image')}: {cell_text(line.cells[metric])}",
-        )
-        for line in ladder
+def _scale_chart(table: Table, metric: str) -> Chart:
+    lines = [line for line in table.lines if metric in line.cells]
+    ladders: dict[str, list[Line]] = {}
+    for line in lines:
+        if line.images:
+            ladders.setdefault(line.name, []).append(line)
+    series = [_ladder(ladder, metric) for ladder in ladders.values()]
+    references = []
+    for line in lines:
+        if line.kind != "trained":
+            mean = line.cells[metric].mean
+            references.append(Series(line.css, f"{line.name.replace(UNTRAINED, 'untrained')} {mean:.1f}", mean))
+    labels = "; ".join(one.label for one in series)
+    return Chart(
+        title=metric_name(metric),
+        note=f"n = {cases(*table.cases[metric])}",
+        summary=f"{metric_name(metric)} in percent against images: {labels or 'no scores'}",
+        x_label="images trained on",
+        y_label="%",
+        series=(*references, *series),
+        log_ticks=tuple(sorted({line.images for line in lines if line.images})),
     )
-    return Series(name, method_css(ladder[0].method), (points,), f"{name} {points[-1].y:.1f}")
 
 
-def cell_text(cell: Cell) -> str:
-    """Return a score as text: 26.6 %, or with several seeds 26.6 % with a spread of 0.3."""
-    return percent(cell.mean) + (f" with a spread of {cell.spread:.1f}" if cell.spread is not None else "")
+def _ladder(ladder: Sequence[Line], metric: str) -> Series:
+    points = []
+    for line in ladder:
+        cell = line.cells[metric]
+        spread = f" with a spread of {cell.spread:.1f}" if cell.spread is not None else ""
+        note = f"{line.name}, {plural(line.images or 0, 'image')}: {percent(cell.mean)}{spread}"
+        points.append(Point(line.images or 0, cell.mean, cell.low, cell.high, note))
+    end = points[-1].y
+    return Series(ladder[0].css, f"{ladder[0].name} {end:.1f}", end, (tuple(points),), has_marks=True)
 
 
-def _short(name: str) -> str:
-    return name.replace(UNTRAINED, "untrained").replace(CHANCE, "chance")
-
-
-def _loss_figure(title: str, runs: Sequence[Sequence[Step]], colors: Mapping[str, str]) -> Figure:
-    series = tuple(_term(name, colors[name], runs) for name in terms_of(runs))
-    series = tuple(term for term in series if any(term.strands))
-    chart = Chart(
+def _loss_chart(title: str, runs: Sequence[Sequence[Step]], colors: Mapping[str, str]) -> Chart:
+    series = []
+    for name in terms_of(runs):
+        strands = tuple(filter(None, (_strand(name, run) for run in runs)))
+        if strands:
+            end = statistics.fmean(strand[-1].y for strand in strands)
+            series.append(Series(colors[name], f"{name} {end:.2f}", end, strands))
+    steps = max(step["step"] for run in runs for step in run)
+    labels = listed([one.label for one in series])
+    return Chart(
         title=title,
-        summary=f"loss against steps, {title}: at the end {listed([term.label for term in series]) or 'nothing'}",
-        x=Axis("step"),
-        y=Axis("loss"),
-        series=series,
+        note=plural(int(steps), "step") + (f", {plural(len(runs), 'seed')}" if len(runs) > 1 else ""),
+        summary=f"loss against steps, {title}: at the end {labels or 'nothing'}",
+        x_label="step",
+        y_label="loss",
+        series=tuple(series),
     )
-    steps = max((step["step"] for run in runs for step in run), default=0)
-    seeds = f", {plural(len(runs), 'seed')}" if len(runs) > 1 else ""
-    return Figure(title, line_chart(chart), f"{plural(int(steps), 'step')}{seeds}")
+
+
+def _strand(name: str, run: Sequence[Step]) -> tuple[Point, ...]:
+    losses = [(step["step"], step[name]) for step in run if math.isfinite(step.get(name, math.nan))]
+    return tuple(Point(step, loss, low=loss, high=loss) for step, loss in thinned(losses))
 
 
 def terms_of(runs: Sequence[Sequence[Step]]) -> list[str]:
@@ -171,18 +136,4 @@ def terms_of(runs: Sequence[Sequence[Step]]) -> list[str]:
 def term_css(terms: Sequence[str]) -> dict[str, str]:
     """Return the CSS class of each term's color, the same in every chart of the page."""
     parts = [name for name in terms if name != TOTAL]
-    return {TOTAL: "total"} | {name: f"t{place % PALETTE + 1}" for place, name in enumerate(parts)}
-
-
-def _term(name: str, css: str, runs: Sequence[Sequence[Step]]) -> Series:
-    strands = []
-    for run in runs:
-        points = [
-            Point(step["step"], step[name], step[name], step[name], f"step {step['step']:.0f}: {step[name]:.3f}")
-            for step in run
-            if name in step and math.isfinite(step[name])
-        ]
-        strands.append(thinned(points))
-    drawn = tuple(strand for strand in strands if strand)
-    last = sum(strand[-1].y for strand in drawn) / len(drawn) if drawn else 0.0
-    return Series(name, css, drawn, f"{name} {last:.2f}", marks=False)
+    return {TOTAL: "total"} | {name: f"t{index % TERM_COLORS + 1}" for index, name in enumerate(parts)}

@@ -6,18 +6,17 @@ A table holds the cost of the latest run of a job. Columns: `s` wall seconds, `c
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from fineclip.config import Config
-from fineclip.report.result_files import ProblemLog, ResultPaths
+from fineclip.report.result_files import ResultFiles
 from fineclip.stages.declaration import stages
 
 LOG_FOLDERS = {"list": "listing"}  # of stages whose logs have another name
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """Cost of one job; a field is None if the job was too short to measure it.
 
     Attributes:
@@ -31,8 +30,7 @@ class Job:
     peak_mb: float | None
 
 
-@dataclass(frozen=True)
-class StageCost:
+class StageCost(NamedTuple):
     """Cost of all jobs of one stage.
 
     Attributes:
@@ -52,20 +50,16 @@ class StageCost:
     peak_mb: float
 
 
-def collect_costs(config: Config, place: ResultPaths, problems_log: ProblemLog) -> tuple[StageCost, ...]:
+def collect_costs(config: Config, files: ResultFiles) -> tuple[StageCost, ...]:
     """Return the cost of each stage that has a benchmark table, in the order of the workflow."""
-    jobs: dict[str, list[Job]] = {}
-    for path in sorted(place.logs().rglob("*.tsv")):
-        parts = path.relative_to(place.logs()).with_suffix("").parts
-        if not _is_planned(parts, config):
-            continue
-        job = problems_log.attempt(place.shown(path), read_job, path)
+    order = [LOG_FOLDERS.get(name, name) for name in stages()] + ["index", "train", "evaluate"]
+    jobs: dict[str, list[Job]] = {stage: [] for stage in order}
+    for path in sorted(files.path("logs").rglob("*.tsv")):
+        parts = path.relative_to(files.path("logs")).with_suffix("").parts
+        job = files.read(path, read_job) if _is_planned(parts, config) else None
         if job:
             jobs.setdefault(parts[0], []).append(job)
-    order = [LOG_FOLDERS.get(name, name) for name in stages()] + ["index", "train", "evaluate"]
-    known = [stage for stage in order if stage in jobs]
-    others = sorted(set(jobs) - set(order))
-    return tuple(stage_cost(stage, jobs[stage]) for stage in [*known, *others])
+    return tuple(stage_cost(stage, measured) for stage, measured in jobs.items() if measured)
 
 
 def read_job(path: Path) -> Job:
@@ -82,10 +76,11 @@ def read_job(path: Path) -> Job:
     """
     with path.open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file, delimiter="\t"))
-    wall_s = _number(lines[-1].get("s")) if lines else None
+    last = lines[-1] if lines else {}
+    wall_s, cpu_s, peak_mb = (_number(last.get(column)) for column in ("s", "cpu_time", "max_rss"))
     if wall_s is None:
         raise ValueError(f"{path}: is not a benchmark table of Snakemake: column s has no number of seconds")
-    return Job(wall_s, _number(lines[-1].get("cpu_time")), _number(lines[-1].get("max_rss")))
+    return Job(wall_s, cpu_s, peak_mb)
 
 
 def stage_cost(stage: str, jobs: Sequence[Job]) -> StageCost:
@@ -111,13 +106,14 @@ def _number(text: str | None) -> float | None:
 
 def _is_planned(parts: tuple[str, ...], config: Config) -> bool:
     """Return whether a job belongs to this plan; logs of other regions, captions or runs may be in the same folder."""
+    pair = f"{config.regions}.{config.captions}"
     match parts:
         case ("detect", regions, _):
             return regions == config.regions
-        case ("caption" | "pack", pair, _):
-            return pair == f"{config.regions}.{config.captions}"
-        case ("texts", encoder, pair, _):
-            return encoder in config.planned_encoders and pair == f"{config.regions}.{config.captions}"
+        case ("caption" | "pack", captions, _):
+            return captions == pair
+        case ("texts", encoder, captions, _):
+            return encoder in config.planned_encoders and captions == pair
         case ("train" | "evaluate", *run):
             return "/".join(run) in config.runs()
     return True

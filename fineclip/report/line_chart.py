@@ -1,14 +1,15 @@
-"""Line charts as SVG, colored by the CSS of the page.
+"""Line charts as SVG, colored by the CSS of the page and laid out here; `line_chart.html` is their markup.
 
-Every text goes through `escape`. Coordinates are user units of the viewBox, about one pixel each on the page.
+Coordinates are user units of the viewBox, about one pixel each on the page.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from markupsafe import Markup, escape
+import numpy as np
+
+from fineclip.report.formatting import environment
 
 WIDTH, HEIGHT = 380, 250
 LEFT, TOP, BOTTOM = 38, 24, 40
@@ -23,128 +24,103 @@ class Point(NamedTuple):
     y: float
     low: float
     high: float
-    note: str
+    note: str = ""
 
 
-@dataclass(frozen=True)
-class Series:
-    """Lines of one name and color (a CSS class); the label at the right edge states the last value."""
-
-    name: str
-    css: str
-    strands: tuple[tuple[Point, ...], ...]
-    label: str
-    marks: bool = True
-
-    @property
-    def last(self) -> float:
-        """Height of the label: the mean of the last values."""
-        ends = [strand[-1].y for strand in self.strands if strand]
-        return sum(ends) / len(ends)
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Dashed horizontal line over the whole width."""
-
-    css: str
-    y: float
-    label: str
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Label and ticks of an axis.
+class Series(NamedTuple):
+    """Lines of one color, with a label at the right edge.
 
     Attributes:
-        label: Text of the axis.
-        ticks: Pairs of value and text.
-        is_log: Whether the scale is logarithmic.
+        css: CSS class of the color.
+        label: Name and last value.
+        end: Height of the label: the mean of the last values.
+        strands: Lines; a series without any is a dashed line at `end` over the whole width.
+        has_marks: Whether every point is marked, with its range and tooltip.
     """
 
+    css: str
     label: str
-    ticks: tuple[tuple[float, str], ...] = ()
-    is_log: bool = False
+    end: float
+    strands: tuple[tuple[Point, ...], ...] = ()
+    has_marks: bool = False
 
 
-@dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """Content of one chart.
 
     Attributes:
         title: Heading.
+        note: Text beside the heading.
         summary: Text for screen readers.
-        x: Horizontal axis.
-        y: Vertical axis.
-        series: Lines.
-        references: Dashed lines.
+        x_label: Text of the horizontal axis.
+        y_label: Text of the vertical axis.
+        series: Lines, the topmost last.
+        log_ticks: Ticks of a logarithmic horizontal axis, ascending; the axis is linear from 0 if there are none.
     """
 
     title: str
+    note: str
     summary: str
-    x: Axis
-    y: Axis
+    x_label: str
+    y_label: str
     series: tuple[Series, ...]
-    references: tuple[Reference, ...] = field(default=())
+    log_ticks: tuple[int, ...] = ()
 
 
-class Scale(NamedTuple):
-    """Map from values to user units, linear in the value or its logarithm."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    is_log: bool = False
-
-    def __call__(self, value: float) -> float:
-        """Return the position of a value."""
-        low, high, value = (math.log(v) for v in (self.low, self.high, value)) if self.is_log else (*self[:2], value)
-        return self.start + (value - low) / (high - low) * (self.end - self.start)
-
-
-def line_chart(chart: Chart) -> Markup:
+def line_chart(chart: Chart) -> str:
     """Return the chart as an SVG element."""
     points = [point for series in chart.series for strand in series.strands for point in strand]
-    y_ticks = nice_ticks(0.0, max([p.high for p in points] + [r.y for r in chart.references], default=1.0))
-    labels = [*(series.label for series in chart.series), *(reference.label for reference in chart.references)]
-    longest = max(map(len, labels), default=0)
-    right = WIDTH - max(24.0, 12 + longest * CHARACTER)
-    x = _x_scale(chart.x, points, end=right - 6)
-    y = Scale(0.0, y_ticks[-1], HEIGHT - BOTTOM, TOP)
-    parts = [_grid(y, y_ticks, right), _x_axis(chart.x, x, points, right)]
-    parts += [_reference(reference, y, right) for reference in chart.references]
-    parts += [_lines(series, x, y) for series in chart.series]
-    parts.append(_labels(chart, y, right))
-    unit = Markup('<text class="axis" x="0" y="9">{}</text>').format(chart.y.label)
-    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}</svg>').format(
-        WIDTH, HEIGHT, chart.summary, unit, Markup("").join(parts)
+    y_ticks = nice_ticks(max([series.end for series in chart.series] + [point.high for point in points], default=1.0))
+    right = WIDTH - max(24.0, 12 + CHARACTER * max((len(series.label) for series in chart.series), default=0))
+    if chart.log_ticks:
+        x_ticks: Sequence[float] = chart.log_ticks
+        low, high = x_ticks[0] / 1.25, x_ticks[-1] * (1.05 if len(x_ticks) > 1 else 1.25)
+    else:
+        low, high = 0.0, max((point.x for point in points), default=1.0)
+        x_ticks = [tick for tick in nice_ticks(high, most=4) if tick <= high]
+    warp = np.log if chart.log_ticks else float
+
+    def x(value: float) -> float:
+        return round(float(np.interp(warp(value), (warp(low), warp(high)), (LEFT, right - 6))), 1)
+
+    def y(value: float) -> float:
+        return round(float(np.interp(value, (0, y_ticks[-1]), (HEIGHT - BOTTOM, TOP))), 1)
+
+    heights = spread_apart([y(series.end) for series in chart.series], LABEL_GAP, low=TOP, high=HEIGHT - BOTTOM + 2)
+    template = environment().get_template("line_chart.html")
+    return template.render(
+        chart=chart,
+        width=WIDTH,
+        height=HEIGHT,
+        left=LEFT,
+        right=round(right, 1),
+        x=x,
+        y=y,
+        x_ticks=x_ticks,
+        y_ticks=y_ticks,
+        labels=zip(chart.series, heights, strict=True),
     )
 
 
-def nice_ticks(low: float, high: float, *, most: int = 5) -> list[float]:
-    """Return tick values in steps of 1, 2 or 5 times a power of ten.
+def nice_ticks(high: float, *, most: int = 5) -> list[float]:
+    """Return tick values from 0 in steps of 1, 2 or 5 times a power of ten.
 
     Args:
-        low: First tick.
         high: Value that the last tick reaches.
         most: Upper limit of the number of steps, about.
 
     Returns:
-        Ascending values; `low` and `low + 1` if the range is empty or not finite.
+        Ascending values; 0 and 1 if `high` is not positive.
 
     Examples:
-        >>> nice_ticks(0, 26.6)
+        >>> nice_ticks(26.6)
         [0, 10, 20, 30]
     """
-    span = high - low
-    if not math.isfinite(span) or span <= 0:
-        return [low, low + 1]
-    rough = span / most
-    power = 10 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    count = math.ceil(round((high - low) / step, 9))
-    return [round(low + step * index, 10) for index in range(count + 1)]
+    if high <= 0:
+        return [0, 1]
+    power = 10 ** math.floor(math.log10(high / most))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power * most >= high * (1 - 1e-9))
+    return [round(step * index, 10) for index in range(math.ceil(round(high / step, 9)) + 1)]
 
 
 def spread_apart(wanted: Sequence[float], gap: float, *, low: float, high: float) -> list[float]:
@@ -159,101 +135,17 @@ def spread_apart(wanted: Sequence[float], gap: float, *, low: float, high: float
     Returns:
         New positions in the order of `wanted`; their ranking is unchanged.
     """
-    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
-    placed = [0.0] * len(wanted)
-    above = -math.inf
-    for index in order:
-        above = placed[index] = max(wanted[index], above + gap, low)
-    below = math.inf
-    for index in reversed(order):
-        below = placed[index] = min(placed[index], below - gap, high)
-    return placed
+    order = np.argsort(wanted, kind="stable")
+    offsets = gap * np.arange(len(wanted))  # of positions that are exactly `gap` apart
+    placed = np.empty(len(wanted))
+    placed[order] = np.maximum.accumulate(np.maximum(np.array(wanted)[order], low) - offsets) + offsets
+    placed[order] = np.minimum(placed[order], high - offsets[::-1])
+    return placed.tolist()
 
 
-def thinned(points: Sequence[Point], most: int = 160) -> tuple[Point, ...]:
-    """Return at most `most` points: means of equal runs of neighbors; the last point is kept."""
-    if len(points) <= most:
-        return tuple(points)
-    *head, last = points
-    size = math.ceil(len(head) / (most - 1))
-    means = []
-    for start in range(0, len(head), size):
-        block = head[start : start + size]
-        y = sum(point.y for point in block) / len(block)
-        means.append(Point(block[-1].x, y, min(p.low for p in block), max(p.high for p in block), block[-1].note))
-    return (*means, last)
-
-
-def tick_text(value: float) -> str:
-    """Return the shortest exact text of a tick: 0, 0.5, 20, 1,000."""
-    return f"{value:,.10g}"
-
-
-def _x_scale(axis: Axis, points: Sequence[Point], *, end: float) -> Scale:
-    values = [point.x for point in points] + [value for value, _ in axis.ticks]
-    low, high = (min(values), max(values)) if values else (1.0, 1.0)
-    if not axis.is_log:
-        return Scale(0.0, high, LEFT, end)
-    low, high = (low / 1.25, high * 1.05) if low < high else (low / 2, high * 2)
-    return Scale(low, high, LEFT, end, is_log=True)
-
-
-def _grid(y: Scale, ticks: Sequence[float], right: float) -> Markup:
-    line = Markup('<line class="{}" x1="{}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>')
-    text = Markup('<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>')
-    return Markup("").join(
-        line.format("base" if tick == 0 else "grid", LEFT, right, y(tick), y(tick))
-        + text.format(LEFT - 7, y(tick) + 3.8, tick_text(tick))
-        for tick in ticks
-    )
-
-
-def _x_axis(axis: Axis, x: Scale, points: Sequence[Point], right: float) -> Markup:
-    ticks = axis.ticks
-    if not ticks:
-        highest = max((point.x for point in points), default=1.0)
-        ticks = tuple((value, tick_text(value)) for value in nice_ticks(0.0, highest, most=4) if value <= highest)
-    mark = Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>')
-    shown = [mark.format(x(value), HEIGHT - BOTTOM + 16, text) for value, text in ticks if x.low <= value <= x.high]
-    title = Markup('<text class="axis" x="{:.1f}" y="{}" text-anchor="middle">{}</text>')
-    return Markup("").join([*shown, title.format((LEFT + right) / 2, HEIGHT - 5, axis.label)])
-
-
-def _reference(reference: Reference, y: Scale, right: float) -> Markup:
-    return Markup('<line class="reference {}" x1="{}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(
-        reference.css, LEFT, right, y(reference.y), y(reference.y)
-    )
-
-
-def _lines(series: Series, x: Scale, y: Scale) -> Markup:
-    parts = []
-    for strand in series.strands:
-        path = " ".join(f"{x(point.x):.1f},{y(point.y):.1f}" for point in strand)
-        parts.append(Markup('<polyline class="line {}" points="{}"/>').format(series.css, path))
-        if not series.marks:
-            continue
-        for point in strand:
-            if point.high > point.low:
-                parts.append(
-                    Markup('<line class="whisker {}" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(
-                        series.css, x(point.x), x(point.x), y(point.low), y(point.high)
-                    )
-                )
-            parts.append(
-                Markup('<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(
-                    series.css, x(point.x), y(point.y), point.note
-                )
-            )
-    return Markup("").join(parts)
-
-
-def _labels(chart: Chart, y: Scale, right: float) -> Markup:
-    """Return the names at the right edge beside the ends of their lines, shifted where they would overlap."""
-    items = [(y(s.last), s.css, s.label) for s in chart.series if any(s.strands)]
-    items += [(y(r.y), f"quiet {r.css}", r.label) for r in chart.references]
-    heights = spread_apart([item[0] for item in items], LABEL_GAP, low=TOP, high=HEIGHT - BOTTOM + 2)
-    text = Markup('<text class="label {}" x="{:.1f}" y="{:.1f}">{}</text>')
-    return Markup("").join(
-        text.format(css, right + 6, height + 4, escape(label))
-        for (_, css, label), height in zip(items, heights, strict=True)
-    )
+def thinned(values: Sequence[tuple[float, float]], most: int = 160) -> Sequence[tuple[float, float]]:
+    """Return at most `most` pairs of x and y: means of equal runs of neighbors; the last pair is kept."""
+    if len(values) <= most:
+        return values
+    blocks = np.array_split(np.array(values[:-1]), most - 1)
+    return [*(tuple(block.mean(axis=0).tolist()) for block in blocks), values[-1]]

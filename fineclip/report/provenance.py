@@ -1,36 +1,23 @@
-"""Provenance of the numbers: code, libraries, machine, and the hashes of all inputs."""
+"""Provenance of the numbers: code, libraries and machine."""
 
 import platform
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
-from fineclip.report.runs import RunRecord
 from fineclip.version import __version__
 
 PACKAGES = (
     "torch", "torchvision", "open_clip_torch", "timm", "transformers", "ultralytics", "safetensors",
     "numpy", "pillow", "pyarrow", "pydantic", "snakemake",
 )  # fmt: skip
-MOST_INPUTS = 12
 
 
-@dataclass(frozen=True)
-class Pinned:
-    """Hashes of one run: its manifest, its inputs and its outputs."""
-
-    run: str
-    sha256: str
-    inputs: tuple[tuple[str, str], ...]
-    outputs: tuple[tuple[str, str], ...]
-    more_inputs: int
-
-
-@dataclass(frozen=True)
-class Provenance:
+class Provenance(NamedTuple):
     """Provenance of a report.
 
     Attributes:
@@ -38,10 +25,8 @@ class Provenance:
         fineclip: Version of the package.
         commit: Commit of the code; empty if git does not track it.
         has_changes: Whether tracked files differ from the commit.
-        python: Version of Python.
-        machine: Operating system and architecture.
+        python: Version of Python, operating system and architecture.
         versions: Versions of the installed libraries.
-        pinned: Hashes of each run.
     """
 
     made: str
@@ -49,12 +34,10 @@ class Provenance:
     commit: str
     has_changes: bool
     python: str
-    machine: str
     versions: tuple[tuple[str, str], ...]
-    pinned: tuple[Pinned, ...]
 
 
-def collect_provenance(records: Sequence[RunRecord]) -> Provenance:
+def collect_provenance() -> Provenance:
     """Collect the provenance without importing the libraries."""
     commit, has_changes = commit_of(Path(__file__).parent)
     return Provenance(
@@ -62,32 +45,15 @@ def collect_provenance(records: Sequence[RunRecord]) -> Provenance:
         fineclip=__version__,
         commit=commit,
         has_changes=has_changes,
-        python=platform.python_version(),
-        machine=f"{platform.system()} {platform.machine()}",
-        versions=tuple((name, version) for name in PACKAGES if (version := _version(name))),
-        pinned=tuple(pinned(record) for record in records if record.manifest),
+        python=f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        versions=tuple(_versions()),
     )
 
 
-def pinned(record: RunRecord) -> Pinned:
-    """Return the hashes of one run; the list of inputs is cut, because the hash of the manifest covers them all."""
-    manifest = record.manifest
-    inputs = sorted(manifest.inputs.items()) if manifest else []
-    outputs = sorted(manifest.outputs.items()) if manifest else []
-    return Pinned(
-        run=record.run.id,
-        sha256=record.manifest_sha256,
-        inputs=tuple(inputs[:MOST_INPUTS]),
-        outputs=tuple(outputs),
-        more_inputs=max(0, len(inputs) - MOST_INPUTS),
-    )
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
+def _versions() -> Iterator[tuple[str, str]]:
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            yield package, metadata.version(package)
 
 
 def commit_of(code: Path) -> tuple[str, bool]:
@@ -99,10 +65,8 @@ def commit_of(code: Path) -> tuple[str, bool]:
 
 def _git(root: Path, *arguments: str) -> str:
     """Return the output of git; empty if there is no git, no repository or no commit."""
+    command = ["git", "-C", str(root), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=20
-        )
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip()

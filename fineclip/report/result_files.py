@@ -1,14 +1,14 @@
-"""Reading of result files. An absent or damaged file becomes a `Problem` and does not affect the other files."""
+"""Reading of result files. A damaged or absent file becomes a `Problem` and does not affect the other files."""
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from fineclip.errors import FineclipError, ShardError
+from fineclip.errors import FineclipError
 from fineclip.shards import Manifest, read_manifest
 
 P = ParamSpec("P")
@@ -21,20 +21,16 @@ MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class ScoreRecord(BaseModel):
+class ScoreRecord(BaseModel, frozen=True):
     """One score of a score file: `value` in percent over `n` cases."""
-
-    model_config = ConfigDict(frozen=True)
 
     metric: str
     value: Finite
     n: int
 
 
-class Result(BaseModel):
+class Result(BaseModel, frozen=True, title="score file"):
     """Content of `evals/<benchmark>.json`; `chance` is the percentage that random guesses reach, by metric."""
-
-    model_config = ConfigDict(frozen=True)
 
     benchmark: str
     version: int
@@ -61,96 +57,65 @@ class Problem:
     log_tail: str = ""
 
 
-@dataclass
-class ProblemLog:
-    """List of all problems in the order in which they were found. Paths are relative to `root`."""
-
-    root: Path
-    problems: list[Problem] = field(default_factory=list)
-
-    def note(self, problem: Problem) -> None:
-        """Add a problem, once."""
-        if problem not in self.problems:
-            self.problems.append(problem)
-
-    def attempt(self, what: str, read: Callable[P, T], *given: P.args, **named: P.kwargs) -> T | None:
-        """Return the result of `read`; None if it fails, and note the problem."""
-        try:
-            return read(*given, **named)
-        except (FineclipError, OSError, ValueError, KeyError, TypeError) as error:
-            message = str(error) or type(error).__name__
-            if self.root != Path():
-                message = message.replace(f"{self.root.as_posix()}/", "")
-            self.note(Problem(what, message.removeprefix(f"{what}: ")))
-            return None
-
-
 @dataclass(frozen=True)
-class ResultPaths:
-    """Folders of one data set, under the folder that the jobs ran in."""
+class ResultFiles:
+    """Files of one data set.
+
+    Attributes:
+        root: Folder that the jobs ran in.
+        dataset: Folder of the data set under data, results and logs.
+        problems: What was absent or unusable, in the order in which it was found. Paths are relative to `root`.
+    """
 
     root: Path
     dataset: str
+    problems: list[Problem] = field(default_factory=list)
 
-    def data(self, *parts: str) -> Path:
-        """Return a path under data/<dataset>."""
-        return self.root.joinpath("data", self.dataset, *parts)
-
-    def results(self, *parts: str) -> Path:
-        """Return a path under results/<dataset>."""
-        return self.root.joinpath("results", self.dataset, *parts)
-
-    def logs(self, *parts: str) -> Path:
-        """Return a path under logs/<dataset>."""
-        return self.root.joinpath("logs", self.dataset, *parts)
+    def path(self, kind: Literal["data", "logs", "results"], *parts: str) -> Path:
+        """Return a path in the folder of the data set of this kind."""
+        return self.root.joinpath(kind, self.dataset, *parts)
 
     def shown(self, path: Path) -> str:
         """Return the path relative to the folder that the jobs ran in."""
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
+        return path.relative_to(self.root).as_posix()
 
+    def note(self, what: str, why: str, log: Path | None = None) -> None:
+        """Add a problem, once; with the end of the log of its job if that exists."""
+        problem = Problem(what, why, self.shown(log), last_lines(log)) if log and log.is_file() else Problem(what, why)
+        if problem not in self.problems:
+            self.problems.append(problem)
 
-def read_valid_manifest(path: Path) -> Manifest:
-    """Read a manifest and check the type of every field.
+    def read(self, path: Path, reader: Callable[[Path], T]) -> T | None:
+        """Return the content of a file; None if it is absent, or if it is damaged, which is noted."""
+        return self.attempt(self.shown(path), reader, path) if path.is_file() else None
 
-    Args:
-        path: JSON file.
-
-    Returns:
-        Manifest with all fields of the declared types.
-
-    Raises:
-        ShardError: It is absent, not a manifest, or has a field of another type.
-    """
-    manifest = read_manifest(path)
-    try:
-        return MANIFEST.validate_json(manifest.text(), strict=True)
-    except ValidationError as error:
-        raise ShardError(f"{path}: is not a manifest ({first_error(error)}). Delete it and run again.") from None
-
-
-def read_result(path: Path) -> Result:
-    """Read the scores of one run on one benchmark.
-
-    Args:
-        path: `evals/<benchmark>.json`.
-
-    Returns:
-        Scores, chance and protocol.
-
-    Raises:
-        ShardError: The file is not a score file.
-    """
-    try:
-        return Result.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ShardError(f"{path}: is not a score file ({first_error(error)}). Delete it and run again.") from None
+    def attempt(self, what: str, read: Callable[P, T], *given: P.args, **named: P.kwargs) -> T | None:
+        """Return the result of `read`; None if it fails, which is noted as a problem of `what`."""
+        try:
+            return read(*given, **named)
+        except (FineclipError, OSError, ValueError, KeyError, TypeError) as error:
+            message = first_error(error) if isinstance(error, ValidationError) else str(error) or type(error).__name__
+            if self.root != Path():
+                message = message.replace(f"{self.root.as_posix()}/", "")
+            self.note(what, message.removeprefix(f"{what}: "))
+            return None
 
 
 def first_error(error: ValidationError) -> str:
-    """Return the first error in a few words."""
+    """Return the first error of a result file that has another form than expected."""
     detail = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(map(str, detail["loc"]))
-    return f"{place}: {detail['msg']}" if place else detail["msg"]
+    key = ".".join(map(str, detail["loc"]))
+    return f"is not a {error.title.lower()} ({f'{key}: ' if key else ''}{detail['msg']}). Delete it and run again."
+
+
+def read_valid_manifest(path: Path) -> Manifest:
+    """Return the manifest in a file, after a check of the type of every field."""
+    return MANIFEST.validate_json(read_manifest(path).text(), strict=True)
+
+
+def read_result(path: Path) -> Result:
+    """Return the scores of one run on one benchmark, with chance and protocol."""
+    return Result.model_validate_json(path.read_bytes())
 
 
 def last_lines(path: Path, *, lines: int = 14) -> str:

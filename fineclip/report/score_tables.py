@@ -4,12 +4,13 @@ A table is one protocol: results that differ in version, configuration or image 
 """
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from fineclip.config import Config
 from fineclip.identity import canonical
+from fineclip.report.formatting import CHANCE, UNTRAINED, method_css, method_name
 from fineclip.report.result_files import Result
 from fineclip.report.runs import RunRecord
 
@@ -23,8 +24,7 @@ class Protocol(NamedTuple):
     image_size: int
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One metric of one row in percent, over its seeds.
 
     Attributes:
@@ -32,14 +32,12 @@ class Cell:
         low: Lowest seed.
         high: Highest seed.
         spread: Sample standard deviation; None for a single seed.
-        is_best: Whether it is the highest of its column as printed.
     """
 
     mean: float
     low: float
     high: float
     spread: float | None = None
-    is_best: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class Line:
 
     Attributes:
         kind: Chance, untrained or trained.
+        name: Name of the method, with its encoder if the table has several.
         cells: Cell of each metric.
         encoder: Encoder; None for chance.
         method: Method, followed by the name of a variant; None if not trained.
@@ -57,12 +56,18 @@ class Line:
     """
 
     kind: Literal["chance", "untrained", "trained"]
+    name: str
     cells: Mapping[str, Cell]
     encoder: str | None = None
     method: str | None = None
     scale: str | None = None
     images: int | None = None
     seeds: int = 0
+
+    @property
+    def css(self) -> str:
+        """CSS class of the color of the row."""
+        return "chance" if self.kind == "chance" else method_css(self.method)
 
 
 @dataclass(frozen=True)
@@ -72,20 +77,24 @@ class Table:
     Attributes:
         protocol: Properties that all scores share.
         config: Section of the benchmark.
-        metrics: Columns in order.
-        cases: Lowest and highest number of images, boxes or texts behind each metric.
+        cases: By metric, in the order of the columns: lowest and highest number of images, boxes or texts behind it.
         lines: Rows in order.
     """
 
     protocol: Protocol
     config: Mapping[str, Any]
-    metrics: tuple[str, ...]
     cases: Mapping[str, tuple[int, int]]
     lines: tuple[Line, ...]
 
-    def cell(self, line: Line, metric: str) -> Cell | None:
-        """Return one metric of a row; None if it was not measured."""
-        return line.cells.get(metric)
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Columns in order."""
+        return tuple(self.cases)
+
+    def is_best(self, line: Line, metric: str) -> bool:
+        """Return whether a cell is the highest of its column as printed; chance never is."""
+        competing = [one.cells[metric].mean for one in self.lines if one.kind != "chance" and metric in one.cells]
+        return line.kind != "chance" and round(line.cells[metric].mean, 1) == round(max(competing), 1)
 
 
 Scored = tuple[RunRecord, Result]
@@ -95,7 +104,7 @@ def score_tables(config: Config, records: Sequence[RunRecord], images: Mapping[s
     """Return all tables, in the order of the planned benchmarks.
 
     Args:
-        config: Validated configuration.
+        config: Validated configuration; an encoder gives the image size if the benchmark names none.
         records: Planned runs with their results.
         images: Number of images of each scale.
 
@@ -107,25 +116,10 @@ def score_tables(config: Config, records: Sequence[RunRecord], images: Mapping[s
         for record in records:
             result = record.results.get(benchmark)
             if result is not None:
-                by_protocol.setdefault(protocol_of(result, benchmark, record, config), []).append((record, result))
+                size = result.config.get("image_size") or config.encoders[record.run.encoder].image_size
+                protocol = Protocol(benchmark, result.version, canonical(result.config), size)
+                by_protocol.setdefault(protocol, []).append((record, result))
     return tuple(_table(protocol, scored, images) for protocol, scored in by_protocol.items())
-
-
-def protocol_of(result: Result, benchmark: str, record: RunRecord, config: Config) -> Protocol:
-    """Return the protocol of a result.
-
-    Args:
-        result: Content of a score file.
-        benchmark: Name of the benchmark.
-        record: Run of the result.
-        config: Configuration; its encoder gives the image size if the benchmark names none.
-
-    Returns:
-        Two results are comparable if their protocols are equal.
-    """
-    own_size = result.config.get("image_size")
-    size = own_size if isinstance(own_size, int) else config.encoders[record.run.encoder].image_size
-    return Protocol(benchmark, result.version, canonical(result.config), size)
 
 
 def aggregate(values: Sequence[float]) -> Cell:
@@ -135,72 +129,55 @@ def aggregate(values: Sequence[float]) -> Cell:
         values: Percentage of each seed; at least one.
 
     Returns:
-        Cell that is not marked as best; `spread` is None for a single seed.
+        Cell; `spread` is None for a single seed.
 
     Examples:
         >>> aggregate([10.0, 14.0])
-        Cell(mean=12.0, low=10.0, high=14.0, spread=2.8284271247461903, is_best=False)
+        Cell(mean=12.0, low=10.0, high=14.0, spread=2.8284271247461903)
     """
     spread = statistics.stdev(values) if len(values) > 1 else None
     return Cell(statistics.fmean(values), min(values), max(values), spread)
 
 
 def _table(protocol: Protocol, scored: Sequence[Scored], images: Mapping[str, int | None]) -> Table:
-    metrics = tuple(dict.fromkeys(score.metric for _, result in scored for score in result.scores))
-    cases: dict[str, tuple[int, int]] = {}
-    for metric in metrics:
-        counts = [score.n for _, result in scored for score in result.scores if score.metric == metric]
-        cases[metric] = (min(counts), max(counts))
-    lines = [*_chance(scored), *_lines(scored, images)]
-    return Table(protocol, scored[0][1].config, metrics, cases, tuple(_with_best(lines, metrics)))
-
-
-def _chance(scored: Iterable[Scored]) -> list[Line]:
-    known: dict[str, float] = {}
+    counts: dict[str, list[int]] = {}
+    chance: dict[str, float] = {}
     for _, result in scored:
-        known = {**result.chance, **known}
-    return [Line("chance", {metric: Cell(value, value, value) for metric, value in known.items()})] if known else []
+        chance = {**result.chance, **chance}
+        for score in result.scores:
+            counts.setdefault(score.metric, []).append(score.n)
+    lines = _lines(scored, images)
+    if chance:
+        cells = {metric: Cell(value, value, value) for metric, value in chance.items()}
+        lines.insert(0, Line("chance", CHANCE, cells))
+    cases = {metric: (min(cases), max(cases)) for metric, cases in counts.items()}
+    return Table(protocol, scored[0][1].config, cases, tuple(lines))
 
 
 def _lines(scored: Sequence[Scored], images: Mapping[str, int | None]) -> list[Line]:
     """Return one row for each encoder, method and scale: untrained first, then method by method, small scales first."""
-    groups: dict[tuple[str | None, str, str | None], list[Scored]] = {}
+    groups: dict[tuple[str | None, str, str | None], list[Result]] = {}
     for record, result in scored:
-        groups.setdefault((record.run.recipe, record.run.encoder, record.run.scale), []).append((record, result))
+        groups.setdefault((record.run.recipe, record.run.encoder, record.run.scale), []).append(result)
+    has_several_encoders = len({encoder for _, encoder, _ in groups}) > 1
     lines = []
-    for (method, encoder, scale), members in groups.items():
+    for (method, encoder, scale), results in groups.items():
+        name = method_name(method) if method else UNTRAINED
         values: dict[str, list[float]] = {}
-        for _, result in members:
+        for result in results:
             for score in result.scores:
                 values.setdefault(score.metric, []).append(score.value)
         lines.append(
             Line(
                 kind="trained" if method else "untrained",
-                cells={metric: aggregate(list_) for metric, list_ in values.items()},
+                name=f"{name} ({encoder})" if has_several_encoders else name,
+                cells={metric: aggregate(over_seeds) for metric, over_seeds in values.items()},
                 encoder=encoder,
                 method=method,
                 scale=scale,
                 images=images.get(scale) if scale else None,
-                seeds=len(members),
+                seeds=len(results),
             )
         )
     order = list(dict.fromkeys((line.method, line.encoder) for line in lines))
     return sorted(lines, key=lambda line: (order.index((line.method, line.encoder)), line.images or 0))
-
-
-def _with_best(lines: Sequence[Line], metrics: Sequence[str]) -> list[Line]:
-    """Return the rows with the highest cell of each metric marked; cells that print the same number are all marked."""
-    highest = {
-        metric: max((round(line.cells[metric].mean, 1) for line in lines if _competes(line, metric)), default=None)
-        for metric in metrics
-    }
-    marked = []
-    for line in lines:
-        best = {m for m, cell in line.cells.items() if _competes(line, m) and round(cell.mean, 1) == highest[m]}
-        cells = {metric: replace(cell, is_best=metric in best) for metric, cell in line.cells.items()}
-        marked.append(replace(line, cells=cells))
-    return marked
-
-
-def _competes(line: Line, metric: str) -> bool:
-    return line.kind != "chance" and metric in line.cells

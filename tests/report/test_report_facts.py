@@ -2,21 +2,23 @@
 
 import doctest
 import logging
+import re
 import subprocess
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from fineclip.config import Config, WeightsConfig, load
-from fineclip.report.dropped_samples import Example, describe_bytes, dropped_tile, dropped_tiles
-from fineclip.report.funnel import collect_funnel, stage_folders
-from fineclip.report.page import collect_report, header_groups, protocol_text, write_report
-from fineclip.report.provenance import collect_provenance, commit_of
-from fineclip.report.result_files import ProblemLog, ResultPaths
-from fineclip.report.run_facts import facts, flat, origin
-from fineclip.report.runs import collect_runs
-from fineclip.report.score_tables import Protocol, Table
+from fineclip.report.formatting import metric_groups
+from fineclip.report.funnel import collect_funnel
+from fineclip.report.page import collect_report, render, write_report
+from fineclip.report.provenance import commit_of
+from fineclip.report.result_files import ResultFiles
+from fineclip.report.samples import describe_bytes, dropped_tile, dropped_tiles
+from fineclip.report.score_tables import Line, Protocol, Table
+from fineclip.report.sections import flat, origin
 from fineclip.shards import ByteRangeReader, SourceRow
 from tests.helpers.images import encoded
 from tests.report.world import World, config_of
@@ -29,16 +31,22 @@ def changed(**sections: object) -> Config:
     return load(values | sections)
 
 
-def facts_of(config: Config) -> dict[str, tuple[str, tuple[tuple[str, str], ...]]]:
-    return {fact.name: (fact.value, fact.details) for fact in facts(config)}
+def facts_of(config: Config, root: Path) -> dict[str, tuple[str, tuple[tuple[str, str], ...]]]:
+    """Value and changed keys of each fact of the plan, as the page shows them."""
+    section = render(collect_report(config, root)).split('<section id="run">')[1].split("</dl>")[0]
+    found = {}
+    for name, value in re.findall("<dt>(.*?)</dt>\\s*<dd>(.*?)</dd>", section, re.DOTALL):
+        keys = re.findall("<code>(.*?)&nbsp;(.*?)</code>", value)
+        found[name] = (value.partition('<span class="keys">')[0], tuple(keys))
+    return found
 
 
-def test_the_plan_as_facts() -> None:
+def test_the_plan_as_facts(tmp_path: Path) -> None:
     config = changed(scales={"500": {"images": 500}, "2000": {"images": None}}, variants={
         "short": {"method": "clip", "options": {"train_text": True}, "train": {"epochs": 2}},
     })  # fmt: skip
     config = config.model_copy(update={"plan": config.plan.model_copy(update={"variants": ("short",)})})
-    found = facts_of(config)
+    found = facts_of(config, tmp_path)
     assert found["Scales"] == ("500 images and all images", ())
     assert found["Seeds"] == ("3 and 5", ())
     assert found["Variant"][0] == "CLIP short"
@@ -49,9 +57,10 @@ def test_the_plan_as_facts() -> None:
     assert found["Encoder"][0] == "mini, mini.safetensors"
 
 
-def test_a_plan_in_steps_and_scales_that_may_be_short() -> None:
+def test_a_plan_in_steps_and_scales_that_may_be_short(tmp_path: Path) -> None:
     train = {"batch_size": 32, "epochs": 4, "max_steps": 7, "learning_rate": 0.25, "warmup_steps": 1}
-    found = facts_of(changed(train=train, scales={"500": {"images": 500, "allow_fewer": True}, "2000": {"images": 1}}))
+    scales = {"500": {"images": 500, "allow_fewer": True}, "2000": {"images": 1}}
+    found = facts_of(changed(train=train, scales=scales), tmp_path)
     assert found["Training"][0] == "7 steps in steps of 32 images, learning rate 0.25"
     assert found["Scales"][0] == "at most 500 images and 1 image"
 
@@ -64,22 +73,22 @@ def test_where_weights_come_from() -> None:
     assert dict(flat({"a": {"b": 1, "c": [2, 3]}, "d": 0.25})) == {"a.b": "1", "a.c": "2, 3", "d": "0.25"}
 
 
-def test_a_protocol_in_one_line() -> None:
+def test_a_protocol_in_one_line(whole: World) -> None:
     config = {"kind": "boxes", "source": {"layout": "miniature"}, "prompts": "vild", "image_size": 48}
-    table = Table(Protocol("boxes", 3, "", 48), config, (), {}, ())
-    assert protocol_text(table) == f"images at 48{NBSP}px, layout miniature, prompts vild, version 3"
-    assert header_groups(["things/top1", "things/top5", "all/top1"]) == [
-        ("things", [("things/top1", "top 1"), ("things/top5", "top 5")]), ("all", [("all/top1", "top 1")]),
+    table = Table(Protocol("boxes", 3, "", 48), config, {}, ())
+    table = replace(table, lines=(Line("chance", "chance", {}),))
+    html = render(replace(collect_report(whole.config, whole.root), tables=(table,)))
+    assert '<p class="about">images at 48&nbsp;px, layout miniature, prompts vild, version 3</p>' in html
+    assert metric_groups(["things/top1", "things/top5", "all/top1"]) == [
+        ("things", ["things/top1", "things/top5"]), ("all", ["all/top1"]),
     ]  # fmt: skip
 
 
 def test_only_runs_with_a_result_are_pinned(world: World) -> None:
     gone = "clip-mini-500-s0"
     (world.root / f"results/{world.name}/{gone}/train.json").unlink()
-    records = collect_runs(world.config, ResultPaths(world.root, world.name), ProblemLog(world.root))
-    assert [pinned.run for pinned in collect_provenance(records).pinned] == [
-        run for run in world.config.runs() if run != gone
-    ]
+    html = render(collect_report(world.config, world.root))
+    assert re.findall("<h4>(.*)</h4>", html) == [run for run in world.config.runs() if run != gone]
 
 
 def test_edits_of_tracked_files_are_changes_and_new_files_are_not(tmp_path: Path) -> None:
@@ -107,18 +116,18 @@ def test_a_dropped_sample_as_it_is_shown(tmp_path: Path) -> None:
         key="k", kept=True, source_key="s", file="a.tar", offset=6, size=len(content), captions=["one", "two"]
     )
     with ByteRangeReader() as reader:
-        tile = dropped_tile(Example("filter", "too-small", "shard", "k"), row, reader, tmp_path)
-    assert (tile.stage, tile.reason, tile.key, tile.caption) == ("filter", "too-small", "k", "one")
+        tile = dropped_tile("filter", "too-small", row, reader, tmp_path)
+    assert (tile.stage, tile.reason, tile.caption) == ("filter", "too-small", "one")
     assert tile.note == "120 \N{MULTIPLICATION SIGN} 80 px"
-    assert tile.picture.startswith("data:image/jpeg;base64,")
+    assert tile.thumbnail.startswith("data:image/jpeg;base64,")
     assert describe_bytes(content[:-30], "why").startswith("120 \N{MULTIPLICATION SIGN} 80 px")
 
 
 def test_examples_come_in_the_order_of_the_stages(whole: World) -> None:
     """Samples are drawn for a scale from the filter tables, so those reasons come between filter and detect."""
-    place, problems_log = ResultPaths(whole.root, whole.name), ProblemLog(whole.root)
-    funnel = collect_funnel(whole.config, place, problems_log)
-    stages = [tile.stage for tile in dropped_tiles(funnel, stage_folders(whole.config, place), place, problems_log)]
+    files = ResultFiles(whole.root, whole.name)
+    funnel = collect_funnel(whole.config, files)
+    stages = [tile.stage for tile in dropped_tiles(funnel, files)]
     assert list(dict.fromkeys(stages)) == ["filter", "select", "detect"]
     assert stages == sorted(stages, key=["filter", "select", "detect"].index)
 
@@ -134,12 +143,13 @@ def test_the_log_counts_runs_and_problems(world: World, caplog: pytest.LogCaptur
 
 
 def test_the_keys_that_differ_are_those_alone(whole: World) -> None:
-    report = collect_report(whole.config, whole.root)
-    assert '"max_aspect"' in report.config
-    assert '"max_aspect"' not in report.changes
+    changes, every_key = re.findall("<pre>(.*?)</pre>", render(collect_report(whole.config, whole.root)), re.DOTALL)
+    assert "max_aspect&#34;: 3.0" in every_key
+    assert "max_aspect" not in changes
+    assert "min_side_px&#34;: 96" in changes
 
 
-@pytest.mark.parametrize("module", ["kept_samples", "line_chart", "run_facts", "score_tables"])
+@pytest.mark.parametrize("module", ["line_chart", "samples", "score_tables", "sections"])
 def test_examples(module: str) -> None:
     found = doctest.testmod(import_module(f"fineclip.report.{module}"))
     assert (found.failed, found.attempted > 0) == (0, True)

@@ -5,30 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from fineclip.report.charts import leading, method_css, term_css, terms_of
+from fineclip.report.charts import leading, term_css, terms_of
 from fineclip.report.costs import read_job
-from fineclip.report.dropped_samples import describe_bytes
-from fineclip.report.kept_samples import evenly
-from fineclip.report.line_chart import (
-    Axis,
-    Chart,
-    Point,
-    Reference,
-    Series,
-    line_chart,
-    nice_ticks,
-    spread_apart,
-    thinned,
-)
+from fineclip.report.formatting import method_css
+from fineclip.report.line_chart import Chart, Point, Series, line_chart, nice_ticks, spread_apart, thinned
 from fineclip.report.result_files import last_lines
 from fineclip.report.runs import read_steps
+from fineclip.report.samples import describe_bytes, evenly
 
 
 def test_ticks_are_round_and_reach_over_the_highest_value() -> None:
-    assert nice_ticks(0, 26.6) == [0, 10, 20, 30]
-    assert nice_ticks(0, 100) == [0, 20, 40, 60, 80, 100]
-    assert nice_ticks(0, 0.23) == [0, 0.05, 0.1, 0.15, 0.2, 0.25]
-    assert nice_ticks(0, 0) == [0, 1]
+    assert nice_ticks(26.6) == [0, 10, 20, 30]
+    assert nice_ticks(100) == [0, 20, 40, 60, 80, 100]
+    assert nice_ticks(0.23) == [0, 0.05, 0.1, 0.15, 0.2, 0.25]
+    assert nice_ticks(0) == [0, 1]
 
 
 def test_labels_keep_their_order_and_their_distance() -> None:
@@ -38,23 +28,24 @@ def test_labels_keep_their_order_and_their_distance() -> None:
 
 
 def test_thinning_keeps_the_mean_and_the_end() -> None:
-    points = [Point(float(x), float(x % 2), 0.0, 1.0, "") for x in range(1001)]
+    points = [(float(x), float(x % 2)) for x in range(1001)]
     few = thinned(points, 100)
     assert len(few) <= 100
     assert few[-1] == points[-1]
-    assert few[10].y == pytest.approx(0.5, abs=0.1)
-    assert thinned(points[:50], 100) == tuple(points[:50])
+    assert few[10] == (114.5, 0.5)
+    assert thinned(points[:50], 100) == points[:50]
 
 
 def test_a_chart_draws_what_it_is_given_and_escapes_it() -> None:
     points = (Point(500, 10, 9, 11, "<b>one</b>"), Point(2000, 20, 20, 20, "two"))
     chart = Chart(
         title="t",
+        note="",
         summary='a "quoted" <summary>',
-        x=Axis("images", ((500, "500"), (2000, "2,000")), is_log=True),
-        y=Axis("%"),
-        series=(Series("a<b", "m1", (points,), "a<b 20"),),
-        references=(Reference("chance", 5, "chance 5.0"),),
+        x_label="images",
+        y_label="%",
+        series=(Series("chance", "chance 5.0", 5), Series("m1", "a<b 20", 20, (points,), has_marks=True)),
+        log_ticks=(500, 2000),
     )
     svg = line_chart(chart)
     assert svg.count("<circle") == 2
@@ -66,12 +57,11 @@ def test_a_chart_draws_what_it_is_given_and_escapes_it() -> None:
 
 
 def test_charts_of_one_point_and_of_none() -> None:
-    one = Chart(
-        "t", "s", Axis("x", ((7, "7"),), is_log=True), Axis("%"), (Series("a", "m1", ((Point(7, 3, 3, 3, ""),),), "a"),)
-    )
+    series = Series("m1", "a", 3, ((Point(7, 3, 3, 3),),), has_marks=True)
+    one = Chart("t", "n", "s", "x", "%", (series,), log_ticks=(7,))
     assert "nan" not in line_chart(one)
     assert line_chart(one).count("<circle") == 1
-    assert "<svg" in line_chart(Chart("t", "s", Axis("x"), Axis("%"), ()))
+    assert "<svg" in line_chart(Chart("t", "n", "s", "x", "%", ()))
 
 
 def test_methods_and_terms_keep_their_colors() -> None:

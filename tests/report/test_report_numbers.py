@@ -12,27 +12,26 @@ import pytest
 
 from fineclip.config import Config, Run
 from fineclip.plan import Plan
-from fineclip.report.charts import loss_figures, scale_figures
+from fineclip.report.charts import loss_charts, scale_charts
 from fineclip.report.costs import Job as TimedJob
 from fineclip.report.costs import collect_costs, read_job, stage_cost
 from fineclip.report.formatting import count, duration, memory, percent, plural
-from fineclip.report.funnel import Funnel, Scale, absence, collect_funnel, planned_shards
+from fineclip.report.funnel import Funnel, Scale, collect_funnel, note_absent, planned_shards
 from fineclip.report.headline import main_finding
-from fineclip.report.kept_samples import Tile, tile_of
+from fineclip.report.line_chart import line_chart
 from fineclip.report.page import collect_report, render
-from fineclip.report.provenance import MOST_INPUTS, pinned
-from fineclip.report.result_files import ProblemLog, Result, ResultPaths, ScoreRecord
+from fineclip.report.result_files import Result, ResultFiles, ScoreRecord
 from fineclip.report.runs import RunRecord, collect_runs
+from fineclip.report.samples import KeptTile
 from fineclip.report.score_tables import score_tables
 from fineclip.shards import Job, Manifest, sha256_of
 from fineclip.types import Box, Region, Sample
-from tests.helpers.images import encoded
 from tests.helpers.verbs import fineclip
 from tests.report.world import World, config_of, write_metrics, write_scores
 
 NBSP = "\u00a0"
 SHARDS = ("miniature-0000", "miniature-0001")
-PLACE = "annotations.template"
+CAPTIONS = "annotations.template"
 STAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # two shards each; no number stands twice in a stage
     "source": ({"read": 30, "kept": 29, "dropped": {"no-image": 1}}, {"read": 31, "kept": 27, "dropped": {"no-image": 4}}),
     "filter": (
@@ -100,7 +99,7 @@ def bare(tmp_path: Path) -> World:
 
 
 def folder_of(world: World, stage: str) -> Path:
-    inside = {"detect": ["annotations"], "caption": [PLACE], "pack": [PLACE]}.get(stage, [])
+    inside = {"detect": ["annotations"], "caption": [CAPTIONS], "pack": [CAPTIONS]}.get(stage, [])
     return world.root.joinpath("data", world.name, stage, *inside)
 
 
@@ -109,16 +108,16 @@ def write_manifest(path: Path, stage: str, **counts: Any) -> None:
     Job(path, stage, 1, {}, {}).finish([], **counts)
 
 
-def funnel_of(world: World) -> tuple[Funnel, ProblemLog]:
-    place, problems_log = ResultPaths(world.root, world.name), ProblemLog(world.root)
-    return collect_funnel(world.config, place, problems_log), problems_log
+def funnel_of(world: World) -> tuple[Funnel, ResultFiles]:
+    files = ResultFiles(world.root, world.name)
+    return collect_funnel(world.config, files), files
 
 
 def test_each_stage_counts_its_own_shards(bare: World) -> None:
-    funnel, problems_log = funnel_of(bare)
+    funnel, files = funnel_of(bare)
     counted = {
-        s.stage: (s.read, s.kept, dict(s.dropped), s.regions, sum(s.uncaptioned.values()), s.found, s.planned)
-        for s in funnel.stages
+        s.stage: (s.read, s.kept, dict(s.dropped), s.regions, sum(s.uncaptioned.values()), s.found, len(funnel.shards))
+        for s in funnel.stages.values()
     }
     assert counted == {
         "source": (61, 56, {"no-image": 5}, 0, 0, 2, 2),
@@ -128,8 +127,8 @@ def test_each_stage_counts_its_own_shards(bare: World) -> None:
         "pack": (31, 27, {"undecodable": 4}, 80, 0, 2, 2),
     }  # fmt: skip
     assert list(counted) == ["source", "filter", "detect", "caption", "pack"]
-    assert list(funnel.stage("filter").dropped) == ["unreadable", "duplicate", "too-small"]  # the most frequent first
-    assert problems_log.problems == []
+    assert list(funnel.stages["filter"].dropped) == ["unreadable", "duplicate", "too-small"]  # the most frequent first
+    assert files.problems == []
 
 
 def test_a_scale_has_the_images_that_it_kept_and_not_those_that_were_wanted(bare: World) -> None:
@@ -149,7 +148,7 @@ def test_the_kept_images_are_the_size_in_tables_charts_and_sentences(bare: World
     report = collect_report(bare.config, bare.root)
     sizes = [line.images for line in report.tables[0].lines if line.kind == "trained"]
     assert sizes == [37, 2000, 37, 2000]
-    assert [figure.title for figure in report.losses] == [
+    assert [chart.title for chart in report.losses] == [
         f"{method} \N{MIDDLE DOT} {size} images" for method in ("CLIP", "FineCLIP") for size in ("37", "2,000")
     ]
     assert report.finding.more[0].startswith("From 37 to 2,000 images FineCLIP rises from ")
@@ -176,17 +175,17 @@ def test_the_figures_at_the_top(bare: World) -> None:
 def test_a_shard_without_a_manifest_is_not_counted_and_is_named(bare: World) -> None:
     (folder_of(bare, "detect") / f"{SHARDS[1]}.json").unlink()
     (bare.root / f"data/{bare.name}/select/500.json").unlink()
-    funnel, problems_log = funnel_of(bare)
-    detect = funnel.stage("detect")
-    assert (detect.read, detect.kept, detect.regions, detect.found, detect.planned) == (20, 19, 57, 1, 2)
-    assert funnel.stage("caption").found == 2
+    funnel, files = funnel_of(bare)
+    detect = funnel.stages["detect"]
+    assert (detect.read, detect.kept, detect.regions, detect.found, len(funnel.shards)) == (20, 19, 57, 1, 2)
+    assert funnel.stages["caption"].found == 2
     assert (funnel.scales[0].kept, funnel.scales[0].images) == (None, 500)
-    assert [problem.what for problem in problems_log.problems] == [
+    assert [problem.what for problem in files.problems] == [
         f"data/{bare.name}/select/500.json", f"data/{bare.name}/detect/annotations",
     ]  # fmt: skip
-    assert "1 of 2" in problems_log.problems[1].why
-    assert SHARDS[1] in problems_log.problems[1].why
-    assert SHARDS[0] not in problems_log.problems[1].why
+    assert "1 of 2" in files.problems[1].why
+    assert SHARDS[1] in files.problems[1].why
+    assert SHARDS[0] not in files.problems[1].why
     page = Page(render(collect_report(bare.config, bare.root)))
     assert "1 of 2 shards" in page.text
     assert page.tables["scales"][1] == ["500", "\u2013", "500", "not drawn yet"]
@@ -194,27 +193,29 @@ def test_a_shard_without_a_manifest_is_not_counted_and_is_named(bare: World) -> 
 
 def test_a_damaged_manifest_is_not_counted_as_found(bare: World) -> None:
     (folder_of(bare, "filter") / f"{SHARDS[1]}.json").write_text("{")
-    funnel, problems_log = funnel_of(bare)
-    stage = funnel.stage("filter")
-    assert (stage.read, stage.kept, dict(stage.dropped), stage.found, stage.planned) == (
+    funnel, files = funnel_of(bare)
+    stage = funnel.stages["filter"]
+    assert (stage.read, stage.kept, dict(stage.dropped), stage.found, len(funnel.shards)) == (
         29,
         20,
         {"duplicate": 7, "too-small": 2},
         1,
         2,
     )
-    assert [problem.what for problem in problems_log.problems] == [f"data/{bare.name}/filter/{SHARDS[1]}.json"]
+    assert [problem.what for problem in files.problems] == [f"data/{bare.name}/filter/{SHARDS[1]}.json"]
 
 
 def test_absent_shards_are_named_up_to_a_limit(tmp_path: Path) -> None:
-    paths = [tmp_path / f"data/tiny/pack/{PLACE}/shard-{n}.json" for n in range(6)]
-    log = tmp_path / f"logs/tiny/pack/{PLACE}/shard-2.log"
+    paths = [tmp_path / f"data/tiny/pack/{CAPTIONS}/shard-{n}.json" for n in range(6)]
+    log = tmp_path / f"logs/tiny/pack/{CAPTIONS}/shard-2.log"
     log.parent.mkdir(parents=True)
     log.write_text("why\n")
-    problem = absence(paths, of=9, place=ResultPaths(tmp_path, "tiny"))
+    files = ResultFiles(tmp_path, "tiny")
+    note_absent(paths, of=9, files=files)
+    (problem,) = files.problems
     assert "6 of 9 shards" in problem.why
     assert "shard-0, shard-1, shard-2, shard-3 and 2 more" in problem.why
-    assert (problem.log_path, problem.log_tail) == (f"logs/tiny/pack/{PLACE}/shard-2.log", "why")
+    assert (problem.log_path, problem.log_tail) == (f"logs/tiny/pack/{CAPTIONS}/shard-2.log", "why")
 
 
 def test_the_shards_that_the_largest_scale_needs(tmp_path: Path) -> None:
@@ -246,7 +247,7 @@ def test_units_and_digits() -> None:
     assert [duration(s).replace(NBSP, " ") for s in (0, 9.94, 9.95, 60, 3599.4, 3600, 90_061)] == [
         "0.0 s", "9.9 s", "10 s", "1 min 00 s", "59 min 59 s", "1 h 00 min", "25 h 01 min",
     ]  # fmt: skip
-    assert (percent(0.25, 2), percent(100), percent(99.96)) == (f"0.25{NBSP}%", f"100.0{NBSP}%", f"100.0{NBSP}%")
+    assert (percent(0.25), percent(100), percent(99.96)) == (f"0.2{NBSP}%", f"100.0{NBSP}%", f"100.0{NBSP}%")
     assert (count(999), count(25_010)) == ("999", "25,010")
     assert (plural(0, "image"), plural(1, "image"), plural(1200, "image")) == ("0 images", "1 image", "1,200 images")
 
@@ -281,10 +282,10 @@ def test_the_table_of_costs(bare: World) -> None:
     write_timing(bare, "evaluate/clip-mini-500-s0", wall_s=7000, cpu_s=7000, peak_mb=70_000)
     write_timing(bare, "detect/annotations/miniature-0000", wall_s=4, cpu_s=3, peak_mb=200)
     write_timing(bare, "detect/yolov9/miniature-0000", wall_s=7000, cpu_s=7000, peak_mb=70_000)
-    write_timing(bare, f"caption/{PLACE}/miniature-0000", wall_s=5, cpu_s=6, peak_mb=100)
+    write_timing(bare, f"caption/{CAPTIONS}/miniature-0000", wall_s=5, cpu_s=6, peak_mb=100)
     write_timing(bare, "caption/annotations.blip2/miniature-0000", wall_s=7000, cpu_s=7000, peak_mb=70_000)
-    write_timing(bare, f"texts/mini/{PLACE}/miniature-0000", wall_s=2, cpu_s=1, peak_mb=50)
-    write_timing(bare, f"texts/other/{PLACE}/miniature-0000", wall_s=7000, cpu_s=7000, peak_mb=70_000)
+    write_timing(bare, f"texts/mini/{CAPTIONS}/miniature-0000", wall_s=2, cpu_s=1, peak_mb=50)
+    write_timing(bare, f"texts/other/{CAPTIONS}/miniature-0000", wall_s=7000, cpu_s=7000, peak_mb=70_000)
     write_timing(bare, "zzz/1", wall_s=1, cpu_s=1, peak_mb=10)
     report = collect_report(bare.config, bare.root)
     page = Page(render(report))
@@ -299,7 +300,7 @@ def test_the_table_of_costs(bare: World) -> None:
         ["together", "7", "12 min 01 s", "", "7 min 12 s", "5 min 00 s", "2.5 GB"],
     ]
     assert [figure.replace(NBSP, " ") for figure in page.figures[6:8]] == ["12 min 01 s", "in 7 jobs"]
-    assert [cost.stage for cost in collect_costs(bare.config, ResultPaths(bare.root, bare.name), ProblemLog(bare.root))] == [
+    assert [cost.stage for cost in collect_costs(bare.config, ResultFiles(bare.root, bare.name))] == [
         "detect", "caption", "texts", "train", "evaluate", "zzz",
     ]  # fmt: skip
 
@@ -350,10 +351,10 @@ def test_scores_that_are_not_there_are_named_by_run_and_benchmark(bare: World, b
         path = bare.root / f"results/{bare.name}/{run}/evals/{benchmark}.json"
         text = path.read_text()
         path.unlink()
-        problems_log = ProblemLog(bare.root)
-        records = collect_runs(bare.config, ResultPaths(bare.root, bare.name), problems_log)
+        files = ResultFiles(bare.root, bare.name)
+        records = collect_runs(bare.config, files)
         path.write_text(text)
-        assert [problem.what for problem in problems_log.problems] == [f"{run} on {benchmark}"]
+        assert [problem.what for problem in files.problems] == [f"{run} on {benchmark}"]
         absent = [(r.run.id, name) for r in records for name in ("boxes", "retrieval") if name not in r.results]
         assert absent == [(run, benchmark)]
 
@@ -369,21 +370,19 @@ def test_runs_that_have_no_result_are_named_in_the_order_of_the_plan(bare: World
         (logs / f"{run}.log").write_text(f"log of {run}\n")
     (folder / "clip-mini-500-s5/state").mkdir()
     (folder / "clip-mini-500-s5/state/failed.json").write_text('{"message": "the loss is nan at step 7"}')
-    problems_log = ProblemLog(bare.root)
-    records = {r.run.id: r for r in collect_runs(bare.config, ResultPaths(bare.root, bare.name), problems_log)}
-    assert [problem.what for problem in problems_log.problems] == [
+    files = ResultFiles(bare.root, bare.name)
+    records = {r.run.id: r for r in collect_runs(bare.config, files)}
+    assert [problem.what for problem in files.problems] == [
         "pretrained-mini",
         "clip-mini-500-s5",
         "fineclip-mini-500-s3",
     ]
-    assert [problem.log_tail for problem in problems_log.problems] == [
-        f"log of {problem.what}" for problem in problems_log.problems
+    assert [problem.log_tail for problem in files.problems] == [f"log of {problem.what}" for problem in files.problems]
+    assert [problem.log_path for problem in files.problems] == [
+        f"logs/{bare.name}/train/{problem.what}.log" for problem in files.problems
     ]
-    assert [problem.log_path for problem in problems_log.problems] == [
-        f"logs/{bare.name}/train/{problem.what}.log" for problem in problems_log.problems
-    ]
-    assert "the loss is nan at step 7" in problems_log.problems[1].why
-    assert "nan" not in problems_log.problems[0].why + problems_log.problems[2].why
+    assert "the loss is nan at step 7" in files.problems[1].why
+    assert "nan" not in files.problems[0].why + files.problems[2].why
     assert {run: records[run].state for run in gone} == {
         "pretrained-mini": "missing", "clip-mini-500-s5": "failed", "fineclip-mini-500-s3": "unfinished",
     }  # fmt: skip
@@ -394,9 +393,9 @@ def test_runs_that_have_no_result_are_named_in_the_order_of_the_plan(bare: World
 def test_a_run_without_a_result_is_one_entry_whether_or_not_it_was_scored(bare: World) -> None:
     write_runs(bare)
     shutil.rmtree(bare.root / f"results/{bare.name}/clip-mini-500-s5")
-    problems_log = ProblemLog(bare.root)
-    collect_runs(bare.config, ResultPaths(bare.root, bare.name), problems_log)
-    assert [problem.what for problem in problems_log.problems] == ["clip-mini-500-s5"]
+    files = ResultFiles(bare.root, bare.name)
+    collect_runs(bare.config, files)
+    assert [problem.what for problem in files.problems] == ["clip-mini-500-s5"]
 
 
 def test_scores_of_another_run_are_not_taken(bare: World) -> None:
@@ -405,12 +404,10 @@ def test_scores_of_another_run_are_not_taken(bare: World) -> None:
     manifest = folder / "clip-mini-500-s3/train.json"
     stale = {f"results/{bare.name}/clip-mini-500-s3/train.json": "0" * 64}
     write_scores(bare, "clip-mini-500-s3", "boxes", inputs=stale)
-    problems_log = ProblemLog(bare.root)
-    records = {r.run.id: r for r in collect_runs(bare.config, ResultPaths(bare.root, bare.name), problems_log)}
+    files = ResultFiles(bare.root, bare.name)
+    records = {r.run.id: r for r in collect_runs(bare.config, files)}
     assert list(records["clip-mini-500-s3"].results) == ["retrieval"]
-    assert [problem.what for problem in problems_log.problems] == [
-        f"results/{bare.name}/clip-mini-500-s3/evals/boxes.json"
-    ]
+    assert [problem.what for problem in files.problems] == [f"results/{bare.name}/clip-mini-500-s3/evals/boxes.json"]
     assert records["clip-mini-500-s3"].manifest_sha256 == sha256_of(manifest)
 
 
@@ -431,10 +428,10 @@ def test_seeds_are_averaged_within_one_method_encoder_and_scale() -> None:
     """Values whose mean tells which runs went into it: 1, 2, 4 in one row, 10, 20, 40 in the next, and so on."""
     config, records = two_encoders(), []
     rows = [("mini", "500"), ("mini", "2000"), ("big", "500"), ("big", "2000")]
-    for place, (encoder, scale) in enumerate(rows):
+    for power, (encoder, scale) in enumerate(rows):
         for seed, value in enumerate((1.0, 2.0, 4.0)):
             run = Run(f"clip-{encoder}-{scale}-s{seed}", encoder, "clip", scale, seed)
-            score = value * 10.0**place / 100
+            score = value * 10.0**power / 100
             records.append(record(run, {"things/top1": score, "things/top5": score + 0.5}, n=10 + seed))
     records.append(record(Run("pretrained-mini", "mini"), {"things/top1": 3.0, "things/top5": 3.5}))
     (table,) = score_tables(config, records[::-1], {"500": 500, "2000": 2000})
@@ -453,8 +450,8 @@ def test_seeds_are_averaged_within_one_method_encoder_and_scale() -> None:
     assert (cell.low, cell.high) == (10.0, 40.0)
     assert cell.spread == pytest.approx(15.275252)
     assert table.cases["things/top1"] == (10, 12)
-    figure = scale_figures(table)[0]
-    assert figure.note == "n = 10 to 12"
+    chart = scale_charts(table)[0]
+    assert chart.note == "n = 10 to 12"
 
 
 def test_encoders_of_other_sizes_share_no_table_unless_the_benchmark_names_a_size() -> None:
@@ -488,7 +485,7 @@ def test_a_metric_that_a_run_lacks_is_not_taken_from_another() -> None:
     (table,) = score_tables(config_of(), records, {"500": 500})
     chance, clip, fineclip = table.lines
     assert table.metrics == ("things/top1", "stuff/top1")
-    assert table.cell(clip, "stuff/top1") is None
+    assert "stuff/top1" not in clip.cells
     assert {name: cell.mean for name, cell in fineclip.cells.items()} == {"things/top1": 30.0, "stuff/top1": 8.0}
     assert {name: cell.mean for name, cell in chance.cells.items()} == {"things/top1": 5.0, "stuff/top1": 7.0}
 
@@ -522,21 +519,22 @@ def test_the_table_of_scores(bare: World) -> None:
         ["FineCLIP", "37", "2", "18.8 ± 0.7"],
         ["FineCLIP", "2,000", "2", "28.6 ± 0.7"],
     ]
-    best = [line.method for line in report.tables[0].lines if line.cells["all/top5"].is_best]
+    best = [line.method for line in report.tables[0].lines if report.tables[0].is_best(line, "all/top5")]
     assert best == ["fineclip"]
     assert [table.protocol.benchmark for table in report.tables] == ["boxes", "retrieval"]
-    assert [(b.name, round(b.value, 1)) for b in report.finding.bars] == [
+    assert [(line.name, round(score, 1)) for line, score in report.finding.bars] == [
         ("FineCLIP", 28.6), ("CLIP", 13.1), ("pretrained encoder", 10.7), ("chance", 5.0),
     ]  # fmt: skip
-    assert (report.finding.metric, report.finding.scale) == ("things, top 1", "trained on 2,000 images")
+    assert (report.finding.metric, report.finding.images) == ("things/top1", 2000)
+    assert "things, top 1, in percent; trained on 2,000 images" in Page(render(report)).text
 
 
 def test_the_finding_is_that_of_the_first_metric_that_was_measured() -> None:
     run = Run("clip-mini-500-s0", "mini", "clip", "500", 0)
     values = {"stuff/top1": 90.0, "all/top1": 40.0, "things/top1": 30.0}
-    assert main_finding(score_tables(config_of(), [record(run, values)], {"500": 37})).bars[0].value == 30.0
+    assert main_finding(score_tables(config_of(), [record(run, values)], {"500": 37})).bars[0][1] == 30.0
     del values["things/top1"]
-    assert main_finding(score_tables(config_of(), [record(run, values)], {"500": 37})).bars[0].value == 40.0
+    assert main_finding(score_tables(config_of(), [record(run, values)], {"500": 37})).bars[0][1] == 40.0
 
 
 def test_the_last_loss_of_a_chart_is_the_mean_over_its_seeds() -> None:
@@ -550,33 +548,42 @@ def test_the_last_loss_of_a_chart_is_the_mean_over_its_seeds() -> None:
         for s in (0, 1)
     ]
     other = RunRecord(Run("clip-mini-2000-s0", "mini", "clip", "2000", 0), None, "", {}, steps(9.0, 8.0, 7.0))
-    small, large = loss_figures([*runs, other], {"500": 37, "2000": 2000})
+    small, large = loss_charts([*runs, other], {"500": 37, "2000": 2000})
     assert (small.title, small.note) == ("CLIP \N{MIDDLE DOT} 37 images", "2 steps, 2 seeds")
     assert (large.title, large.note) == ("CLIP \N{MIDDLE DOT} 2,000 images", "3 steps")
-    assert "global 1.50" in small.picture
-    assert "global 7.00" in large.picture
+    assert "global 1.50" in line_chart(small)
+    assert "global 7.00" in line_chart(large)
 
 
-def test_hashes_stand_beside_their_own_files() -> None:
-    inputs = {f"in/{n:02d}.json": f"{n:02d}" * 32 for n in range(MOST_INPUTS + 3)}
+def test_hashes_stand_beside_their_own_files(bare: World) -> None:
+    """Of many inputs the first twelve by name; the manifest covers the others."""
+    inputs = {f"in/{n:02d}.json": f"{n:02d}" * 32 for n in reversed(range(15))}
     manifest = Manifest("train", 1, {}, inputs, {"model.safetensors": "a" * 64, "config.yaml": "b" * 64})
     run = replace(
         record(Run("clip-mini-500-s0", "mini", "clip", "500"), {}), manifest=manifest, manifest_sha256="c" * 64
     )
-    found = pinned(run)
-    assert (found.run, found.sha256, found.more_inputs) == ("clip-mini-500-s0", "c" * 64, 3)
-    assert found.outputs == (("config.yaml", "b" * 64), ("model.safetensors", "a" * 64))
-    assert found.inputs[0] == ("in/00.json", "00" * 32)
-    assert len(found.inputs) == MOST_INPUTS
+    html = render(replace(collect_report(bare.config, bare.root), records=(run,)))
+    assert re.findall("<h4>(.*)</h4>", html) == ["clip-mini-500-s0"]
+    assert re.findall("<li><code>(.*)</code> ([a-z0-9/.]*)", html) == [
+        ("c" * 16, "train.json"), ("b" * 16, "config.yaml"), ("a" * 16, "model.safetensors"),
+        *((f"{n:02d}" * 8, f"in/{n:02d}.json") for n in range(12)),
+    ]  # fmt: skip
+    assert "and 3 more inputs" in Page(html).text
 
 
-def test_a_tile_shows_the_boxes_where_they_are() -> None:
+def test_a_tile_shows_at_most_six_boxes(bare: World) -> None:
     regions = tuple(
         Region(Box(10 + n, 20, 14 + n, 50), 0.9 - n / 10, f"label {n}", "" if n else "a caption") for n in range(8)
     )
-    tile = tile_of(Sample("key", encoded(120, 80), 120, 80, ("one", "two"), None, regions))
-    assert (tile.key, tile.width, tile.height, tile.captions, tile.more_regions) == ("key", 120, 80, ("one", "two"), 2)
-    assert tile.regions == regions[:6]
+    tile = KeptTile(Sample("the-key", b"", 120, 80, ("one", "two"), None, regions), "data:,")
+    html = render(replace(collect_report(bare.config, bare.root), kept=(tile,)))
+    assert re.findall('<span class="box r[0-9]" style="left:([0-9.]+)%', html) == [
+        f"{100 * (10 + n) / 120:.3f}" for n in range(6)
+    ]
+    assert re.findall('<li class="r[0-9]" title="(label [0-9])', html) == [f"label {n}" for n in range(6)]
+    assert '<img src="data:," alt="one" width="120" height="80">' in html
+    for words in ("one and 1 more caption", "1 a caption 2 label 1", "and 2 more regions", "the-key"):
+        assert words in Page(html).text, words
 
 
 def test_the_page_after_a_failed_job_is_made_by_the_verb_as_the_workflow_calls_it(bare: World) -> None:
@@ -614,9 +621,9 @@ def test_bars_are_shares_of_what_came_in_first(bare: World) -> None:
     html = render(report)
     assert widths(html, "kept") == [round(100 * kept / 61, 3) for kept in (56, 33, 31, 31, 27)]
     assert widths(html, r"gone g\d") == [round(100 * number / 61, 3) for number in (5, 13, 7, 3, 2, 4)]
-    top = report.finding.bars[0].value
+    top = report.finding.bars[0][1]
     assert widths(html, "fill")[: len(report.finding.bars)] == [
-        pytest.approx(100 * bar.value / top, abs=1e-3) for bar in report.finding.bars
+        pytest.approx(100 * score / top, abs=1e-3) for _, score in report.finding.bars
     ]
     most = max(cost.cpu_s for cost in report.costs)
     cpu_widths = widths(html, "fill")[-len(report.costs) :]
@@ -625,28 +632,14 @@ def test_bars_are_shares_of_what_came_in_first(bare: World) -> None:
 
 def test_boxes_are_drawn_where_they_are(bare: World) -> None:
     """Left and width are shares of the width, top and height of the height."""
-    report = replace(
-        collect_report(bare.config, bare.root),
-        kept=(Tile("key", "data:,", 200, 50, ("a",), (Region(Box(20, 5, 120, 35), 0.256, "ball", None),), 3),),
-    )
+    sample = Sample("key", b"", 200, 50, ("a",), None, (Region(Box(20, 5, 120, 35), 0.256, "ball"),))
+    report = replace(collect_report(bare.config, bare.root), kept=(KeptTile(sample, "data:,"),))
     html = render(report)
     assert 'style="left:10.000%;top:10.000%;width:50.000%;height:60.000%"' in html
-    assert "3 more regions" in Page(html).text
+    assert "more region" not in Page(html).text
     assert '<li class="r1" title="ball, score 0.26"><b>1</b><span>ball</span></li>' in html
-    named = replace(report.kept[0], regions=(Region(Box(0, 0, 5, 5), 1.0, "ball", "a red ball"),))
-    assert "<span>a red ball</span>" in render(replace(report, kept=(named,)))
-
-
-def test_hashes_of_inputs_and_outputs_on_the_page(bare: World) -> None:
-    run = Run("clip-mini-500-s3", "mini", "clip", "500", 3)
-    manifest = Manifest("train", 1, {}, {"in.json": "1" * 64}, {"model.safetensors": "2" * 64})
-    provenance = replace(
-        collect_report(bare.config, bare.root).provenance,
-        pinned=(pinned(replace(record(run, {}), manifest=manifest, manifest_sha256="3" * 64)),),
-    )
-    text = Page(render(replace(collect_report(bare.config, bare.root), provenance=provenance))).text
-    for digest, name in (("3" * 16, "train.json"), ("2" * 16, "model.safetensors, made"), ("1" * 16, "in.json")):
-        assert f"{digest} {name}" in text
+    named = replace(sample, regions=(Region(Box(0, 0, 5, 5), 1.0, "ball", "a red ball"),))
+    assert "<span>a red ball</span>" in render(replace(report, kept=(KeptTile(named, "data:,"),)))
 
 
 def circles(svg: str) -> list[tuple[float, float]]:
@@ -665,12 +658,12 @@ def test_points_of_a_chart_are_means_at_their_own_number_of_images() -> None:
                 record(Run(f"clip-{encoder}-{scale}-s{seed}", encoder, "clip", scale, seed), {"things/top1": value})
             )
     (table,) = score_tables(config, records, {"500": 37, "2000": 2000})
-    (figure,) = scale_figures(table)
-    (mini_37, mini_2000), (big_37, big_2000) = (circles(figure.picture)[:2], circles(figure.picture)[2:])
+    svg = line_chart(*scale_charts(table)).replace(NBSP, " ")
+    (mini_37, mini_2000), (big_37, big_2000) = (circles(svg)[:2], circles(svg)[2:])
     assert mini_37 == big_37
     assert mini_2000[0] == big_2000[0] > mini_37[0]
     assert mini_2000[1] < mini_37[1] < big_2000[1]
-    assert figure.picture.count('class="whisker') == 1
+    assert svg.count('class="whisker') == 1
     for words in (
         "CLIP (mini) 40.0",
         "CLIP (big) 5.0",
@@ -678,7 +671,7 @@ def test_points_of_a_chart_are_means_at_their_own_number_of_images() -> None:
         "with a spread of 14.1",
         "2,000",
     ):
-        assert words in figure.picture.replace(NBSP, " "), words
+        assert words in svg, words
 
 
 def test_variants_and_encoders_have_charts_of_their_own() -> None:
@@ -688,8 +681,8 @@ def test_variants_and_encoders_have_charts_of_their_own() -> None:
         Run("clip-big-500-s0", "big", "clip", "500"),
         Run("clip-mini-500-wide-s0", "mini", "clip", "500", 0, "wide"),
     ]
-    figures = loss_figures([RunRecord(run, None, "", {}, steps) for run in runs], {"500": 37})
-    assert [figure.title.replace(" \N{MIDDLE DOT} ", "|") for figure in figures] == [
+    charts = loss_charts([RunRecord(run, None, "", {}, steps) for run in runs], {"500": 37})
+    assert [chart.title.replace(" \N{MIDDLE DOT} ", "|") for chart in charts] == [
         "CLIP|37 images|mini", "CLIP|37 images|big", "CLIP wide|37 images|mini",
     ]  # fmt: skip
 
@@ -699,7 +692,7 @@ def test_growth_is_that_of_the_best_row_with_its_own_encoder() -> None:
     runs = [Run(f"clip-{encoder}-{scale}-s0", encoder, "clip", scale) for encoder, scale in values]
     records = [record(run, {"things/top1": value}) for run, value in zip(runs, values.values(), strict=True)]
     finding = main_finding(score_tables(two_encoders(), records[::-1], {"500": 37, "2000": 2000}))
-    assert [(bar.name, bar.value) for bar in finding.bars[:2]] == [("CLIP (mini)", 20.0), ("CLIP (big)", 12.0)]
+    assert [(line.name, score) for line, score in finding.bars[:2]] == [("CLIP (mini)", 20.0), ("CLIP (big)", 12.0)]
     assert finding.more[0].replace(NBSP, " ") == "From 37 to 2,000 images CLIP (mini) rises from 10.0 % to 20.0 %."
 
 

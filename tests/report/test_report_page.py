@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from fineclip.report import write_report
-from fineclip.report.kept_samples import Tile
 from fineclip.report.page import Report, collect_report, render
-from fineclip.types import Box, Region
+from fineclip.report.samples import KeptTile
+from fineclip.types import Box, Region, Sample
 from tests.report.world import World, build_world, config_of, write_scores
 
 SECTIONS = ["run", "funnel", "pictures", "results", "scale", "losses", "cost", "provenance", "missing"]
@@ -81,16 +81,16 @@ def test_pictures_boxes_and_captions(page: Page, whole: World) -> None:
     assert page.count("span", "box") == page.count("li", "r1") + sum(page.count("li", f"r{n}") for n in range(2, 7))
     report = collect_report(whole.config, whole.root)
     assert {tile.reason for tile in report.dropped} == {
-        reason for stage in (*report.funnel.stages, *report.funnel.scales) for reason in stage.dropped
+        reason for stage in (*report.funnel.stages.values(), *report.funnel.scales) for reason in stage.dropped
     }
-    notes = {tile.reason: (bool(tile.picture), tile.note) for tile in report.dropped}
+    notes = {tile.reason: (bool(tile.thumbnail), tile.note) for tile in report.dropped}
     assert notes["undecodable"][0] is False
     assert "image data is truncated" in notes["undecodable"][1]
     assert notes["too-small"][0] is True
 
 
 def test_funnel_adds_up(whole: World) -> None:
-    stages = collect_report(whole.config, whole.root).funnel.stages
+    stages = list(collect_report(whole.config, whole.root).funnel.stages.values())
     assert [stage.stage for stage in stages] == ["source", "filter", "detect", "caption", "pack"]
     assert stages[0].read == 60
     for before, stage in zip((None, *stages), stages, strict=False):
@@ -127,9 +127,8 @@ def test_the_page_fetches_nothing(html: str, page: Page) -> None:
 def test_hostile_texts_are_shown_and_not_run(world: World) -> None:
     hostile = '<script>alert("x")</script>'
     report = collect_report(world.config, world.root)
-    tile = Tile(
-        "key", "data:image/jpeg;base64,", 10, 10, (hostile,), (Region(Box(0, 0, 5, 5), 0.5, hostile, hostile),), 0
-    )
+    region = Region(Box(0, 0, 5, 5), 0.5, hostile, hostile)
+    tile = KeptTile(Sample("key", b"", 10, 10, (hostile,), None, (region,)), "data:image/jpeg;base64,")
     log = world.root / "logs" / world.name / "train/clip-mini-500-s0.log"
     log.write_text(f"09:00:00 {hostile}\n")
     (world.root / "results" / world.name / "clip-mini-500-s0/train.json").unlink()
@@ -268,7 +267,7 @@ def test_a_benchmark_on_which_runs_failed_names_each_with_its_log(world: World) 
     assert [problem.what for problem in report.problems] == [f"{run} on retrieval" for run in runs]
     assert [problem.log_tail for problem in report.problems] == [f"retrieval of {run}: out of memory" for run in runs]
     assert [table.protocol.benchmark for table in report.tables] == ["boxes"]
-    assert report.finding.bars[0].value == 26.6
+    assert report.finding.bars[0][1] == 26.6
 
 
 def test_a_page_without_results(tmp_path: Path) -> None:
@@ -301,6 +300,5 @@ def test_no_torch_is_imported() -> None:
 def test_report_holds_what_the_page_needs(whole: World) -> None:
     report = collect_report(whole.config, whole.root)
     assert isinstance(report, Report)
-    assert {pinned.run for pinned in report.provenance.pinned} == set(whole.config.runs())
-    assert '"min_side_px": 96' in report.changes
-    assert '"max_aspect": 3.0' in report.config
+    assert {record.run.id for record in report.records if record.manifest} == set(whole.config.runs())
+    assert report.config.filter.min_side_px == 96

@@ -6,10 +6,11 @@ import pytest
 
 from fineclip.config import Run
 from fineclip.report.formatting import duration, listed, memory, metric_parts, percent, phrase
-from fineclip.report.headline import main_finding, what_was_run
+from fineclip.report.headline import main_finding
 from fineclip.report.result_files import Result, ScoreRecord
 from fineclip.report.runs import RunRecord
 from fineclip.report.score_tables import Table, aggregate, score_tables
+from fineclip.report.sections import what_was_run
 from tests.report.world import config_of
 
 IMAGES = {"500": 500, "2000": 2000}
@@ -58,7 +59,7 @@ def test_rows_are_chance_untrained_then_methods_by_scale() -> None:
         ("trained", "fineclip", 500, 1),
         ("trained", "fineclip", 2000, 2),
     ]
-    assert [line.cells["things/top1"].is_best for line in table.lines] == [False] * 5 + [True]
+    assert [table.is_best(line, "things/top1") for line in table.lines] == [False] * 5 + [True]
     assert table.lines[-1].cells["things/top1"].mean == 26.5
     assert table.cases == {"things/top1": (10, 10)}
 
@@ -67,7 +68,7 @@ def test_chance_is_never_the_best_and_ties_as_shown_share_it() -> None:
     (table,) = tables_of(
         record(None, None, things_top1=10.04, chance=99.0), record("clip", "500", things_top1=10.01, chance=99.0)
     )
-    assert [line.cells["things/top1"].is_best for line in table.lines] == [False, True, True]
+    assert [table.is_best(line, "things/top1") for line in table.lines] == [False, True, True]
 
 
 def test_protocols_that_differ_never_share_a_table() -> None:
@@ -102,8 +103,8 @@ def test_finding_compares_at_one_scale() -> None:
             record("fineclip", "2000", things_top1=26.0),
         )
     )
-    assert [(bar.name, bar.value) for bar in finding.bars] == [("FineCLIP", 16.0), ("CLIP", 11.0), ("chance", 5.0)]
-    assert finding.scale == "trained on 500 images"
+    assert [(line.name, score) for line, score in finding.bars] == [("FineCLIP", 16.0), ("CLIP", 11.0), ("chance", 5.0)]
+    assert finding.images == 500
     assert finding.more == (f"From 500 to 2,000 images FineCLIP rises from 16.0{NBSP}% to 26.0{NBSP}%.",)
 
 
