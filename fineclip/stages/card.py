@@ -8,10 +8,10 @@ that the stage before it kept, and every manifest was made from the current mani
 """
 
 import json
-import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,25 +36,9 @@ class StageProvenance:
     weights: Mapping[str, str]
 
 
-def funnel(packed: Sequence[Path]) -> list[StageCounts]:
-    """Return the counts of every stage from `source` to `pack`, in order, summed over the shards.
-
-    Args:
-        packed: Manifests of `pack`.
-
-    Returns:
-        Counts, one entry per stage.
-
-    Raises:
-        ShardError: A manifest is absent or was made from another one than the current one, or counts do not add up.
-    """
-    return summed(checked_chain(path) for path in packed)
-
-
-def summed(chains: Iterable[Mapping[str, Manifest]]) -> list[StageCounts]:
-    """Return the counts of each stage, in order; `chains` holds the manifests of each shard by stage."""
-    shards = list(chains)
-    return [stage_counts(name, [shard[name] for shard in shards]) for name in lineage("pack")]
+def funnel(chains: Sequence[Mapping[str, Manifest]]) -> list[StageCounts]:
+    """Return the counts of every stage from `source` to `pack`, in order; `chains` holds the manifests of each shard by stage."""
+    return [stage_counts(name, [shard[name] for shard in chains]) for name in lineage("pack")]
 
 
 def checked_chain(packed: Path) -> dict[str, Manifest]:
@@ -152,7 +136,7 @@ def write_card(packed: Sequence[Path], manifest: Path, config: PackConfig) -> No
     if job.is_up_to_date():
         return
     chains = [checked_chain(path) for path in packed]
-    rows = summed(chains)
+    rows = funnel(chains)
     card = manifest.with_suffix(".md")
     contents = Contents.of(packed)
     write_text(card, render(title_of(packed), contents, rows, list(provenance(chains))))
@@ -208,62 +192,21 @@ def render(title: str, contents: Contents, rows: Sequence[StageCounts], made_by:
     Returns:
         Text that depends on the arguments alone.
     """
-    without = Counter[str]()
-    for row in rows:
-        without.update(row.uncaptioned)
-    silent = f" {without.total():,} of the regions have no caption ({_reasons(without)})." if without else ""
-    regions_each = contents.regions / contents.images if contents.images else 0.0
-    parts = [
-        f"# Data card: {title}",
-        f"{contents.images:,} images with {contents.regions:,} {'' if without else 'captioned '}regions ({regions_each:.2f} an image;"
-        f" {contents.images_by_regions.get(0, 0):,} images have none, the richest has"
-        f" {max(contents.images_by_regions, default=0)}), in {contents.shards:,} WebDataset shards of {contents.size_bytes:,}"
-        f" bytes together.{silent}",
-        "## From the first row to the last",
-        _table(rows),
-        "A stage reads what the stage before it kept; regions are those of the samples that it kept.",
-        "## How it was made",
-        *map(_paragraph, made_by),
-        "Images and their texts belong to their owners: the terms are those of the source they came from.",
-        "## How to read it",
-        _example(contents.first),
-        "Boxes are x1, y1, x2, y2 in pixels of the stored image. The `.parquet` beside each tar says where the bytes of each"
-        " sample begin.",
-    ]
-    return "\n\n".join(parts) + "\n"
+    import jinja2
 
-
-def _table(rows: Sequence[StageCounts]) -> str:
-    lines = ["| stage | read | kept | dropped | regions |", "|---|---:|---:|---|---:|"]
-    lines += [
-        f"| {row.stage} | {row.read:,} | {row.kept:,} | {_reasons(row.dropped)} | {row.regions:,} |" for row in rows
-    ]
-    return "\n".join(lines)
-
-
-def _reasons(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "none"
-
-
-def _paragraph(maker: StageProvenance) -> str:
-    weights = maker.config.get("weights", {})
-    lines = [f"**{maker.stage}** {maker.config.get('engine', '')}".strip()]
-    lines += [
-        f"  * {key}: {json.dumps(value, ensure_ascii=False)}"
-        for key, value in sorted(maker.config.items())
-        if key not in ("weights", "engine")
-    ]
-    for place, digest in maker.weights.items():
-        lines.append(f"  * weights: {place}, sha256 {digest}, license {weights.get('license') or 'not stated'}")
-    return "\n".join(lines) if len(lines) > 1 else f"{lines[0]}: the defaults"
-
-
-def _example(first: str) -> str:
-    return textwrap.dedent(f"""\
-        ```python
-        import io, webdataset
-        from PIL import Image
-        shard = webdataset.WebDataset("{first}", shardshuffle=False).decode()
-        for image, about in shard.to_tuple("jpg;png;webp;gif;bmp;tif", "json"):
-            print(Image.open(io.BytesIO(image)).size, about["captions"], about["regions"])
-        ```""")
+    uncaptioned = sum((Counter(row.uncaptioned) for row in rows), Counter[str]())
+    environment = jinja2.Environment(  # noqa: S701 (the card is Markdown)
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("card.md.jinja").render(
+        title=title,
+        contents=contents,
+        rows=rows,
+        made_by=made_by,
+        uncaptioned=uncaptioned,
+        as_json=partial(json.dumps, ensure_ascii=False),
+    )

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fineclip.config import ConceptsConfig, FilterConfig, parse
+from fineclip.config import ConceptsConfig
 from fineclip.errors import ConfigError, DataError, ShardError
 from fineclip.shards import (
     ConceptRow,
@@ -35,7 +35,7 @@ from fineclip.shards import (
     read_manifest,
 )
 from fineclip.stages.declaration import Input, Stage, stage
-from fineclip.stages.filter import good_captions
+from fineclip.stages.filter import good_captions, limits_of
 from fineclip.stages.upstream import kept_by_key, keys_by_shard, manifests_of, row_of
 
 log = logging.getLogger(__name__)
@@ -133,25 +133,23 @@ def concepts_of_scale(select: Path, manifest: Path, config: ConceptsConfig, *, d
     keys = keys_by_shard(select)
     has_labels = config.from_ == "labels"
     tables = manifests_of(keys, detected, stage="detect", select=select) if has_labels else _filters(select, keys)
-    job = CONCEPTS.job(manifest, config, [select, *tables.values()])
-    if job.is_up_to_date():
-        return
-    names = _labels(keys, tables) if has_labels else _nouns(keys, tables, noun_finder())
-    counts = Counter(tqdm(names, desc=f"concepts {manifest.stem}", unit="name", disable=None))
-    rows = pool(counts, config)
-    concepts = [row for row in rows if row.kept]
-    if not concepts:
-        raise DataError(
-            f"concepts of {select}: none of {len(rows)} names is left; they are named {counts.total()} times by {config.from_}."
-            f" Lower concepts.min_count ({config.effective_min_count}), or change concepts.from."
-        )
-    with CONCEPTS.table(job) as table:
-        for row in rows:
-            table.write(row)
-    phrase = "regions show" if has_labels else "nouns in captions name"
-    log.info(
-        "%d of %d %s one of %d concepts", sum(row.count for row in concepts), counts.total(), phrase, len(concepts)
-    )
+
+    def rows() -> list[ConceptRow]:
+        names = _labels(keys, tables) if has_labels else _nouns(keys, tables, noun_finder())
+        counts = Counter(tqdm(names, desc=f"concepts {manifest.stem}", unit="name", disable=None))
+        rows = pool(counts, config)
+        concepts = [row for row in rows if row.kept]
+        if not concepts:
+            raise DataError(
+                f"concepts of {select}: none of {len(rows)} names is left; they are named {counts.total()} times by {config.from_}."
+                f" Lower concepts.min_count ({config.effective_min_count}), or change concepts.from."
+            )
+        phrase = "regions show" if has_labels else "nouns in captions name"
+        named = sum(row.count for row in concepts)
+        log.info("%d of %d %s one of %d concepts", named, counts.total(), phrase, len(concepts))
+        return rows
+
+    CONCEPTS.write_table(manifest, config, [select, *tables.values()], rows)
 
 
 def read_concepts(manifest: Path) -> tuple[str, ...]:
@@ -188,7 +186,7 @@ def _labels(keys: Mapping[str, Collection[str]], tables: Mapping[str, Path]) -> 
 def _nouns(keys: Mapping[str, Collection[str]], tables: Mapping[str, Path], nouns: Nouns) -> Iterator[str]:
     for shard, manifest in tables.items():
         source = input_manifest(manifest, "source")
-        limits = parse(FilterConfig, dict(read_manifest(manifest).config), where=str(manifest))
+        limits = limits_of(manifest)
         rows = kept_by_key(source, SourceRow)
         for key in sorted(keys[shard]):
             for caption in good_captions(row_of(key, rows, source).captions, limits):

@@ -5,7 +5,7 @@ A module below `fineclip.stages` that holds a function under `@stage(...)` is fo
 """
 
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -98,6 +98,31 @@ class Stage:
         if self.row is None:
             raise AssertionError(f"stage {self.name} declares no row type")
         return TableWriter(job, self.row, also=also, reasons=self.reasons)
+
+    def write_table(
+        self,
+        manifest: Path,
+        config: BaseModel | Mapping[str, Any],
+        inputs: Sequence[Path] | Mapping[str, str],
+        rows: Callable[[], Iterable[Row]],
+        *,
+        also: tuple[Path, ...] = (),
+    ) -> None:
+        """Write the table of a job and then its manifest, or nothing if both are up to date.
+
+        Args:
+            manifest: File that the job writes last; the table is written beside it.
+            config: Section of the configuration, or the values that are part of the key.
+            inputs: Manifests, or a map of names to hashes for inputs that are no manifests.
+            rows: Function that makes the rows, called if the job must run. If it raises, nothing is written.
+            also: Other outputs, complete after the last row.
+        """
+        job = self.job(manifest, config, inputs)
+        if job.is_up_to_date():
+            return
+        with self.table(job, also=also) as table:
+            for row in rows():
+                table.write(row)
 
 
 _FUNCTIONS: dict[str, Callable[..., None]] = {}

@@ -22,15 +22,17 @@ from fineclip.models.batches import batches
 from fineclip.shards import ByteRangeReader, DetectRow, FilterRow, SourceRow, input_manifest, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.declaration import Input, Stage, stage
-from fineclip.stages.external.annotation_tables import ExternalBoxesRow, annotations_at, annotations_input, rows_for
+from fineclip.stages.external.annotation_tables import ExternalBoxesRow, annotations_input, engine_inputs, rows_for
 from fineclip.stages.upstream import content_of, kept_by_key, row_of
 from fineclip.stages.weights import weights_at
-from fineclip.types import LabeledBox, Region
+from fineclip.types import Region
 
 if TYPE_CHECKING:
     from fineclip.models.detector import Detector
 
 log = logging.getLogger(__name__)
+
+GivenBoxes = AnnotationsDetect | BoxesJsonDetect
 
 
 @dataclass(frozen=True)
@@ -69,72 +71,50 @@ def decode_samples(samples: Iterable[tuple[FilterRow, SourceRow]], reader: ByteR
         yield DecodedSample(source, header.width, header.height, image if same else None, reason)
 
 
-def annotated_regions(
-    annotations: Sequence[LabeledBox], *, width: int, height: int, config: AnnotationsDetect
+def given_regions(
+    boxes: Iterable[Region], *, width: int, height: int, config: GivenBoxes
 ) -> tuple[list[Region], Counter[str]]:
-    """Return the regions of an image from boxes of its data set, largest first, and counts of rejected boxes by reason.
+    """Return the regions of an image from boxes of its data set, largest first, or of a JSON, in file order.
 
     Args:
-        annotations: Boxes in pixels.
+        boxes: Regions in pixels of the stored image, neither clipped nor rounded.
         width: Width of the image in pixels.
         height: Height of the image in pixels.
-        config: Limits of side length and number.
+        config: Limits of side lengths and number.
 
     Returns:
-        At most `max_regions` regions with score 1, and counts of the others.
+        Regions, clipped and rounded, and the number of rejected boxes by reason.
 
     Raises:
         DataError: An edge is not finite.
     """
     regions, left_out = [], Counter[str]()
-    for one in annotations:
+    max_side_px = config.max_side_px if isinstance(config, BoxesJsonDetect) else None
+    for one in boxes:
         if not all(map(math.isfinite, one.box)):
             raise DataError(f"a box of {one.label!r} has edges {tuple(one.box)}; expected finite numbers")
         box = clip_and_round(one.box, width, height)
-        if why := rejection_reason(box, min_side_px=config.min_side_px):
-            left_out[why] += 1
-        else:
-            regions.append(Region(box, 1.0, one.label))
-    regions.sort(key=lambda region: (-region.box.width * region.box.height, region.box, region.label))
-    return _first(regions, config.max_regions, left_out), left_out
-
-
-def external_regions(
-    boxes: ExternalBoxesRow, *, width: int, height: int, config: BoxesJsonDetect
-) -> tuple[list[Region], Counter[str]]:
-    """Return the regions of an image from a released JSON.
-
-    Args:
-        boxes: Row of the image in the table of the JSON; boxes as x, y, width, height in pixels.
-        width: Width of the stored image in pixels.
-        height: Height of the stored image in pixels.
-        config: Limits of the sides.
-
-    Returns:
-        Regions in file order, clipped and rounded, and the number of rejected boxes by reason.
-    """
-    regions, left_out = [], Counter[str]()
-    for one in boxes.regions:
-        box = clip_and_round(from_xywh(*one[:4]), width, height)
-        if why := rejection_reason(box, min_side_px=config.min_side_px, max_side_px=config.max_side_px):
+        if why := rejection_reason(box, min_side_px=config.min_side_px, max_side_px=max_side_px):
             left_out[why] += 1
         else:
             regions.append(Region(box, one.score, one.label))
-    return _first(regions, config.max_regions, left_out), left_out
+    if isinstance(config, AnnotationsDetect):
+        regions.sort(key=lambda region: (-region.box.width * region.box.height, region.box, region.label))
+    kept = regions[: config.max_regions]
+    if len(kept) < len(regions):
+        left_out[f"more than {config.max_regions} in their image"] += len(regions) - len(kept)
+    return kept, left_out
 
 
-def _first(regions: list[Region], most: int | None, left_out: Counter[str]) -> list[Region]:
-    if most is not None and len(regions) > most:
-        left_out[f"more than {most} in their image"] += len(regions) - most
-    return regions[:most]
-
-
-def annotated_rows(shown: Iterable[DecodedSample], config: AnnotationsDetect) -> Iterator[DetectRow]:
-    """Yield a row for each sample with the boxes of its data set.
+def given_rows(
+    samples: Iterable[DecodedSample], config: GivenBoxes, external: Mapping[str, ExternalBoxesRow]
+) -> Iterator[DetectRow]:
+    """Yield a row for each sample with the boxes of its data set or of a JSON.
 
     Args:
-        shown: Samples whose source rows hold boxes in pixels.
-        config: Limits of side length and number.
+        samples: Samples; under engine annotations their source rows hold boxes in pixels.
+        config: Engine, and limits of side lengths and number.
+        external: Rows of the imported table by the keys of samples, for engine boxes_json.
 
     Yields:
         Rows in the order of the samples.
@@ -144,50 +124,36 @@ def annotated_rows(shown: Iterable[DecodedSample], config: AnnotationsDetect) ->
         DataError: A box has an edge that is not finite.
     """
     left_out = Counter[str]()
-    for sample in shown:
-        if sample.source.annotations is None:
+    for sample in samples:
+        source = sample.source
+        if isinstance(config, BoxesJsonDetect):
+            listed = external.get(source.key)
+            reason = sample.reason or _mismatch(sample, listed)
+            boxes = (
+                [] if reason or listed is None else [Region(from_xywh(*one[:4]), *one[4:]) for one in listed.regions]
+            )
+        elif source.annotations is not None:
+            reason, boxes = sample.reason, [Region(one.box, 1.0, one.label) for one in source.annotations]
+        else:
             raise ConfigError(
-                f"sample {sample.source.key}: its source has no boxes of its own, and detect engine annotations needs them."
+                f"sample {source.key}: its source has no boxes of its own, and detect engine annotations needs them."
                 " Use an entry of engine yolo, or for kind coco set source.instances."
             )
         try:
-            regions, without = annotated_regions(
-                sample.source.annotations, width=sample.width, height=sample.height, config=config
-            )
+            regions, rejected = given_regions(boxes, width=sample.width, height=sample.height, config=config)
         except DataError as error:
-            raise DataError(f"sample {sample.source.key} ({sample.source.source_key}): {error}") from None
-        left_out.update(without)
-        yield _row(sample, regions)
-    _log_left_out(left_out)
+            raise DataError(f"sample {source.key} ({source.source_key}): {error}") from None
+        left_out.update(rejected)
+        yield _row(replace(sample, reason=reason), regions)
+    for why, count in sorted(left_out.items()):
+        log.info("%d boxes left out: %s", count, why)
 
 
-def external_rows(
-    shown: Iterable[DecodedSample], boxes: Mapping[str, ExternalBoxesRow], config: BoxesJsonDetect
-) -> Iterator[DetectRow]:
-    """Yield a row for each sample with the boxes of a JSON; `boxes` maps keys of samples to rows of the imported table."""
-    left_out = Counter[str]()
-    for sample in shown:
-        of_image = boxes.get(sample.source.key)
-        reason = sample.reason or _unlike(sample, of_image)
-        if reason or of_image is None:
-            yield _row(replace(sample, reason=reason), ())
-            continue
-        regions, without = external_regions(of_image, width=sample.width, height=sample.height, config=config)
-        left_out.update(without)
-        yield _row(sample, regions)
-    _log_left_out(left_out)
-
-
-def _unlike(sample: DecodedSample, boxes: ExternalBoxesRow | None) -> str | None:
-    if boxes is None:
+def _mismatch(sample: DecodedSample, listed: ExternalBoxesRow | None) -> str | None:
+    if listed is None:
         return "not-listed"
-    sides = ((boxes.width, sample.width), (boxes.height, sample.height))
+    sides = ((listed.width, sample.width), (listed.height, sample.height))
     return "other-size" if any(stated not in (None, actual) for stated, actual in sides) else None
-
-
-def _log_left_out(left_out: Mapping[str, int]) -> None:
-    for reason, count in sorted(left_out.items()):
-        log.info("%d boxes left out: %s", count, reason)
 
 
 def detected_rows(shown: Iterable[DecodedSample], detector: "Detector", *, batch_size: int) -> Iterator[DetectRow]:
@@ -248,40 +214,29 @@ def detect_shard(
         DataError: A box is invalid, or the name of a sample matches several images of the JSON.
         ShardError: A table or an image file is absent or changed. Nothing is written then.
     """
-    match config:
-        case YoloDetect():
-            inputs = [kept, _needed(weights)]
-        case BoxesJsonDetect():
-            inputs = [kept, annotations_at(annotations, config)]
-        case AnnotationsDetect():
-            inputs = [kept]
-    job = DETECT.job(manifest, config, inputs)
-    if job.is_up_to_date():
-        return
-    samples = _samples(kept)
-    with ByteRangeReader() as reader, DETECT.table(job) as table:
+    inputs = engine_inputs(kept, config, weights=weights, annotations=annotations)
+
+    def rows() -> list[DetectRow]:
+        samples = _samples(kept)
         bar = tqdm(samples, desc=f"detect {manifest.stem}", unit="image", disable=None)  # shown on a terminal
-        shown = decode_samples(bar, reader)
-        rows: Iterable[DetectRow] = ()
-        match config:
-            case AnnotationsDetect():
-                rows = annotated_rows(shown, config)
-            case BoxesJsonDetect():
-                source_keys = {source.key: source.source_key for _, source in samples}
-                rows = external_rows(shown, rows_for(inputs[1], ExternalBoxesRow, source_keys), config)
-            case YoloDetect() if samples:
-                detector = _detector(config, inputs[1], batch_size=batch_size, device=device)
-                rows = detected_rows(shown, detector, batch_size=batch_size)
-        for row in rows:
-            table.write(row)
-    found = [len(row.regions) for row in table.rows if row.kept]
-    log.info("%d regions in %d images; %d of the images have none", sum(found), len(found), found.count(0))
+        found: Iterable[DetectRow] = ()
+        with ByteRangeReader() as reader:
+            shown = decode_samples(bar, reader)
+            match config:
+                case AnnotationsDetect():
+                    found = given_rows(shown, config, {})
+                case BoxesJsonDetect():
+                    source_keys = {source.key: source.source_key for _, source in samples}
+                    found = given_rows(shown, config, rows_for(inputs[1], ExternalBoxesRow, source_keys))
+                case YoloDetect() if samples:
+                    detector = _detector(config, inputs[1], batch_size=batch_size, device=device)
+                    found = detected_rows(shown, detector, batch_size=batch_size)
+            rows = list(found)
+        regions = [len(row.regions) for row in rows if row.kept]
+        log.info("%d regions in %d images; %d of the images have none", sum(regions), len(regions), regions.count(0))
+        return rows
 
-
-def _needed(weights: Path | None) -> Path:
-    if weights is None:
-        raise ConfigError("engine yolo needs the weights of its detector. Pass their manifest: --weights FILE")
-    return weights
+    DETECT.write_table(manifest, config, inputs, rows)
 
 
 def _detector(config: YoloDetect, weights: Path, *, batch_size: int, device: str) -> "Detector":
@@ -289,9 +244,7 @@ def _detector(config: YoloDetect, weights: Path, *, batch_size: int, device: str
     try:
         from fineclip.models.detector import UltralyticsDetector
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"engine yolo needs {error.name}, which is not installed: pip install 'fineclip[detect]'"
-        ) from None
+        raise ConfigError(f"engine yolo needs {error.name}. Install it: pip install 'fineclip[detect]'") from None
     log.info("detecting regions with %s, images on squares of %d px", path.name, config.image_size)
     return UltralyticsDetector(path, config, device=device, batch_size=batch_size, name=weights.stem)
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from fineclip.config import FilterConfig
-from fineclip.shards import ByteRangeReader, FilterRow, SourceRow, kept_rows
+from fineclip.config import FilterConfig, parse
+from fineclip.shards import ByteRangeReader, FilterRow, SourceRow, kept_rows, read_manifest
 from fineclip.shards.images import Header, read_header
 from fineclip.stages.declaration import Input, Stage, stage
 from fineclip.types import Candidate
@@ -45,6 +45,11 @@ def without_good_caption(image: Candidate, config: FilterConfig) -> str | None:
 
 
 RULES: tuple[Rule, ...] = (unreadable, too_small, too_elongated, without_good_caption)
+
+
+def limits_of(manifest: Path) -> FilterConfig:
+    """Return the configuration that a manifest of `filter` was made with."""
+    return parse(FilterConfig, dict(read_manifest(manifest).config), where=str(manifest))
 
 
 def good_captions(captions: Sequence[str], config: FilterConfig) -> list[str]:
@@ -120,24 +125,24 @@ def filter_shard(source: Path, manifest: Path, config: FilterConfig) -> None:
     Raises:
         ShardError: A file that `source` names is absent, truncated or changed. Nothing is written then.
     """
-    job = FILTER.job(manifest, config, [source])
-    if job.is_up_to_date():
-        return
+    FILTER.write_table(manifest, config, [source], lambda: filtered_rows(source, config))
+
+
+def filtered_rows(source: Path, config: FilterConfig) -> Iterator[FilterRow]:
+    """Yield a row for each image of a source shard, in order."""
     with ByteRangeReader() as reader:
         inspected = [_inspect(row, reader) for row in kept_rows(source, SourceRow)]
     reasons = apply_rules((image for image, _ in inspected), config)
-    with FILTER.table(job) as table:
-        for (image, header), reason in zip(inspected, reasons, strict=True):
-            row = FilterRow(
-                key=image.key,
-                kept=reason is None,
-                reason=reason,
-                width=image.width,
-                height=image.height,
-                format=header.format if header else None,
-                sha256=image.sha256,
-            )
-            table.write(row)
+    for (image, header), reason in zip(inspected, reasons, strict=True):
+        yield FilterRow(
+            key=image.key,
+            kept=reason is None,
+            reason=reason,
+            width=image.width,
+            height=image.height,
+            format=header.format if header else None,
+            sha256=image.sha256,
+        )
 
 
 def _inspect(row: SourceRow, reader: ByteRangeReader) -> tuple[Candidate, Header | None]:

@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fineclip.config import FilterConfig, PackConfig, parse
+from fineclip.config import FilterConfig, PackConfig
 from fineclip.errors import ShardError
 from fineclip.shards import (
     ByteRangeReader,
@@ -27,10 +27,9 @@ from fineclip.shards import (
     add_sample,
     atomic,
     kept_rows,
-    read_manifest,
 )
 from fineclip.stages.declaration import Input, Stage, stage
-from fineclip.stages.filter import allows_empty_caption, good_captions
+from fineclip.stages.filter import allows_empty_caption, good_captions, limits_of
 from fineclip.stages.upstream import content_of, kept_by_key, lineage_of, row_of
 from fineclip.types import Region, Sample
 
@@ -116,28 +115,30 @@ def pack_shard(captioned: Path, manifest: Path, config: PackConfig) -> None:
         ShardError: A table or an image is absent or changed, or the tables are not of the same samples. Nothing is written
             then.
     """
-    job = PACK.job(manifest, config, [captioned])
-    if job.is_up_to_date():
-        return
-    manifests = lineage_of(captioned)
-    limits = parse(FilterConfig, dict(read_manifest(manifests["filter"]).config), where=str(manifests["filter"]))
-    path, uncaptioned = manifest.with_suffix(".tar"), 0
-    with (
-        PACK.table(job, also=(path,)) as index,
-        atomic(path) as temporary,
-        closing(TarAppender(temporary)) as tar,
-        ByteRangeReader() as reader,
-    ):
+    tar = manifest.with_suffix(".tar")
+    PACK.write_table(manifest, config, [captioned], lambda: packed_rows(lineage_of(captioned), tar), also=(tar,))
+
+
+def packed_rows(manifests: dict[str, Path], path: Path) -> Iterator[PackRow]:
+    """Write the tar of a shard, and yield the row of each sample.
+
+    Args:
+        manifests: Manifest of each stage of the shard.
+        path: Path of the tar; it is complete after the last row.
+
+    Yields:
+        Rows in the order of the caption table.
+    """
+    limits = limits_of(manifests["filter"])
+    samples = regions = uncaptioned = 0
+    with atomic(path) as temporary, closing(TarAppender(temporary)) as tar, ByteRangeReader() as reader:
         for row in joined_rows(manifests):
             sample = _sample(row, limits, manifests, reader=reader)
+            samples += 1
+            regions += len(sample.regions)
             uncaptioned += sum(region.caption is None for region in sample.regions)
-            index.write(add_sample(tar, sample, image_format=row.header.format or ""))
-    log.info(
-        "packed %d samples with %d regions; %d of the regions have no caption",
-        len(index.rows),
-        sum(row.regions for row in index.rows),
-        uncaptioned,
-    )
+            yield add_sample(tar, sample, image_format=row.header.format or "")
+    log.info("packed %d samples with %d regions; %d of the regions have no caption", samples, regions, uncaptioned)
 
 
 def _sample(row: JoinedRow, limits: FilterConfig, manifests: dict[str, Path], *, reader: ByteRangeReader) -> Sample:

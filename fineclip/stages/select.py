@@ -15,14 +15,7 @@ from fineclip.config import SelectConfig
 from fineclip.config.base import key
 from fineclip.config.plan import ScaleConfig
 from fineclip.errors import ConfigError, DataError
-from fineclip.shards import (
-    BenchmarkRow,
-    FilterRow,
-    SelectRow,
-    kept_rows,
-    read_manifest,
-    read_rows,
-)
+from fineclip.shards import BenchmarkRow, FilterRow, SelectRow, kept_rows, read_manifest, read_rows
 from fineclip.stages.declaration import Input, Stage, stage
 
 log = logging.getLogger(__name__)
@@ -134,12 +127,7 @@ def select_scale(
     selection = select_samples(shards, wanted=config.scale.images, left_out=left_out)
     _require_enough(selection, config.scale, name=scale, filters=filters)
     recorded = {"images": config.scale.images, "leave_out": list(config.exclude)}
-    job = SELECT.job(manifest, recorded, [*filters[: selection.shards], *benchmarks])
-    if job.is_up_to_date():
-        return
-    with SELECT.table(job) as table:
-        for row in selection.rows:
-            table.write(row)
+    SELECT.write_table(manifest, recorded, [*filters[: selection.shards], *benchmarks], lambda: selection.rows)
 
 
 def _require_enough(selection: Selection, scale: ScaleConfig, *, name: str, filters: Sequence[Path]) -> None:

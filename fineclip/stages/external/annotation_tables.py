@@ -9,7 +9,14 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fineclip.config import BoxesJsonDetect, CaptionsJsonCaption
+from fineclip.config import (
+    Blip2Caption,
+    BoxesJsonDetect,
+    CaptionConfig,
+    CaptionsJsonCaption,
+    DetectConfig,
+    YoloDetect,
+)
 from fineclip.errors import ConfigError, ShardError
 from fineclip.identity import identity
 from fineclip.shards import Row, decode_rows, read_manifest, table_of
@@ -83,32 +90,42 @@ def annotations_input(row: type[Row], *, engine: str) -> Input:
     return Input(stage="given", reads=(row,), option="annotations", help=text, required=False)
 
 
-def annotations_at(manifest: Path | None, config: ExternalConfig) -> Path:
-    """Return the manifest of an external table after a check that it was made from the JSON of the configuration.
+def engine_inputs(
+    shard: Path, config: DetectConfig | CaptionConfig, *, weights: Path | None, annotations: Path | None
+) -> list[Path]:
+    """Return the inputs of a job that finds or captions regions: the shard, and the manifest that its engine needs.
 
     Args:
-        manifest: Manifest of `import-annotations`, or None.
+        shard: Manifest of the stage before.
         config: Entry of `detect` or `caption`.
+        weights: Manifest of `weights`, for engines with a model.
+        annotations: Manifest of `import-annotations`, for engines with a JSON.
 
     Returns:
-        The same path.
+        One or two manifests.
 
     Raises:
-        ConfigError: `manifest` is None, or was made from another JSON or with other keys.
+        ConfigError: The engine lacks its manifest, or the table was made from another JSON or with other keys.
         ShardError: The manifest does not exist.
     """
-    if manifest is None:
+    if isinstance(config, YoloDetect | Blip2Caption):
+        if weights is None:
+            raise ConfigError(f"engine {config.engine} needs weights. Pass their manifest: --weights FILE")
+        return [shard, weights]
+    if not isinstance(config, ExternalConfig):
+        return [shard]
+    if annotations is None:
         raise ConfigError(
             f"engine {config.engine} needs the table of {config.path}. Make it with `fineclip import-annotations` and pass its"
             " manifest: --annotations FILE"
         )
-    made = read_manifest(manifest)
+    made = read_manifest(annotations)
     if made.stage != "given" or made.config != table_identity(config):
         raise ConfigError(
-            f"{manifest}: is of {made.stage} {dict(made.config)}, expected given {table_identity(config)}. Make it again with"
+            f"{annotations}: is of {made.stage} {dict(made.config)}, expected given {table_identity(config)}. Make it again with"
             " `fineclip import-annotations` and the same configuration."
         )
-    return manifest
+    return [shard, annotations]
 
 
 def rows_for(manifest: Path, row_type: type[R], source_keys: Mapping[str, str]) -> dict[str, R]:

@@ -13,18 +13,19 @@ Source: FineCLIP, training/data.py: f"{image_name}_{int(x)}_{int(y)}_{int(w)}_{i
 
 import logging
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from fineclip.boxes import clip_and_round, from_xywh
 from fineclip.errors import DataError
-from fineclip.shards import CaptionRow, DetectRow, SourceRow, input_manifest, read_manifest
+from fineclip.shards import DetectRow, SourceRow, input_manifest, read_manifest
 from fineclip.stages.external.annotation_tables import ExternalBoxesRow, ExternalCaption, ExternalCaptionsRow, rows_for
 from fineclip.stages.source.coco import read_json
 from fineclip.stages.source.text_encoding import to_valid_utf8
 from fineclip.stages.upstream import kept_by_key, lineage_of, row_of
-from fineclip.types import Box, Region, RegionCaption
+from fineclip.types import Box, RegionCaption
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +84,8 @@ def captions_in(path: Path) -> Iterator[ExternalCaptionsRow]:
         yield ExternalCaptionsRow(key=image, kept=True, regions=regions)
 
 
-def look_up_captions(rows: Sequence[DetectRow], detected: Path, *, given: Path) -> Iterator[CaptionRow]:
-    """Yield a row for each image with the caption of each region, or None if the JSON lacks its key.
+def look_up_captions(rows: Sequence[DetectRow], detected: Path, *, given: Path) -> Iterator[RegionCaption]:
+    """Yield the caption of each region, or None if the JSON lacks its key.
 
     Args:
         rows: Kept rows of the detect table.
@@ -92,7 +93,7 @@ def look_up_captions(rows: Sequence[DetectRow], detected: Path, *, given: Path) 
         given: Manifest of the imported captions.
 
     Yields:
-        Rows in the order of `rows`.
+        Captions of the regions of all rows, in order.
 
     Raises:
         DataError: The name of a sample matches several images of the JSON.
@@ -104,10 +105,14 @@ def look_up_captions(rows: Sequence[DetectRow], detected: Path, *, given: Path) 
     captions = rows_for(given, ExternalCaptionsRow, {key: sample.source_key for key, sample in samples.items()})
     boxes = original_boxes(detected, samples)
     for row in rows:
-        of_image = _by_box(captions[row.key]) if row.key in captions else {}
-        originals = _by_stored_box(boxes.get(row.key, ()), row)
-        found = [_caption(region, originals, of_image) for region in row.regions]
-        yield CaptionRow(key=row.key, kept=True, regions=[RegionCaption(one, None) for one in found])
+        of_image = {one[:4]: one.caption for one in captions[row.key].regions} if row.key in captions else {}
+        originals = defaultdict[Box, list[OriginalBox]](list)
+        for box in boxes.get(row.key, ()):
+            originals[clip_and_round(from_xywh(*box), row.width, row.height)].append(box)
+        for region in row.regions:
+            candidates = originals.get(region.box) or [_from_corners(region.box)]
+            found = (of_image.get(box.whole()) for box in candidates)
+            yield RegionCaption(next((one for one in found if one is not None), None), None)
 
 
 def original_boxes(detected: Path, samples: Mapping[str, SourceRow]) -> dict[str, list[OriginalBox]]:
@@ -126,21 +131,3 @@ def original_boxes(detected: Path, samples: Mapping[str, SourceRow]) -> dict[str
 
 def _from_corners(box: Box) -> OriginalBox:
     return OriginalBox(*(round(number, DECIMALS) for number in (box.x1, box.y1, box.width, box.height)))
-
-
-def _by_stored_box(boxes: Sequence[OriginalBox], row: DetectRow) -> dict[Box, list[OriginalBox]]:
-    found: dict[Box, list[OriginalBox]] = {}
-    for box in boxes:
-        found.setdefault(clip_and_round(from_xywh(*box), row.width, row.height), []).append(box)
-    return found
-
-
-def _by_box(row: ExternalCaptionsRow) -> dict[tuple[int, ...], str]:
-    return {region[:4]: region.caption for region in row.regions}
-
-
-def _caption(
-    region: Region, originals: Mapping[Box, Sequence[OriginalBox]], captions: Mapping[tuple[int, ...], str]
-) -> str | None:
-    candidates = originals.get(region.box) or [_from_corners(region.box)]
-    return next((captions[key] for one in candidates if (key := one.whole()) in captions), None)

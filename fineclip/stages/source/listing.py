@@ -5,8 +5,7 @@ other one. No pixels are read: an image that is replaced by another of equal nam
 """
 
 import hashlib
-import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +21,6 @@ from fineclip.stages.source import INDEX_SOURCE, SOURCE
 from fineclip.stages.source.coco import coco_samples
 from fineclip.stages.source.folder import folder_samples
 from fineclip.stages.source.shard_plan import PlannedShard
-
-log = logging.getLogger(__name__)
 
 
 @stage(INDEX_SOURCE)
@@ -47,13 +44,13 @@ def index_source(manifest: Path, config: SourceConfig) -> None:
             raise ConfigError(
                 f"source.kind: {config.kind} has no listing; folder and coco have. Run `fineclip source` directly."
             )
-    recorded = {key: value for key, value in identity(config).items() if key != "images_per_shard"}
-    job = INDEX_SOURCE.job(manifest, recorded, inputs)
-    if job.is_up_to_date():
-        return
-    with INDEX_SOURCE.table(job) as table:
+
+    def rows() -> Iterator[SourceRow]:
         for index, row in enumerate(shuffled(samples, config.seed)):
-            table.write(replace(row, key=f"list-{index:07d}"))
+            yield replace(row, key=f"list-{index:07d}")
+
+    recorded = {key: value for key, value in identity(config).items() if key != "images_per_shard"}
+    INDEX_SOURCE.write_table(manifest, recorded, inputs, rows)
 
 
 def shuffled(samples: Iterable[SourceRow], seed: int) -> list[SourceRow]:
@@ -91,12 +88,11 @@ def listed_shard(shard: PlannedShard, manifest: Path, config: FolderSource | Coc
     Raises:
         ShardError: The index is absent or changed.
     """
-    rows = slice_of(shard, listed=read_manifest(listing).read, images_per_shard=config.images_per_shard)
-    recorded = {"kind": config.kind, "rows": [rows.start, rows.stop]}
-    job = SOURCE.job(manifest, recorded, [listing])
-    if job.is_up_to_date():
-        return
-    part = pq.read_table(table_of(listing)).slice(rows.start, rows.stop - rows.start)
-    with SOURCE.table(job) as table:
+    start, stop = slice_of(shard, listed=read_manifest(listing).read, images_per_shard=config.images_per_shard)
+
+    def rows() -> Iterator[SourceRow]:
+        part = pq.read_table(table_of(listing)).slice(start, stop - start)
         for index, row in enumerate(decode_rows(part, SourceRow)):
-            table.write(replace(row, key=f"{shard.name}-{index:06d}"))
+            yield replace(row, key=f"{shard.name}-{index:06d}")
+
+    SOURCE.write_table(manifest, {"kind": config.kind, "rows": [start, stop]}, [listing], rows)

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,13 @@ def webdataset_shard(shard: PlannedShard, manifest: Path) -> None:
     stocks = {Path(tar): index_tar(Path(tar)) for tar in shard.tars}
     inputs = {tar.as_posix(): stock.fingerprint for tar, stock in stocks.items()}
     inputs |= {path.as_posix(): sha256_of(path) for tar in stocks if (path := tar.with_suffix(".parquet")).is_file()}
-    job = SOURCE.job(manifest, {"kind": "webdataset"}, inputs)
-    if job.is_up_to_date():
-        return
-    rows = (row for tar, stock in stocks.items() for row in rows_of(tar, stock, sidecar(tar.with_suffix(".parquet"))))
-    with SOURCE.table(job) as table:
-        for index, row in enumerate(rows):
-            table.write(replace(row, key=f"{shard.name}-{index:06d}"))
+
+    def rows() -> Iterator[SourceRow]:
+        of_tars = (rows_of(tar, stock, sidecar(tar.with_suffix(".parquet"))) for tar, stock in stocks.items())
+        for index, row in enumerate(chain.from_iterable(of_tars)):
+            yield replace(row, key=f"{shard.name}-{index:06d}")
+
+    SOURCE.write_table(manifest, {"kind": "webdataset"}, inputs, rows)
 
 
 def rows_of(tar: Path, stock: TarIndex, metadata: Mapping[str, SampleMetadata]) -> Iterator[SourceRow]:
