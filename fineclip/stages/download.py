@@ -83,7 +83,7 @@ def from_hub(repository: str, revision: str, target: Path, *, file: str | None) 
         NotFetchedError: The client is not installed or reports an error, or a file does not exist.
     """
     try:
-        from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+        from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import HTTPError
     except ImportError:
         raise NotFetchedError("huggingface_hub is not installed; install fineclip[data]") from None
@@ -95,18 +95,20 @@ def from_hub(repository: str, revision: str, target: Path, *, file: str | None) 
         names = {entry.rfilename for entry in answer.siblings or ()}
         if file is not None and file not in names:
             raise NotFetchedError(f"{repository} at {revision} has no file {file}")
-        wanted = {file} if file is not None else needed(names)
-        if file is not None:
-            hf_hub_download(repository, file, revision=revision, local_dir=partial_folder)
-        else:
-            patterns = sorted(map(glob.escape, wanted))
-            snapshot_download(repository, revision=revision, local_dir=partial_folder, allow_patterns=patterns)
+        wanted = needed(names) if file is None else {file}
+        patterns = sorted(map(glob.escape, wanted))
+        snapshot_download(repository, revision=revision, local_dir=partial_folder, allow_patterns=patterns)
     except (OSError, ValueError, RuntimeError, HTTPError) as error:
         raise NotFetchedError(_reason(error)) from None
     absent = sorted(name for name in wanted if not (partial_folder / name).is_file())
     if absent:
         raise NotFetchedError(f"{len(absent)} files of {repository} did not come: {', '.join(absent[:3])}")
-    _move(partial_folder, target, file=file)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial_folder / ".cache", ignore_errors=True)
+    if target.is_dir():
+        shutil.rmtree(target)
+    (partial_folder / (file or "")).replace(target)
+    shutil.rmtree(partial_folder, ignore_errors=True)
 
 
 def needed(names: Collection[str]) -> set[str]:
@@ -131,17 +133,6 @@ def _model_of(name: str) -> str:
     """Return the path of a weight file without part number, format and the word pytorch: equal for files of one model."""
     path = PurePosixPath(name.removesuffix(".index.json"))
     return (path.parent / re.sub(r"pytorch_|-\d+-of-\d+$", "", path.stem)).as_posix()
-
-
-def _move(partial_folder: Path, target: Path, *, file: str | None) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if file is not None:
-        (partial_folder / file).replace(target)
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        return
-    shutil.rmtree(partial_folder / ".cache", ignore_errors=True)
-    shutil.rmtree(target, ignore_errors=True)
-    partial_folder.rename(target)
 
 
 def _reason(error: BaseException) -> str:

@@ -72,13 +72,19 @@ def fetch_weights(kind: str, name: str, manifest: Path, config: WeightsConfig, *
             _fetch(config, path, allow_private=allow_private)
         except NotFetchedError as error:
             raise CheckpointError(_by_hand(kind, name, config, reason=str(error))) from None
-    record = _Record(manifest, config)
-    digest = hash_of(path)
-    expected = config.sha256 or record.digest
+    digest, record = hash_of(path), _record_at(manifest)
+    expected = config.sha256 or _recorded(manifest, config).get("sha256")
     if expected not in (None, digest):
-        raise CheckpointError(_differs(path, digest, config=config, record=record))
+        said, change = f"{expected} was recorded at the first fetch ({record})", f"delete {record}"
+        if config.sha256 is not None:
+            said, change = f"the configuration says {expected}", "correct the configuration"
+        raise CheckpointError(
+            f"{path}: has sha256 {digest}, but {said}. Provide the right file, or delete this one to fetch it again;"
+            f" if it is the intended file, {change}."
+        )
     if config.shipped is None:
-        record.write(path, digest)
+        values = {"origin": _origin(config), "sha256": digest, "stamps": _stamps(path)}
+        write_text(record, json.dumps(values, sort_keys=True, indent=1) + "\n")
     written = f"{PREFIX}{config.shipped}" if path == _shipped(config) else path.as_posix()
     write_text(manifest, Manifest(WEIGHTS.name, WEIGHTS.version, _origin(config), {}, {written: digest}).text())
     log.info("%s.%s: %s, sha256 %s", kind, name, written, digest)
@@ -102,7 +108,7 @@ def locate(config: WeightsConfig, manifest: Path) -> Path | None:
     if config.shipped is not None:
         return _shipped(config)
     place = _place(config, manifest)
-    return place if (config.hub or config.url) and place.exists() and _Record(manifest, config).digest else None
+    return place if (config.hub or config.url) and place.exists() and _recorded(manifest, config) else None
 
 
 def weights_at(manifest: Path, config: WeightsConfig) -> Path:
@@ -131,7 +137,9 @@ def weights_at(manifest: Path, config: WeightsConfig) -> Path:
         raise CheckpointError(
             f"{path}: the configuration wants sha256 {config.sha256}, {manifest} has {digest}. {again}."
         )
-    if not _Record(manifest, config).matches(path, digest) and (now := hash_of(path)) != digest:
+    record = _recorded(manifest, config)
+    is_unchanged = (record.get("sha256"), record.get("stamps")) == (digest, _stamps(path))
+    if not is_unchanged and (now := hash_of(path)) != digest:
         raise CheckpointError(
             f"{path}: has sha256 {now}, but {manifest} has {digest}. Restore the old file, or: {again}."
         )
@@ -179,37 +187,20 @@ def hash_of(path: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-class _Record:
-    """Hash of the first fetch, with file sizes and times, by which a later job detects changes."""
+def _record_at(manifest: Path) -> Path:
+    return manifest.with_name(f".{manifest.stem}.sha256")
 
-    def __init__(self, manifest: Path, config: WeightsConfig) -> None:
-        self.path = manifest.with_name(f".{manifest.stem}.sha256")
-        self._origin = _origin(config)
-        self._content = self._read()
 
-    @property
-    def digest(self) -> str | None:
-        """The hash; None if nothing was fetched from this origin."""
-        return self._content.get("sha256")
-
-    def matches(self, path: Path, digest: str) -> bool:
-        """Return whether `path` had this hash when it was recorded and has had equal sizes and times since."""
-        return digest == self.digest and self._content.get("stamps") == _stamps(path)
-
-    def write(self, path: Path, digest: str) -> None:
-        """Write the record."""
-        content = {"origin": self._origin, "sha256": digest, "stamps": _stamps(path)}
-        write_text(self.path, json.dumps(content, sort_keys=True, indent=1) + "\n")
-
-    def _read(self) -> Mapping[str, Any]:
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except ValueError:
-            raise CheckpointError(f"{self.path}: is damaged. Delete it; the next job records the hash again.") from None
-        is_ours = isinstance(content, dict) and content.get("origin") == self._origin
-        return content if is_ours else {}
+def _recorded(manifest: Path, config: WeightsConfig) -> Mapping[str, Any]:
+    """Return `sha256` of the first fetch, and `stamps` with sizes and times; nothing if there was none from this origin."""
+    path = _record_at(manifest)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise CheckpointError(f"{path}: is damaged. Delete it; the next job records the hash again.") from None
+    return record if isinstance(record, dict) and record.get("origin") == _origin(config) else {}
 
 
 def _stamps(path: Path) -> dict[str, list[int]]:
@@ -276,15 +267,3 @@ def _by_hand(kind: str, name: str, config: WeightsConfig, *, reason: str) -> str
           put it   {place}
         Run `fineclip weights` on a machine that has a network, or fetch them manually and put them there."""
     return textwrap.dedent(lines)
-
-
-def _differs(path: Path, digest: str, *, config: WeightsConfig, record: _Record) -> str:
-    if config.sha256 is not None:
-        return (
-            f"{path}: has sha256 {digest}, but the configuration says {config.sha256}. Provide the right file, or delete this one "
-            "to fetch it again; if it is the intended file, correct the configuration."
-        )
-    return (
-        f"{path}: has sha256 {digest}, but {record.digest} was recorded at the first fetch ({record.path}). Restore the old file,"
-        f" or delete this one to fetch it again; if the new file is intended, delete {record.path}."
-    )
