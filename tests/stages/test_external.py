@@ -331,11 +331,7 @@ def test_the_json_is_read_once_and_the_table_is_the_same_again(tmp_path: Path, m
     assert given(tmp_path, config.model_copy(update={"max_regions": 3, "min_side_px": 5.0})) == manifest
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 3, 4096])
-def test_the_rows_of_a_shard_are_found_wherever_they_stand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
-) -> None:
-    monkeypatch.setattr("fineclip.stages.external.annotation_tables.ROWS_AT_ONCE", rows_at_once)
+def test_the_rows_of_a_shard_are_found_wherever_they_stand(tmp_path: Path) -> None:
     config = boxes_config(boxes_json(tmp_path, {f"{number}.jpg": [[number, 0, 3, 3]] for number in range(10)}))
     keys = {"s-0": "9.jpg", "s-1": "0.jpg", "s-2": "gone.jpg", "s-3": "4", "s-4": "4.jpg"}
     rows = rows_for(given(tmp_path, config), ExternalBoxesRow, keys)

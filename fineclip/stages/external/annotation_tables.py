@@ -1,12 +1,12 @@
 """Tables of external boxes and captions: one row per image of the JSON, and lookup of the rows of a shard."""
 
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fineclip.config import (
@@ -23,7 +23,6 @@ from fineclip.shards import Row, decode_rows, read_manifest, table_of
 from fineclip.stages.declaration import Input
 from fineclip.stages.external.names import ImageNames
 
-ROWS_AT_ONCE = 4096
 LIMITS = ("max_regions", "min_side_px", "max_side_px")  # applied by the jobs of the shards; not part of the table
 
 Int32 = Annotated[int, pa.int32()]
@@ -143,26 +142,17 @@ def rows_for(manifest: Path, row_type: type[R], source_keys: Mapping[str, str]) 
         DataError: A source key matches several images.
         ShardError: The table is absent, changed, or of another type.
     """
-    path = table_of(manifest)
+    path, columns = table_of(manifest), [column.name for column in fields(row_type)]
     try:
-        with pq.ParquetFile(path) as file:
-            names = ImageNames(file.read(columns=["key"])["key"].to_pylist(), where=str(manifest))
-            found = {key: names.find(source_key) for key, source_key in source_keys.items()}
-            places = {key: place for key, place in found.items() if place is not None}
-            rows = dict(_rows_at(file, row_type, sorted(set(places.values()))))
+        images = pq.read_table(path, columns=["key"])["key"].to_pylist()
+        names = ImageNames(images, where=str(manifest))
+        found = {key: names.find(source_key) for key, source_key in source_keys.items()}
+        named = {key: images[place] for key, place in found.items() if place is not None}
+        wanted = pc.field("key").isin(pa.array(set(named.values()), pa.string()))
+        part = pq.read_table(path, columns=columns, filters=wanted)
     except (pa.ArrowException, KeyError) as error:
         raise ShardError(
             f"{path}: is not a {row_type.__name__} table ({error}). Delete {manifest} and run again."
         ) from None
-    return {key: rows[place] for key, place in places.items()}
-
-
-def _rows_at(file: pq.ParquetFile, row_type: type[R], places: Sequence[int]) -> Iterator[tuple[int, R]]:
-    """Yield index and row for ascending indices; one batch of the table is in memory at a time."""
-    columns, start = [column.name for column in fields(row_type)], 0
-    for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
-        stop = start + batch.num_rows
-        inside = places[bisect_left(places, start) : bisect_left(places, stop)]
-        wanted = batch.take(pa.array([place - start for place in inside], pa.int64()))
-        yield from zip(inside, decode_rows(wanted, row_type), strict=True)
-        start = stop
+    rows = {row.key: row for row in decode_rows(part, row_type)}
+    return {key: rows[name] for key, name in named.items()}

@@ -8,13 +8,13 @@ annotation.
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from fineclip.config import BoxesJsonDetect
 from fineclip.errors import DataError
 from fineclip.stages.external.annotation_tables import ExternalBox, ExternalBoxesRow
-from fineclip.stages.source.coco import Document, Entry, Id
+from fineclip.stages.source.coco import Document, Entry, Id, images_by_id
 from fineclip.stages.source.text_encoding import to_valid_utf8
 
 log = logging.getLogger(__name__)
@@ -34,32 +34,24 @@ def boxes_in(path: Path, config: BoxesJsonDetect) -> Iterator[ExternalBoxesRow]:
         DataError: The JSON is absent, truncated or lacks a key, or two images have equal names.
     """
     document = Document(path)
-    boxes = _boxes(document, config)
-    ids, names = set[Id](), set[str]()
-    for image in document.entries("images"):
-        number, name = image.id("id"), to_valid_utf8(image.image_name())
-        if number in ids:
-            raise image.wrong("id", "one of its own, but another image has it too")
+    categories = _categories(document) if config.labels else {}
+    boxes: defaultdict[Id, list[ExternalBox]] = defaultdict(list)
+    for entry in document.entries("annotations"):
+        label = ""
+        if config.labels:
+            label = entry.look_up("category_id", categories, "the id of one of 'categories' (or labels: false)")
+        boxes[entry.id("image_id")].append(ExternalBox(*entry.xywh("bbox"), score=_score(entry, config), label=label))
+    images, names = images_by_id(document), set[str]()
+    for number, image in images.items():
+        name = to_valid_utf8(image.image_name())
         if name in names:
-            raise image.wrong(
-                "file_name" if "file_name" in image.values else "coco_url", "a name that no other image has"
-            )
-        ids.add(number)
+            key = "file_name" if "file_name" in image.values else "coco_url"
+            raise image.wrong(key, "a name that no other image has")
         names.add(name)
         width, height = (_side(image, side) for side in ("width", "height"))
         yield ExternalBoxesRow(key=name, kept=True, width=width, height=height, regions=boxes.get(number, []))
-    if strays := len(boxes.keys() - ids):
+    if strays := len(boxes.keys() - images.keys()):
         log.warning("%s: %d images have boxes but no entry in 'images' and are skipped", path, strays)
-
-
-def _boxes(document: Document, config: BoxesJsonDetect) -> Mapping[Id, list[ExternalBox]]:
-    categories = _categories(document) if config.labels else None
-    boxes: defaultdict[Id, list[ExternalBox]] = defaultdict(list)
-    for entry in document.entries("annotations"):
-        label = "" if categories is None else _label(entry, categories)
-        box = ExternalBox(*entry.xywh("bbox"), score=_score(entry, config), label=label)
-        boxes[entry.id("image_id")].append(box)
-    return boxes
 
 
 def _categories(document: Document) -> dict[Id, str]:
@@ -67,13 +59,6 @@ def _categories(document: Document) -> dict[Id, str]:
         return {entry.id("id"): to_valid_utf8(entry.text("name")) for entry in document.entries("categories")}
     except DataError as error:
         raise DataError(f"{error} If the categories are placeholders, set labels: false.") from None
-
-
-def _label(entry: Entry, categories: Mapping[Id, str]) -> str:
-    category = entry.id("category_id")
-    if category not in categories:
-        raise entry.wrong("category_id", "the id of one of 'categories' (or labels: false)")
-    return categories[category]
 
 
 def _score(entry: Entry, config: BoxesJsonDetect) -> float:

@@ -5,21 +5,20 @@ the rows of their own images from the table.
 """
 
 import logging
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from fineclip.config import BoxesJsonDetect
+from fineclip.config import BoxesJsonDetect, CaptionsJsonCaption
 from fineclip.errors import DataError
-from fineclip.shards import Job, TableWriter, sha256_of
+from fineclip.shards import sha256_of
 from fineclip.stages.declaration import Stage, stage
 from fineclip.stages.external.annotation_tables import (
     ExternalBoxesRow,
     ExternalCaptionsRow,
     ExternalConfig,
-    R,
     table_identity,
 )
 from fineclip.stages.external.coco_boxes import boxes_in
@@ -60,21 +59,16 @@ def import_annotations(manifest: Path, config: ExternalConfig, *, kind: str, nam
     path = Path(config.path)
     if not path.is_file():
         raise DataError(f"{path}: no such file. Put it there, or name another.")
-    inputs = {path.as_posix(): sha256_of(path)}
-    job = IMPORT_ANNOTATIONS.job(manifest, table_identity(config), inputs)
-    if job.is_up_to_date():
-        return
-    log.info("%s.%s: reading %s, %.0f MB", kind, name, path, path.stat().st_size / 1e6)
-    if isinstance(config, BoxesJsonDetect):
-        _write(job, boxes_in(path, config), ExternalBoxesRow)
-    else:
-        _write(job, captions_in(path), ExternalCaptionsRow)
+    declared = IMPORT_ANNOTATIONS
+    if isinstance(config, CaptionsJsonCaption):
+        declared = replace(declared, row=ExternalCaptionsRow)
 
+    def rows() -> list[ExternalBoxesRow] | list[ExternalCaptionsRow]:
+        log.info("%s.%s: reading %s, %.0f MB", kind, name, path, path.stat().st_size / 1e6)
+        rows = list(boxes_in(path, config)) if isinstance(config, BoxesJsonDetect) else list(captions_in(path))
+        if not rows:
+            raise DataError(f"{path}: holds no image. Check that it is the right file.")
+        log.info("%d regions of %d images", sum(len(row.regions) for row in rows), len(rows))
+        return rows
 
-def _write(job: Job, rows: Iterator[R], row_type: type[R]) -> None:
-    with TableWriter(job, row_type) as table:
-        for row in rows:
-            table.write(row)
-        if not table.rows:
-            raise DataError(f"{next(iter(job.inputs))}: holds no image. Check that it is the right file.")
-    log.info("%d regions of %d images", sum(len(row.regions) for row in table.rows), len(table.rows))
+    declared.write_table(manifest, table_identity(config), {path.as_posix(): sha256_of(path)}, rows)

@@ -9,10 +9,10 @@ import json
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from fineclip.boxes import from_xywh
 from fineclip.config import CocoSource
@@ -26,6 +26,7 @@ from fineclip.types import Box, LabeledBox
 log = logging.getLogger(__name__)
 
 Id = int | str
+T = TypeVar("T")
 
 
 def read_json(path: Path) -> Any:
@@ -116,10 +117,8 @@ class Entry:
         Raises:
             DataError: The value is absent or of another type.
         """
-        value = self._required(key)
-        if not isinstance(value, int | str):
-            raise self.wrong(key, "a number or a text")
-        return value
+        number: Id = self._valid(key, _is_id, "a number or a text")
+        return number
 
     def text(self, key: str) -> str:
         """Return a text.
@@ -133,10 +132,8 @@ class Entry:
         Raises:
             DataError: The value is absent or not a text.
         """
-        value = self._required(key)
-        if not isinstance(value, str):
-            raise self.wrong(key, "a text")
-        return value
+        text: str = self._valid(key, _is_text, "a text")
+        return text
 
     def image_name(self) -> str:
         """Return `file_name`, or the last two parts of `coco_url`, such as `train2017/000000000009.jpg`.
@@ -166,10 +163,7 @@ class Entry:
         Raises:
             DataError: The value is absent or not a finite number.
         """
-        value = self._required(key)
-        if not _is_number(value):
-            raise self.wrong(key, "a number")
-        return float(value)
+        return float(self._valid(key, _is_number, "a number"))
 
     def xywh(self, key: str) -> tuple[float, float, float, float]:
         """Return x, y, width, height of a box as COCO states it.
@@ -183,30 +177,34 @@ class Entry:
         Raises:
             DataError: The value is absent or not four finite numbers.
         """
-        value = self._required(key)
-        if not (isinstance(value, list) and len(value) == 4 and all(_is_number(number) for number in value)):
-            raise self.wrong(key, "four numbers: x, y, width, height")
-        x, y, width, height = map(float, value)
+        x, y, width, height = map(float, self._valid(key, _is_box, "four numbers: x, y, width, height"))
         return x, y, width, height
 
     def box(self, key: str) -> Box:
         """Return the box of COCO's x, y, width, height."""
         return from_xywh(*self.xywh(key))
 
+    def look_up(self, key: str, known: Mapping[Id, T], expected: str) -> T:
+        """Return the value of an id in `known`; `expected` describes these ids in the error."""
+        number = self.id(key)
+        if number not in known:
+            raise self.wrong(key, expected)
+        return known[number]
+
     def wrong(self, key: str, expected: str) -> DataError:
         """Return an error about a value, with its place and the expected value."""
-        place = f"{self._path}: {self._section}[{self._index}]"
-        return DataError(
-            f"{place}: {key!r} is {self.values.get(key)!r:.60}, expected {expected}. Correct it, or download it again."
-        )
+        return self._error(f"{key!r} is {self.values.get(key)!r:.60}, expected {expected}")
 
-    def _required(self, key: str) -> Any:
+    def _valid(self, key: str, is_valid: Callable[[Any], bool], expected: str) -> Any:
         if key not in self.values:
-            place = f"{self._path}: {self._section}[{self._index}]"
-            raise DataError(
-                f"{place}: has no {key!r}, only {', '.join(self.values)}. Correct it, or download it again."
-            )
+            raise self._error(f"has no {key!r}, only {', '.join(self.values)}")
+        if not is_valid(self.values[key]):
+            raise self.wrong(key, expected)
         return self.values[key]
+
+    def _error(self, fault: str) -> DataError:
+        place = f"{self._path}: {self._section}[{self._index}]"
+        return DataError(f"{place}: {fault}. Correct it, or download it again.")
 
 
 def coco_samples(config: CocoSource) -> Samples:
@@ -240,7 +238,7 @@ def _rows(config: CocoSource, folder: Path, sizes: Mapping[str, int]) -> Iterato
     naming = captioned or boxed
     if naming is None:
         raise AssertionError("captions and instances are both null")
-    images = _images(naming)
+    images = images_by_id(naming)
     names = {number: _name_in(folder, entry.image_name(), sizes) for number, entry in images.items()}
     _require_some(names.values(), sizes, folder, naming.path)
     captions = _captions(captioned, images) if captioned else None
@@ -288,7 +286,18 @@ def _row(entry: Entry, folder: Path, name: str, sizes: Mapping[str, int], *, tex
     )
 
 
-def _images(document: Document) -> dict[Id, Entry]:
+def images_by_id(document: Document) -> dict[Id, Entry]:
+    """Return the entries of `images` by id, in file order.
+
+    Args:
+        document: JSON in the form of COCO's.
+
+    Returns:
+        Entry of each image.
+
+    Raises:
+        DataError: Two entries have equal ids.
+    """
     images: dict[Id, Entry] = {}
     for entry in document.entries("images"):
         number = entry.id("id")
@@ -315,13 +324,23 @@ def _boxes(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id, li
         if entry.values.get("iscrowd"):
             crowds += 1
             continue
-        category = entry.id("category_id")
-        if category not in names:
-            raise entry.wrong("category_id", "the id of one of 'categories'")
-        boxes[entry.id("image_id")].append(LabeledBox(entry.box("bbox"), names[category]))
+        label = entry.look_up("category_id", names, "the id of one of 'categories'")
+        boxes[entry.id("image_id")].append(LabeledBox(entry.box("bbox"), label))
     strays = len(boxes.keys() - images.keys())
     log.info("%s: %d crowds left out, and the boxes of %d images that are not samples", document.path, crowds, strays)
     return boxes
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | str)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
 def _is_number(value: Any) -> bool:
