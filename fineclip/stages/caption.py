@@ -24,7 +24,7 @@ from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.declaration import Input, Stage, stage
 from fineclip.stages.external.annotation_tables import ExternalCaptionsRow, annotations_input, engine_inputs
 from fineclip.stages.external.keyed_captions import look_up_captions
-from fineclip.stages.upstream import content_of, kept_by_key, lineage_of, row_of
+from fineclip.stages.upstream import KeptRows, content_of, lineage_of
 from fineclip.stages.weights import weights_at
 from fineclip.types import RegionCaption
 
@@ -71,14 +71,12 @@ def crops(rows: Iterable[DetectRow], detected: Path, config: Blip2Caption) -> It
     Raises:
         ShardError: An image is absent, or has another size than when its regions were detected.
     """
-    source = lineage_of(detected)["source"]
-    sources = kept_by_key(source, SourceRow)
+    sources = KeptRows(lineage_of(detected)["source"], SourceRow)
     with ByteRangeReader() as reader:
         for row in rows:
             if not row.regions:
                 continue
-            place = row_of(row.key, sources, source)
-            image = _same_image(row, place, reader)
+            image = _same_image(row, sources[row.key], reader)
             for region in row.regions:
                 yield region_crop(image, region.box, config)
 

@@ -36,7 +36,7 @@ from fineclip.shards import (
 )
 from fineclip.stages.declaration import Input, Stage, stage
 from fineclip.stages.filter import good_captions, limits_of
-from fineclip.stages.upstream import kept_by_key, keys_by_shard, manifests_of, row_of
+from fineclip.stages.upstream import KeptRows, keys_by_shard, manifests_of
 
 log = logging.getLogger(__name__)
 
@@ -185,9 +185,7 @@ def _labels(keys: Mapping[str, Collection[str]], tables: Mapping[str, Path]) -> 
 
 def _nouns(keys: Mapping[str, Collection[str]], tables: Mapping[str, Path], nouns: Nouns) -> Iterator[str]:
     for shard, manifest in tables.items():
-        source = input_manifest(manifest, "source")
-        limits = limits_of(manifest)
-        rows = kept_by_key(source, SourceRow)
+        limits, rows = limits_of(manifest), KeptRows(input_manifest(manifest, "source"), SourceRow)
         for key in sorted(keys[shard]):
-            for caption in good_captions(row_of(key, rows, source).captions, limits):
+            for caption in good_captions(rows[key].captions, limits):
                 yield from nouns(caption)

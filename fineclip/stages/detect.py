@@ -23,7 +23,7 @@ from fineclip.shards import ByteRangeReader, DetectRow, FilterRow, SourceRow, in
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.declaration import Input, Stage, stage
 from fineclip.stages.external.annotation_tables import ExternalBoxesRow, annotations_input, engine_inputs, rows_for
-from fineclip.stages.upstream import content_of, kept_by_key, row_of
+from fineclip.stages.upstream import KeptRows, content_of
 from fineclip.stages.weights import weights_at
 from fineclip.types import Region
 
@@ -251,9 +251,8 @@ def _detector(config: YoloDetect, weights: Path, *, batch_size: int, device: str
 
 def _samples(kept: Path) -> list[tuple[FilterRow, SourceRow]]:
     """Return the kept filter rows, each with its source row."""
-    source = input_manifest(kept, "source")
-    sources = kept_by_key(source, SourceRow)
-    return [(row, row_of(row.key, sources, source)) for row in kept_rows(kept, FilterRow)]
+    sources = KeptRows(input_manifest(kept, "source"), SourceRow)
+    return [(row, sources[row.key]) for row in kept_rows(kept, FilterRow)]
 
 
 def _row(sample: DecodedSample, regions: Sequence[Region]) -> DetectRow:

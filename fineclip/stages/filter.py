@@ -16,6 +16,7 @@ from fineclip.config import FilterConfig, parse
 from fineclip.shards import ByteRangeReader, FilterRow, SourceRow, kept_rows, read_manifest
 from fineclip.shards.images import Header, read_header
 from fineclip.stages.declaration import Input, Stage, stage
+from fineclip.stages.upstream import content_of
 from fineclip.types import Candidate
 
 Rule = Callable[[Candidate, FilterConfig], str | None]
@@ -146,7 +147,7 @@ def filtered_rows(source: Path, config: FilterConfig) -> Iterator[FilterRow]:
 
 
 def _inspect(row: SourceRow, reader: ByteRangeReader) -> tuple[Candidate, Header | None]:
-    content = reader.read(row.file or "", row.offset, row.size)
+    content = content_of(row, reader)
     header = read_header(content)
     width, height = (header.width, header.height) if header else (0, 0)
     return Candidate(row.key, width, height, tuple(row.captions), hashlib.sha256(content).hexdigest()), header

@@ -30,7 +30,7 @@ from fineclip.shards import (
 )
 from fineclip.stages.declaration import Input, Stage, stage
 from fineclip.stages.filter import allows_empty_caption, good_captions, limits_of
-from fineclip.stages.upstream import content_of, kept_by_key, lineage_of, row_of
+from fineclip.stages.upstream import KeptRows, content_of, lineage_of
 from fineclip.types import Region, Sample
 
 log = logging.getLogger(__name__)
@@ -58,16 +58,11 @@ def joined_rows(manifests: dict[str, Path]) -> Iterator[JoinedRow]:
     Raises:
         ShardError: The tables are not of the same samples.
     """
-    sources = kept_by_key(manifests["source"], SourceRow)
-    headers = kept_by_key(manifests["filter"], FilterRow)
-    detected = kept_by_key(manifests["detect"], DetectRow)
+    sources = KeptRows(manifests["source"], SourceRow)
+    headers = KeptRows(manifests["filter"], FilterRow)
+    detected = KeptRows(manifests["detect"], DetectRow)
     for row in kept_rows(manifests["caption"], CaptionRow):
-        yield JoinedRow(
-            row_of(row.key, sources, manifests["source"]),
-            row_of(row.key, headers, manifests["filter"]),
-            row_of(row.key, detected, manifests["detect"]),
-            row,
-        )
+        yield JoinedRow(sources[row.key], headers[row.key], detected[row.key], row)
 
 
 def regions_of(row: JoinedRow) -> list[Region]:

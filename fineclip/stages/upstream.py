@@ -66,31 +66,23 @@ def manifests_of(shards: Iterable[str], given: Sequence[Path], *, stage: str, se
     return {name: by_name[name] for name in wanted}
 
 
-def kept_by_key(manifest: Path, row_type: type[R]) -> dict[str, R]:
-    """Return the kept rows of a table by key, in order."""
-    return {row.key: row for row in kept_rows(manifest, row_type)}
-
-
-def row_of(key: str, rows: dict[str, R], manifest: Path) -> R:
-    """Return the row of a sample in a table of an earlier stage.
+class KeptRows(dict[str, R]):
+    """Kept rows of a table by key, in order. The look-up of another key raises a `ShardError`.
 
     Args:
-        key: Key of the sample.
-        rows: Kept rows of the table by key.
-        manifest: Manifest of the table, for the message.
-
-    Returns:
-        The row.
-
-    Raises:
-        ShardError: The table has no row of that key.
+        manifest: Manifest of the table.
+        row_type: Type of its rows.
     """
-    if key not in rows:
+
+    def __init__(self, manifest: Path, row_type: type[R]) -> None:
+        super().__init__((row.key, row) for row in kept_rows(manifest, row_type))
+        self._manifest = manifest
+
+    def __missing__(self, key: str) -> R:
         raise ShardError(
-            f"{manifest.with_suffix('.parquet')}: keeps no sample {key}, but a table made from it has one."
-            f" Delete {manifest} and run again."
+            f"{self._manifest.with_suffix('.parquet')}: keeps no sample {key}, but a table made from it has one."
+            f" Delete {self._manifest} and run again."
         )
-    return rows[key]
 
 
 def content_of(row: SourceRow, reader: ByteRangeReader) -> bytes:

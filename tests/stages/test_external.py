@@ -14,9 +14,9 @@ from fineclip.shards import CaptionRow, DetectRow, read_manifest, read_rows, sha
 from fineclip.stages.caption import caption_shard
 from fineclip.stages.detect import detect_shard
 from fineclip.stages.external import reading
-from fineclip.stages.external.annotation_tables import ExternalBoxesRow, rows_for
-from fineclip.stages.external.keyed_captions import OriginalBox, captions_in
-from fineclip.stages.external.names import ImageNames
+from fineclip.stages.external.annotation_tables import ExternalBoxesRow, ImageNames, rows_for
+from fineclip.stages.external.keyed_captions import OriginalBox
+from fineclip.stages.external.reading import captions_in
 from tests.helpers.external import boxes_config, boxes_json, captions_config, captions_json, given, key_of, write_json
 from tests.helpers.images import encoded
 from tests.helpers.stages import Item, write_filtered

@@ -10,7 +10,6 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -19,7 +18,7 @@ from fineclip.config import CocoSource
 from fineclip.errors import DataError
 from fineclip.shards import SourceRow, sha256_of
 from fineclip.stages.source.files import files_below, is_image
-from fineclip.stages.source.samples import Samples, fingerprint
+from fineclip.stages.source.samples import Samples, fingerprint, sample_row
 from fineclip.stages.source.text_encoding import captions_of, to_valid_utf8
 from fineclip.types import Box, LabeledBox
 
@@ -233,8 +232,8 @@ def coco_samples(config: CocoSource) -> Samples:
 
 def _rows(config: CocoSource, folder: Path, sizes: Mapping[str, int]) -> Iterator[SourceRow]:
     root = Path(config.root)
-    captioned = Document(root / config.captions) if config.captions is not None else None
-    boxed = Document(root / config.instances) if config.instances is not None else None
+    captioned = Document(root / config.captions) if config.captions else None
+    boxed = Document(root / config.instances) if config.instances else None
     naming = captioned or boxed
     if naming is None:
         raise AssertionError("captions and instances are both null")
@@ -244,18 +243,25 @@ def _rows(config: CocoSource, folder: Path, sizes: Mapping[str, int]) -> Iterato
     captions = _captions(captioned, images) if captioned else None
     boxes = _boxes(boxed, images) if boxed else None
     for number, entry in images.items():
-        texts = None if captions is None else captions[number]
-        row = _row(entry, folder, names[number], sizes, texts=texts)
-        yield row if boxes is None else replace(row, annotations=boxes[number])
+        texts = [] if captions is None else captions_of(captions[number])
+        url = entry.values.get("coco_url") or entry.values.get("flickr_url")
+        yield sample_row(
+            folder,
+            names[number],
+            sizes,
+            texts,
+            needs_text=captions is not None,
+            url=to_valid_utf8(url) if isinstance(url, str) else None,
+            annotations=None if boxes is None else boxes[number],
+        )
 
 
 def _name_in(folder: Path, name: str, sizes: Mapping[str, int]) -> str:
     """Return the name of an image in the folder: `train2017/1.jpg` may be `1.jpg` of a folder `train2017`."""
-    inside = PurePosixPath(name)
-    if name not in sizes and len(inside.parts) > 1 and inside.parts[0] == folder.name:
-        without = inside.relative_to(inside.parts[0]).as_posix()
-        return without if without in sizes else name
-    return name
+    if name in sizes or not PurePosixPath(name).is_relative_to(folder.name):
+        return name
+    inside = PurePosixPath(name).relative_to(folder.name).as_posix()
+    return inside if inside in sizes else name
 
 
 def _require_some(names: Collection[str], sizes: Mapping[str, int], folder: Path, naming: Path) -> None:
@@ -267,23 +273,6 @@ def _require_some(names: Collection[str], sizes: Mapping[str, int], folder: Path
         )
     if unnamed := len(sizes.keys() - named):
         log.info("%d of %d images in %s are not in %s and are ignored", unnamed, len(sizes), folder, naming)
-
-
-def _row(entry: Entry, folder: Path, name: str, sizes: Mapping[str, int], *, texts: list[str] | None) -> SourceRow:
-    captions = captions_of(texts or ())
-    has_text = texts is None or bool(captions)  # without a captions JSON no image is expected to have a caption
-    reason = "missing-image" if name not in sizes else None if has_text else "no-text"
-    url = entry.values.get("coco_url") or entry.values.get("flickr_url")
-    return SourceRow(
-        key="",
-        kept=reason is None,
-        reason=reason,
-        source_key=to_valid_utf8(name),
-        file=(folder / name).as_posix() if name in sizes else None,
-        size=sizes.get(name, 0),
-        captions=captions,
-        url=to_valid_utf8(url) if isinstance(url, str) else None,
-    )
 
 
 def images_by_id(document: Document) -> dict[Id, Entry]:

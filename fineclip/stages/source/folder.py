@@ -8,6 +8,7 @@ import csv
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -15,11 +16,11 @@ import pyarrow.parquet as pq
 
 from fineclip.config import FolderSource
 from fineclip.errors import DataError
-from fineclip.shards import SourceRow, sha256_of
+from fineclip.shards import sha256_of
 from fineclip.stages.source.files import files_below, is_image
-from fineclip.stages.source.samples import Samples, fingerprint
+from fineclip.stages.source.samples import Samples, fingerprint, sample_row
 from fineclip.stages.source.shard_plan import captions_table
-from fineclip.stages.source.text_encoding import captions_of, decoded, to_valid_utf8
+from fineclip.stages.source.text_encoding import captions_of, decoded
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ def folder_samples(config: FolderSource) -> Samples:
     images = {name: size for name, size in files.items() if is_image(name)}
     table = captions_table(config)
     if table is None:
-        found = {name: decoded((root / name).read_bytes()).splitlines() or [""] for name in _text_names(files)}
+        beside = [name for name in files if name.lower().endswith(".txt")]
+        found = {name: decoded((root / name).read_bytes()).splitlines() or [""] for name in beside}
         texts = {name: found[text] for name, text in texts_beside(images, found).items()}
         inputs = {config.root: fingerprint(images, found)}
     else:
@@ -55,7 +57,8 @@ def folder_samples(config: FolderSource) -> Samples:
                 f"{table}: none of its {len(texts)} images is under {root}; the first is {next(iter(texts))!r}. The column"
                 " `image` must hold paths relative to source.root."
             )
-    return Samples(inputs, _rows(root, images, texts))
+    names = chain(images, (name for name in texts if name not in images))
+    return Samples(inputs, (sample_row(root, name, images, captions_of(texts.get(name, ()))) for name in names))
 
 
 def texts_beside(images: Mapping[str, int], texts: Mapping[str, list[str]]) -> dict[str, str]:
@@ -117,33 +120,6 @@ def _require_columns(table: Path, found: list[str]) -> None:
             f"{table}: has no column {' and no column '.join(missing)}; it has {', '.join(found) or 'none'}."
             " Name them so: image,caption"
         )
-
-
-def _rows(root: Path, images: Mapping[str, int], texts: Mapping[str, list[str]]) -> Iterator[SourceRow]:
-    for name in [*images, *(name for name in texts if name not in images)]:
-        captions = captions_of(texts.get(name, ()))
-        reason = _reason(name, images, captions)
-        yield SourceRow(
-            key="",
-            kept=reason is None,
-            reason=reason,
-            source_key=to_valid_utf8(name),
-            file=None if reason in ("missing-image", "bad-name") else (root / name).as_posix(),
-            size=images.get(name, 0),
-            captions=captions,
-        )
-
-
-def _reason(name: str, images: Mapping[str, int], captions: list[str]) -> str | None:
-    if name not in images:
-        return "missing-image"
-    if to_valid_utf8(name) != name:
-        return "bad-name"
-    return None if captions else "no-text"
-
-
-def _text_names(files: Mapping[str, int]) -> list[str]:
-    return [name for name in files if name.lower().endswith(".txt")]
 
 
 def _stem(name: str) -> str:

@@ -9,7 +9,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -37,13 +37,15 @@ class Member(NamedTuple):
 
 @dataclass(slots=True)
 class Parts:
-    """The members of one sample. `repeats` counts earlier samples of the same key."""
+    """The members of one sample by kind. `repeats` counts earlier samples of the same key."""
 
     key: str
     repeats: int
-    image: ByteRange | None = None
-    text: bytes | None = None
-    json: bytes | None = None
+    members: dict[Kind, Member] = field(default_factory=dict)
+
+    def content(self, kind: Kind) -> bytes | None:
+        """Return the content of the text or JSON; None if there is none."""
+        return self.members[kind].content if kind in self.members else None
 
 
 class TarIndex(NamedTuple):
@@ -100,14 +102,7 @@ def samples_in(found: Sequence[Member]) -> Iterator[Parts]:
     for member in found:
         repeats = seen[member.key, member.kind]
         seen[member.key, member.kind] += 1
-        parts = samples.setdefault((member.key, repeats), Parts(member.key, repeats))
-        match member.kind:
-            case "image":
-                parts.image = member.piece
-            case "text":
-                parts.text = member.content
-            case "json":
-                parts.json = member.content
+        samples.setdefault((member.key, repeats), Parts(member.key, repeats)).members[member.kind] = member
     yield from samples.values()
 
 

@@ -52,14 +52,14 @@ def planned_shards(config: SourceConfig) -> list[PlannedShard]:
         ConfigError: The input does not exist, or is incomplete or ambiguous; the message states the required files.
     """
     match config:
-        case MiniatureSource():
-            return _numbered("miniature", config.images, config.images_per_shard)
-        case FolderSource():
-            return _numbered("folder", _images_in(_folder_of(config)), config.images_per_shard)
-        case CocoSource():
-            return _numbered("coco", _images_in(_folder_of_coco(config)), config.images_per_shard)
         case WebDatasetSource():
             return _shards_of_tars(_tars(config), config)
+        case MiniatureSource():
+            images = config.images
+        case FolderSource() | CocoSource():
+            images = _count_images(config)
+    of = math.ceil(images / config.images_per_shard)
+    return [PlannedShard(f"{config.kind}-{position:04d}", position, of) for position in range(of)]
 
 
 def image_folder(config: SourceConfig) -> Path | None:
@@ -155,22 +155,18 @@ def require_outside(config: SourceConfig, output: Path) -> None:
         )
 
 
-def _numbered(kind: str, images: int, per_shard: int) -> list[PlannedShard]:
-    of = -(-images // per_shard)
-    return [PlannedShard(f"{kind}-{position:04d}", position, of) for position in range(of)]
-
-
-def _images_in(folder: Path) -> int:
-    found = count_images(folder)
-    if not found:
+def _count_images(config: FolderSource | CocoSource) -> int:
+    if isinstance(config, FolderSource):
+        folder = _existing(
+            config.root, "your images there, with captions in NAME.txt beside NAME.jpg or in source.captions"
+        )
+        captions_table(config)
+    else:
+        folder = _coco_folder(config)
+    count = count_images(folder)
+    if not count:
         raise ConfigError(f"source.root: {folder} holds no image ({' '.join(sorted(IMAGE_SUFFIXES))}). Put some there.")
-    return found
-
-
-def _folder_of(config: FolderSource) -> Path:
-    root = _existing(config.root, "your images there, with captions in NAME.txt beside NAME.jpg or in source.captions")
-    captions_table(config)
-    return root
+    return count
 
 
 def captions_table(config: FolderSource) -> Path | None:
@@ -196,7 +192,7 @@ def captions_table(config: FolderSource) -> Path | None:
     raise ConfigError(f"source.captions: no such file: neither {places[0]} nor {places[1]}. Put it there.")
 
 
-def _folder_of_coco(config: CocoSource) -> Path:
+def _coco_folder(config: CocoSource) -> Path:
     jsons = " and ".join(name for name in (config.captions, config.instances) if name is not None)
     expected = f"COCO or LVIS there: images in {config.images}/, {jsons}"
     root = _existing(config.root, expected)
