@@ -14,6 +14,7 @@ from fineclip.config import (
     CaptionsJsonCaption,
     CocoSource,
     Config,
+    EncoderConfig,
     FolderSource,
     Run,
     WeightsConfig,
@@ -85,13 +86,11 @@ class Plan:
     @property
     def source_annotations(self) -> list[str]:
         """Return the JSON files or the table of captions that `index-source` reads beside the images."""
-        match self.config.source:
-            case CocoSource(root=root, captions=captions, instances=instances):
-                return [f"{root}/{name}" for name in (captions, instances) if name]
-            case FolderSource() as folder:
-                table = captions_table(folder)
-                return [str(table)] if table else []
-        return []
+        source = self.config.source
+        if isinstance(source, CocoSource):
+            return [f"{source.root}/{name}" for name in (source.captions, source.instances) if name]
+        table = captions_table(source) if isinstance(source, FolderSource) else None
+        return [str(table)] if table else []
 
     @property
     def source_fingerprint(self) -> str | None:
@@ -101,7 +100,7 @@ class Plan:
 
     def external_json(self, kind: str, name: str) -> list[str]:
         """Return the JSON of an entry of `detect` or `caption` with external annotations, or nothing for other engines."""
-        entry = self._entry(kind, name)
+        entry = getattr(self.config, kind)[name]
         return [entry.path] if isinstance(entry, BoxesJsonDetect | CaptionsJsonCaption) else []
 
     @property
@@ -116,12 +115,10 @@ class Plan:
 
     def weights(self, kind: str, name: str) -> WeightsConfig | None:
         """Return the weights of a catalog entry, or None if it needs none."""
-        if kind == "encoders":
-            return self.config.encoders[name].weights
         if kind == "tokenizers":
             return self.config.encoders[name].tokenizer
-        entry = self._entry(kind, name)
-        return entry.weights if isinstance(entry, YoloDetect | Blip2Caption) else None
+        entry = getattr(self.config, kind)[name]
+        return entry.weights if isinstance(entry, YoloDetect | Blip2Caption | EncoderConfig) else None
 
     def needed_weights(self) -> list[tuple[str, str]]:
         """Return (kind, name) of every model that planned jobs use."""
@@ -193,10 +190,6 @@ class Plan:
         """Return the keys of `loader` that have an effect on this run."""
         unused = () if self.config.options(run).can_cache_texts else ("cached_texts",)
         return {name: value for name, value in identity(self.config.loader).items() if name not in unused}
-
-    def _entry(self, kind: str, name: str) -> Any:
-        catalog: Mapping[str, Any] = self.config.detect if kind == "detect" else self.config.caption
-        return catalog[name]
 
     def _require_external(self) -> None:
         for kind, name in (("detect", self.config.regions), ("caption", self.config.captions)):

@@ -74,11 +74,9 @@ def crops(rows: Iterable[DetectRow], detected: Path, config: Blip2Caption) -> It
     sources = KeptRows(lineage_of(detected)["source"], SourceRow)
     with ByteRangeReader() as reader:
         for row in rows:
-            if not row.regions:
-                continue
-            image = _same_image(row, sources[row.key], reader)
-            for region in row.regions:
-                yield region_crop(image, region.box, config)
+            if row.regions:
+                image = _same_image(row, sources[row.key], reader)
+                yield from (region_crop(image, region.box, config) for region in row.regions)
 
 
 def _same_image(row: DetectRow, place: SourceRow, reader: ByteRangeReader) -> Image.Image:

@@ -58,7 +58,10 @@ def checked_chain(packed: Path) -> dict[str, Manifest]:
         raise ShardError(f"{packed}: is a manifest of {list(paths)[-1]}; expected one of pack")
     manifests = {name: read_manifest(path) for name, path in paths.items()}
     for above, name in pairwise(paths):
-        _require_same(manifests[name], paths[name], paths[above])
+        if manifests[name].inputs[paths[above].as_posix()] != sha256_of(paths[above]):
+            raise ShardError(
+                f"{paths[name]}: was made from another {paths[above]} than the current one. Run its stage again."
+            )
         _require_count(paths[name], "read", manifests[name].read, f"{paths[above]} kept", manifests[above].kept)
     for name, one in manifests.items():
         _require_count(paths[name], "read", one.read, "kept and dropped", one.kept + sum(one.dropped.values()))
@@ -66,11 +69,6 @@ def checked_chain(packed: Path) -> dict[str, Manifest]:
         paths["caption"], "regions", manifests["caption"].regions, str(paths["detect"]), manifests["detect"].regions
     )
     return manifests
-
-
-def _require_same(manifest: Manifest, path: Path, above: Path) -> None:
-    if manifest.inputs[above.as_posix()] != sha256_of(above):
-        raise ShardError(f"{path}: was made from another {above} than the current one. Run its stage again.")
 
 
 def _require_count(path: Path, field: str, count: int, other: str, expected: int) -> None:

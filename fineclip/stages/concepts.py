@@ -17,7 +17,7 @@ reason `vague`, single nouns, and the singular.
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -131,11 +131,15 @@ def concepts_of_scale(select: Path, manifest: Path, config: ConceptsConfig, *, d
         ShardError: A required manifest is missing, or a table is absent or changed. Nothing is written then.
     """
     keys = keys_by_shard(select)
-    has_labels = config.from_ == "labels"
-    tables = manifests_of(keys, detected, stage="detect", select=select) if has_labels else _filters(select, keys)
+    if config.from_ == "labels":
+        tables = manifests_of(keys, detected, stage="detect", select=select)
+        names, phrase = _labels(keys, tables), "regions show"
+    else:
+        given = {Path(name).stem: Path(name) for name in read_manifest(select).inputs}
+        tables = {name: given[name] for name in keys}
+        names, phrase = _nouns(keys, tables), "nouns in captions name"
 
     def rows() -> list[ConceptRow]:
-        names = _labels(keys, tables) if has_labels else _nouns(keys, tables, noun_finder())
         counts = Counter(tqdm(names, desc=f"concepts {manifest.stem}", unit="name", disable=None))
         rows = pool(counts, config)
         concepts = [row for row in rows if row.kept]
@@ -144,7 +148,6 @@ def concepts_of_scale(select: Path, manifest: Path, config: ConceptsConfig, *, d
                 f"concepts of {select}: none of {len(rows)} names is left; they are named {counts.total()} times by {config.from_}."
                 f" Lower concepts.min_count ({config.effective_min_count}), or change concepts.from."
             )
-        phrase = "regions show" if has_labels else "nouns in captions name"
         named = sum(row.count for row in concepts)
         log.info("%d of %d %s one of %d concepts", named, counts.total(), phrase, len(concepts))
         return rows
@@ -169,12 +172,6 @@ def read_concepts(manifest: Path) -> tuple[str, ...]:
     return tuple(row.key for row in kept_rows(manifest, ConceptRow))
 
 
-def _filters(select: Path, shards: Iterable[str]) -> dict[str, Path]:
-    """Return the manifests of `filter` that the selection was made from, for `shards`."""
-    given = {Path(name).stem: Path(name) for name in read_manifest(select).inputs}
-    return {name: given[name] for name in shards}
-
-
 def _labels(keys: Mapping[str, Collection[str]], tables: Mapping[str, Path]) -> Iterator[str]:
     for shard, manifest in tables.items():
         selected = set(keys[shard])
@@ -183,7 +180,8 @@ def _labels(keys: Mapping[str, Collection[str]], tables: Mapping[str, Path]) -> 
                 yield from (region.label or "" for region in row.regions)
 
 
-def _nouns(keys: Mapping[str, Collection[str]], tables: Mapping[str, Path], nouns: Nouns) -> Iterator[str]:
+def _nouns(keys: Mapping[str, Collection[str]], tables: Mapping[str, Path]) -> Iterator[str]:
+    nouns = noun_finder()
     for shard, manifest in tables.items():
         limits, rows = limits_of(manifest), KeptRows(input_manifest(manifest, "source"), SourceRow)
         for key in sorted(keys[shard]):

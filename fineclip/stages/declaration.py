@@ -125,6 +125,14 @@ class Stage:
                 table.write(row)
 
 
+def catalog_entry(*kinds: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return the options of a verb that takes an entry of a catalog; `kinds` are the catalogs."""
+    return {
+        "kind": {"required": True, "choices": kinds, "help": "catalog of the entry"},
+        "name": {"required": True, "help": "name of the entry in the catalog"},
+    }
+
+
 _FUNCTIONS: dict[str, Callable[..., None]] = {}
 _DECLARED: dict[str, Stage] = {}
 

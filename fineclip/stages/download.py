@@ -10,7 +10,6 @@ import re
 import shutil
 import socket
 import time
-import urllib.error
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -60,12 +59,8 @@ def from_address(url: str, target: Path, *, most_bytes: int, allow_private: bool
     try:
         with opener.open(url, timeout=STALL_SECONDS) as response, atomic(target) as temporary:
             _copy(response, temporary, most_bytes=most_bytes)
-    except urllib.error.HTTPError as error:
-        raise NotFetchedError(f"the server answers {error.code} {error.reason}") from None
-    except urllib.error.URLError as error:
-        raise NotFetchedError(str(error.reason)) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise NotFetchedError(str(error) or type(error).__name__) from None
+        raise NotFetchedError(str(error).strip("<>") or type(error).__name__) from None
 
 
 def from_hub(repository: str, revision: str, target: Path, *, file: str | None) -> None:
@@ -212,6 +207,7 @@ class _Redirects(HTTPRedirectHandler):
     ) -> Request | None:
         allowed = ("https",) if req.type == "https" else ("http", "https")
         if urlsplit(newurl).scheme not in allowed:
-            reason = f"the server leads from {req.type} to {newurl}, an unknown url type or one without encryption"
-            raise urllib.error.URLError(reason)
+            raise OSError(
+                f"the server leads from {req.type} to {newurl}, an unknown url type or one without encryption"
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -23,7 +23,7 @@ from fineclip.errors import CheckpointError, ConfigError
 from fineclip.models.shipped import PREFIX, shipped
 from fineclip.shards import Manifest, read_manifest, sha256_of, write_text
 from fineclip.shards.atomic import remove_stale_temp_files
-from fineclip.stages.declaration import Stage, stage
+from fineclip.stages.declaration import Stage, catalog_entry, stage
 from fineclip.stages.download import NotFetchedError, from_address, from_hub
 
 log = logging.getLogger(__name__)
@@ -38,14 +38,7 @@ WEIGHTS = Stage(
     help="fetch the weights of one model and record their hash",
     config=WeightsConfig,
     section="{kind}.{name}.weights",
-    options={
-        "kind": {
-            "required": True,
-            "choices": ("detect", "caption", "encoders", "tokenizers"),
-            "help": "catalog of the entry",
-        },
-        "name": {"required": True, "help": "name of the entry in the catalog"},
-    },
+    options=catalog_entry("detect", "caption", "encoders", "tokenizers"),
 )
 
 
@@ -85,7 +78,8 @@ def fetch_weights(kind: str, name: str, manifest: Path, config: WeightsConfig, *
     if config.shipped is None:
         values = {"origin": _origin(config), "sha256": digest, "stamps": _stamps(path)}
         write_text(record, json.dumps(values, sort_keys=True, indent=1) + "\n")
-    written = f"{PREFIX}{config.shipped}" if path == _shipped(config) else path.as_posix()
+    is_shipped = config.shipped is not None and path == shipped(config.shipped)
+    written = f"{PREFIX}{config.shipped}" if is_shipped else path.as_posix()
     write_text(manifest, Manifest(WEIGHTS.name, WEIGHTS.version, _origin(config), {}, {written: digest}).text())
     log.info("%s.%s: %s, sha256 %s", kind, name, written, digest)
 
@@ -106,7 +100,7 @@ def locate(config: WeightsConfig, manifest: Path) -> Path | None:
     if config.path is not None and Path(config.path).exists():
         return Path(config.path)
     if config.shipped is not None:
-        return _shipped(config)
+        return shipped(config.shipped)
     place = _place(config, manifest)
     return place if (config.hub or config.url) and place.exists() and _recorded(manifest, config) else None
 
@@ -233,10 +227,6 @@ def _place(config: WeightsConfig, manifest: Path) -> Path:
     if config.url is not None:
         return folder / (PurePosixPath(unquote(urlsplit(config.url).path)).name or "weights")
     return folder
-
-
-def _shipped(config: WeightsConfig) -> Path | None:
-    return None if config.shipped is None else shipped(config.shipped)
 
 
 def _origin(config: WeightsConfig) -> dict[str, str]:

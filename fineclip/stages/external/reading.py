@@ -25,7 +25,7 @@ from pydantic import Field
 from fineclip.config import BoxesJsonDetect, CaptionsJsonCaption
 from fineclip.errors import DataError
 from fineclip.shards import sha256_of
-from fineclip.stages.declaration import Stage, stage
+from fineclip.stages.declaration import Stage, catalog_entry, stage
 from fineclip.stages.external.annotation_tables import (
     ExternalBox,
     ExternalBoxesRow,
@@ -49,10 +49,7 @@ IMPORT_ANNOTATIONS = Stage(
     config=Annotated[ExternalConfig, Field(discriminator="engine")],
     section="{kind}.{name}",
     row=ExternalBoxesRow,
-    options={
-        "kind": {"required": True, "choices": ("detect", "caption"), "help": "catalog of the entry"},
-        "name": {"required": True, "help": "name of the entry in the catalog"},
-    },
+    options=catalog_entry("detect", "caption"),
     key=table_identity,
 )
 
