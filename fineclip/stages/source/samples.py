@@ -1,4 +1,4 @@
-"""Contents of the index of a source, common to the kinds folder and coco."""
+"""Samples of a source, common to its kinds."""
 
 import hashlib
 from collections.abc import Iterator, Mapping

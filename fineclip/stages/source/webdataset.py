@@ -8,8 +8,7 @@ about it.
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,8 @@ import pyarrow.parquet as pq
 
 from fineclip.errors import ShardError
 from fineclip.shards import SourceRow, sha256_of
-from fineclip.stages.source import SOURCE
 from fineclip.stages.source.members import Parts, TarIndex, index_tar, samples_in
-from fineclip.stages.source.shard_plan import PlannedShard
+from fineclip.stages.source.samples import Samples
 from fineclip.stages.source.text_encoding import captions_of, decoded, to_valid_utf8
 
 log = logging.getLogger(__name__)
@@ -32,29 +30,26 @@ Metadata = Mapping[str, Any]  # content of the JSON of a sample, or of its row i
 STATUS_REASONS = {"failed_to_download": "failed-to-download", "failed_to_resize": "failed-to-resize"}
 
 
-def webdataset_shard(shard: PlannedShard, manifest: Path) -> None:
-    """Write the source table of the tars of a shard, and then its manifest.
+def tar_samples(tars: Iterable[str]) -> Samples:
+    """Return every sample of the tars of a shard.
 
-    The inputs of the manifest are the tars with a hash of names, byte ranges and texts of their members. An image that is replaced by
-    another of equal size at the same offset is not noticed without `--force`.
+    The hash of a tar is that of names, byte ranges and texts of its members. An image that is replaced by another of equal size at the
+    same offset is not noticed without `--force`.
 
     Args:
-        shard: Names at least one tar.
-        manifest: Path of the manifest to write.
+        tars: Paths of the tars.
+
+    Returns:
+        Hashes of the tars and of the parquet files beside them, and lazily made rows.
 
     Raises:
         ShardError: A tar or the parquet beside it is absent, truncated, or of another form.
     """
-    stocks = {Path(tar): index_tar(Path(tar)) for tar in shard.tars}
+    stocks = {Path(tar): index_tar(Path(tar)) for tar in tars}
     inputs = {tar.as_posix(): stock.fingerprint for tar, stock in stocks.items()}
     inputs |= {path.as_posix(): sha256_of(path) for tar in stocks if (path := tar.with_suffix(".parquet")).is_file()}
-
-    def rows() -> Iterator[SourceRow]:
-        of_tars = (rows_of(tar, stock, sidecar(tar.with_suffix(".parquet"))) for tar, stock in stocks.items())
-        for index, row in enumerate(chain.from_iterable(of_tars)):
-            yield replace(row, key=f"{shard.name}-{index:06d}")
-
-    SOURCE.write_table(manifest, {"kind": "webdataset"}, inputs, rows)
+    of_tars = (rows_of(tar, stock, sidecar(tar.with_suffix(".parquet"))) for tar, stock in stocks.items())
+    return Samples(inputs, chain.from_iterable(of_tars))
 
 
 def rows_of(tar: Path, stock: TarIndex, metadata: Mapping[str, Metadata]) -> Iterator[SourceRow]:
