@@ -50,6 +50,8 @@ class Plan:
         dataset: Name of the folder under data/ and results/.
         shards: Planned shards by name, in the order in which scales use them.
         runs: Planned runs by id, pretrained encoders included.
+        trained: Ids of the runs that are trained.
+        untrained: Ids of the runs that are pretrained encoders without training.
     """
 
     def __init__(self, config: Config) -> None:
@@ -61,6 +63,8 @@ class Plan:
         self.shards: dict[str, PlannedShard] = {shard.name: shard for shard in longest_prefix(config, of_source)}
         self._require_external()
         self.runs: dict[str, Run] = config.runs()
+        self.trained = [name for name, run in self.runs.items() if run.method]
+        self.untrained = [name for name, run in self.runs.items() if not run.method]
 
     def prefix(self, scale: str) -> list[str]:
         """Return the names of the shards that a scale may need, in order."""
@@ -102,16 +106,6 @@ class Plan:
         """Return the JSON of an entry of `detect` or `caption` with external annotations, or nothing for other engines."""
         entry = getattr(self.config, kind)[name]
         return [entry.path] if isinstance(entry, BoxesJsonDetect | CaptionsJsonCaption) else []
-
-    @property
-    def trained(self) -> list[str]:
-        """Return the ids of the runs that are trained."""
-        return [name for name, run in self.runs.items() if run.method]
-
-    @property
-    def untrained(self) -> list[str]:
-        """Return the ids of the runs that are pretrained encoders without training."""
-        return [name for name, run in self.runs.items() if not run.method]
 
     def weights(self, kind: str, name: str) -> WeightsConfig | None:
         """Return the weights of a catalog entry, or None if it needs none."""

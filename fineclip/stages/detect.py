@@ -7,10 +7,10 @@ are in pixels of the stored image, clipped to it and rounded to hundredths.
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 from tqdm import tqdm
@@ -35,15 +35,12 @@ log = logging.getLogger(__name__)
 GivenBoxes = AnnotationsDetect | BoxesJsonDetect
 
 
-@dataclass(frozen=True)
-class DecodedSample:
-    """A sample with its image in RGB, or the reason why it has none. Width and height are those of the header."""
+class DecodedSample(NamedTuple):
+    """A sample: its source row, its row without regions, and its image in RGB, None for a dropped sample."""
 
     source: SourceRow
-    width: int
-    height: int
-    image: Image.Image | None = None
-    reason: str | None = None
+    row: DetectRow
+    image: Image.Image | None
 
 
 def decode_samples(samples: Iterable[tuple[FilterRow, SourceRow]], reader: ByteRangeReader) -> Iterator[DecodedSample]:
@@ -54,21 +51,22 @@ def decode_samples(samples: Iterable[tuple[FilterRow, SourceRow]], reader: ByteR
         reader: Reader of the files that the source rows name.
 
     Yields:
-        The samples in order; one that cannot be decoded has a reason and no image.
+        The samples in order; one that cannot be decoded, or has another size than its header states, is dropped.
 
     Raises:
         ShardError: A file is absent or truncated.
     """
     for header, source in samples:
+        width, height, image, reason = header.width, header.height, None, None
         try:
             image = decode(content_of(source, reader))
         except UndecodableImage as error:
             log.info("sample %s is dropped: %s", source.key, error)
-            yield DecodedSample(source, header.width, header.height, reason="undecodable")
-            continue
-        same = image.size == (header.width, header.height)
-        reason = None if same else "size-mismatch"
-        yield DecodedSample(source, header.width, header.height, image if same else None, reason)
+            reason = "undecodable"
+        if image is not None and image.size != (width, height):
+            image, reason = None, "size-mismatch"
+        row = DetectRow(key=source.key, kept=not reason, reason=reason, width=width, height=height, regions=[])
+        yield DecodedSample(source, row, image)
 
 
 def given_regions(
@@ -124,44 +122,43 @@ def given_rows(
         DataError: A box has an edge that is not finite.
     """
     left_out = Counter[str]()
-    for sample in samples:
-        source = sample.source
-        if isinstance(config, BoxesJsonDetect):
+    for source, row, _ in samples:
+        reason, boxes = row.reason, list[Region]()
+        if isinstance(config, AnnotationsDetect):
+            if source.annotations is None:
+                raise ConfigError(
+                    f"sample {source.key}: its source has no boxes of its own, and detect engine annotations needs them."
+                    " Use an entry of engine yolo, or for kind coco set source.instances."
+                )
+            boxes = [Region(one.box, 1.0, one.label) for one in source.annotations]
+        elif reason is None:
             listed = external.get(source.key)
-            reason = sample.reason or _mismatch(sample, listed)
-            boxes = (
-                [] if reason or listed is None else [Region(from_xywh(*one[:4]), *one[4:]) for one in listed.regions]
-            )
-        elif source.annotations is not None:
-            reason, boxes = sample.reason, [Region(one.box, 1.0, one.label) for one in source.annotations]
-        else:
-            raise ConfigError(
-                f"sample {source.key}: its source has no boxes of its own, and detect engine annotations needs them."
-                " Use an entry of engine yolo, or for kind coco set source.instances."
-            )
+            reason = _mismatch(row, listed)
+            if listed and not reason:
+                boxes = [Region(from_xywh(*one[:4]), one.score, one.label) for one in listed.regions]
         try:
-            regions, rejected = given_regions(boxes, width=sample.width, height=sample.height, config=config)
+            regions, rejected = given_regions(boxes, width=row.width, height=row.height, config=config)
         except DataError as error:
             raise DataError(f"sample {source.key} ({source.source_key}): {error}") from None
         left_out.update(rejected)
-        yield _row(replace(sample, reason=reason), regions)
+        yield replace(row, kept=reason is None, reason=reason, regions=[] if reason else regions)
     for why, count in sorted(left_out.items()):
         log.info("%d boxes left out: %s", count, why)
 
 
-def _mismatch(sample: DecodedSample, listed: ExternalBoxesRow | None) -> str | None:
+def _mismatch(row: DetectRow, listed: ExternalBoxesRow | None) -> str | None:
     if listed is None:
         return "not-listed"
-    sides = ((listed.width, sample.width), (listed.height, sample.height))
+    sides = ((listed.width, row.width), (listed.height, row.height))
     return "other-size" if any(stated not in (None, actual) for stated, actual in sides) else None
 
 
 def detected_rows(shown: Iterable[DecodedSample], detector: "Detector", *, batch_size: int) -> Iterator[DetectRow]:
     """Yield a row for each sample with the regions that a detector finds. At most one batch of images is in memory."""
     for batch in batches(shown, batch_size):
-        found = iter(detector.find([sample.image for sample in batch if sample.image is not None]))
-        for sample in batch:
-            yield _row(sample, () if sample.image is None else next(found))
+        found = iter(detector.find([image for *_, image in batch if image is not None]))
+        for _, row, image in batch:
+            yield row if image is None else replace(row, regions=list(next(found)))
 
 
 DETECT = Stage(
@@ -253,14 +250,3 @@ def _samples(kept: Path) -> list[tuple[FilterRow, SourceRow]]:
     """Return the kept filter rows, each with its source row."""
     sources = KeptRows(input_manifest(kept, "source"), SourceRow)
     return [(row, sources[row.key]) for row in kept_rows(kept, FilterRow)]
-
-
-def _row(sample: DecodedSample, regions: Sequence[Region]) -> DetectRow:
-    return DetectRow(
-        key=sample.source.key,
-        kept=sample.reason is None,
-        reason=sample.reason,
-        width=sample.width,
-        height=sample.height,
-        regions=[] if sample.reason else list(regions),
-    )

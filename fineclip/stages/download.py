@@ -38,7 +38,7 @@ class NotFetchedError(Exception):
     """A download failed."""
 
 
-def from_address(url: str, target: Path, *, most_bytes: int, allow_private: bool = False) -> None:
+def from_address(url: str, target: Path, *, most_bytes: int) -> None:
     """Write the content of an http or https address to `target`.
 
     The IP address that is checked is the one that is connected to, after redirects too. Proxies of the environment are not used,
@@ -48,14 +48,13 @@ def from_address(url: str, target: Path, *, most_bytes: int, allow_private: bool
         url: Address of a file.
         target: Path that is replaced after the last byte.
         most_bytes: Greatest size in bytes.
-        allow_private: Allow addresses of this machine and its network.
 
     Raises:
         NotFetchedError: The address is refused, unreachable, absent, too large, too slow, or the transfer is truncated.
     """
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise NotFetchedError(f"{url} is not an http or https address")
-    opener = build_opener(ProxyHandler({}), _Redirects, *([] if allow_private else [_PublicAddresses]))
+    opener = build_opener(ProxyHandler({}), _Redirects, _PublicAddresses)
     try:
         with opener.open(url, timeout=STALL_SECONDS) as response, atomic(target) as temporary:
             _copy(response, temporary, most_bytes=most_bytes)

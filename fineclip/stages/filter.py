@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fineclip.config import FilterConfig, parse
 from fineclip.shards import ByteRangeReader, FilterRow, SourceRow, kept_rows, read_manifest
-from fineclip.shards.images import Header, read_header
+from fineclip.shards.images import read_header
 from fineclip.stages.declaration import Input, Stage, stage
 from fineclip.stages.upstream import content_of
 from fineclip.types import Candidate
@@ -131,23 +131,21 @@ def filter_shard(source: Path, manifest: Path, config: FilterConfig) -> None:
 
 def filtered_rows(source: Path, config: FilterConfig) -> Iterator[FilterRow]:
     """Yield a row for each image of a source shard, in order."""
+    images, formats = list[Candidate](), list[str | None]()
     with ByteRangeReader() as reader:
-        inspected = [_inspect(row, reader) for row in kept_rows(source, SourceRow)]
-    reasons = apply_rules((image for image, _ in inspected), config)
-    for (image, header), reason in zip(inspected, reasons, strict=True):
+        for row in kept_rows(source, SourceRow):
+            content = content_of(row, reader)
+            width, height, image_format = read_header(content) or (0, 0, None)
+            digest = hashlib.sha256(content).hexdigest()
+            images.append(Candidate(row.key, width, height, tuple(row.captions), digest))
+            formats.append(image_format)
+    for image, image_format, reason in zip(images, formats, apply_rules(images, config), strict=True):
         yield FilterRow(
             key=image.key,
             kept=reason is None,
             reason=reason,
             width=image.width,
             height=image.height,
-            format=header.format if header else None,
+            format=image_format,
             sha256=image.sha256,
         )
-
-
-def _inspect(row: SourceRow, reader: ByteRangeReader) -> tuple[Candidate, Header | None]:
-    content = content_of(row, reader)
-    header = read_header(content)
-    width, height = (header.width, header.height) if header else (0, 0)
-    return Candidate(row.key, width, height, tuple(row.captions), hashlib.sha256(content).hexdigest()), header

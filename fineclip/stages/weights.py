@@ -43,7 +43,7 @@ WEIGHTS = Stage(
 
 
 @stage(WEIGHTS)
-def fetch_weights(kind: str, name: str, manifest: Path, config: WeightsConfig, *, allow_private: bool = False) -> None:
+def fetch_weights(kind: str, name: str, manifest: Path, config: WeightsConfig) -> None:
     """Find or fetch the weights of one catalog entry, check their hash and write the manifest.
 
     Args:
@@ -51,7 +51,6 @@ def fetch_weights(kind: str, name: str, manifest: Path, config: WeightsConfig, *
         name: Name of the entry.
         manifest: `data/weights/<kind>/<name>.json`.
         config: Origin of the weights.
-        allow_private: Allow addresses of the local network.
 
     Raises:
         CheckpointError: The weights cannot be found or fetched; the message states how to fetch them manually. Or their
@@ -62,7 +61,7 @@ def fetch_weights(kind: str, name: str, manifest: Path, config: WeightsConfig, *
         path = _place(config, manifest)
         log.info("%s.%s: fetching %s", kind, name, _origin_in_words(config))
         try:
-            _fetch(config, path, allow_private=allow_private)
+            _fetch(config, path)
         except NotFetchedError as error:
             raise CheckpointError(_by_hand(kind, name, config, reason=str(error))) from None
     digest, record = hash_of(path), _record_at(manifest)
@@ -208,13 +207,13 @@ def _files(folder: Path) -> dict[str, Path]:
     return {name.as_posix(): file for name, file in found.items() if not any(part[0] == "." for part in name.parts)}
 
 
-def _fetch(config: WeightsConfig, place: Path, *, allow_private: bool) -> None:
+def _fetch(config: WeightsConfig, place: Path) -> None:
     remove_stale_temp_files(place.parent, place.name)
     if config.hub is not None:
         from_hub(config.hub, str(config.revision), place, file=config.hub_file)
     elif config.url is not None:
         most = int(config.size_mb * 1e6 * SPARE) if config.size_mb else MOST_BYTES
-        from_address(config.url, place, most_bytes=most, allow_private=allow_private)
+        from_address(config.url, place, most_bytes=most)
     else:
         raise NotFetchedError(f"there is nothing at {config.path}")
 
