@@ -172,18 +172,15 @@ class Plan:
         encoder = {"encoder": identity(self.config.encoders[run.encoder])}
         if run.method is None:
             return encoder
+        options = self.config.options(run)
+        unused = () if options.can_cache_texts else ("cached_texts",)  # without effect on this run
         return encoder | {
             "method": run.method,
             "method_version": version_of("methods", run.method),
-            "options": identity(self.config.options(run)),
-            "loader": self._loader(run),
+            "options": identity(options),
+            "loader": {name: value for name, value in identity(self.config.loader).items() if name not in unused},
             "train": identity(self.config.training(run)),
         }
-
-    def _loader(self, run: Run) -> dict[str, Any]:
-        """Return the keys of `loader` that have an effect on this run."""
-        unused = () if self.config.options(run).can_cache_texts else ("cached_texts",)
-        return {name: value for name, value in identity(self.config.loader).items() if name not in unused}
 
     def _require_external(self) -> None:
         for kind, name in (("detect", self.config.regions), ("caption", self.config.captions)):

@@ -11,10 +11,12 @@ from fineclip.stages.declaration import Stage, function_of, stages
 
 def add_verbs(verbs: Verbs) -> None:
     """Add one verb per stage, in the order of the workflow."""
-    for declared in stages().values():
-        verb = add_job(verbs, declared.verb or declared.name, partial(run_stage, declared), about=declared.help)
+    names = {name: declared.verb or name for name, declared in stages().items()}
+    for name, declared in stages().items():
+        verb = add_job(verbs, names[name], partial(run_stage, declared), about=declared.help)
         for parameter, needed in declared.inputs.items():
             nargs = None if needed.required and not needed.many else "+" if needed.required else "*"
+            text = f"manifest{'s' if needed.many else ''} of `{names.get(needed.stage, needed.stage)}`"
             verb.add_argument(
                 needed.flag,
                 dest=parameter,
@@ -23,7 +25,7 @@ def add_verbs(verbs: Verbs) -> None:
                 required=needed.required,
                 default=[],
                 metavar="FILE",
-                help=needed.help,
+                help=f"{text}, {needed.note}" if needed.note else text,
             )
         for parameter, settings in declared.options.items():
             verb.add_argument(f"--{parameter.replace('_', '-')}", dest=parameter, **settings)

@@ -101,8 +101,8 @@ CAPTION = Stage(
     config=CaptionConfig,
     section="caption.{captions}",
     inputs={
-        "detected": Input(stage="detect", reads=(DetectRow, SourceRow), help="manifest of `detect`"),
-        "weights": Input(stage="weights", help="manifest of `weights`, for engine blip2", required=False),
+        "detected": Input(stage="detect", reads=(DetectRow, SourceRow)),
+        "weights": Input(stage="weights", note="for engine blip2", required=False),
         "annotations": annotations_input(ExternalCaptionsRow, engine="captions_json"),
     },
     row=CaptionRow,

@@ -16,15 +16,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from fineclip.config import PackConfig
 from fineclip.errors import ShardError
 from fineclip.identity import canonical
-from fineclip.shards import Manifest, PackRow, read_manifest, sha256_of, table_of, write_text
+from fineclip.shards import Manifest, PackRow, kept_rows, read_manifest, sha256_of, write_text
 from fineclip.stages.declaration import Input, Stage, lineage, stage
 from fineclip.stages.funnel import StageCounts, stage_counts
-from fineclip.stages.upstream import lineage_of
+from fineclip.stages.upstream import lineage_of, manifest_of
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,8 @@ def checked_chain(packed: Path) -> dict[str, Manifest]:
     Raises:
         ShardError: A manifest is absent or was made from another one than the current one, or counts do not add up.
     """
+    manifest_of(packed, "pack")
     paths = lineage_of(packed)
-    if list(paths) != list(lineage("pack")):
-        raise ShardError(f"{packed}: is a manifest of {list(paths)[-1]}; expected one of pack")
     manifests = {name: read_manifest(path) for name, path in paths.items()}
     for above, name in pairwise(paths):
         if manifests[name].inputs[paths[above].as_posix()] != sha256_of(paths[above]):
@@ -114,7 +111,7 @@ CARD = Stage(
     version=2,
     help="describe a packed data set, with counts from the first row to the last",
     config=PackConfig,
-    inputs={"packed": Input(stage="pack", reads=(PackRow,), help="manifests of `pack`", many=True)},
+    inputs={"packed": Input(stage="pack", reads=(PackRow,), many=True)},
 )
 
 
@@ -154,9 +151,7 @@ class Contents:
     @classmethod
     def of(cls, packed: Sequence[Path]) -> "Contents":
         """Count the contents from the indices of the shards."""
-        counts = Counter[int]()
-        for path in packed:
-            counts.update(pq.read_table(table_of(path), columns=["regions"])["regions"].to_pylist())
+        counts = Counter(row.regions for path in packed for row in kept_rows(path, PackRow))
         tars = [path.with_suffix(".tar") for path in packed]
         size = sum(tar.stat().st_size for tar in tars)
         return cls(dict(sorted(counts.items())), len(tars), size, tars[0].name if tars else "")

@@ -23,7 +23,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from fineclip.config import ConceptsConfig
-from fineclip.errors import ConfigError, DataError, ShardError
+from fineclip.errors import ConfigError, DataError
 from fineclip.shards import (
     ConceptRow,
     DetectRow,
@@ -36,7 +36,7 @@ from fineclip.shards import (
 )
 from fineclip.stages.declaration import Input, Stage, stage
 from fineclip.stages.filter import good_captions, limits_of
-from fineclip.stages.upstream import KeptRows, keys_by_shard, manifests_of
+from fineclip.stages.upstream import KeptRows, keys_by_shard, manifest_of, manifests_of
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +96,9 @@ CONCEPTS = Stage(
     config=ConceptsConfig,
     section="concepts",
     inputs={
-        "select": Input(stage="select", reads=(SelectRow, FilterRow, SourceRow), help="manifest of `select`"),
+        "select": Input(stage="select", reads=(SelectRow, FilterRow, SourceRow)),
         "detected": Input(
-            stage="detect",
-            reads=(DetectRow,),
-            help="manifests of `detect`, for concepts from labels",
-            required=False,
-            many=True,
+            stage="detect", reads=(DetectRow,), note="for concepts from labels", required=False, many=True
         ),
     },
     row=ConceptRow,
@@ -167,8 +163,7 @@ def read_concepts(manifest: Path) -> tuple[str, ...]:
     Raises:
         ShardError: The table is absent or changed, or the manifest is of another stage.
     """
-    if (stage := read_manifest(manifest).stage) != "concepts":
-        raise ShardError(f"{manifest}: is a manifest of {stage}; expected one of concepts")
+    manifest_of(manifest, "concepts")
     return tuple(row.key for row in kept_rows(manifest, ConceptRow))
 
 

@@ -27,7 +27,7 @@ class Input:
     Attributes:
         stage: Name of the stage that made it; also the name of its option, unless `option` is set.
         reads: Types of the rows that are read, of its table and of tables that it leads to. None for files of a model.
-        help: Text of the option.
+        note: What the text of the option adds to the name of the verb that makes the manifest.
         option: Name of the option without dashes.
         required: Whether a job always has one.
         many: Whether a job may have several; the function then gets a list.
@@ -35,7 +35,7 @@ class Input:
 
     stage: str
     reads: tuple[type[Row], ...] = ()
-    help: str
+    note: str = ""
     option: str = ""
     required: bool = True
     many: bool = False

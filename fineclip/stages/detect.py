@@ -168,8 +168,8 @@ DETECT = Stage(
     config=DetectConfig,
     section="detect.{regions}",
     inputs={
-        "kept": Input(stage="filter", reads=(FilterRow, SourceRow), help="manifest of `filter`"),
-        "weights": Input(stage="weights", help="manifest of `weights`, for engine yolo", required=False),
+        "kept": Input(stage="filter", reads=(FilterRow, SourceRow)),
+        "weights": Input(stage="weights", note="for engine yolo", required=False),
         "annotations": annotations_input(ExternalBoxesRow, engine="boxes_json"),
     },
     row=DetectRow,

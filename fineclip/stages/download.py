@@ -163,7 +163,7 @@ class _PublicAddresses(HTTPSHandler, HTTPHandler):
 
     @override
     def do_open(self, http_class: Any, req: Request, **http_conn_args: Any) -> http.client.HTTPResponse:
-        def connection(host: str, **options: Any) -> http.client.HTTPConnection:
+        def connection(host: str, **options: Any) -> Any:
             made = http_class(host, **options)
             made._create_connection = _connect
             return made

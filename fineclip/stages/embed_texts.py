@@ -25,11 +25,11 @@ from fineclip.shards import (
     TextsFile,
     kept_rows,
     read_description,
-    read_manifest,
     sha256_of,
     write_texts,
 )
 from fineclip.stages.declaration import Input, Stage, stage
+from fineclip.stages.upstream import manifest_of
 from fineclip.stages.weights import vocabulary_at, weights_at
 from fineclip.types import Sample
 
@@ -49,13 +49,10 @@ TEXTS = Stage(
     config=EncoderConfig,
     section="encoders.{encoder}",
     inputs={
-        "packed": Input(stage="pack", reads=(PackRow,), help="manifest of `pack`"),
-        "weights": Input(stage="weights", help="manifest of `weights` of the encoder"),
+        "packed": Input(stage="pack", reads=(PackRow,)),
+        "weights": Input(stage="weights", note="for the encoder"),
         "tokenizer": Input(
-            stage="weights",
-            option="tokenizer",
-            help="manifest of `weights` of the tokenizer, if it has its own",
-            required=False,
+            stage="weights", note="for its tokenizer, if it has its own", option="tokenizer", required=False
         ),
     },
     batch_size=64,
@@ -130,9 +127,7 @@ def text_files(
         ShardError: A manifest is of another stage, text tower, vocabulary or packed shard; a file is absent or damaged.
     """
     for shard, manifest in given.items():
-        made = read_manifest(manifest)
-        if made.stage != "texts":
-            raise ShardError(f"{manifest}: is a manifest of {made.stage}; expected one of texts")
+        made = manifest_of(manifest, "texts")
         for needed in (packed[shard], *([tokenizer] if tokenizer else [])):
             if sha256_of(needed) not in made.inputs.values():
                 raise ShardError(

@@ -50,7 +50,8 @@ RULES: tuple[Rule, ...] = (unreadable, too_small, too_elongated, without_good_ca
 
 def limits_of(manifest: Path) -> FilterConfig:
     """Return the configuration that a manifest of `filter` was made with."""
-    return parse(FilterConfig, dict(read_manifest(manifest).config), where=str(manifest))
+    config: FilterConfig = parse(FilterConfig, dict(read_manifest(manifest).config), where=str(manifest))
+    return config
 
 
 def good_captions(captions: Sequence[str], config: FilterConfig) -> list[str]:
@@ -99,7 +100,7 @@ FILTER = Stage(
     help="keep or drop each image of a shard by its header, captions and hash",
     config=FilterConfig,
     section="filter",
-    inputs={"source": Input(stage="source", reads=(SourceRow,), help="manifest of `source`")},
+    inputs={"source": Input(stage="source", reads=(SourceRow,))},
     row=FilterRow,
     reasons={
         "unreadable": "no supported decoder reads the header, or it states more pixels than are decoded",

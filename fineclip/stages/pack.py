@@ -42,9 +42,7 @@ PACK = Stage(
     help="write the training shard: images, captions and regions in one WebDataset tar",
     config=PackConfig,
     inputs={
-        "captioned": Input(
-            stage="caption", reads=(CaptionRow, DetectRow, FilterRow, SourceRow), help="manifest of `caption`"
-        )
+        "captioned": Input(stage="caption", reads=(CaptionRow, DetectRow, FilterRow, SourceRow)),
     },
     row=PackRow,
 )

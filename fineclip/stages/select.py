@@ -62,15 +62,9 @@ SELECT = Stage(
     config=ScaledSelectConfig,
     section="select",
     inputs={
-        "filters": Input(
-            stage="filter", reads=(FilterRow,), help="manifests of `filter`, in the order of the shards", many=True
-        ),
+        "filters": Input(stage="filter", reads=(FilterRow,), note="in the order of the shards", many=True),
         "benchmarks": Input(
-            stage="index",
-            reads=(BenchmarkRow,),
-            help="manifests of `index` whose images are left out",
-            required=False,
-            many=True,
+            stage="index", reads=(BenchmarkRow,), note="whose images are left out", required=False, many=True
         ),
     },
     row=SelectRow,

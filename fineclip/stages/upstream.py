@@ -5,10 +5,38 @@ from pathlib import Path
 from typing import TypeVar
 
 from fineclip.errors import ShardError
-from fineclip.shards import ByteRangeReader, Row, SelectRow, SourceRow, input_manifest, kept_rows, read_manifest
+from fineclip.shards import (
+    ByteRangeReader,
+    Manifest,
+    Row,
+    SelectRow,
+    SourceRow,
+    input_manifest,
+    kept_rows,
+    read_manifest,
+)
 from fineclip.stages.declaration import lineage
 
 R = TypeVar("R", bound=Row)
+
+
+def manifest_of(path: Path, *stages: str) -> Manifest:
+    """Return the manifest in a file, which must be of one of these stages.
+
+    Args:
+        path: JSON file of a manifest.
+        *stages: Names of the stages.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ShardError: The file is absent, not a manifest, or a manifest of another stage.
+    """
+    manifest = read_manifest(path)
+    if manifest.stage not in stages:
+        raise ShardError(f"{path}: is a manifest of {manifest.stage}; expected one of {', '.join(stages)}")
+    return manifest
 
 
 def lineage_of(manifest: Path) -> dict[str, Path]:
@@ -23,9 +51,7 @@ def lineage_of(manifest: Path) -> dict[str, Path]:
     Raises:
         ShardError: A manifest is absent, or `manifest` is not of a stage that makes shards.
     """
-    stage, shard_stages = read_manifest(manifest).stage, lineage("pack")
-    if stage not in shard_stages:
-        raise ShardError(f"{manifest}: is a manifest of {stage}; expected one of {', '.join(shard_stages)}")
+    stage = manifest_of(manifest, *lineage("pack")).stage
     found = {stage: manifest}
     for name in reversed(lineage(stage)[:-1]):
         manifest = input_manifest(manifest, name)

@@ -92,8 +92,7 @@ def annotations_input(row: type[Row], *, engine: str) -> Input:
     Returns:
         Optional input `--annotations`.
     """
-    text = f"manifest of `import-annotations`, for engine {engine}"
-    return Input(stage="given", reads=(row,), option="annotations", help=text, required=False)
+    return Input(stage="given", reads=(row,), note=f"for engine {engine}", option="annotations", required=False)
 
 
 def engine_inputs(

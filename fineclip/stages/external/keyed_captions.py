@@ -58,7 +58,9 @@ def look_up_captions(rows: Sequence[DetectRow], detected: Path, *, given: Path) 
     captions = rows_for(given, ExternalCaptionsRow, {key: sample.source_key for key, sample in samples.items()})
     boxes = original_boxes(detected, samples)
     for row in rows:
-        of_image = {one[:4]: one.caption for one in captions[row.key].regions} if row.key in captions else {}
+        of_image: dict[tuple[int, ...], str] = {}
+        if row.key in captions:
+            of_image = {one[:4]: one.caption for one in captions[row.key].regions}
         originals = defaultdict[Box, list[OriginalBox]](list)
         for box in boxes.get(row.key, ()):
             originals[clip_and_round(from_xywh(*box), row.width, row.height)].append(box)

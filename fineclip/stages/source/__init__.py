@@ -33,11 +33,7 @@ SOURCE = Stage(
     section="source",
     inputs={
         "listing": Input(
-            stage="list",
-            reads=(SourceRow,),
-            option="listing",
-            help="manifest of `index-source` (kinds folder and coco)",
-            required=False,
+            stage="list", reads=(SourceRow,), note="for kinds folder and coco", option="listing", required=False
         )
     },
     row=SourceRow,

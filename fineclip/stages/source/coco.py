@@ -68,11 +68,7 @@ class Document:
             DataError: The list does not exist, or holds values other than objects.
         """
         found = self._sections.get(section) if isinstance(self._sections, dict) else None
-        if not isinstance(found, list):
-            raise DataError(
-                f"{self.path}: has no list {section!r}, which COCO requires. Check that it is the right file."
-            )
-        yield from self._objects(section, found)
+        yield from self._entries(section, found, f"has no list {section!r}, which COCO requires")
 
     def rows(self) -> Iterator["Entry"]:
         """Yield the objects of a file that is a list.
@@ -83,13 +79,11 @@ class Document:
         Raises:
             DataError: The file is not a list, or holds values other than objects.
         """
-        if not isinstance(self._sections, list):
-            raise DataError(
-                f"{self.path}: is a JSON {type(self._sections).__name__}, not a list. Check that it is the right file."
-            )
-        yield from self._objects("", self._sections)
+        yield from self._entries("", self._sections, f"is a JSON {type(self._sections).__name__}, not a list")
 
-    def _objects(self, section: str, found: list[Any]) -> Iterator["Entry"]:
+    def _entries(self, section: str, found: Any, fault: str) -> Iterator["Entry"]:
+        if not isinstance(found, list):
+            raise DataError(f"{self.path}: {fault}. Check that it is the right file.")
         for index, values in enumerate(found):
             if not isinstance(values, dict):
                 raise DataError(f"{self.path}: {section}[{index}] is {values!r:.60}, not an object")

@@ -7,9 +7,10 @@ caption; the filter decides about it.
 import csv
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -84,36 +85,34 @@ def captions_by_image(table: Path) -> dict[str, list[str]]:
         DataError: The table cannot be read, or lacks one of the columns.
     """
     captions: dict[str, list[str]] = defaultdict(list)
-    for image, texts in _csv_rows(table) if table.suffix.lower() == ".csv" else _parquet_rows(table):
-        captions[PurePosixPath(image).as_posix()] += texts
+    for row in _csv_rows(table) if table.suffix.lower() == ".csv" else _parquet_rows(table):
+        texts = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
+        image = PurePosixPath(str(row["image"] or "")).as_posix()
+        captions[image] += [str(text) for text in texts if text is not None]
     return dict(captions)
 
 
-def _csv_rows(table: Path) -> Iterator[tuple[str, list[str]]]:
+def _csv_rows(table: Path) -> Iterator[dict[str, Any]]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            _require_columns(table, list(reader.fieldnames or ()))
-            for row in reader:
-                yield row["image"] or "", [] if row["caption"] is None else [row["caption"]]
+            _require_columns(table, reader.fieldnames or ())
+            yield from reader
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(
             f"{table}: cannot be read as CSV: {error}. Save it as UTF-8 with commas, and quote values that contain commas."
         ) from None
 
 
-def _parquet_rows(table: Path) -> Iterator[tuple[str, list[str]]]:
+def _parquet_rows(table: Path) -> Iterator[dict[str, Any]]:
     try:
         _require_columns(table, pq.read_schema(table).names)
-        columns = pq.read_table(table, columns=list(COLUMNS)).to_pydict()
+        yield from pq.read_table(table, columns=list(COLUMNS)).to_pylist()
     except pa.ArrowException as error:
         raise DataError(f"{table}: cannot be read as parquet: {error}") from None
-    for image, caption in zip(columns["image"], columns["caption"], strict=True):
-        texts = caption if isinstance(caption, list) else [caption]
-        yield str(image), [str(text) for text in texts if text is not None]
 
 
-def _require_columns(table: Path, found: list[str]) -> None:
+def _require_columns(table: Path, found: Sequence[str]) -> None:
     missing = [name for name in COLUMNS if name not in found]
     if missing:
         raise DataError(
