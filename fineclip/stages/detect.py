@@ -214,7 +214,8 @@ def detect_shard(
     inputs = engine_inputs(kept, config, weights=weights, annotations=annotations)
 
     def rows() -> list[DetectRow]:
-        samples = _samples(kept)
+        sources = KeptRows(input_manifest(kept, "source"), SourceRow)
+        samples = [(row, sources[row.key]) for row in kept_rows(kept, FilterRow)]
         bar = tqdm(samples, desc=f"detect {manifest.stem}", unit="image", disable=None)  # shown on a terminal
         found: Iterable[DetectRow] = ()
         with ByteRangeReader() as reader:
@@ -244,9 +245,3 @@ def _detector(config: YoloDetect, weights: Path, *, batch_size: int, device: str
         raise ConfigError(f"engine yolo needs {error.name}. Install it: pip install 'fineclip[detect]'") from None
     log.info("detecting regions with %s, images on squares of %d px", path.name, config.image_size)
     return UltralyticsDetector(path, config, device=device, batch_size=batch_size, name=weights.stem)
-
-
-def _samples(kept: Path) -> list[tuple[FilterRow, SourceRow]]:
-    """Return the kept filter rows, each with its source row."""
-    sources = KeptRows(input_manifest(kept, "source"), SourceRow)
-    return [(row, sources[row.key]) for row in kept_rows(kept, FilterRow)]

@@ -112,7 +112,7 @@ def select_scale(
 
 def _require_enough(rows: Sequence[SelectRow], scale: ScaleConfig, *, name: str, filters: Sequence[Path]) -> None:
     kept = sum(row.kept for row in rows)
-    if scale.images is not None and kept >= scale.images:
+    if kept and (scale.images is None or kept >= scale.images):
         return
     total = sum(read_manifest(path).read for path in filters)
     dropped = Counter(row.reason for row in rows if row.reason is not None)
@@ -122,8 +122,6 @@ def _require_enough(rows: Sequence[SelectRow], scale: ScaleConfig, *, name: str,
         raise DataError(
             f"scales.{name}: nothing is left to train on: {found}. {filters[0]} counts the dropped samples by reason."
         )
-    if scale.images is None:
-        return
     if scale.allow_fewer:
         log.info("scale %s has fewer than its %d images, which allow_fewer allows: %s", name, scale.images, found)
         return

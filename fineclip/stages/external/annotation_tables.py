@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fineclip.config import (
@@ -154,8 +153,9 @@ def rows_for(manifest: Path, row_type: type[R], source_keys: Mapping[str, str]) 
         names = ImageNames(images, where=str(manifest))
         found = {key: names.find(source_key) for key, source_key in source_keys.items()}
         named = {key: images[place] for key, place in found.items() if place is not None}
-        wanted = pc.field("key").isin(pa.array(set(named.values()), pa.string()))
-        part = pq.read_table(path, columns=columns, filters=wanted)
+        if not named:
+            return {}
+        part = pq.read_table(path, columns=columns, filters=[("key", "in", set(named.values()))])
     except (pa.ArrowException, KeyError) as error:
         raise ShardError(
             f"{path}: is not a {row_type.__name__} table ({error}). Delete {manifest} and run again."

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from fineclip.errors import ShardError
 from fineclip.shards import SourceRow, sha256_of
-from fineclip.stages.source.members import Parts, TarIndex, index_tar, samples_in
+from fineclip.stages.source.members import Parts, TarIndex, index_tar
 from fineclip.stages.source.samples import Samples
 from fineclip.stages.source.text_encoding import captions_of, decoded, to_valid_utf8
 
@@ -55,7 +55,7 @@ def tar_samples(tars: Iterable[str]) -> Samples:
 def rows_of(tar: Path, stock: TarIndex, metadata: Mapping[str, Metadata]) -> Iterator[SourceRow]:
     """Yield rows without keys: the samples of a tar, then those that only the parquet lists."""
     keys, repeated = set[str](), 0
-    for parts in samples_in(stock.members):
+    for parts in stock.samples:
         keys.add(parts.key)
         repeated += parts.repeats > 0
         yield _row(parts, tar, metadata.get(parts.key, {}) if parts.repeats == 0 else {})
