@@ -9,7 +9,6 @@ With `min_words: 0` an image whose captions are all blank is kept without captio
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
 from fineclip.config import FilterConfig, parse
@@ -74,12 +73,8 @@ def caption_rejection_reason(caption: str, config: FilterConfig) -> str | None:
     if len(words) > config.max_words:
         return "caption-long"
     text = " ".join(words)
-    return "caption-boilerplate" if any(one.fullmatch(text) for one in _compiled(config.boilerplate)) else None
-
-
-@cache
-def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
-    return tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns)
+    is_boilerplate = any(re.fullmatch(pattern, text, re.IGNORECASE) for pattern in config.boilerplate)
+    return "caption-boilerplate" if is_boilerplate else None
 
 
 def apply_rules(images: Iterable[Candidate], config: FilterConfig) -> Iterator[str | None]:

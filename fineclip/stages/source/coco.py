@@ -110,7 +110,7 @@ class Entry:
         Raises:
             DataError: The value is absent or of another type.
         """
-        number: Id = self._valid(key, _is_id, "a number or a text")
+        number: Id = self._valid(key, lambda value: isinstance(value, int | str), "a number or a text")
         return number
 
     def text(self, key: str) -> str:
@@ -125,7 +125,7 @@ class Entry:
         Raises:
             DataError: The value is absent or not a text.
         """
-        text: str = self._valid(key, _is_text, "a text")
+        text: str = self._valid(key, lambda value: isinstance(value, str), "a text")
         return text
 
     def image_name(self) -> str:
@@ -312,14 +312,6 @@ def _boxes(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id, li
     strays = len(boxes.keys() - images.keys())
     log.info("%s: %d crowds left out, and the boxes of %d images that are not samples", document.path, crowds, strays)
     return boxes
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int | str)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def _is_box(value: Any) -> bool:
