@@ -131,8 +131,8 @@ def concepts_of_scale(select: Path, manifest: Path, config: ConceptsConfig, *, d
         tables = manifests_of(keys, detected, stage="detect", select=select)
         names, phrase = _labels(keys, tables), "regions show"
     else:
-        given = {Path(name).stem: Path(name) for name in read_manifest(select).inputs}
-        tables = {name: given[name] for name in keys}
+        filters = [Path(name) for name in read_manifest(select).inputs]
+        tables = manifests_of(keys, filters, stage="filter", select=select)
         names, phrase = _nouns(keys, tables), "nouns in captions name"
 
     def rows() -> list[ConceptRow]:
