@@ -14,6 +14,7 @@ from fineclip.config import (
     CaptionsJsonCaption,
     CocoSource,
     Config,
+    EncoderConfig,
     FolderSource,
     Run,
     WeightsConfig,
@@ -49,6 +50,8 @@ class Plan:
         dataset: Name of the folder under data/ and results/.
         shards: Planned shards by name, in the order in which scales use them.
         runs: Planned runs by id, pretrained encoders included.
+        trained: Ids of the runs that are trained.
+        untrained: Ids of the runs that are pretrained encoders without training.
     """
 
     def __init__(self, config: Config) -> None:
@@ -60,6 +63,8 @@ class Plan:
         self.shards: dict[str, PlannedShard] = {shard.name: shard for shard in longest_prefix(config, of_source)}
         self._require_external()
         self.runs: dict[str, Run] = config.runs()
+        self.trained = [name for name, run in self.runs.items() if run.method]
+        self.untrained = [name for name, run in self.runs.items() if not run.method]
 
     def prefix(self, scale: str) -> list[str]:
         """Return the names of the shards that a scale may need, in order."""
@@ -85,13 +90,11 @@ class Plan:
     @property
     def source_annotations(self) -> list[str]:
         """Return the JSON files or the table of captions that `index-source` reads beside the images."""
-        match self.config.source:
-            case CocoSource(root=root, captions=captions, instances=instances):
-                return [f"{root}/{name}" for name in (captions, instances) if name]
-            case FolderSource() as folder:
-                table = captions_table(folder)
-                return [str(table)] if table else []
-        return []
+        source = self.config.source
+        if isinstance(source, CocoSource):
+            return [f"{source.root}/{name}" for name in (source.captions, source.instances) if name]
+        table = captions_table(source) if isinstance(source, FolderSource) else None
+        return [str(table)] if table else []
 
     @property
     def source_fingerprint(self) -> str | None:
@@ -101,27 +104,15 @@ class Plan:
 
     def external_json(self, kind: str, name: str) -> list[str]:
         """Return the JSON of an entry of `detect` or `caption` with external annotations, or nothing for other engines."""
-        entry = self._entry(kind, name)
+        entry = getattr(self.config, kind)[name]
         return [entry.path] if isinstance(entry, BoxesJsonDetect | CaptionsJsonCaption) else []
-
-    @property
-    def trained(self) -> list[str]:
-        """Return the ids of the runs that are trained."""
-        return [name for name, run in self.runs.items() if run.method]
-
-    @property
-    def untrained(self) -> list[str]:
-        """Return the ids of the runs that are pretrained encoders without training."""
-        return [name for name, run in self.runs.items() if not run.method]
 
     def weights(self, kind: str, name: str) -> WeightsConfig | None:
         """Return the weights of a catalog entry, or None if it needs none."""
-        if kind == "encoders":
-            return self.config.encoders[name].weights
         if kind == "tokenizers":
             return self.config.encoders[name].tokenizer
-        entry = self._entry(kind, name)
-        return entry.weights if isinstance(entry, YoloDetect | Blip2Caption) else None
+        entry = getattr(self.config, kind)[name]
+        return entry.weights if isinstance(entry, YoloDetect | Blip2Caption | EncoderConfig) else None
 
     def needed_weights(self) -> list[tuple[str, str]]:
         """Return (kind, name) of every model that planned jobs use."""
@@ -181,22 +172,15 @@ class Plan:
         encoder = {"encoder": identity(self.config.encoders[run.encoder])}
         if run.method is None:
             return encoder
+        options = self.config.options(run)
+        unused = () if options.can_cache_texts else ("cached_texts",)  # without effect on this run
         return encoder | {
             "method": run.method,
             "method_version": version_of("methods", run.method),
-            "options": identity(self.config.options(run)),
-            "loader": self._loader(run),
+            "options": identity(options),
+            "loader": {name: value for name, value in identity(self.config.loader).items() if name not in unused},
             "train": identity(self.config.training(run)),
         }
-
-    def _loader(self, run: Run) -> dict[str, Any]:
-        """Return the keys of `loader` that have an effect on this run."""
-        unused = () if self.config.options(run).can_cache_texts else ("cached_texts",)
-        return {name: value for name, value in identity(self.config.loader).items() if name not in unused}
-
-    def _entry(self, kind: str, name: str) -> Any:
-        catalog: Mapping[str, Any] = self.config.detect if kind == "detect" else self.config.caption
-        return catalog[name]
 
     def _require_external(self) -> None:
         for kind, name in (("detect", self.config.regions), ("caption", self.config.captions)):

@@ -6,15 +6,27 @@ from functools import partial
 from pathlib import Path
 
 from fineclip.cli.options import Verbs, add_compute, add_job, one, section
-from fineclip.stages.declaration import Input, Stage, function_of, stages
+from fineclip.stages.declaration import Stage, function_of, stages
 
 
 def add_verbs(verbs: Verbs) -> None:
     """Add one verb per stage, in the order of the workflow."""
-    for declared in stages().values():
-        verb = add_job(verbs, declared.verb or declared.name, partial(run_stage, declared), about=declared.help)
+    names = {name: declared.verb or name for name, declared in stages().items()}
+    for name, declared in stages().items():
+        verb = add_job(verbs, names[name], partial(run_stage, declared), about=declared.help)
         for parameter, needed in declared.inputs.items():
-            _add_input(verb, parameter, needed)
+            nargs = None if needed.required and not needed.many else "+" if needed.required else "*"
+            text = f"manifest{'s' if needed.many else ''} of `{names.get(needed.stage, needed.stage)}`"
+            verb.add_argument(
+                needed.flag,
+                dest=parameter,
+                type=Path,
+                nargs=nargs,
+                required=needed.required,
+                default=[],
+                metavar="FILE",
+                help=f"{text}, {needed.note}" if needed.note else text,
+            )
         for parameter, settings in declared.options.items():
             verb.add_argument(f"--{parameter.replace('_', '-')}", dest=parameter, **settings)
         if declared.batch_size is not None:
@@ -40,22 +52,6 @@ def run_stage(declared: Stage, options: argparse.Namespace) -> None:
     where = _place(declared, values)
     config = section(declared.config, options.config, where=where, version=declared.version)
     function_of(declared.name)(manifest=options.manifest, config=config, **arguments)
-
-
-def _add_input(verb: argparse.ArgumentParser, parameter: str, needed: Input) -> None:
-    if needed.required and not needed.many:
-        verb.add_argument(needed.flag, dest=parameter, type=Path, required=True, metavar="FILE", help=needed.help)
-        return
-    verb.add_argument(
-        needed.flag,
-        dest=parameter,
-        type=Path,
-        nargs="+" if needed.required else "*",
-        required=needed.required,
-        default=[],
-        metavar="FILE",
-        help=needed.help,
-    )
 
 
 def _place(declared: Stage, values: dict[str, object]) -> str:

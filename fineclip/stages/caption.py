@@ -11,7 +11,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from PIL import Image
 from tqdm import tqdm
@@ -23,26 +22,39 @@ from fineclip.models.captioner import Captioner, TemplateCaptioner, region_crop
 from fineclip.shards import ByteRangeReader, CaptionRow, DetectRow, SourceRow, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.declaration import Input, Stage, stage
-from fineclip.stages.external.annotation_tables import ExternalCaptionsRow, annotations_at, annotations_input
+from fineclip.stages.external.annotation_tables import ExternalCaptionsRow, annotations_input, engine_inputs
 from fineclip.stages.external.keyed_captions import look_up_captions
-from fineclip.stages.upstream import content_of, kept_by_key, lineage_of, row_of
+from fineclip.stages.upstream import KeptRows, content_of, lineage_of
 from fineclip.stages.weights import weights_at
 from fineclip.types import RegionCaption
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 
+def captions_of_regions(
+    rows: Sequence[DetectRow], config: CaptionConfig, inputs: Sequence[Path], *, batch_size: int, device: str
+) -> Iterator[RegionCaption]:
+    """Yield a caption for each region, in order. Batches are filled across images.
 
-def caption_regions(regions: Iterable[T], captioner: Captioner[T], *, batch_size: int) -> Iterator[RegionCaption]:
-    """Yield a caption for each region, in order. Batches are filled across images."""
-    return (caption for batch in batches(regions, batch_size) for caption in captioner.describe(batch))
+    Args:
+        rows: Kept rows of the detect table.
+        config: Engine and its settings.
+        inputs: Manifest of that table, and the manifest that the engine needs.
+        batch_size: Regions per batch of the captioner.
+        device: auto, cpu, cuda or mps.
 
-
-def captioned_rows(rows: Iterable[DetectRow], captions: Iterator[RegionCaption]) -> Iterator[CaptionRow]:
-    """Yield a row for each image; `captions` are those of all regions of all images, in order."""
-    for row in rows:
-        yield CaptionRow(key=row.key, kept=True, regions=[next(captions) for _ in row.regions])
+    Yields:
+        Captions; None in one that the JSON of captions lacks.
+    """
+    match config:
+        case CaptionsJsonCaption():
+            yield from look_up_captions(rows, inputs[0], given=inputs[1])
+        case TemplateCaption():
+            yield from TemplateCaptioner(config).describe([region.label for row in rows for region in row.regions])
+        case Blip2Caption() if any(row.regions for row in rows):
+            captioner = _captioner(config, inputs[1], batch_size=batch_size, device=device)
+            for batch in batches(crops(rows, inputs[0], config), batch_size):
+                yield from captioner.describe(batch)
 
 
 def crops(rows: Iterable[DetectRow], detected: Path, config: Blip2Caption) -> Iterator[Image.Image]:
@@ -59,16 +71,12 @@ def crops(rows: Iterable[DetectRow], detected: Path, config: Blip2Caption) -> It
     Raises:
         ShardError: An image is absent, or has another size than when its regions were detected.
     """
-    source = lineage_of(detected)["source"]
-    sources = kept_by_key(source, SourceRow)
+    sources = KeptRows(lineage_of(detected)["source"], SourceRow)
     with ByteRangeReader() as reader:
         for row in rows:
-            if not row.regions:
-                continue
-            place = row_of(row.key, sources, source)
-            image = _same_image(row, place, reader)
-            for region in row.regions:
-                yield region_crop(image, region.box, config)
+            if row.regions:
+                image = _same_image(row, sources[row.key], reader)
+                yield from (region_crop(image, region.box, config) for region in row.regions)
 
 
 def _same_image(row: DetectRow, place: SourceRow, reader: ByteRangeReader) -> Image.Image:
@@ -93,8 +101,8 @@ CAPTION = Stage(
     config=CaptionConfig,
     section="caption.{captions}",
     inputs={
-        "detected": Input(stage="detect", reads=(DetectRow, SourceRow), help="manifest of `detect`"),
-        "weights": Input(stage="weights", help="manifest of `weights`, for engine blip2", required=False),
+        "detected": Input(stage="detect", reads=(DetectRow, SourceRow)),
+        "weights": Input(stage="weights", note="for engine blip2", required=False),
         "annotations": annotations_input(ExternalCaptionsRow, engine="captions_json"),
     },
     row=CaptionRow,
@@ -130,38 +138,18 @@ def caption_shard(
         DataError: The name of a sample matches several images of the JSON.
         ShardError: A table or an image is absent or changed. Nothing is written then.
     """
-    match config:
-        case Blip2Caption():
-            inputs = [detected, _needed(weights)]
-        case CaptionsJsonCaption():
-            inputs = [detected, annotations_at(annotations, config)]
-        case TemplateCaption():
-            inputs = [detected]
-    job = CAPTION.job(manifest, config, inputs)
-    if job.is_up_to_date():
-        return
-    rows = list(kept_rows(detected, DetectRow))
-    with CAPTION.table(job) as table:
-        for row in _captioned(rows, config, inputs, batch_size=batch_size, device=device):
-            table.write(row)
-    _log_counts(table.rows)
+    inputs = engine_inputs(detected, config, weights=weights, annotations=annotations)
 
+    def rows() -> list[CaptionRow]:
+        found = list(kept_rows(detected, DetectRow))
+        described = captions_of_regions(found, config, inputs, batch_size=batch_size, device=device)
+        count = sum(len(row.regions) for row in found)
+        captions = iter(tqdm(described, desc="caption", total=count, unit="region", disable=None))
+        captioned = [CaptionRow(key=row.key, kept=True, regions=[next(captions) for _ in row.regions]) for row in found]
+        _log_counts(captioned)
+        return captioned
 
-def _captioned(
-    rows: Sequence[DetectRow], config: CaptionConfig, inputs: Sequence[Path], *, batch_size: int, device: str
-) -> Iterator[CaptionRow]:
-    captions: Iterator[RegionCaption] = iter(())
-    count = sum(len(row.regions) for row in rows)
-    match config:
-        case CaptionsJsonCaption():
-            return look_up_captions(rows, inputs[0], given=inputs[1])
-        case TemplateCaption():
-            labels = (region.label for row in rows for region in row.regions)
-            captions = caption_regions(labels, TemplateCaptioner(config), batch_size=batch_size)
-        case Blip2Caption() if count:
-            captioner = _captioner(config, inputs[1], batch_size=batch_size, device=device)
-            captions = caption_regions(crops(rows, inputs[0], config), captioner, batch_size=batch_size)
-    return captioned_rows(rows, iter(tqdm(captions, desc="caption", total=count, unit="region", disable=None)))
+    CAPTION.write_table(manifest, config, inputs, rows)
 
 
 def _log_counts(rows: Sequence[CaptionRow]) -> None:
@@ -170,15 +158,7 @@ def _log_counts(rows: Sequence[CaptionRow]) -> None:
     counted = ", ".join(f"{count} {reason}" for reason, count in sorted(without.items()))
     log.info("%d regions of %d images; without a caption: %s", regions, len(rows), counted or "none")
     if regions and without["missing-key"] == regions:
-        log.warning(
-            "no region has its key in the JSON: check that it belongs to these boxes and to images of this size"
-        )
-
-
-def _needed(weights: Path | None) -> Path:
-    if weights is None:
-        raise ConfigError("engine blip2 needs the weights of its captioner. Pass their manifest: --weights FILE")
-    return weights
+        log.warning("no region has its key in the JSON: check that it is of these boxes and of images of this size")
 
 
 def _captioner(config: Blip2Caption, weights: Path, *, batch_size: int, device: str) -> Captioner[Image.Image]:
@@ -186,8 +166,6 @@ def _captioner(config: Blip2Caption, weights: Path, *, batch_size: int, device: 
     try:
         from fineclip.models.captioner.blip2 import Blip2Captioner
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"engine blip2 needs {error.name}, which is not installed: pip install 'fineclip[caption]'"
-        ) from None
+        raise ConfigError(f"engine blip2 needs {error.name}. Install it: pip install 'fineclip[caption]'") from None
     log.info("captioning regions with %s, prompt %r, %s", folder.name, config.prompt, config.precision)
     return Blip2Captioner(folder, config, device=device, batch_size=batch_size)

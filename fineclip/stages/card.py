@@ -8,23 +8,21 @@ that the stage before it kept, and every manifest was made from the current mani
 """
 
 import json
-import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from fineclip.config import PackConfig
 from fineclip.errors import ShardError
 from fineclip.identity import canonical
-from fineclip.shards import Manifest, PackRow, read_manifest, sha256_of, table_of, write_text
+from fineclip.shards import Manifest, PackRow, kept_rows, read_manifest, sha256_of, write_text
 from fineclip.stages.declaration import Input, Stage, lineage, stage
 from fineclip.stages.funnel import StageCounts, stage_counts
-from fineclip.stages.upstream import lineage_of
+from fineclip.stages.upstream import lineage_of, manifest_of
 
 
 @dataclass(frozen=True)
@@ -36,25 +34,9 @@ class StageProvenance:
     weights: Mapping[str, str]
 
 
-def funnel(packed: Sequence[Path]) -> list[StageCounts]:
-    """Return the counts of every stage from `source` to `pack`, in order, summed over the shards.
-
-    Args:
-        packed: Manifests of `pack`.
-
-    Returns:
-        Counts, one entry per stage.
-
-    Raises:
-        ShardError: A manifest is absent or was made from another one than the current one, or counts do not add up.
-    """
-    return summed(checked_chain(path) for path in packed)
-
-
-def summed(chains: Iterable[Mapping[str, Manifest]]) -> list[StageCounts]:
-    """Return the counts of each stage, in order; `chains` holds the manifests of each shard by stage."""
-    shards = list(chains)
-    return [stage_counts(name, [shard[name] for shard in shards]) for name in lineage("pack")]
+def funnel(chains: Sequence[Mapping[str, Manifest]]) -> list[StageCounts]:
+    """Return the counts of every stage from `source` to `pack`, in order; `chains` holds the manifests of each shard by stage."""
+    return [stage_counts(name, [shard[name] for shard in chains]) for name in lineage("pack")]
 
 
 def checked_chain(packed: Path) -> dict[str, Manifest]:
@@ -69,12 +51,14 @@ def checked_chain(packed: Path) -> dict[str, Manifest]:
     Raises:
         ShardError: A manifest is absent or was made from another one than the current one, or counts do not add up.
     """
+    manifest_of(packed, "pack")
     paths = lineage_of(packed)
-    if list(paths) != list(lineage("pack")):
-        raise ShardError(f"{packed}: is a manifest of {list(paths)[-1]}; expected one of pack")
     manifests = {name: read_manifest(path) for name, path in paths.items()}
     for above, name in pairwise(paths):
-        _require_same(manifests[name], paths[name], paths[above])
+        if manifests[name].inputs[paths[above].as_posix()] != sha256_of(paths[above]):
+            raise ShardError(
+                f"{paths[name]}: was made from another {paths[above]} than the current one. Run its stage again."
+            )
         _require_count(paths[name], "read", manifests[name].read, f"{paths[above]} kept", manifests[above].kept)
     for name, one in manifests.items():
         _require_count(paths[name], "read", one.read, "kept and dropped", one.kept + sum(one.dropped.values()))
@@ -82,11 +66,6 @@ def checked_chain(packed: Path) -> dict[str, Manifest]:
         paths["caption"], "regions", manifests["caption"].regions, str(paths["detect"]), manifests["detect"].regions
     )
     return manifests
-
-
-def _require_same(manifest: Manifest, path: Path, above: Path) -> None:
-    if manifest.inputs[above.as_posix()] != sha256_of(above):
-        raise ShardError(f"{path}: was made from another {above} than the current one. Run its stage again.")
 
 
 def _require_count(path: Path, field: str, count: int, other: str, expected: int) -> None:
@@ -132,7 +111,7 @@ CARD = Stage(
     version=2,
     help="describe a packed data set, with counts from the first row to the last",
     config=PackConfig,
-    inputs={"packed": Input(stage="pack", reads=(PackRow,), help="manifests of `pack`", many=True)},
+    inputs={"packed": Input(stage="pack", reads=(PackRow,), many=True)},
 )
 
 
@@ -152,7 +131,7 @@ def write_card(packed: Sequence[Path], manifest: Path, config: PackConfig) -> No
     if job.is_up_to_date():
         return
     chains = [checked_chain(path) for path in packed]
-    rows = summed(chains)
+    rows = funnel(chains)
     card = manifest.with_suffix(".md")
     contents = Contents.of(packed)
     write_text(card, render(title_of(packed), contents, rows, list(provenance(chains))))
@@ -172,9 +151,7 @@ class Contents:
     @classmethod
     def of(cls, packed: Sequence[Path]) -> "Contents":
         """Count the contents from the indices of the shards."""
-        counts = Counter[int]()
-        for path in packed:
-            counts.update(pq.read_table(table_of(path), columns=["regions"])["regions"].to_pylist())
+        counts = Counter(row.regions for path in packed for row in kept_rows(path, PackRow))
         tars = [path.with_suffix(".tar") for path in packed]
         size = sum(tar.stat().st_size for tar in tars)
         return cls(dict(sorted(counts.items())), len(tars), size, tars[0].name if tars else "")
@@ -208,62 +185,21 @@ def render(title: str, contents: Contents, rows: Sequence[StageCounts], made_by:
     Returns:
         Text that depends on the arguments alone.
     """
-    without = Counter[str]()
-    for row in rows:
-        without.update(row.uncaptioned)
-    silent = f" {without.total():,} of the regions have no caption ({_reasons(without)})." if without else ""
-    regions_each = contents.regions / contents.images if contents.images else 0.0
-    parts = [
-        f"# Data card: {title}",
-        f"{contents.images:,} images with {contents.regions:,} {'' if without else 'captioned '}regions ({regions_each:.2f} an image;"
-        f" {contents.images_by_regions.get(0, 0):,} images have none, the richest has"
-        f" {max(contents.images_by_regions, default=0)}), in {contents.shards:,} WebDataset shards of {contents.size_bytes:,}"
-        f" bytes together.{silent}",
-        "## From the first row to the last",
-        _table(rows),
-        "A stage reads what the stage before it kept; regions are those of the samples that it kept.",
-        "## How it was made",
-        *map(_paragraph, made_by),
-        "Images and their texts belong to their owners: the terms are those of the source they came from.",
-        "## How to read it",
-        _example(contents.first),
-        "Boxes are x1, y1, x2, y2 in pixels of the stored image. The `.parquet` beside each tar says where the bytes of each"
-        " sample begin.",
-    ]
-    return "\n\n".join(parts) + "\n"
+    import jinja2
 
-
-def _table(rows: Sequence[StageCounts]) -> str:
-    lines = ["| stage | read | kept | dropped | regions |", "|---|---:|---:|---|---:|"]
-    lines += [
-        f"| {row.stage} | {row.read:,} | {row.kept:,} | {_reasons(row.dropped)} | {row.regions:,} |" for row in rows
-    ]
-    return "\n".join(lines)
-
-
-def _reasons(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "none"
-
-
-def _paragraph(maker: StageProvenance) -> str:
-    weights = maker.config.get("weights", {})
-    lines = [f"**{maker.stage}** {maker.config.get('engine', '')}".strip()]
-    lines += [
-        f"  * {key}: {json.dumps(value, ensure_ascii=False)}"
-        for key, value in sorted(maker.config.items())
-        if key not in ("weights", "engine")
-    ]
-    for place, digest in maker.weights.items():
-        lines.append(f"  * weights: {place}, sha256 {digest}, license {weights.get('license') or 'not stated'}")
-    return "\n".join(lines) if len(lines) > 1 else f"{lines[0]}: the defaults"
-
-
-def _example(first: str) -> str:
-    return textwrap.dedent(f"""\
-        ```python
-        import io, webdataset
-        from PIL import Image
-        shard = webdataset.WebDataset("{first}", shardshuffle=False).decode()
-        for image, about in shard.to_tuple("jpg;png;webp;gif;bmp;tif", "json"):
-            print(Image.open(io.BytesIO(image)).size, about["captions"], about["regions"])
-        ```""")
+    uncaptioned = sum((Counter(row.uncaptioned) for row in rows), Counter[str]())
+    environment = jinja2.Environment(  # noqa: S701 (the card is Markdown)
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("card.md.jinja").render(
+        title=title,
+        contents=contents,
+        rows=rows,
+        made_by=made_by,
+        uncaptioned=uncaptioned,
+        as_json=partial(json.dumps, ensure_ascii=False),
+    )

@@ -17,13 +17,13 @@ reason `vague`, single nouns, and the singular.
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from fineclip.config import ConceptsConfig, FilterConfig, parse
-from fineclip.errors import ConfigError, DataError, ShardError
+from fineclip.config import ConceptsConfig
+from fineclip.errors import ConfigError, DataError
 from fineclip.shards import (
     ConceptRow,
     DetectRow,
@@ -35,8 +35,8 @@ from fineclip.shards import (
     read_manifest,
 )
 from fineclip.stages.declaration import Input, Stage, stage
-from fineclip.stages.filter import good_captions
-from fineclip.stages.upstream import kept_by_key, keys_by_shard, manifests_of, row_of
+from fineclip.stages.filter import good_captions, limits_of
+from fineclip.stages.upstream import KeptRows, keys_by_shard, manifest_of, manifests_of
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +96,9 @@ CONCEPTS = Stage(
     config=ConceptsConfig,
     section="concepts",
     inputs={
-        "select": Input(stage="select", reads=(SelectRow, FilterRow, SourceRow), help="manifest of `select`"),
+        "select": Input(stage="select", reads=(SelectRow, FilterRow, SourceRow)),
         "detected": Input(
-            stage="detect",
-            reads=(DetectRow,),
-            help="manifests of `detect`, for concepts from labels",
-            required=False,
-            many=True,
+            stage="detect", reads=(DetectRow,), note="for concepts from labels", required=False, many=True
         ),
     },
     row=ConceptRow,
@@ -131,27 +127,28 @@ def concepts_of_scale(select: Path, manifest: Path, config: ConceptsConfig, *, d
         ShardError: A required manifest is missing, or a table is absent or changed. Nothing is written then.
     """
     keys = keys_by_shard(select)
-    has_labels = config.from_ == "labels"
-    tables = manifests_of(keys, detected, stage="detect", select=select) if has_labels else _filters(select, keys)
-    job = CONCEPTS.job(manifest, config, [select, *tables.values()])
-    if job.is_up_to_date():
-        return
-    names = _labels(keys, tables) if has_labels else _nouns(keys, tables, noun_finder())
-    counts = Counter(tqdm(names, desc=f"concepts {manifest.stem}", unit="name", disable=None))
-    rows = pool(counts, config)
-    concepts = [row for row in rows if row.kept]
-    if not concepts:
-        raise DataError(
-            f"concepts of {select}: none of {len(rows)} names is left; they are named {counts.total()} times by {config.from_}."
-            f" Lower concepts.min_count ({config.effective_min_count}), or change concepts.from."
-        )
-    with CONCEPTS.table(job) as table:
-        for row in rows:
-            table.write(row)
-    phrase = "regions show" if has_labels else "nouns in captions name"
-    log.info(
-        "%d of %d %s one of %d concepts", sum(row.count for row in concepts), counts.total(), phrase, len(concepts)
-    )
+    if config.from_ == "labels":
+        tables = manifests_of(keys, detected, stage="detect", select=select)
+        names, phrase = _labels(keys, tables), "regions show"
+    else:
+        filters = [Path(name) for name in read_manifest(select).inputs]
+        tables = manifests_of(keys, filters, stage="filter", select=select)
+        names, phrase = _nouns(keys, tables), "nouns in captions name"
+
+    def rows() -> list[ConceptRow]:
+        counts = Counter(tqdm(names, desc=f"concepts {manifest.stem}", unit="name", disable=None))
+        rows = pool(counts, config)
+        concepts = [row for row in rows if row.kept]
+        if not concepts:
+            raise DataError(
+                f"concepts of {select}: none of {len(rows)} names is left; they are named {counts.total()} times by {config.from_}."
+                f" Lower concepts.min_count ({config.effective_min_count}), or change concepts.from."
+            )
+        named = sum(row.count for row in concepts)
+        log.info("%d of %d %s one of %d concepts", named, counts.total(), phrase, len(concepts))
+        return rows
+
+    CONCEPTS.write_table(manifest, config, [select, *tables.values()], rows)
 
 
 def read_concepts(manifest: Path) -> tuple[str, ...]:
@@ -166,15 +163,8 @@ def read_concepts(manifest: Path) -> tuple[str, ...]:
     Raises:
         ShardError: The table is absent or changed, or the manifest is of another stage.
     """
-    if (stage := read_manifest(manifest).stage) != "concepts":
-        raise ShardError(f"{manifest}: is a manifest of {stage}; expected one of concepts")
+    manifest_of(manifest, "concepts")
     return tuple(row.key for row in kept_rows(manifest, ConceptRow))
-
-
-def _filters(select: Path, shards: Iterable[str]) -> dict[str, Path]:
-    """Return the manifests of `filter` that the selection was made from, for `shards`."""
-    given = {Path(name).stem: Path(name) for name in read_manifest(select).inputs}
-    return {name: given[name] for name in shards}
 
 
 def _labels(keys: Mapping[str, Collection[str]], tables: Mapping[str, Path]) -> Iterator[str]:
@@ -185,11 +175,10 @@ def _labels(keys: Mapping[str, Collection[str]], tables: Mapping[str, Path]) -> 
                 yield from (region.label or "" for region in row.regions)
 
 
-def _nouns(keys: Mapping[str, Collection[str]], tables: Mapping[str, Path], nouns: Nouns) -> Iterator[str]:
+def _nouns(keys: Mapping[str, Collection[str]], tables: Mapping[str, Path]) -> Iterator[str]:
+    nouns = noun_finder()
     for shard, manifest in tables.items():
-        source = input_manifest(manifest, "source")
-        limits = parse(FilterConfig, dict(read_manifest(manifest).config), where=str(manifest))
-        rows = kept_by_key(source, SourceRow)
+        limits, rows = limits_of(manifest), KeptRows(input_manifest(manifest, "source"), SourceRow)
         for key in sorted(keys[shard]):
-            for caption in good_captions(row_of(key, rows, source).captions, limits):
+            for caption in good_captions(rows[key].captions, limits):
                 yield from nouns(caption)

@@ -5,7 +5,7 @@ A module below `fineclip.stages` that holds a function under `@stage(...)` is fo
 """
 
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -27,7 +27,7 @@ class Input:
     Attributes:
         stage: Name of the stage that made it; also the name of its option, unless `option` is set.
         reads: Types of the rows that are read, of its table and of tables that it leads to. None for files of a model.
-        help: Text of the option.
+        note: What the text of the option adds to the name of the verb that makes the manifest.
         option: Name of the option without dashes.
         required: Whether a job always has one.
         many: Whether a job may have several; the function then gets a list.
@@ -35,7 +35,7 @@ class Input:
 
     stage: str
     reads: tuple[type[Row], ...] = ()
-    help: str
+    note: str = ""
     option: str = ""
     required: bool = True
     many: bool = False
@@ -98,6 +98,39 @@ class Stage:
         if self.row is None:
             raise AssertionError(f"stage {self.name} declares no row type")
         return TableWriter(job, self.row, also=also, reasons=self.reasons)
+
+    def write_table(
+        self,
+        manifest: Path,
+        config: BaseModel | Mapping[str, Any],
+        inputs: Sequence[Path] | Mapping[str, str],
+        rows: Callable[[], Iterable[Row]],
+        *,
+        also: tuple[Path, ...] = (),
+    ) -> None:
+        """Write the table of a job and then its manifest, or nothing if both are up to date.
+
+        Args:
+            manifest: File that the job writes last; the table is written beside it.
+            config: Section of the configuration, or the values that are part of the key.
+            inputs: Manifests, or a map of names to hashes for inputs that are no manifests.
+            rows: Function that makes the rows, called if the job must run. If it raises, nothing is written.
+            also: Other outputs, complete after the last row.
+        """
+        job = self.job(manifest, config, inputs)
+        if job.is_up_to_date():
+            return
+        with self.table(job, also=also) as table:
+            for row in rows():
+                table.write(row)
+
+
+def catalog_entry(*kinds: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return the options of a verb that takes an entry of a catalog; `kinds` are the catalogs."""
+    return {
+        "kind": {"required": True, "choices": kinds, "help": "catalog of the entry"},
+        "name": {"required": True, "help": "name of the entry in the catalog"},
+    }
 
 
 _FUNCTIONS: dict[str, Callable[..., None]] = {}

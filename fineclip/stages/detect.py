@@ -7,10 +7,10 @@ are in pixels of the stored image, clipped to it and rounded to hundredths.
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 from tqdm import tqdm
@@ -22,26 +22,25 @@ from fineclip.models.batches import batches
 from fineclip.shards import ByteRangeReader, DetectRow, FilterRow, SourceRow, input_manifest, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.declaration import Input, Stage, stage
-from fineclip.stages.external.annotation_tables import ExternalBoxesRow, annotations_at, annotations_input, rows_for
-from fineclip.stages.upstream import content_of, kept_by_key, row_of
+from fineclip.stages.external.annotation_tables import ExternalBoxesRow, annotations_input, engine_inputs, rows_for
+from fineclip.stages.upstream import KeptRows, content_of
 from fineclip.stages.weights import weights_at
-from fineclip.types import LabeledBox, Region
+from fineclip.types import Region
 
 if TYPE_CHECKING:
     from fineclip.models.detector import Detector
 
 log = logging.getLogger(__name__)
 
+GivenBoxes = AnnotationsDetect | BoxesJsonDetect
 
-@dataclass(frozen=True)
-class DecodedSample:
-    """A sample with its image in RGB, or the reason why it has none. Width and height are those of the header."""
+
+class DecodedSample(NamedTuple):
+    """A sample: its source row, its row without regions, and its image in RGB, None for a dropped sample."""
 
     source: SourceRow
-    width: int
-    height: int
-    image: Image.Image | None = None
-    reason: str | None = None
+    row: DetectRow
+    image: Image.Image | None
 
 
 def decode_samples(samples: Iterable[tuple[FilterRow, SourceRow]], reader: ByteRangeReader) -> Iterator[DecodedSample]:
@@ -52,89 +51,68 @@ def decode_samples(samples: Iterable[tuple[FilterRow, SourceRow]], reader: ByteR
         reader: Reader of the files that the source rows name.
 
     Yields:
-        The samples in order; one that cannot be decoded has a reason and no image.
+        The samples in order; one that cannot be decoded, or has another size than its header states, is dropped.
 
     Raises:
         ShardError: A file is absent or truncated.
     """
     for header, source in samples:
+        width, height, image, reason = header.width, header.height, None, None
         try:
             image = decode(content_of(source, reader))
         except UndecodableImage as error:
             log.info("sample %s is dropped: %s", source.key, error)
-            yield DecodedSample(source, header.width, header.height, reason="undecodable")
-            continue
-        same = image.size == (header.width, header.height)
-        reason = None if same else "size-mismatch"
-        yield DecodedSample(source, header.width, header.height, image if same else None, reason)
+            reason = "undecodable"
+        if image is not None and image.size != (width, height):
+            image, reason = None, "size-mismatch"
+        row = DetectRow(key=source.key, kept=not reason, reason=reason, width=width, height=height, regions=[])
+        yield DecodedSample(source, row, image)
 
 
-def annotated_regions(
-    annotations: Sequence[LabeledBox], *, width: int, height: int, config: AnnotationsDetect
+def given_regions(
+    boxes: Iterable[Region], *, width: int, height: int, config: GivenBoxes
 ) -> tuple[list[Region], Counter[str]]:
-    """Return the regions of an image from boxes of its data set, largest first, and counts of rejected boxes by reason.
+    """Return the regions of an image from boxes of its data set, largest first, or of a JSON, in file order.
 
     Args:
-        annotations: Boxes in pixels.
+        boxes: Regions in pixels of the stored image, neither clipped nor rounded.
         width: Width of the image in pixels.
         height: Height of the image in pixels.
-        config: Limits of side length and number.
+        config: Limits of side lengths and number.
 
     Returns:
-        At most `max_regions` regions with score 1, and counts of the others.
+        Regions, clipped and rounded, and the number of rejected boxes by reason.
 
     Raises:
         DataError: An edge is not finite.
     """
     regions, left_out = [], Counter[str]()
-    for one in annotations:
+    max_side_px = config.max_side_px if isinstance(config, BoxesJsonDetect) else None
+    for one in boxes:
         if not all(map(math.isfinite, one.box)):
             raise DataError(f"a box of {one.label!r} has edges {tuple(one.box)}; expected finite numbers")
         box = clip_and_round(one.box, width, height)
-        if why := rejection_reason(box, min_side_px=config.min_side_px):
-            left_out[why] += 1
-        else:
-            regions.append(Region(box, 1.0, one.label))
-    regions.sort(key=lambda region: (-region.box.width * region.box.height, region.box, region.label))
-    return _first(regions, config.max_regions, left_out), left_out
-
-
-def external_regions(
-    boxes: ExternalBoxesRow, *, width: int, height: int, config: BoxesJsonDetect
-) -> tuple[list[Region], Counter[str]]:
-    """Return the regions of an image from a released JSON.
-
-    Args:
-        boxes: Row of the image in the table of the JSON; boxes as x, y, width, height in pixels.
-        width: Width of the stored image in pixels.
-        height: Height of the stored image in pixels.
-        config: Limits of the sides.
-
-    Returns:
-        Regions in file order, clipped and rounded, and the number of rejected boxes by reason.
-    """
-    regions, left_out = [], Counter[str]()
-    for one in boxes.regions:
-        box = clip_and_round(from_xywh(*one[:4]), width, height)
-        if why := rejection_reason(box, min_side_px=config.min_side_px, max_side_px=config.max_side_px):
+        if why := rejection_reason(box, min_side_px=config.min_side_px, max_side_px=max_side_px):
             left_out[why] += 1
         else:
             regions.append(Region(box, one.score, one.label))
-    return _first(regions, config.max_regions, left_out), left_out
+    if isinstance(config, AnnotationsDetect):
+        regions.sort(key=lambda region: (-region.box.width * region.box.height, region.box, region.label))
+    kept = regions[: config.max_regions]
+    if len(kept) < len(regions):
+        left_out[f"more than {config.max_regions} in their image"] += len(regions) - len(kept)
+    return kept, left_out
 
 
-def _first(regions: list[Region], most: int | None, left_out: Counter[str]) -> list[Region]:
-    if most is not None and len(regions) > most:
-        left_out[f"more than {most} in their image"] += len(regions) - most
-    return regions[:most]
-
-
-def annotated_rows(shown: Iterable[DecodedSample], config: AnnotationsDetect) -> Iterator[DetectRow]:
-    """Yield a row for each sample with the boxes of its data set.
+def given_rows(
+    samples: Iterable[DecodedSample], config: GivenBoxes, external: Mapping[str, ExternalBoxesRow]
+) -> Iterator[DetectRow]:
+    """Yield a row for each sample with the boxes of its data set or of a JSON.
 
     Args:
-        shown: Samples whose source rows hold boxes in pixels.
-        config: Limits of side length and number.
+        samples: Samples; under engine annotations their source rows hold boxes in pixels.
+        config: Engine, and limits of side lengths and number.
+        external: Rows of the imported table by the keys of samples, for engine boxes_json.
 
     Yields:
         Rows in the order of the samples.
@@ -144,58 +122,43 @@ def annotated_rows(shown: Iterable[DecodedSample], config: AnnotationsDetect) ->
         DataError: A box has an edge that is not finite.
     """
     left_out = Counter[str]()
-    for sample in shown:
-        if sample.source.annotations is None:
-            raise ConfigError(
-                f"sample {sample.source.key}: its source has no boxes of its own, and detect engine annotations needs them."
-                " Use an entry of engine yolo, or for kind coco set source.instances."
-            )
+    for source, row, _ in samples:
+        reason, boxes = row.reason, list[Region]()
+        if isinstance(config, AnnotationsDetect):
+            if source.annotations is None:
+                raise ConfigError(
+                    f"sample {source.key}: its source has no boxes of its own, and detect engine annotations needs them."
+                    " Use an entry of engine yolo, or for kind coco set source.instances."
+                )
+            boxes = [Region(one.box, 1.0, one.label) for one in source.annotations]
+        elif reason is None:
+            listed = external.get(source.key)
+            reason = _mismatch(row, listed)
+            if listed and not reason:
+                boxes = [Region(from_xywh(*one[:4]), one.score, one.label) for one in listed.regions]
         try:
-            regions, without = annotated_regions(
-                sample.source.annotations, width=sample.width, height=sample.height, config=config
-            )
+            regions, rejected = given_regions(boxes, width=row.width, height=row.height, config=config)
         except DataError as error:
-            raise DataError(f"sample {sample.source.key} ({sample.source.source_key}): {error}") from None
-        left_out.update(without)
-        yield _row(sample, regions)
-    _log_left_out(left_out)
+            raise DataError(f"sample {source.key} ({source.source_key}): {error}") from None
+        left_out.update(rejected)
+        yield replace(row, kept=reason is None, reason=reason, regions=[] if reason else regions)
+    for why, count in sorted(left_out.items()):
+        log.info("%d boxes left out: %s", count, why)
 
 
-def external_rows(
-    shown: Iterable[DecodedSample], boxes: Mapping[str, ExternalBoxesRow], config: BoxesJsonDetect
-) -> Iterator[DetectRow]:
-    """Yield a row for each sample with the boxes of a JSON; `boxes` maps keys of samples to rows of the imported table."""
-    left_out = Counter[str]()
-    for sample in shown:
-        of_image = boxes.get(sample.source.key)
-        reason = sample.reason or _unlike(sample, of_image)
-        if reason or of_image is None:
-            yield _row(replace(sample, reason=reason), ())
-            continue
-        regions, without = external_regions(of_image, width=sample.width, height=sample.height, config=config)
-        left_out.update(without)
-        yield _row(sample, regions)
-    _log_left_out(left_out)
-
-
-def _unlike(sample: DecodedSample, boxes: ExternalBoxesRow | None) -> str | None:
-    if boxes is None:
+def _mismatch(row: DetectRow, listed: ExternalBoxesRow | None) -> str | None:
+    if listed is None:
         return "not-listed"
-    sides = ((boxes.width, sample.width), (boxes.height, sample.height))
+    sides = ((listed.width, row.width), (listed.height, row.height))
     return "other-size" if any(stated not in (None, actual) for stated, actual in sides) else None
-
-
-def _log_left_out(left_out: Mapping[str, int]) -> None:
-    for reason, count in sorted(left_out.items()):
-        log.info("%d boxes left out: %s", count, reason)
 
 
 def detected_rows(shown: Iterable[DecodedSample], detector: "Detector", *, batch_size: int) -> Iterator[DetectRow]:
     """Yield a row for each sample with the regions that a detector finds. At most one batch of images is in memory."""
     for batch in batches(shown, batch_size):
-        found = iter(detector.find([sample.image for sample in batch if sample.image is not None]))
-        for sample in batch:
-            yield _row(sample, () if sample.image is None else next(found))
+        found = iter(detector.find([image for *_, image in batch if image is not None]))
+        for _, row, image in batch:
+            yield row if image is None else replace(row, regions=list(next(found)))
 
 
 DETECT = Stage(
@@ -205,8 +168,8 @@ DETECT = Stage(
     config=DetectConfig,
     section="detect.{regions}",
     inputs={
-        "kept": Input(stage="filter", reads=(FilterRow, SourceRow), help="manifest of `filter`"),
-        "weights": Input(stage="weights", help="manifest of `weights`, for engine yolo", required=False),
+        "kept": Input(stage="filter", reads=(FilterRow, SourceRow)),
+        "weights": Input(stage="weights", note="for engine yolo", required=False),
         "annotations": annotations_input(ExternalBoxesRow, engine="boxes_json"),
     },
     row=DetectRow,
@@ -248,40 +211,30 @@ def detect_shard(
         DataError: A box is invalid, or the name of a sample matches several images of the JSON.
         ShardError: A table or an image file is absent or changed. Nothing is written then.
     """
-    match config:
-        case YoloDetect():
-            inputs = [kept, _needed(weights)]
-        case BoxesJsonDetect():
-            inputs = [kept, annotations_at(annotations, config)]
-        case AnnotationsDetect():
-            inputs = [kept]
-    job = DETECT.job(manifest, config, inputs)
-    if job.is_up_to_date():
-        return
-    samples = _samples(kept)
-    with ByteRangeReader() as reader, DETECT.table(job) as table:
+    inputs = engine_inputs(kept, config, weights=weights, annotations=annotations)
+
+    def rows() -> list[DetectRow]:
+        sources = KeptRows(input_manifest(kept, "source"), SourceRow)
+        samples = [(row, sources[row.key]) for row in kept_rows(kept, FilterRow)]
         bar = tqdm(samples, desc=f"detect {manifest.stem}", unit="image", disable=None)  # shown on a terminal
-        shown = decode_samples(bar, reader)
-        rows: Iterable[DetectRow] = ()
-        match config:
-            case AnnotationsDetect():
-                rows = annotated_rows(shown, config)
-            case BoxesJsonDetect():
-                source_keys = {source.key: source.source_key for _, source in samples}
-                rows = external_rows(shown, rows_for(inputs[1], ExternalBoxesRow, source_keys), config)
-            case YoloDetect() if samples:
-                detector = _detector(config, inputs[1], batch_size=batch_size, device=device)
-                rows = detected_rows(shown, detector, batch_size=batch_size)
-        for row in rows:
-            table.write(row)
-    found = [len(row.regions) for row in table.rows if row.kept]
-    log.info("%d regions in %d images; %d of the images have none", sum(found), len(found), found.count(0))
+        found: Iterable[DetectRow] = ()
+        with ByteRangeReader() as reader:
+            shown = decode_samples(bar, reader)
+            match config:
+                case AnnotationsDetect():
+                    found = given_rows(shown, config, {})
+                case BoxesJsonDetect():
+                    source_keys = {source.key: source.source_key for _, source in samples}
+                    found = given_rows(shown, config, rows_for(inputs[1], ExternalBoxesRow, source_keys))
+                case YoloDetect() if samples:
+                    detector = _detector(config, inputs[1], batch_size=batch_size, device=device)
+                    found = detected_rows(shown, detector, batch_size=batch_size)
+            rows = list(found)
+        regions = [len(row.regions) for row in rows if row.kept]
+        log.info("%d regions in %d images; %d of the images have none", sum(regions), len(regions), regions.count(0))
+        return rows
 
-
-def _needed(weights: Path | None) -> Path:
-    if weights is None:
-        raise ConfigError("engine yolo needs the weights of its detector. Pass their manifest: --weights FILE")
-    return weights
+    DETECT.write_table(manifest, config, inputs, rows)
 
 
 def _detector(config: YoloDetect, weights: Path, *, batch_size: int, device: str) -> "Detector":
@@ -289,26 +242,6 @@ def _detector(config: YoloDetect, weights: Path, *, batch_size: int, device: str
     try:
         from fineclip.models.detector import UltralyticsDetector
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"engine yolo needs {error.name}, which is not installed: pip install 'fineclip[detect]'"
-        ) from None
+        raise ConfigError(f"engine yolo needs {error.name}. Install it: pip install 'fineclip[detect]'") from None
     log.info("detecting regions with %s, images on squares of %d px", path.name, config.image_size)
     return UltralyticsDetector(path, config, device=device, batch_size=batch_size, name=weights.stem)
-
-
-def _samples(kept: Path) -> list[tuple[FilterRow, SourceRow]]:
-    """Return the kept filter rows, each with its source row."""
-    source = input_manifest(kept, "source")
-    sources = kept_by_key(source, SourceRow)
-    return [(row, row_of(row.key, sources, source)) for row in kept_rows(kept, FilterRow)]
-
-
-def _row(sample: DecodedSample, regions: Sequence[Region]) -> DetectRow:
-    return DetectRow(
-        key=sample.source.key,
-        kept=sample.reason is None,
-        reason=sample.reason,
-        width=sample.width,
-        height=sample.height,
-        regions=[] if sample.reason else list(regions),
-    )

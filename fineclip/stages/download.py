@@ -10,13 +10,11 @@ import re
 import shutil
 import socket
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Collection, Sequence
-from functools import partial
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit
+from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
 
 from tqdm import tqdm
 from typing_extensions import override
@@ -40,7 +38,7 @@ class NotFetchedError(Exception):
     """A download failed."""
 
 
-def from_address(url: str, target: Path, *, most_bytes: int, allow_private: bool = False) -> None:
+def from_address(url: str, target: Path, *, most_bytes: int) -> None:
     """Write the content of an http or https address to `target`.
 
     The IP address that is checked is the one that is connected to, after redirects too. Proxies of the environment are not used,
@@ -50,22 +48,18 @@ def from_address(url: str, target: Path, *, most_bytes: int, allow_private: bool
         url: Address of a file.
         target: Path that is replaced after the last byte.
         most_bytes: Greatest size in bytes.
-        allow_private: Allow addresses of this machine and its network.
 
     Raises:
         NotFetchedError: The address is refused, unreachable, absent, too large, too slow, or the transfer is truncated.
     """
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise NotFetchedError(f"{url} is not an http or https address")
+    opener = build_opener(ProxyHandler({}), _Redirects, _PublicAddresses)
     try:
-        with _opener(allow_private).open(url, timeout=STALL_SECONDS) as response, atomic(target) as temporary:
+        with opener.open(url, timeout=STALL_SECONDS) as response, atomic(target) as temporary:
             _copy(response, temporary, most_bytes=most_bytes)
-    except urllib.error.HTTPError as error:
-        raise NotFetchedError(f"the server answers {error.code} {error.reason}") from None
-    except urllib.error.URLError as error:
-        raise NotFetchedError(str(error.reason)) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise NotFetchedError(str(error) or type(error).__name__) from None
+        raise NotFetchedError(str(error).strip("<>") or type(error).__name__) from None
 
 
 def from_hub(repository: str, revision: str, target: Path, *, file: str | None) -> None:
@@ -83,7 +77,7 @@ def from_hub(repository: str, revision: str, target: Path, *, file: str | None) 
         NotFetchedError: The client is not installed or reports an error, or a file does not exist.
     """
     try:
-        from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+        from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import HTTPError
     except ImportError:
         raise NotFetchedError("huggingface_hub is not installed; install fineclip[data]") from None
@@ -95,18 +89,20 @@ def from_hub(repository: str, revision: str, target: Path, *, file: str | None) 
         names = {entry.rfilename for entry in answer.siblings or ()}
         if file is not None and file not in names:
             raise NotFetchedError(f"{repository} at {revision} has no file {file}")
-        wanted = {file} if file is not None else needed(names)
-        if file is not None:
-            hf_hub_download(repository, file, revision=revision, local_dir=partial_folder)
-        else:
-            patterns = sorted(map(glob.escape, wanted))
-            snapshot_download(repository, revision=revision, local_dir=partial_folder, allow_patterns=patterns)
+        wanted = needed(names) if file is None else {file}
+        patterns = sorted(map(glob.escape, wanted))
+        snapshot_download(repository, revision=revision, local_dir=partial_folder, allow_patterns=patterns)
     except (OSError, ValueError, RuntimeError, HTTPError) as error:
         raise NotFetchedError(_reason(error)) from None
     absent = sorted(name for name in wanted if not (partial_folder / name).is_file())
     if absent:
         raise NotFetchedError(f"{len(absent)} files of {repository} did not come: {', '.join(absent[:3])}")
-    _move(partial_folder, target, file=file)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial_folder / ".cache", ignore_errors=True)
+    if target.is_dir():
+        shutil.rmtree(target)
+    (partial_folder / (file or "")).replace(target)
+    shutil.rmtree(partial_folder, ignore_errors=True)
 
 
 def needed(names: Collection[str]) -> set[str]:
@@ -131,17 +127,6 @@ def _model_of(name: str) -> str:
     """Return the path of a weight file without part number, format and the word pytorch: equal for files of one model."""
     path = PurePosixPath(name.removesuffix(".index.json"))
     return (path.parent / re.sub(r"pytorch_|-\d+-of-\d+$", "", path.stem)).as_posix()
-
-
-def _move(partial_folder: Path, target: Path, *, file: str | None) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if file is not None:
-        (partial_folder / file).replace(target)
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        return
-    shutil.rmtree(partial_folder / ".cache", ignore_errors=True)
-    shutil.rmtree(target, ignore_errors=True)
-    partial_folder.rename(target)
 
 
 def _reason(error: BaseException) -> str:
@@ -173,45 +158,33 @@ def _copy(response: http.client.HTTPResponse, target: Path, *, most_bytes: int) 
         raise NotFetchedError(f"cut short: {received} of {announced} bytes came")
 
 
-def _opener(allow_private: bool) -> urllib.request.OpenerDirector:
-    opener = urllib.request.OpenerDirector()
-    connect = partial(_connect, allow_private=allow_private)
-    for handler in (
-        _Http(connect),
-        _Https(connect),
-        _Redirects(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener
+class _PublicAddresses(HTTPSHandler, HTTPHandler):
+    """Handlers of http and https that connect to public IP addresses only; certificates are checked as usual."""
+
+    @override
+    def do_open(self, http_class: Any, req: Request, **http_conn_args: Any) -> http.client.HTTPResponse:
+        def connection(host: str, **options: Any) -> Any:
+            made = http_class(host, **options)
+            made._create_connection = _connect
+            return made
+
+        return super().do_open(connection, req, **http_conn_args)
 
 
-def _connect(address: tuple[str, int], timeout: float, *_: Any, allow_private: bool) -> socket.socket:
+def _connect(address: tuple[str, int], timeout: float, *_: Any) -> socket.socket:
     """Return a connection to an address that passed the check; the name is resolved once."""
     host, port = address
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    if not allow_private:
-        _refuse_private(host, [str(place[4][0]) for place in found])
-    failure: OSError = OSError(f"{host} has no address")
-    for family, kind, protocol, _name, place in found:
-        connection = socket.socket(family, kind, protocol)
-        connection.settimeout(timeout)
-        try:
-            connection.connect(place)
-        except OSError as error:
-            connection.close()
-            failure = error
-        else:
-            return connection
-    raise failure
-
-
-def _refuse_private(host: str, addresses: Sequence[str]) -> None:
-    for text in addresses:
+    found = [str(place[4][0]) for place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    for text in found:
         if not is_public(text):
             raise OSError(f"{host} is {text}, which is not on the public internet")
+    failure = OSError(f"{host} has no address")
+    for text in found:
+        try:
+            return socket.create_connection((text, port), timeout)
+        except OSError as error:
+            failure = error
+    raise failure
 
 
 def is_public(text: str) -> bool:
@@ -226,42 +199,14 @@ def is_public(text: str) -> bool:
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
-class _Http(urllib.request.HTTPHandler):
-    def __init__(self, connect: Any) -> None:
-        super().__init__()
-        self._connect = connect
-
-    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(_connection, http.client.HTTPConnection, self._connect), request)
-
-
-class _Https(urllib.request.HTTPSHandler):
-    def __init__(self, connect: Any) -> None:
-        super().__init__()
-        self._connect = connect
-
-    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(_connection, http.client.HTTPSConnection, self._connect), request)
-
-
-def _connection(kind: Any, connect: Any, host: str, **options: Any) -> Any:
-    """Return an http.client connection whose socket is made by `connect`; certificates are checked as usual."""
-    connection = kind(host, **options)
-    connection._create_connection = connect
-    return connection
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
+class _Redirects(HTTPRedirectHandler):
     @override
     def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        if req.type == "https" and urlsplit(newurl).scheme != "https":
-            raise urllib.error.URLError(f"the server leads from https to {newurl}")
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage, newurl: str
+    ) -> Request | None:
+        allowed = ("https",) if req.type == "https" else ("http", "https")
+        if urlsplit(newurl).scheme not in allowed:
+            raise OSError(
+                f"the server leads from {req.type} to {newurl}, an unknown url type or one without encryption"
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)

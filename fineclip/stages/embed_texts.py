@@ -14,7 +14,7 @@ Legend: T texts, D embedding width.
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fineclip.config import EncoderConfig
@@ -25,11 +25,11 @@ from fineclip.shards import (
     TextsFile,
     kept_rows,
     read_description,
-    read_manifest,
     sha256_of,
     write_texts,
 )
 from fineclip.stages.declaration import Input, Stage, stage
+from fineclip.stages.upstream import manifest_of
 from fineclip.stages.weights import vocabulary_at, weights_at
 from fineclip.types import Sample
 
@@ -49,13 +49,10 @@ TEXTS = Stage(
     config=EncoderConfig,
     section="encoders.{encoder}",
     inputs={
-        "packed": Input(stage="pack", reads=(PackRow,), help="manifest of `pack`"),
-        "weights": Input(stage="weights", help="manifest of `weights` of the encoder"),
+        "packed": Input(stage="pack", reads=(PackRow,)),
+        "weights": Input(stage="weights", note="for the encoder"),
         "tokenizer": Input(
-            stage="weights",
-            option="tokenizer",
-            help="manifest of `weights` of the tokenizer, if it has its own",
-            required=False,
+            stage="weights", note="for its tokenizer, if it has its own", option="tokenizer", required=False
         ),
     },
     batch_size=64,
@@ -93,36 +90,23 @@ def texts_shard(
     job = TEXTS.job(manifest, config, inputs)
     if job.is_up_to_date():
         return
-    rows = list(kept_rows(packed, PackRow))
-    with ByteRangeReader() as reader:
-        samples = (read_description(reader, packed.with_suffix(".tar"), row) for row in rows)
-        texts = Counter(text for sample in samples for text in texts_of(sample))
-    path = manifest.with_suffix(".safetensors")
-    _embed(list(texts), path, weights, config, tokenizer=tokenizer, batch_size=batch_size, device=device)
-    log.info("%d texts of %d samples, %d of them different", texts.total(), len(rows), len(texts))
-    job.finish([path], read=len(rows), kept=len(rows), regions=sum(row.regions for row in rows))
-
-
-def _embed(
-    texts: Sequence[str],
-    path: Path,
-    weights: Path,
-    config: EncoderConfig,
-    *,
-    tokenizer: Path | None,
-    batch_size: int,
-    device: str,
-) -> None:
     from fineclip.models.checkpoints import load_encoder
     from fineclip.models.device import resolve_device
     from fineclip.models.embed_texts import embed_texts, text_tower_hash
     from fineclip.models.tokenizer import load_tokenizer
 
+    rows = list(kept_rows(packed, PackRow))
+    with ByteRangeReader() as reader:
+        samples = (read_description(reader, packed.with_suffix(".tar"), row) for row in rows)
+        texts = Counter(text for sample in samples for text in texts_of(sample))
     tokenize = load_tokenizer(config, vocabulary_at(tokenizer, config))
     encoder = load_encoder(config, weights_at(weights, config.weights)).eval()
     tower = text_tower_hash(encoder)
-    features_TD = embed_texts(encoder.to(resolve_device(device)), tokenize(texts), batch_size=batch_size)
-    write_texts(path, texts, features_TD.numpy(), text_tower=tower)
+    features_TD = embed_texts(encoder.to(resolve_device(device)), tokenize(list(texts)), batch_size=batch_size)
+    path = manifest.with_suffix(".safetensors")
+    write_texts(path, list(texts), features_TD.numpy(), text_tower=tower)
+    log.info("%d texts of %d samples, %d of them different", texts.total(), len(rows), len(texts))
+    job.finish([path], read=len(rows), kept=len(rows), regions=sum(row.regions for row in rows))
 
 
 def text_files(
@@ -143,9 +127,7 @@ def text_files(
         ShardError: A manifest is of another stage, text tower, vocabulary or packed shard; a file is absent or damaged.
     """
     for shard, manifest in given.items():
-        made = read_manifest(manifest)
-        if made.stage != "texts":
-            raise ShardError(f"{manifest}: is a manifest of {made.stage}; expected one of texts")
+        made = manifest_of(manifest, "texts")
         for needed in (packed[shard], *([tokenizer] if tokenizer else [])):
             if sha256_of(needed) not in made.inputs.values():
                 raise ShardError(

@@ -9,13 +9,13 @@ With `min_words: 0` an image whose captions are all blank is kept without captio
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
-from fineclip.config import FilterConfig
-from fineclip.shards import ByteRangeReader, FilterRow, SourceRow, kept_rows
-from fineclip.shards.images import Header, read_header
+from fineclip.config import FilterConfig, parse
+from fineclip.shards import ByteRangeReader, FilterRow, SourceRow, kept_rows, read_manifest
+from fineclip.shards.images import read_header
 from fineclip.stages.declaration import Input, Stage, stage
+from fineclip.stages.upstream import content_of
 from fineclip.types import Candidate
 
 Rule = Callable[[Candidate, FilterConfig], str | None]
@@ -47,6 +47,12 @@ def without_good_caption(image: Candidate, config: FilterConfig) -> str | None:
 RULES: tuple[Rule, ...] = (unreadable, too_small, too_elongated, without_good_caption)
 
 
+def limits_of(manifest: Path) -> FilterConfig:
+    """Return the configuration that a manifest of `filter` was made with."""
+    config: FilterConfig = parse(FilterConfig, dict(read_manifest(manifest).config), where=str(manifest))
+    return config
+
+
 def good_captions(captions: Sequence[str], config: FilterConfig) -> list[str]:
     """Return the captions that pass the filter, in order."""
     return [caption for caption in captions if caption_rejection_reason(caption, config) is None]
@@ -67,12 +73,8 @@ def caption_rejection_reason(caption: str, config: FilterConfig) -> str | None:
     if len(words) > config.max_words:
         return "caption-long"
     text = " ".join(words)
-    return "caption-boilerplate" if any(one.fullmatch(text) for one in _compiled(config.boilerplate)) else None
-
-
-@cache
-def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
-    return tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns)
+    is_boilerplate = any(re.fullmatch(pattern, text, re.IGNORECASE) for pattern in config.boilerplate)
+    return "caption-boilerplate" if is_boilerplate else None
 
 
 def apply_rules(images: Iterable[Candidate], config: FilterConfig) -> Iterator[str | None]:
@@ -93,7 +95,7 @@ FILTER = Stage(
     help="keep or drop each image of a shard by its header, captions and hash",
     config=FilterConfig,
     section="filter",
-    inputs={"source": Input(stage="source", reads=(SourceRow,), help="manifest of `source`")},
+    inputs={"source": Input(stage="source", reads=(SourceRow,))},
     row=FilterRow,
     reasons={
         "unreadable": "no supported decoder reads the header, or it states more pixels than are decoded",
@@ -120,28 +122,26 @@ def filter_shard(source: Path, manifest: Path, config: FilterConfig) -> None:
     Raises:
         ShardError: A file that `source` names is absent, truncated or changed. Nothing is written then.
     """
-    job = FILTER.job(manifest, config, [source])
-    if job.is_up_to_date():
-        return
+    FILTER.write_table(manifest, config, [source], lambda: filtered_rows(source, config))
+
+
+def filtered_rows(source: Path, config: FilterConfig) -> Iterator[FilterRow]:
+    """Yield a row for each image of a source shard, in order."""
+    images, formats = list[Candidate](), list[str | None]()
     with ByteRangeReader() as reader:
-        inspected = [_inspect(row, reader) for row in kept_rows(source, SourceRow)]
-    reasons = apply_rules((image for image, _ in inspected), config)
-    with FILTER.table(job) as table:
-        for (image, header), reason in zip(inspected, reasons, strict=True):
-            row = FilterRow(
-                key=image.key,
-                kept=reason is None,
-                reason=reason,
-                width=image.width,
-                height=image.height,
-                format=header.format if header else None,
-                sha256=image.sha256,
-            )
-            table.write(row)
-
-
-def _inspect(row: SourceRow, reader: ByteRangeReader) -> tuple[Candidate, Header | None]:
-    content = reader.read(row.file or "", row.offset, row.size)
-    header = read_header(content)
-    width, height = (header.width, header.height) if header else (0, 0)
-    return Candidate(row.key, width, height, tuple(row.captions), hashlib.sha256(content).hexdigest()), header
+        for row in kept_rows(source, SourceRow):
+            content = content_of(row, reader)
+            width, height, image_format = read_header(content) or (0, 0, None)
+            digest = hashlib.sha256(content).hexdigest()
+            images.append(Candidate(row.key, width, height, tuple(row.captions), digest))
+            formats.append(image_format)
+    for image, image_format, reason in zip(images, formats, apply_rules(images, config), strict=True):
+        yield FilterRow(
+            key=image.key,
+            kept=reason is None,
+            reason=reason,
+            width=image.width,
+            height=image.height,
+            format=image_format,
+            sha256=image.sha256,
+        )

@@ -9,12 +9,12 @@ the regional contrastive loss. The index beside the tar holds the byte range of 
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from fineclip.config import FilterConfig, PackConfig, parse
+from fineclip.config import PackConfig
 from fineclip.errors import ShardError
 from fineclip.shards import (
     ByteRangeReader,
@@ -27,66 +27,13 @@ from fineclip.shards import (
     add_sample,
     atomic,
     kept_rows,
-    read_manifest,
 )
 from fineclip.stages.declaration import Input, Stage, stage
-from fineclip.stages.filter import allows_empty_caption, good_captions
-from fineclip.stages.upstream import content_of, kept_by_key, lineage_of, row_of
-from fineclip.types import Region, Sample
+from fineclip.stages.filter import allows_empty_caption, good_captions, limits_of
+from fineclip.stages.upstream import KeptRows, content_of, lineage_of
+from fineclip.types import Sample
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class JoinedRow:
-    """Rows of one sample in the tables of `source`, `filter`, `detect` and `caption`."""
-
-    source: SourceRow
-    header: FilterRow
-    detected: DetectRow
-    captioned: CaptionRow
-
-
-def joined_rows(manifests: dict[str, Path]) -> Iterator[JoinedRow]:
-    """Yield the samples that every stage kept, in order.
-
-    Args:
-        manifests: Manifest of each stage of the shard.
-
-    Yields:
-        Rows of one sample, in the order of the caption table.
-
-    Raises:
-        ShardError: The tables are not of the same samples.
-    """
-    sources = kept_by_key(manifests["source"], SourceRow)
-    headers = kept_by_key(manifests["filter"], FilterRow)
-    detected = kept_by_key(manifests["detect"], DetectRow)
-    for row in kept_rows(manifests["caption"], CaptionRow):
-        yield JoinedRow(
-            row_of(row.key, sources, manifests["source"]),
-            row_of(row.key, headers, manifests["filter"]),
-            row_of(row.key, detected, manifests["detect"]),
-            row,
-        )
-
-
-def regions_of(row: JoinedRow) -> list[Region]:
-    """Return the regions of a sample with their captions; an empty caption becomes None.
-
-    Args:
-        row: Rows of the sample.
-
-    Returns:
-        Regions in the order of the detect table.
-
-    Raises:
-        ShardError: The numbers of captions and regions differ.
-    """
-    boxes, captions = row.detected.regions, row.captioned.regions
-    if len(boxes) != len(captions):
-        raise ShardError(f"sample {row.source.key} has {len(boxes)} regions but {len(captions)} captions")
-    return [replace(region, caption=caption.caption or None) for region, caption in zip(boxes, captions, strict=True)]
 
 
 PACK = Stage(
@@ -95,9 +42,7 @@ PACK = Stage(
     help="write the training shard: images, captions and regions in one WebDataset tar",
     config=PackConfig,
     inputs={
-        "captioned": Input(
-            stage="caption", reads=(CaptionRow, DetectRow, FilterRow, SourceRow), help="manifest of `caption`"
-        )
+        "captioned": Input(stage="caption", reads=(CaptionRow, DetectRow, FilterRow, SourceRow)),
     },
     row=PackRow,
 )
@@ -116,49 +61,61 @@ def pack_shard(captioned: Path, manifest: Path, config: PackConfig) -> None:
         ShardError: A table or an image is absent or changed, or the tables are not of the same samples. Nothing is written
             then.
     """
-    job = PACK.job(manifest, config, [captioned])
-    if job.is_up_to_date():
-        return
-    manifests = lineage_of(captioned)
-    limits = parse(FilterConfig, dict(read_manifest(manifests["filter"]).config), where=str(manifests["filter"]))
-    path, uncaptioned = manifest.with_suffix(".tar"), 0
-    with (
-        PACK.table(job, also=(path,)) as index,
-        atomic(path) as temporary,
-        closing(TarAppender(temporary)) as tar,
-        ByteRangeReader() as reader,
-    ):
-        for row in joined_rows(manifests):
-            sample = _sample(row, limits, manifests, reader=reader)
+    tar = manifest.with_suffix(".tar")
+    PACK.write_table(manifest, config, [captioned], lambda: packed_rows(lineage_of(captioned), tar), also=(tar,))
+
+
+def packed_rows(manifests: Mapping[str, Path], path: Path) -> Iterator[PackRow]:
+    """Write the tar of a shard with the samples that every stage kept, and yield the row of each.
+
+    Args:
+        manifests: Manifest of each stage of the shard.
+        path: Path of the tar; it is complete after the last row.
+
+    Yields:
+        Rows in the order of the caption table.
+
+    Raises:
+        ShardError: The tables are not of the same samples.
+    """
+    sources = KeptRows(manifests["source"], SourceRow)
+    headers = KeptRows(manifests["filter"], FilterRow)
+    detected = KeptRows(manifests["detect"], DetectRow)
+    limits = limits_of(manifests["filter"])
+    samples = regions = uncaptioned = 0
+    with atomic(path) as temporary, closing(TarAppender(temporary)) as tar, ByteRangeReader() as reader:
+        for row in kept_rows(manifests["caption"], CaptionRow):
+            source, boxes = sources[row.key], detected[row.key]
+            captions = good_captions(source.captions, limits)
+            if not captions and not allows_empty_caption(source.captions, limits):
+                raise ShardError(
+                    f"{manifests['filter'].with_suffix('.parquet')}: keeps sample {row.key}, but none of its captions passes"
+                    " the filter. Delete its manifest and run again."
+                )
+            if len(boxes.regions) != len(row.regions):
+                raise ShardError(
+                    f"{manifests['caption'].with_suffix('.parquet')}: sample {row.key} has {len(boxes.regions)} regions but"
+                    f" {len(row.regions)} captions. Delete its manifest and run again."
+                )
+            sample = _sample(source, boxes, row, captions=captions, image=content_of(source, reader))
+            samples += 1
+            regions += len(sample.regions)
             uncaptioned += sum(region.caption is None for region in sample.regions)
-            index.write(add_sample(tar, sample, image_format=row.header.format or ""))
-    log.info(
-        "packed %d samples with %d regions; %d of the regions have no caption",
-        len(index.rows),
-        sum(row.regions for row in index.rows),
-        uncaptioned,
-    )
+            yield add_sample(tar, sample, image_format=headers[row.key].format or "")
+    log.info("packed %d samples with %d regions; %d of the regions have no caption", samples, regions, uncaptioned)
 
 
-def _sample(row: JoinedRow, limits: FilterConfig, manifests: dict[str, Path], *, reader: ByteRangeReader) -> Sample:
-    captions = good_captions(row.source.captions, limits)
-    if not captions and not allows_empty_caption(row.source.captions, limits):
-        raise ShardError(
-            f"{manifests['filter'].with_suffix('.parquet')}: keeps sample {row.source.key}, but none of its captions passes"
-            f" the filter. Delete {manifests['filter']} and run again."
-        )
-    try:
-        regions = regions_of(row)
-    except ShardError as error:
-        raise ShardError(
-            f"{manifests['caption'].with_suffix('.parquet')}: {error}. Delete its manifest and run again."
-        ) from None
+def _sample(
+    source: SourceRow, detected: DetectRow, captioned: CaptionRow, *, captions: list[str], image: bytes
+) -> Sample:
+    """Return the sample; an empty caption of a region becomes None."""
+    described = zip(detected.regions, captioned.regions, strict=True)
     return Sample(
-        key=row.source.key,
-        image=content_of(row.source, reader),
-        width=row.detected.width,
-        height=row.detected.height,
+        key=source.key,
+        image=image,
+        width=detected.width,
+        height=detected.height,
         captions=tuple(captions),
-        url=row.source.url,
-        regions=tuple(regions),
+        url=source.url,
+        regions=tuple(replace(region, caption=one.caption or None) for region, one in described),
     )

@@ -8,41 +8,20 @@ one, and the manifest names only the shards that were read, so additional shards
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from fineclip.config import SelectConfig
 from fineclip.config.plan import ScaleConfig
 from fineclip.errors import ConfigError, DataError
-from fineclip.shards import (
-    BenchmarkRow,
-    FilterRow,
-    SelectRow,
-    kept_rows,
-    read_manifest,
-    read_rows,
-)
+from fineclip.shards import BenchmarkRow, FilterRow, SelectRow, kept_rows, read_manifest, read_rows
 from fineclip.stages.declaration import Input, Stage, stage
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Rows that were considered, in order, and the number of shards that were read."""
-
-    rows: list[SelectRow]
-    shards: int
-
-    @property
-    def kept(self) -> int:
-        """Number of selected samples."""
-        return sum(row.kept for row in self.rows)
-
-
 def select_samples(
     shards: Iterable[tuple[str, Iterable[FilterRow]]], *, wanted: int | None, left_out: set[bytes]
-) -> Selection:
+) -> tuple[list[SelectRow], int]:
     """Select the first samples that are neither repeated nor excluded.
 
     Args:
@@ -51,7 +30,7 @@ def select_samples(
         left_out: SHA-256 digests of images that must not be selected.
 
     Returns:
-        The selection, with a row for each sample that was considered.
+        A row for each sample that was considered, in order, and the number of shards that were read.
     """
     rows: list[SelectRow] = []
     taken: set[bytes] = set()
@@ -65,8 +44,8 @@ def select_samples(
             if reason is None:
                 taken.add(digest)
             if len(taken) == wanted:
-                return Selection(rows, read)
-    return Selection(rows, read)
+                return rows, read
+    return rows, read
 
 
 class ScaledSelectConfig(SelectConfig):
@@ -86,15 +65,9 @@ SELECT = Stage(
     config=ScaledSelectConfig,
     section="select",
     inputs={
-        "filters": Input(
-            stage="filter", reads=(FilterRow,), help="manifests of `filter`, in the order of the shards", many=True
-        ),
+        "filters": Input(stage="filter", reads=(FilterRow,), note="in the order of the shards", many=True),
         "benchmarks": Input(
-            stage="index",
-            reads=(BenchmarkRow,),
-            help="manifests of `index` whose images are left out",
-            required=False,
-            many=True,
+            stage="index", reads=(BenchmarkRow,), note="whose images are left out", required=False, many=True
         ),
     },
     row=SelectRow,
@@ -134,34 +107,28 @@ def select_scale(
     """
     left_out = {bytes.fromhex(row.sha256) for path in benchmarks for row in read_rows(path, BenchmarkRow)}
     shards = ((path.stem, kept_rows(path, FilterRow)) for path in filters)
-    selection = select_samples(shards, wanted=config.scale.images, left_out=left_out)
-    _require_enough(selection, config.scale, name=scale, filters=filters)
+    rows, read = select_samples(shards, wanted=config.scale.images, left_out=left_out)
+    _require_enough(rows, config.scale, name=scale, filters=filters)
     recorded = {"images": config.scale.images, "leave_out": list(config.exclude)}
-    job = SELECT.job(manifest, recorded, [*filters[: selection.shards], *benchmarks])
-    if job.is_up_to_date():
-        return
-    with SELECT.table(job) as table:
-        for row in selection.rows:
-            table.write(row)
+    SELECT.write_table(manifest, recorded, [*filters[:read], *benchmarks], lambda: rows)
 
 
-def _require_enough(selection: Selection, scale: ScaleConfig, *, name: str, filters: Sequence[Path]) -> None:
-    if scale.images is not None and selection.kept >= scale.images:
+def _require_enough(rows: Sequence[SelectRow], scale: ScaleConfig, *, name: str, filters: Sequence[Path]) -> None:
+    kept = sum(row.kept for row in rows)
+    if kept and (scale.images is None or kept >= scale.images):
         return
     total = sum(read_manifest(path).read for path in filters)
-    dropped = Counter(row.reason for row in selection.rows if row.reason is not None)
+    dropped = Counter(row.reason for row in rows if row.reason is not None)
     left_out = "".join(f", {count} {reason}" for reason, count in sorted(dropped.items()))
-    found = f"{len(filters)} shards of {total} samples leave {selection.kept} ({len(selection.rows)} past the filter{left_out})"
-    if not selection.kept:
+    found = f"{len(filters)} shards of {total} samples leave {kept} ({len(rows)} past the filter{left_out})"
+    if not kept:
         raise DataError(
             f"scales.{name}: nothing is left to train on: {found}. {filters[0]} counts the dropped samples by reason."
         )
-    if scale.images is None:
-        return
     if scale.allow_fewer:
         log.info("scale %s has fewer than its %d images, which allow_fewer allows: %s", name, scale.images, found)
         return
-    share = selection.kept / total
+    share = kept / total
     raise ConfigError(
         f"scales.{name}.images: {scale.images} are asked for, but {found}, a share of {share:.2g}."
         f" If the source has more shards, plan more of them: raise plan.shard_margin, or lower plan.expected_keep_rate (to {share:.2g} or less);"

@@ -5,10 +5,38 @@ from pathlib import Path
 from typing import TypeVar
 
 from fineclip.errors import ShardError
-from fineclip.shards import ByteRangeReader, Row, SelectRow, SourceRow, input_manifest, kept_rows, read_manifest
+from fineclip.shards import (
+    ByteRangeReader,
+    Manifest,
+    Row,
+    SelectRow,
+    SourceRow,
+    input_manifest,
+    kept_rows,
+    read_manifest,
+)
 from fineclip.stages.declaration import lineage
 
 R = TypeVar("R", bound=Row)
+
+
+def manifest_of(path: Path, *stages: str) -> Manifest:
+    """Return the manifest in a file, which must be of one of these stages.
+
+    Args:
+        path: JSON file of a manifest.
+        *stages: Names of the stages.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ShardError: The file is absent, not a manifest, or a manifest of another stage.
+    """
+    manifest = read_manifest(path)
+    if manifest.stage not in stages:
+        raise ShardError(f"{path}: is a manifest of {manifest.stage}; expected one of {', '.join(stages)}")
+    return manifest
 
 
 def lineage_of(manifest: Path) -> dict[str, Path]:
@@ -23,9 +51,7 @@ def lineage_of(manifest: Path) -> dict[str, Path]:
     Raises:
         ShardError: A manifest is absent, or `manifest` is not of a stage that makes shards.
     """
-    stage, shard_stages = read_manifest(manifest).stage, lineage("pack")
-    if stage not in shard_stages:
-        raise ShardError(f"{manifest}: is a manifest of {stage}; expected one of {', '.join(shard_stages)}")
+    stage = manifest_of(manifest, *lineage("pack")).stage
     found = {stage: manifest}
     for name in reversed(lineage(stage)[:-1]):
         manifest = input_manifest(manifest, name)
@@ -66,31 +92,23 @@ def manifests_of(shards: Iterable[str], given: Sequence[Path], *, stage: str, se
     return {name: by_name[name] for name in wanted}
 
 
-def kept_by_key(manifest: Path, row_type: type[R]) -> dict[str, R]:
-    """Return the kept rows of a table by key, in order."""
-    return {row.key: row for row in kept_rows(manifest, row_type)}
-
-
-def row_of(key: str, rows: dict[str, R], manifest: Path) -> R:
-    """Return the row of a sample in a table of an earlier stage.
+class KeptRows(dict[str, R]):
+    """Kept rows of a table by key, in order. The look-up of another key raises a `ShardError`.
 
     Args:
-        key: Key of the sample.
-        rows: Kept rows of the table by key.
-        manifest: Manifest of the table, for the message.
-
-    Returns:
-        The row.
-
-    Raises:
-        ShardError: The table has no row of that key.
+        manifest: Manifest of the table.
+        row_type: Type of its rows.
     """
-    if key not in rows:
+
+    def __init__(self, manifest: Path, row_type: type[R]) -> None:
+        super().__init__((row.key, row) for row in kept_rows(manifest, row_type))
+        self._manifest = manifest
+
+    def __missing__(self, key: str) -> R:
         raise ShardError(
-            f"{manifest.with_suffix('.parquet')}: keeps no sample {key}, but a table made from it has one."
-            f" Delete {manifest} and run again."
+            f"{self._manifest.with_suffix('.parquet')}: keeps no sample {key}, but a table made from it has one."
+            f" Delete {self._manifest} and run again."
         )
-    return rows[key]
 
 
 def content_of(row: SourceRow, reader: ByteRangeReader) -> bytes:

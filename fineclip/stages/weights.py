@@ -23,7 +23,7 @@ from fineclip.errors import CheckpointError, ConfigError
 from fineclip.models.shipped import PREFIX, shipped
 from fineclip.shards import Manifest, read_manifest, sha256_of, write_text
 from fineclip.shards.atomic import remove_stale_temp_files
-from fineclip.stages.declaration import Stage, stage
+from fineclip.stages.declaration import Stage, catalog_entry, stage
 from fineclip.stages.download import NotFetchedError, from_address, from_hub
 
 log = logging.getLogger(__name__)
@@ -38,19 +38,12 @@ WEIGHTS = Stage(
     help="fetch the weights of one model and record their hash",
     config=WeightsConfig,
     section="{kind}.{name}.weights",
-    options={
-        "kind": {
-            "required": True,
-            "choices": ("detect", "caption", "encoders", "tokenizers"),
-            "help": "catalog of the entry",
-        },
-        "name": {"required": True, "help": "name of the entry in the catalog"},
-    },
+    options=catalog_entry("detect", "caption", "encoders", "tokenizers"),
 )
 
 
 @stage(WEIGHTS)
-def fetch_weights(kind: str, name: str, manifest: Path, config: WeightsConfig, *, allow_private: bool = False) -> None:
+def fetch_weights(kind: str, name: str, manifest: Path, config: WeightsConfig) -> None:
     """Find or fetch the weights of one catalog entry, check their hash and write the manifest.
 
     Args:
@@ -58,7 +51,6 @@ def fetch_weights(kind: str, name: str, manifest: Path, config: WeightsConfig, *
         name: Name of the entry.
         manifest: `data/weights/<kind>/<name>.json`.
         config: Origin of the weights.
-        allow_private: Allow addresses of the local network.
 
     Raises:
         CheckpointError: The weights cannot be found or fetched; the message states how to fetch them manually. Or their
@@ -69,17 +61,24 @@ def fetch_weights(kind: str, name: str, manifest: Path, config: WeightsConfig, *
         path = _place(config, manifest)
         log.info("%s.%s: fetching %s", kind, name, _origin_in_words(config))
         try:
-            _fetch(config, path, allow_private=allow_private)
+            _fetch(config, path)
         except NotFetchedError as error:
             raise CheckpointError(_by_hand(kind, name, config, reason=str(error))) from None
-    record = _Record(manifest, config)
-    digest = hash_of(path)
-    expected = config.sha256 or record.digest
+    digest, record = hash_of(path), _record_at(manifest)
+    expected = config.sha256 or _recorded(manifest, config).get("sha256")
     if expected not in (None, digest):
-        raise CheckpointError(_differs(path, digest, config=config, record=record))
+        said, change = f"{expected} was recorded at the first fetch ({record})", f"delete {record}"
+        if config.sha256 is not None:
+            said, change = f"the configuration says {expected}", "correct the configuration"
+        raise CheckpointError(
+            f"{path}: has sha256 {digest}, but {said}. Provide the right file, or delete this one to fetch it again;"
+            f" if it is the intended file, {change}."
+        )
     if config.shipped is None:
-        record.write(path, digest)
-    written = f"{PREFIX}{config.shipped}" if path == _shipped(config) else path.as_posix()
+        values = {"origin": _origin(config), "sha256": digest, "stamps": _stamps(path)}
+        write_text(record, json.dumps(values, sort_keys=True, indent=1) + "\n")
+    is_shipped = config.shipped is not None and path == shipped(config.shipped)
+    written = f"{PREFIX}{config.shipped}" if is_shipped else path.as_posix()
     write_text(manifest, Manifest(WEIGHTS.name, WEIGHTS.version, _origin(config), {}, {written: digest}).text())
     log.info("%s.%s: %s, sha256 %s", kind, name, written, digest)
 
@@ -100,9 +99,9 @@ def locate(config: WeightsConfig, manifest: Path) -> Path | None:
     if config.path is not None and Path(config.path).exists():
         return Path(config.path)
     if config.shipped is not None:
-        return _shipped(config)
+        return shipped(config.shipped)
     place = _place(config, manifest)
-    return place if (config.hub or config.url) and place.exists() and _Record(manifest, config).digest else None
+    return place if (config.hub or config.url) and place.exists() and _recorded(manifest, config) else None
 
 
 def weights_at(manifest: Path, config: WeightsConfig) -> Path:
@@ -131,7 +130,9 @@ def weights_at(manifest: Path, config: WeightsConfig) -> Path:
         raise CheckpointError(
             f"{path}: the configuration wants sha256 {config.sha256}, {manifest} has {digest}. {again}."
         )
-    if not _Record(manifest, config).matches(path, digest) and (now := hash_of(path)) != digest:
+    record = _recorded(manifest, config)
+    is_unchanged = (record.get("sha256"), record.get("stamps")) == (digest, _stamps(path))
+    if not is_unchanged and (now := hash_of(path)) != digest:
         raise CheckpointError(
             f"{path}: has sha256 {now}, but {manifest} has {digest}. Restore the old file, or: {again}."
         )
@@ -179,37 +180,20 @@ def hash_of(path: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-class _Record:
-    """Hash of the first fetch, with file sizes and times, by which a later job detects changes."""
+def _record_at(manifest: Path) -> Path:
+    return manifest.with_name(f".{manifest.stem}.sha256")
 
-    def __init__(self, manifest: Path, config: WeightsConfig) -> None:
-        self.path = manifest.with_name(f".{manifest.stem}.sha256")
-        self._origin = _origin(config)
-        self._content = self._read()
 
-    @property
-    def digest(self) -> str | None:
-        """The hash; None if nothing was fetched from this origin."""
-        return self._content.get("sha256")
-
-    def matches(self, path: Path, digest: str) -> bool:
-        """Return whether `path` had this hash when it was recorded and has had equal sizes and times since."""
-        return digest == self.digest and self._content.get("stamps") == _stamps(path)
-
-    def write(self, path: Path, digest: str) -> None:
-        """Write the record."""
-        content = {"origin": self._origin, "sha256": digest, "stamps": _stamps(path)}
-        write_text(self.path, json.dumps(content, sort_keys=True, indent=1) + "\n")
-
-    def _read(self) -> Mapping[str, Any]:
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except ValueError:
-            raise CheckpointError(f"{self.path}: is damaged. Delete it; the next job records the hash again.") from None
-        is_ours = isinstance(content, dict) and content.get("origin") == self._origin
-        return content if is_ours else {}
+def _recorded(manifest: Path, config: WeightsConfig) -> Mapping[str, Any]:
+    """Return `sha256` of the first fetch, and `stamps` with sizes and times; nothing if there was none from this origin."""
+    path = _record_at(manifest)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise CheckpointError(f"{path}: is damaged. Delete it; the next job records the hash again.") from None
+    return record if isinstance(record, dict) and record.get("origin") == _origin(config) else {}
 
 
 def _stamps(path: Path) -> dict[str, list[int]]:
@@ -223,13 +207,13 @@ def _files(folder: Path) -> dict[str, Path]:
     return {name.as_posix(): file for name, file in found.items() if not any(part[0] == "." for part in name.parts)}
 
 
-def _fetch(config: WeightsConfig, place: Path, *, allow_private: bool) -> None:
+def _fetch(config: WeightsConfig, place: Path) -> None:
     remove_stale_temp_files(place.parent, place.name)
     if config.hub is not None:
         from_hub(config.hub, str(config.revision), place, file=config.hub_file)
     elif config.url is not None:
         most = int(config.size_mb * 1e6 * SPARE) if config.size_mb else MOST_BYTES
-        from_address(config.url, place, most_bytes=most, allow_private=allow_private)
+        from_address(config.url, place, most_bytes=most)
     else:
         raise NotFetchedError(f"there is nothing at {config.path}")
 
@@ -242,10 +226,6 @@ def _place(config: WeightsConfig, manifest: Path) -> Path:
     if config.url is not None:
         return folder / (PurePosixPath(unquote(urlsplit(config.url).path)).name or "weights")
     return folder
-
-
-def _shipped(config: WeightsConfig) -> Path | None:
-    return None if config.shipped is None else shipped(config.shipped)
 
 
 def _origin(config: WeightsConfig) -> dict[str, str]:
@@ -276,15 +256,3 @@ def _by_hand(kind: str, name: str, config: WeightsConfig, *, reason: str) -> str
           put it   {place}
         Run `fineclip weights` on a machine that has a network, or fetch them manually and put them there."""
     return textwrap.dedent(lines)
-
-
-def _differs(path: Path, digest: str, *, config: WeightsConfig, record: _Record) -> str:
-    if config.sha256 is not None:
-        return (
-            f"{path}: has sha256 {digest}, but the configuration says {config.sha256}. Provide the right file, or delete this one "
-            "to fetch it again; if it is the intended file, correct the configuration."
-        )
-    return (
-        f"{path}: has sha256 {digest}, but {record.digest} was recorded at the first fetch ({record.path}). Restore the old file,"
-        f" or delete this one to fetch it again; if the new file is intended, delete {record.path}."
-    )

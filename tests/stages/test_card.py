@@ -11,7 +11,8 @@ from fineclip.config import AnnotationsDetect, FilterConfig, PackConfig, Templat
 from fineclip.errors import ShardError
 from fineclip.shards import read_manifest, sha256_of, write_text
 from fineclip.stages.caption import caption_shard
-from fineclip.stages.card import Contents, StageProvenance, funnel, render, write_card
+from fineclip.stages.card import Contents, StageProvenance, checked_chain, render, write_card
+from fineclip.stages.card import funnel as funnel_of_chains
 from fineclip.stages.detect import detect_shard
 from fineclip.stages.funnel import StageCounts
 from fineclip.stages.pack import pack_shard
@@ -43,6 +44,10 @@ def pack(name: str, items: Sequence[Item], *, template: str = "a {label}") -> Pa
     manifest = data / f"pack/own.words/{name}.json"
     pack_shard(captioned, manifest, PackConfig())
     return manifest
+
+
+def funnel(packed: Sequence[Path]) -> list[StageCounts]:
+    return funnel_of_chains([checked_chain(path) for path in packed])
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_a_new_stage_needs_its_declaration_only(monkeypatch: pytest.MonkeyPatch,
         help="drop blurred images",
         config=BlurConfig,
         section="blur",
-        inputs={"kept": Input(stage="filter", reads=(FilterRow,), help="manifest of `filter`")},
+        inputs={"kept": Input(stage="filter", reads=(FilterRow,))},
         row=DetectRow,
         reasons={"blurred": "the image is blurred"},
         options={"window": {"type": int, "default": 3}},
@@ -97,7 +97,7 @@ def test_the_function_of_a_stage_is_that_of_its_module() -> None:
 
 
 def test_a_stage_that_reads_from_no_declared_stage_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    lost = Stage(name="lost", version=1, help="", config=dict, inputs={"x": Input(stage="nowhere", help="")})
+    lost = Stage(name="lost", version=1, help="", config=dict, inputs={"x": Input(stage="nowhere")})
     monkeypatch.setitem(declaration._DECLARED, "lost", lost)
     with pytest.raises(AssertionError, match="lost"):
         declaration.stages.__wrapped__()

@@ -14,7 +14,7 @@ from fineclip.models.shipped import FOLDER
 from fineclip.shards import DetectRow, FilterRow, Job, TableWriter, read_manifest, read_rows, sha256_of
 from fineclip.shards.images import read_header
 from fineclip.stages import detect as module
-from fineclip.stages.detect import annotated_regions, detect_shard
+from fineclip.stages.detect import detect_shard, given_regions
 from fineclip.stages.weights import fetch_weights
 from fineclip.types import Box, Region
 from tests.helpers.images import encoded
@@ -40,21 +40,18 @@ def edges(row: DetectRow) -> list[tuple[float, ...]]:
 
 
 def test_own_boxes_are_clipped_limited_and_largest_first() -> None:
-    found, left_out = annotated_regions(
-        [
-            box(-3, 4, 10.004, 12.3456),
-            box(90, 0, 130, 60, "dog"),  # hangs over two edges
-            box(100, 0, 130, 60),  # beside the image
-            box(5, 5, 5, 9),  # empty
-            box(20, 20, 21.99, 40),  # thinner than 2 px
-            box(20, 20, 30, 30),
-            box(21, 20, 31, 30),
-            box(40, 40, 42, 42),
-        ],
-        width=100,
-        height=50,
-        config=OWN,
-    )
+    boxes = [
+        box(-3, 4, 10.004, 12.3456),
+        box(90, 0, 130, 60, "dog"),  # hangs over two edges
+        box(100, 0, 130, 60),  # beside the image
+        box(5, 5, 5, 9),  # empty
+        box(20, 20, 21.99, 40),  # thinner than 2 px
+        box(20, 20, 30, 30),
+        box(21, 20, 31, 30),
+        box(40, 40, 42, 42),
+    ]
+    regions = [Region(one.box, 1.0, one.label) for one in boxes]
+    found, left_out = given_regions(regions, width=100, height=50, config=OWN)
     assert found == [
         Region(Box(90, 0, 100, 50), 1.0, "dog"),
         Region(Box(20, 20, 30, 30), 1.0, "cat"),

@@ -14,9 +14,9 @@ from fineclip.shards import CaptionRow, DetectRow, read_manifest, read_rows, sha
 from fineclip.stages.caption import caption_shard
 from fineclip.stages.detect import detect_shard
 from fineclip.stages.external import reading
-from fineclip.stages.external.annotation_tables import ExternalBoxesRow, rows_for
-from fineclip.stages.external.keyed_captions import OriginalBox, captions_in
-from fineclip.stages.external.names import ImageNames
+from fineclip.stages.external.annotation_tables import ExternalBoxesRow, ImageNames, rows_for
+from fineclip.stages.external.keyed_captions import OriginalBox
+from fineclip.stages.external.reading import captions_in
 from tests.helpers.external import boxes_config, boxes_json, captions_config, captions_json, given, key_of, write_json
 from tests.helpers.images import encoded
 from tests.helpers.stages import Item, write_filtered
@@ -331,11 +331,7 @@ def test_the_json_is_read_once_and_the_table_is_the_same_again(tmp_path: Path, m
     assert given(tmp_path, config.model_copy(update={"max_regions": 3, "min_side_px": 5.0})) == manifest
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 3, 4096])
-def test_the_rows_of_a_shard_are_found_wherever_they_stand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
-) -> None:
-    monkeypatch.setattr("fineclip.stages.external.annotation_tables.ROWS_AT_ONCE", rows_at_once)
+def test_the_rows_of_a_shard_are_found_wherever_they_stand(tmp_path: Path) -> None:
     config = boxes_config(boxes_json(tmp_path, {f"{number}.jpg": [[number, 0, 3, 3]] for number in range(10)}))
     keys = {"s-0": "9.jpg", "s-1": "0.jpg", "s-2": "gone.jpg", "s-3": "4", "s-4": "4.jpg"}
     rows = rows_for(given(tmp_path, config), ExternalBoxesRow, keys)

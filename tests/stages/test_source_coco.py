@@ -11,8 +11,7 @@ from fineclip.config import CocoSource, FilterConfig, parse
 from fineclip.errors import ConfigError, DataError
 from fineclip.shards import SourceRow, kept_rows, read_manifest, read_rows
 from fineclip.stages.filter import filter_shard
-from fineclip.stages.source.listing import index_source
-from fineclip.stages.source.shard import source_shard
+from fineclip.stages.source.shard import index_source, source_shard
 from fineclip.stages.source.shard_plan import planned_shards
 from tests.helpers.images import encoded
 

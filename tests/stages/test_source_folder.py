@@ -11,8 +11,7 @@ from fineclip.config import FilterConfig, FolderSource, MiniatureSource
 from fineclip.errors import ConfigError, DataError
 from fineclip.shards import ByteRangeReader, FilterRow, SourceRow, kept_rows, read_manifest, read_rows, sha256_of
 from fineclip.stages.filter import filter_shard
-from fineclip.stages.source.listing import Slice, index_source, slice_of
-from fineclip.stages.source.shard import source_shard
+from fineclip.stages.source.shard import Slice, index_source, slice_of, source_shard
 from fineclip.stages.source.shard_plan import PlannedShard, planned_shards
 from tests.helpers.images import HTML, encoded
 

@@ -25,8 +25,7 @@ from fineclip.stages.concepts import concepts_of_scale
 from fineclip.stages.detect import detect_shard
 from fineclip.stages.filter import filter_shard
 from fineclip.stages.select import ScaledSelectConfig, select_scale
-from fineclip.stages.source.listing import index_source
-from fineclip.stages.source.shard import source_shard
+from fineclip.stages.source.shard import index_source, source_shard
 from fineclip.stages.source.shard_plan import planned_shards
 from tests.helpers.images import HTML, encoded, write_tar
 from tests.helpers.stages import Item, box, write_filtered, write_source

@@ -1,7 +1,12 @@
-"""Tables of external boxes and captions: one row per image of the JSON, and lookup of the rows of a shard."""
+"""Tables of external boxes and captions: one row per image of the JSON, and lookup of the rows of a shard by file name.
 
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+A data set may name an image `train2017/000000000009.jpg`, a folder `000000000009.jpg` and a tar `000000000009`. The suffix of an
+image format is ignored, and of two names the one with fewer folders must be the end of the other: `b/9.jpg` matches
+`a/b/9.jpg` and not `a/9.jpg`.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -9,19 +14,26 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fineclip.config import BoxesJsonDetect, CaptionsJsonCaption
-from fineclip.errors import ConfigError, ShardError
+from fineclip.config import (
+    Blip2Caption,
+    BoxesJsonDetect,
+    CaptionConfig,
+    CaptionsJsonCaption,
+    DetectConfig,
+    YoloDetect,
+)
+from fineclip.errors import ConfigError, DataError, ShardError
 from fineclip.identity import identity
 from fineclip.shards import Row, decode_rows, read_manifest, table_of
 from fineclip.stages.declaration import Input
-from fineclip.stages.external.names import ImageNames
+from fineclip.stages.source.files import is_image
 
-ROWS_AT_ONCE = 4096
 LIMITS = ("max_regions", "min_side_px", "max_side_px")  # applied by the jobs of the shards; not part of the table
 
 Int32 = Annotated[int, pa.int32()]
 
 ExternalConfig = BoxesJsonDetect | CaptionsJsonCaption
+Parts = tuple[str, ...]
 
 
 class ExternalBox(NamedTuple):
@@ -79,36 +91,45 @@ def annotations_input(row: type[Row], *, engine: str) -> Input:
     Returns:
         Optional input `--annotations`.
     """
-    text = f"manifest of `import-annotations`, for engine {engine}"
-    return Input(stage="given", reads=(row,), option="annotations", help=text, required=False)
+    return Input(stage="given", reads=(row,), note=f"for engine {engine}", option="annotations", required=False)
 
 
-def annotations_at(manifest: Path | None, config: ExternalConfig) -> Path:
-    """Return the manifest of an external table after a check that it was made from the JSON of the configuration.
+def engine_inputs(
+    shard: Path, config: DetectConfig | CaptionConfig, *, weights: Path | None, annotations: Path | None
+) -> list[Path]:
+    """Return the inputs of a job that finds or captions regions: the shard, and the manifest that its engine needs.
 
     Args:
-        manifest: Manifest of `import-annotations`, or None.
+        shard: Manifest of the stage before.
         config: Entry of `detect` or `caption`.
+        weights: Manifest of `weights`, for engines with a model.
+        annotations: Manifest of `import-annotations`, for engines with a JSON.
 
     Returns:
-        The same path.
+        One or two manifests.
 
     Raises:
-        ConfigError: `manifest` is None, or was made from another JSON or with other keys.
+        ConfigError: The engine lacks its manifest, or the table was made from another JSON or with other keys.
         ShardError: The manifest does not exist.
     """
-    if manifest is None:
+    if isinstance(config, YoloDetect | Blip2Caption):
+        if weights is None:
+            raise ConfigError(f"engine {config.engine} needs weights. Pass their manifest: --weights FILE")
+        return [shard, weights]
+    if not isinstance(config, ExternalConfig):
+        return [shard]
+    if annotations is None:
         raise ConfigError(
             f"engine {config.engine} needs the table of {config.path}. Make it with `fineclip import-annotations` and pass its"
             " manifest: --annotations FILE"
         )
-    made = read_manifest(manifest)
+    made = read_manifest(annotations)
     if made.stage != "given" or made.config != table_identity(config):
         raise ConfigError(
-            f"{manifest}: is of {made.stage} {dict(made.config)}, expected given {table_identity(config)}. Make it again with"
+            f"{annotations}: is of {made.stage} {dict(made.config)}, expected given {table_identity(config)}. Make it again with"
             " `fineclip import-annotations` and the same configuration."
         )
-    return manifest
+    return [shard, annotations]
 
 
 def rows_for(manifest: Path, row_type: type[R], source_keys: Mapping[str, str]) -> dict[str, R]:
@@ -126,26 +147,70 @@ def rows_for(manifest: Path, row_type: type[R], source_keys: Mapping[str, str]) 
         DataError: A source key matches several images.
         ShardError: The table is absent, changed, or of another type.
     """
-    path = table_of(manifest)
+    path, columns = table_of(manifest), [column.name for column in fields(row_type)]
     try:
-        with pq.ParquetFile(path) as file:
-            names = ImageNames(file.read(columns=["key"])["key"].to_pylist(), where=str(manifest))
-            found = {key: names.find(source_key) for key, source_key in source_keys.items()}
-            places = {key: place for key, place in found.items() if place is not None}
-            rows = dict(_rows_at(file, row_type, sorted(set(places.values()))))
+        images = pq.read_table(path, columns=["key"])["key"].to_pylist()
+        names = ImageNames(images, where=str(manifest))
+        found = {key: names.find(source_key) for key, source_key in source_keys.items()}
+        named = {key: images[place] for key, place in found.items() if place is not None}
+        if not named:
+            return {}
+        part = pq.read_table(path, columns=columns, filters=[("key", "in", set(named.values()))])
     except (pa.ArrowException, KeyError) as error:
         raise ShardError(
             f"{path}: is not a {row_type.__name__} table ({error}). Delete {manifest} and run again."
         ) from None
-    return {key: rows[place] for key, place in places.items()}
+    rows = {row.key: row for row in decode_rows(part, row_type)}
+    return {key: rows[name] for key, name in named.items()}
 
 
-def _rows_at(file: pq.ParquetFile, row_type: type[R], places: Sequence[int]) -> Iterator[tuple[int, R]]:
-    """Yield index and row for ascending indices; one batch of the table is in memory at a time."""
-    columns, start = [column.name for column in fields(row_type)], 0
-    for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
-        stop = start + batch.num_rows
-        inside = places[bisect_left(places, start) : bisect_left(places, stop)]
-        wanted = batch.take(pa.array([place - start for place in inside], pa.int64()))
-        yield from zip(inside, decode_rows(wanted, row_type), strict=True)
-        start = stop
+class ImageNames:
+    """Names of the images of a JSON, in order, for lookup of samples."""
+
+    def __init__(self, names: Sequence[str], *, where: str) -> None:
+        self._names, self._where = names, where
+        self._exact = {name: place for place, name in enumerate(names)}
+        self._by_last: defaultdict[Parts, list[tuple[Parts, int]]] = defaultdict(list)
+        for place, name in enumerate(names):
+            parts = parts_of(name)
+            self._by_last[parts[-1:]].append((parts, place))
+
+    def find(self, sample: str) -> int | None:
+        """Return the index of the image that a source key names, or None.
+
+        Args:
+            sample: Source key: a path, with or without folders and suffix.
+
+        Returns:
+            Index in the order of the JSON; None if no image matches.
+
+        Raises:
+            DataError: The key matches several images equally well.
+        """
+        if sample in self._exact:
+            return self._exact[sample]
+        parts = parts_of(sample)
+        similar = self._by_last.get(parts[-1:], ())
+        agreeing = {place: n for found, place in similar if (n := _agreement(parts, found))}
+        longest = max(agreeing.values(), default=0)
+        places = [place for place, n in agreeing.items() if n == longest]
+        if len(places) > 1:
+            raise DataError(
+                f"{self._where}: the sample {sample} could be {self._names[places[0]]} as well as"
+                f" {self._names[places[1]]}. Give one of them another name, in the JSON or in the source."
+            )
+        return places[0] if places else None
+
+
+def parts_of(name: str) -> Parts:
+    """Return folders and file name without the suffix of an image format."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if parts and is_image(parts[-1]):
+        parts[-1] = parts[-1].rpartition(".")[0]
+    return tuple(parts)
+
+
+def _agreement(one: Parts, other: Parts) -> int:
+    """Return the number of shared parts if the shorter name is the end of the longer one, else 0."""
+    shared = min(len(one), len(other))
+    return shared if one[-shared:] == other[-shared:] else 0

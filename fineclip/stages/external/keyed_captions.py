@@ -11,24 +11,17 @@ COCO and LVIS exactly.
 Source: FineCLIP, training/data.py: f"{image_name}_{int(x)}_{int(y)}_{int(w)}_{int(h)}.jpg".
 """
 
-import logging
-import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from fineclip.boxes import clip_and_round, from_xywh
-from fineclip.errors import DataError
-from fineclip.shards import CaptionRow, DetectRow, SourceRow, input_manifest, read_manifest
-from fineclip.stages.external.annotation_tables import ExternalBoxesRow, ExternalCaption, ExternalCaptionsRow, rows_for
-from fineclip.stages.source.coco import read_json
-from fineclip.stages.source.text_encoding import to_valid_utf8
-from fineclip.stages.upstream import kept_by_key, lineage_of, row_of
-from fineclip.types import Box, Region, RegionCaption
+from fineclip.shards import DetectRow, SourceRow, input_manifest, read_manifest
+from fineclip.stages.external.annotation_tables import ExternalBoxesRow, ExternalCaptionsRow, rows_for
+from fineclip.stages.upstream import KeptRows, lineage_of
+from fineclip.types import Box, RegionCaption
 
-log = logging.getLogger(__name__)
-
-KEY = re.compile(r"(?P<image>.+)" + r"_(-?[0-9]{1,9})" * 4 + r"\.jpg", re.DOTALL)
 DECIMALS = 6
 
 
@@ -45,46 +38,8 @@ class OriginalBox(NamedTuple):
         return tuple(int(number) for number in self)
 
 
-def captions_in(path: Path) -> Iterator[ExternalCaptionsRow]:
-    """Yield a row for each image that a key names, in the order of first keys.
-
-    Args:
-        path: JSON object from `IMAGE_X_Y_WIDTH_HEIGHT.jpg` to a caption.
-
-    Yields:
-        Rows with the captions of one image, in the order of the keys.
-
-    Raises:
-        DataError: The JSON is absent, truncated or not a flat object of texts, or no key has this form.
-    """
-    captions = read_json(path)
-    if not isinstance(captions, dict):
-        raise DataError(f"{path}: is not a JSON object of captions by key. Check that it is the right file.")
-    by_image: dict[str, list[ExternalCaption]] = {}
-    others: list[str] = []
-    for key, caption in captions.items():
-        if not isinstance(caption, str):
-            raise DataError(
-                f"{path}: {key!r} is {caption!r:.60}, expected a caption. Correct it, or download it again."
-            )
-        found = KEY.fullmatch(key)
-        if found is None:
-            others.append(key)
-            continue
-        image, *box = found.groups()
-        x, y, width, height = map(int, box)
-        one = ExternalCaption(x, y, width, height, to_valid_utf8(caption))
-        by_image.setdefault(to_valid_utf8(image), []).append(one)
-    if others and not by_image:
-        raise DataError(f"{path}: no key is of the form IMAGE_X_Y_WIDTH_HEIGHT.jpg; the first is {others[0]!r:.80}.")
-    if others:
-        log.warning("%s: %d keys are of another form and are skipped: %r", path, len(others), others[0])
-    for image, regions in by_image.items():
-        yield ExternalCaptionsRow(key=image, kept=True, regions=regions)
-
-
-def look_up_captions(rows: Sequence[DetectRow], detected: Path, *, given: Path) -> Iterator[CaptionRow]:
-    """Yield a row for each image with the caption of each region, or None if the JSON lacks its key.
+def look_up_captions(rows: Sequence[DetectRow], detected: Path, *, given: Path) -> Iterator[RegionCaption]:
+    """Yield the caption of each region, or None if the JSON lacks its key.
 
     Args:
         rows: Kept rows of the detect table.
@@ -92,22 +47,27 @@ def look_up_captions(rows: Sequence[DetectRow], detected: Path, *, given: Path) 
         given: Manifest of the imported captions.
 
     Yields:
-        Rows in the order of `rows`.
+        Captions of the regions of all rows, in order.
 
     Raises:
         DataError: The name of a sample matches several images of the JSON.
         ShardError: A table is absent or changed.
     """
-    source = lineage_of(detected)["source"]
-    sources = kept_by_key(source, SourceRow)
-    samples = {row.key: row_of(row.key, sources, source) for row in rows}
+    sources = KeptRows(lineage_of(detected)["source"], SourceRow)
+    samples = {row.key: sources[row.key] for row in rows}
     captions = rows_for(given, ExternalCaptionsRow, {key: sample.source_key for key, sample in samples.items()})
     boxes = original_boxes(detected, samples)
     for row in rows:
-        of_image = _by_box(captions[row.key]) if row.key in captions else {}
-        originals = _by_stored_box(boxes.get(row.key, ()), row)
-        found = [_caption(region, originals, of_image) for region in row.regions]
-        yield CaptionRow(key=row.key, kept=True, regions=[RegionCaption(one, None) for one in found])
+        of_image: dict[tuple[int, ...], str] = {}
+        if row.key in captions:
+            of_image = {one[:4]: one.caption for one in captions[row.key].regions}
+        originals = defaultdict[Box, list[OriginalBox]](list)
+        for box in boxes.get(row.key, ()):
+            originals[clip_and_round(from_xywh(*box), row.width, row.height)].append(box)
+        for region in row.regions:
+            candidates = originals.get(region.box) or [_from_corners(region.box)]
+            found = (of_image.get(box.whole()) for box in candidates)
+            yield RegionCaption(next((one for one in found if one is not None), None), None)
 
 
 def original_boxes(detected: Path, samples: Mapping[str, SourceRow]) -> dict[str, list[OriginalBox]]:
@@ -126,21 +86,3 @@ def original_boxes(detected: Path, samples: Mapping[str, SourceRow]) -> dict[str
 
 def _from_corners(box: Box) -> OriginalBox:
     return OriginalBox(*(round(number, DECIMALS) for number in (box.x1, box.y1, box.width, box.height)))
-
-
-def _by_stored_box(boxes: Sequence[OriginalBox], row: DetectRow) -> dict[Box, list[OriginalBox]]:
-    found: dict[Box, list[OriginalBox]] = {}
-    for box in boxes:
-        found.setdefault(clip_and_round(from_xywh(*box), row.width, row.height), []).append(box)
-    return found
-
-
-def _by_box(row: ExternalCaptionsRow) -> dict[tuple[int, ...], str]:
-    return {region[:4]: region.caption for region in row.regions}
-
-
-def _caption(
-    region: Region, originals: Mapping[Box, Sequence[OriginalBox]], captions: Mapping[tuple[int, ...], str]
-) -> str | None:
-    candidates = originals.get(region.box) or [_from_corners(region.box)]
-    return next((captions[key] for one in candidates if (key := one.whole()) in captions), None)

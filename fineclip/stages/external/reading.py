@@ -1,32 +1,45 @@
 """Stage `import-annotations`: read a JSON of boxes or captions once into a table with one row per image.
 
+Boxes have the form of COCO's instances: coco_proposals.json of FineCLIP, coco_pseudo_4764.json of CLIPSelf. Every listed image is a
+row, even without boxes, and all boxes are read, crowds included. Captions are a flat object: coco_captions.json of FineCLIP.
+
+    {"000000000009.jpg_1_187_611_285.jpg": "a table with bowls of food", ...}
+
 A JSON of several hundred megabytes takes about ten seconds and several gigabytes of memory to parse. Jobs of shards read only
 the rows of their own images from the table.
+
+Source: FineCLIP and CLIPSelf, training/data.py, which use only the image, the box and, for pseudo-labels, the category of an
+annotation.
 """
 
 import logging
+import re
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from fineclip.config import BoxesJsonDetect
+from fineclip.config import BoxesJsonDetect, CaptionsJsonCaption
 from fineclip.errors import DataError
-from fineclip.shards import Job, TableWriter, sha256_of
-from fineclip.stages.declaration import Stage, stage
+from fineclip.shards import sha256_of
+from fineclip.stages.declaration import Stage, catalog_entry, stage
 from fineclip.stages.external.annotation_tables import (
+    ExternalBox,
     ExternalBoxesRow,
+    ExternalCaption,
     ExternalCaptionsRow,
     ExternalConfig,
-    R,
     table_identity,
 )
-from fineclip.stages.external.coco_boxes import boxes_in
-from fineclip.stages.external.keyed_captions import captions_in
+from fineclip.stages.source.coco import Document, Entry, Id, images_by_id, read_json
+from fineclip.stages.source.text_encoding import to_valid_utf8
 
 log = logging.getLogger(__name__)
 
+KEY = re.compile(r"(?P<image>.+)" + r"_(-?[0-9]{1,9})" * 4 + r"\.jpg", re.DOTALL)
 
 IMPORT_ANNOTATIONS = Stage(
     name="given",
@@ -36,10 +49,7 @@ IMPORT_ANNOTATIONS = Stage(
     config=Annotated[ExternalConfig, Field(discriminator="engine")],
     section="{kind}.{name}",
     row=ExternalBoxesRow,
-    options={
-        "kind": {"required": True, "choices": ("detect", "caption"), "help": "catalog of the entry"},
-        "name": {"required": True, "help": "name of the entry in the catalog"},
-    },
+    options=catalog_entry("detect", "caption"),
     key=table_identity,
 )
 
@@ -60,21 +70,113 @@ def import_annotations(manifest: Path, config: ExternalConfig, *, kind: str, nam
     path = Path(config.path)
     if not path.is_file():
         raise DataError(f"{path}: no such file. Put it there, or name another.")
-    inputs = {path.as_posix(): sha256_of(path)}
-    job = IMPORT_ANNOTATIONS.job(manifest, table_identity(config), inputs)
-    if job.is_up_to_date():
-        return
-    log.info("%s.%s: reading %s, %.0f MB", kind, name, path, path.stat().st_size / 1e6)
-    if isinstance(config, BoxesJsonDetect):
-        _write(job, boxes_in(path, config), ExternalBoxesRow)
-    else:
-        _write(job, captions_in(path), ExternalCaptionsRow)
+    declared = IMPORT_ANNOTATIONS
+    if isinstance(config, CaptionsJsonCaption):
+        declared = replace(declared, row=ExternalCaptionsRow)
+
+    def rows() -> list[ExternalBoxesRow] | list[ExternalCaptionsRow]:
+        log.info("%s.%s: reading %s, %.0f MB", kind, name, path, path.stat().st_size / 1e6)
+        rows = list(boxes_in(path, config)) if isinstance(config, BoxesJsonDetect) else list(captions_in(path))
+        if not rows:
+            raise DataError(f"{path}: holds no image. Check that it is the right file.")
+        log.info("%d regions of %d images", sum(len(row.regions) for row in rows), len(rows))
+        return rows
+
+    declared.write_table(manifest, table_identity(config), {path.as_posix(): sha256_of(path)}, rows)
 
 
-def _write(job: Job, rows: Iterator[R], row_type: type[R]) -> None:
-    with TableWriter(job, row_type) as table:
-        for row in rows:
-            table.write(row)
-        if not table.rows:
-            raise DataError(f"{next(iter(job.inputs))}: holds no image. Check that it is the right file.")
-    log.info("%d regions of %d images", sum(len(row.regions) for row in table.rows), len(table.rows))
+def boxes_in(path: Path, config: BoxesJsonDetect) -> Iterator[ExternalBoxesRow]:
+    """Yield a row for each image of the JSON, in file order.
+
+    Args:
+        path: JSON in the form of COCO's instances.
+        config: Keys `labels` and `score`; limits are not applied here.
+
+    Yields:
+        Rows with boxes in pixels; an image without boxes has an empty list.
+
+    Raises:
+        DataError: The JSON is absent, truncated or lacks a key, or two images have equal names.
+    """
+    document = Document(path)
+    categories = _categories(document) if config.labels else {}
+    boxes: defaultdict[Id, list[ExternalBox]] = defaultdict(list)
+    for entry in document.entries("annotations"):
+        label = ""
+        if config.labels:
+            label = entry.look_up("category_id", categories, "the id of one of 'categories' (or labels: false)")
+        boxes[entry.id("image_id")].append(ExternalBox(*entry.xywh("bbox"), score=_score(entry, config), label=label))
+    images, names = images_by_id(document), set[str]()
+    for number, image in images.items():
+        name = to_valid_utf8(image.image_name())
+        if name in names:
+            key = "file_name" if "file_name" in image.values else "coco_url"
+            raise image.wrong(key, "a name that no other image has")
+        names.add(name)
+        width, height = (_side(image, side) for side in ("width", "height"))
+        yield ExternalBoxesRow(key=name, kept=True, width=width, height=height, regions=boxes.get(number, []))
+    if strays := len(boxes.keys() - images.keys()):
+        log.warning("%s: %d images have boxes but no entry in 'images' and are skipped", path, strays)
+
+
+def _categories(document: Document) -> dict[Id, str]:
+    try:
+        return {entry.id("id"): to_valid_utf8(entry.text("name")) for entry in document.entries("categories")}
+    except DataError as error:
+        raise DataError(f"{error} If the categories are placeholders, set labels: false.") from None
+
+
+def _score(entry: Entry, config: BoxesJsonDetect) -> float:
+    if config.score is None or config.score not in entry.values:
+        return 1.0
+    score = entry.number(config.score)
+    if not 0 <= score <= 1:
+        raise entry.wrong(config.score, "a score from 0 to 1 (or score: null)")
+    return score
+
+
+def _side(image: Entry, side: str) -> int | None:
+    if image.values.get(side) is None:
+        return None
+    pixels = image.number(side)
+    if pixels < 1 or pixels != int(pixels):
+        raise image.wrong(side, "a whole number of pixels")
+    return int(pixels)
+
+
+def captions_in(path: Path) -> Iterator[ExternalCaptionsRow]:
+    """Yield a row for each image that a key names, in the order of first keys.
+
+    Args:
+        path: JSON object from `IMAGE_X_Y_WIDTH_HEIGHT.jpg` to a caption.
+
+    Yields:
+        Rows with the captions of one image, in the order of the keys.
+
+    Raises:
+        DataError: The JSON is absent, truncated or not a flat object of texts, or no key has this form.
+    """
+    captions = read_json(path)
+    if not isinstance(captions, dict):
+        raise DataError(f"{path}: is not a JSON object of captions by key. Check that it is the right file.")
+    by_image: dict[str, list[ExternalCaption]] = {}
+    others: list[str] = []
+    for key, caption in captions.items():
+        if not isinstance(caption, str):
+            raise DataError(
+                f"{path}: {key!r} is {caption!r:.60}, expected a caption. Correct it, or download it again."
+            )
+        found = KEY.fullmatch(key)
+        if found is None:
+            others.append(key)
+            continue
+        image, *box = found.groups()
+        x, y, width, height = map(int, box)
+        one = ExternalCaption(x, y, width, height, to_valid_utf8(caption))
+        by_image.setdefault(to_valid_utf8(image), []).append(one)
+    if others and not by_image:
+        raise DataError(f"{path}: no key is of the form IMAGE_X_Y_WIDTH_HEIGHT.jpg; the first is {others[0]!r:.80}.")
+    if others:
+        log.warning("%s: %d keys are of another form and are skipped: %r", path, len(others), others[0])
+    for image, regions in by_image.items():
+        yield ExternalCaptionsRow(key=image, kept=True, regions=regions)

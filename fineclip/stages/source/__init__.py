@@ -1,8 +1,7 @@
 """Source: one table per shard with a row for each sample, failed ones too.
 
 shard_plan.py  shards, known before the first job
-listing.py     kinds folder and coco: one table of all samples, of which every shard takes a slice
-shard.py       the stage itself, by kind of source
+shard.py       the stages, by kind of source; kinds folder and coco have one table of all samples, of which every shard takes a slice
 """
 
 from fineclip.config import SourceConfig
@@ -34,11 +33,7 @@ SOURCE = Stage(
     section="source",
     inputs={
         "listing": Input(
-            stage="list",
-            reads=(SourceRow,),
-            option="listing",
-            help="manifest of `index-source` (kinds folder and coco)",
-            required=False,
+            stage="list", reads=(SourceRow,), note="for kinds folder and coco", option="listing", required=False
         )
     },
     row=SourceRow,

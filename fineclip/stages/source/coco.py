@@ -9,23 +9,23 @@ import json
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from fineclip.boxes import from_xywh
 from fineclip.config import CocoSource
 from fineclip.errors import DataError
 from fineclip.shards import SourceRow, sha256_of
 from fineclip.stages.source.files import files_below, is_image
-from fineclip.stages.source.samples import Samples, fingerprint
+from fineclip.stages.source.samples import Samples, fingerprint, sample_row
 from fineclip.stages.source.text_encoding import captions_of, to_valid_utf8
 from fineclip.types import Box, LabeledBox
 
 log = logging.getLogger(__name__)
 
 Id = int | str
+T = TypeVar("T")
 
 
 def read_json(path: Path) -> Any:
@@ -68,11 +68,7 @@ class Document:
             DataError: The list does not exist, or holds values other than objects.
         """
         found = self._sections.get(section) if isinstance(self._sections, dict) else None
-        if not isinstance(found, list):
-            raise DataError(
-                f"{self.path}: has no list {section!r}, which COCO requires. Check that it is the right file."
-            )
-        yield from self._objects(section, found)
+        yield from self._entries(section, found, f"has no list {section!r}, which COCO requires")
 
     def rows(self) -> Iterator["Entry"]:
         """Yield the objects of a file that is a list.
@@ -83,13 +79,11 @@ class Document:
         Raises:
             DataError: The file is not a list, or holds values other than objects.
         """
-        if not isinstance(self._sections, list):
-            raise DataError(
-                f"{self.path}: is a JSON {type(self._sections).__name__}, not a list. Check that it is the right file."
-            )
-        yield from self._objects("", self._sections)
+        yield from self._entries("", self._sections, f"is a JSON {type(self._sections).__name__}, not a list")
 
-    def _objects(self, section: str, found: list[Any]) -> Iterator["Entry"]:
+    def _entries(self, section: str, found: Any, fault: str) -> Iterator["Entry"]:
+        if not isinstance(found, list):
+            raise DataError(f"{self.path}: {fault}. Check that it is the right file.")
         for index, values in enumerate(found):
             if not isinstance(values, dict):
                 raise DataError(f"{self.path}: {section}[{index}] is {values!r:.60}, not an object")
@@ -116,10 +110,8 @@ class Entry:
         Raises:
             DataError: The value is absent or of another type.
         """
-        value = self._required(key)
-        if not isinstance(value, int | str):
-            raise self.wrong(key, "a number or a text")
-        return value
+        number: Id = self._valid(key, lambda value: isinstance(value, int | str), "a number or a text")
+        return number
 
     def text(self, key: str) -> str:
         """Return a text.
@@ -133,10 +125,8 @@ class Entry:
         Raises:
             DataError: The value is absent or not a text.
         """
-        value = self._required(key)
-        if not isinstance(value, str):
-            raise self.wrong(key, "a text")
-        return value
+        text: str = self._valid(key, lambda value: isinstance(value, str), "a text")
+        return text
 
     def image_name(self) -> str:
         """Return `file_name`, or the last two parts of `coco_url`, such as `train2017/000000000009.jpg`.
@@ -166,10 +156,7 @@ class Entry:
         Raises:
             DataError: The value is absent or not a finite number.
         """
-        value = self._required(key)
-        if not _is_number(value):
-            raise self.wrong(key, "a number")
-        return float(value)
+        return float(self._valid(key, _is_number, "a number"))
 
     def xywh(self, key: str) -> tuple[float, float, float, float]:
         """Return x, y, width, height of a box as COCO states it.
@@ -183,30 +170,34 @@ class Entry:
         Raises:
             DataError: The value is absent or not four finite numbers.
         """
-        value = self._required(key)
-        if not (isinstance(value, list) and len(value) == 4 and all(_is_number(number) for number in value)):
-            raise self.wrong(key, "four numbers: x, y, width, height")
-        x, y, width, height = map(float, value)
+        x, y, width, height = map(float, self._valid(key, _is_box, "four numbers: x, y, width, height"))
         return x, y, width, height
 
     def box(self, key: str) -> Box:
         """Return the box of COCO's x, y, width, height."""
         return from_xywh(*self.xywh(key))
 
+    def look_up(self, key: str, known: Mapping[Id, T], expected: str) -> T:
+        """Return the value of an id in `known`; `expected` describes these ids in the error."""
+        number = self.id(key)
+        if number not in known:
+            raise self.wrong(key, expected)
+        return known[number]
+
     def wrong(self, key: str, expected: str) -> DataError:
         """Return an error about a value, with its place and the expected value."""
-        place = f"{self._path}: {self._section}[{self._index}]"
-        return DataError(
-            f"{place}: {key!r} is {self.values.get(key)!r:.60}, expected {expected}. Correct it, or download it again."
-        )
+        return self._error(f"{key!r} is {self.values.get(key)!r:.60}, expected {expected}")
 
-    def _required(self, key: str) -> Any:
+    def _valid(self, key: str, is_valid: Callable[[Any], bool], expected: str) -> Any:
         if key not in self.values:
-            place = f"{self._path}: {self._section}[{self._index}]"
-            raise DataError(
-                f"{place}: has no {key!r}, only {', '.join(self.values)}. Correct it, or download it again."
-            )
+            raise self._error(f"has no {key!r}, only {', '.join(self.values)}")
+        if not is_valid(self.values[key]):
+            raise self.wrong(key, expected)
         return self.values[key]
+
+    def _error(self, fault: str) -> DataError:
+        place = f"{self._path}: {self._section}[{self._index}]"
+        return DataError(f"{place}: {fault}. Correct it, or download it again.")
 
 
 def coco_samples(config: CocoSource) -> Samples:
@@ -235,29 +226,36 @@ def coco_samples(config: CocoSource) -> Samples:
 
 def _rows(config: CocoSource, folder: Path, sizes: Mapping[str, int]) -> Iterator[SourceRow]:
     root = Path(config.root)
-    captioned = Document(root / config.captions) if config.captions is not None else None
-    boxed = Document(root / config.instances) if config.instances is not None else None
+    captioned = Document(root / config.captions) if config.captions else None
+    boxed = Document(root / config.instances) if config.instances else None
     naming = captioned or boxed
     if naming is None:
         raise AssertionError("captions and instances are both null")
-    images = _images(naming)
+    images = images_by_id(naming)
     names = {number: _name_in(folder, entry.image_name(), sizes) for number, entry in images.items()}
     _require_some(names.values(), sizes, folder, naming.path)
     captions = _captions(captioned, images) if captioned else None
     boxes = _boxes(boxed, images) if boxed else None
     for number, entry in images.items():
-        texts = None if captions is None else captions[number]
-        row = _row(entry, folder, names[number], sizes, texts=texts)
-        yield row if boxes is None else replace(row, annotations=boxes[number])
+        texts = [] if captions is None else captions_of(captions[number])
+        url = entry.values.get("coco_url") or entry.values.get("flickr_url")
+        yield sample_row(
+            folder,
+            names[number],
+            sizes,
+            texts,
+            needs_text=captions is not None,
+            url=to_valid_utf8(url) if isinstance(url, str) else None,
+            annotations=None if boxes is None else boxes[number],
+        )
 
 
 def _name_in(folder: Path, name: str, sizes: Mapping[str, int]) -> str:
     """Return the name of an image in the folder: `train2017/1.jpg` may be `1.jpg` of a folder `train2017`."""
-    inside = PurePosixPath(name)
-    if name not in sizes and len(inside.parts) > 1 and inside.parts[0] == folder.name:
-        without = inside.relative_to(inside.parts[0]).as_posix()
-        return without if without in sizes else name
-    return name
+    if name in sizes or not PurePosixPath(name).is_relative_to(folder.name):
+        return name
+    inside = PurePosixPath(name).relative_to(folder.name).as_posix()
+    return inside if inside in sizes else name
 
 
 def _require_some(names: Collection[str], sizes: Mapping[str, int], folder: Path, naming: Path) -> None:
@@ -271,24 +269,18 @@ def _require_some(names: Collection[str], sizes: Mapping[str, int], folder: Path
         log.info("%d of %d images in %s are not in %s and are ignored", unnamed, len(sizes), folder, naming)
 
 
-def _row(entry: Entry, folder: Path, name: str, sizes: Mapping[str, int], *, texts: list[str] | None) -> SourceRow:
-    captions = captions_of(texts or ())
-    has_text = texts is None or bool(captions)  # without a captions JSON no image is expected to have a caption
-    reason = "missing-image" if name not in sizes else None if has_text else "no-text"
-    url = entry.values.get("coco_url") or entry.values.get("flickr_url")
-    return SourceRow(
-        key="",
-        kept=reason is None,
-        reason=reason,
-        source_key=to_valid_utf8(name),
-        file=(folder / name).as_posix() if name in sizes else None,
-        size=sizes.get(name, 0),
-        captions=captions,
-        url=to_valid_utf8(url) if isinstance(url, str) else None,
-    )
+def images_by_id(document: Document) -> dict[Id, Entry]:
+    """Return the entries of `images` by id, in file order.
 
+    Args:
+        document: JSON in the form of COCO's.
 
-def _images(document: Document) -> dict[Id, Entry]:
+    Returns:
+        Entry of each image.
+
+    Raises:
+        DataError: Two entries have equal ids.
+    """
     images: dict[Id, Entry] = {}
     for entry in document.entries("images"):
         number = entry.id("id")
@@ -315,13 +307,15 @@ def _boxes(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id, li
         if entry.values.get("iscrowd"):
             crowds += 1
             continue
-        category = entry.id("category_id")
-        if category not in names:
-            raise entry.wrong("category_id", "the id of one of 'categories'")
-        boxes[entry.id("image_id")].append(LabeledBox(entry.box("bbox"), names[category]))
+        label = entry.look_up("category_id", names, "the id of one of 'categories'")
+        boxes[entry.id("image_id")].append(LabeledBox(entry.box("bbox"), label))
     strays = len(boxes.keys() - images.keys())
     log.info("%s: %d crowds left out, and the boxes of %d images that are not samples", document.path, crowds, strays)
     return boxes
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
 def _is_number(value: Any) -> bool:

@@ -19,7 +19,7 @@ def is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
-def files_below(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def files_below(root: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yield every file below `root` with its relative path, in no particular order.
 
     Hidden names are skipped. `root` and files may be links; linked folders are not entered, because they may form a cycle or
@@ -27,6 +27,7 @@ def files_below(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
 
     Args:
         root: Folder to search.
+        prefix: Path of `root` relative to the folder where the search began, empty or ending in `/`.
 
     Yields:
         Relative path with `/` between folders, and the directory entry.
@@ -34,26 +35,22 @@ def files_below(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
     Raises:
         DataError: A folder cannot be read.
     """
-    waiting = [("", root)]
-    while waiting:
-        prefix, folder = waiting.pop()
-        try:
-            entries = list(os.scandir(folder))
-        except OSError as error:
-            raise DataError(f"{folder}: cannot be read: {error.strerror}. Make it readable.") from None
-        for entry in entries:
-            name = f"{prefix}{entry.name}"
-            if entry.name.startswith("."):
-                continue
-            if entry.is_file():
-                yield name, entry
-            elif entry.is_dir(follow_symlinks=False):
-                waiting.append((f"{name}/", Path(entry.path)))
-            elif entry.is_dir():
-                log.warning(
-                    "%s is a link to a folder and is skipped: replace it by the folder, or move the folder into root",
-                    entry.path,
-                )
+    try:
+        entries = list(os.scandir(root))
+    except OSError as error:
+        raise DataError(f"{root}: cannot be read: {error.strerror}. Make it readable.") from None
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_file():
+            yield prefix + entry.name, entry
+        elif entry.is_dir(follow_symlinks=False):
+            yield from files_below(Path(entry.path), f"{prefix}{entry.name}/")
+        elif entry.is_dir():
+            log.warning(
+                "%s is a link to a folder and is skipped: replace it by the folder, or move the folder into root",
+                entry.path,
+            )
 
 
 def directory_fingerprint(root: Path) -> str:
@@ -79,8 +76,3 @@ def directory_fingerprint(root: Path) -> str:
             asked = entry.stat()
             digest.update(f"{asked.st_size} {asked.st_mtime_ns}".encode() + b"\0")
     return digest.hexdigest()
-
-
-def count_images(root: Path) -> int:
-    """Return the number of image files below a folder."""
-    return sum(is_image(name) for name, _ in files_below(root))

@@ -7,19 +7,21 @@ caption; the filter decides about it.
 import csv
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fineclip.config import FolderSource
 from fineclip.errors import DataError
-from fineclip.shards import SourceRow, sha256_of
+from fineclip.shards import sha256_of
 from fineclip.stages.source.files import files_below, is_image
-from fineclip.stages.source.samples import Samples, fingerprint
+from fineclip.stages.source.samples import Samples, fingerprint, sample_row
 from fineclip.stages.source.shard_plan import captions_table
-from fineclip.stages.source.text_encoding import captions_of, decoded, to_valid_utf8
+from fineclip.stages.source.text_encoding import captions_of, decoded
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,8 @@ def folder_samples(config: FolderSource) -> Samples:
     images = {name: size for name, size in files.items() if is_image(name)}
     table = captions_table(config)
     if table is None:
-        found = {name: decoded((root / name).read_bytes()).splitlines() or [""] for name in _text_names(files)}
+        beside = [name for name in files if name.lower().endswith(".txt")]
+        found = {name: decoded((root / name).read_bytes()).splitlines() or [""] for name in beside}
         texts = {name: found[text] for name, text in texts_beside(images, found).items()}
         inputs = {config.root: fingerprint(images, found)}
     else:
@@ -55,7 +58,8 @@ def folder_samples(config: FolderSource) -> Samples:
                 f"{table}: none of its {len(texts)} images is under {root}; the first is {next(iter(texts))!r}. The column"
                 " `image` must hold paths relative to source.root."
             )
-    return Samples(inputs, _rows(root, images, texts))
+    names = chain(images, (name for name in texts if name not in images))
+    return Samples(inputs, (sample_row(root, name, images, captions_of(texts.get(name, ()))) for name in names))
 
 
 def texts_beside(images: Mapping[str, int], texts: Mapping[str, list[str]]) -> dict[str, str]:
@@ -81,69 +85,40 @@ def captions_by_image(table: Path) -> dict[str, list[str]]:
         DataError: The table cannot be read, or lacks one of the columns.
     """
     captions: dict[str, list[str]] = defaultdict(list)
-    for image, texts in _csv_rows(table) if table.suffix.lower() == ".csv" else _parquet_rows(table):
-        captions[PurePosixPath(image).as_posix()] += texts
+    for row in _csv_rows(table) if table.suffix.lower() == ".csv" else _parquet_rows(table):
+        texts = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
+        image = PurePosixPath(str(row["image"] or "")).as_posix()
+        captions[image] += [str(text) for text in texts if text is not None]
     return dict(captions)
 
 
-def _csv_rows(table: Path) -> Iterator[tuple[str, list[str]]]:
+def _csv_rows(table: Path) -> Iterator[dict[str, Any]]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            _require_columns(table, list(reader.fieldnames or ()))
-            for row in reader:
-                yield row["image"] or "", [] if row["caption"] is None else [row["caption"]]
+            _require_columns(table, reader.fieldnames or ())
+            yield from reader
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(
             f"{table}: cannot be read as CSV: {error}. Save it as UTF-8 with commas, and quote values that contain commas."
         ) from None
 
 
-def _parquet_rows(table: Path) -> Iterator[tuple[str, list[str]]]:
+def _parquet_rows(table: Path) -> Iterator[dict[str, Any]]:
     try:
         _require_columns(table, pq.read_schema(table).names)
-        columns = pq.read_table(table, columns=list(COLUMNS)).to_pydict()
+        yield from pq.read_table(table, columns=list(COLUMNS)).to_pylist()
     except pa.ArrowException as error:
         raise DataError(f"{table}: cannot be read as parquet: {error}") from None
-    for image, caption in zip(columns["image"], columns["caption"], strict=True):
-        texts = caption if isinstance(caption, list) else [caption]
-        yield str(image), [str(text) for text in texts if text is not None]
 
 
-def _require_columns(table: Path, found: list[str]) -> None:
+def _require_columns(table: Path, found: Sequence[str]) -> None:
     missing = [name for name in COLUMNS if name not in found]
     if missing:
         raise DataError(
             f"{table}: has no column {' and no column '.join(missing)}; it has {', '.join(found) or 'none'}."
             " Name them so: image,caption"
         )
-
-
-def _rows(root: Path, images: Mapping[str, int], texts: Mapping[str, list[str]]) -> Iterator[SourceRow]:
-    for name in [*images, *(name for name in texts if name not in images)]:
-        captions = captions_of(texts.get(name, ()))
-        reason = _reason(name, images, captions)
-        yield SourceRow(
-            key="",
-            kept=reason is None,
-            reason=reason,
-            source_key=to_valid_utf8(name),
-            file=None if reason in ("missing-image", "bad-name") else (root / name).as_posix(),
-            size=images.get(name, 0),
-            captions=captions,
-        )
-
-
-def _reason(name: str, images: Mapping[str, int], captions: list[str]) -> str | None:
-    if name not in images:
-        return "missing-image"
-    if to_valid_utf8(name) != name:
-        return "bad-name"
-    return None if captions else "no-text"
-
-
-def _text_names(files: Mapping[str, int]) -> list[str]:
-    return [name for name in files if name.lower().endswith(".txt")]
 
 
 def _stem(name: str) -> str:

@@ -8,8 +8,7 @@ apart from each other. If a key occurs several times, its first image goes with 
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -27,29 +26,29 @@ COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\
 
 
 class Member(NamedTuple):
-    """A member of a sample: key of the sample, kind, and byte range; `content` of texts and JSON."""
+    """Byte range of a member of a sample; `content` of texts and JSON."""
 
-    key: str
-    kind: Kind
     piece: ByteRange
     content: bytes = b""
 
 
 @dataclass(slots=True)
 class Parts:
-    """The members of one sample. `repeats` counts earlier samples of the same key."""
+    """The members of one sample by kind. `repeats` counts earlier samples of the same key."""
 
     key: str
     repeats: int
-    image: ByteRange | None = None
-    text: bytes | None = None
-    json: bytes | None = None
+    members: dict[Kind, Member] = field(default_factory=dict)
+
+    def content(self, kind: Kind) -> bytes | None:
+        """Return the content of the text or JSON; None if there is none."""
+        return self.members[kind].content if kind in self.members else None
 
 
 class TarIndex(NamedTuple):
-    """The members of a tar, in order, and the SHA-256 of their names, byte ranges and texts. Images are not read."""
+    """The samples of a tar, and the SHA-256 of names, byte ranges and texts of its members. Images are not read."""
 
-    members: list[Member]
+    samples: list[Parts]
     fingerprint: str
 
 
@@ -60,13 +59,15 @@ def index_tar(tar: Path) -> TarIndex:
         tar: Uncompressed tar.
 
     Returns:
-        Images, texts and JSON members; hidden members and other kinds are skipped.
+        Samples in the order of their first members; hidden members and those that are neither image, text nor JSON are skipped.
 
     Raises:
         ShardError: The file is absent, compressed, not a tar, or truncated.
     """
     _require_plain(tar)
-    digest, found, n_skipped = hashlib.sha256(), list[Member](), 0
+    digest, n_skipped = hashlib.sha256(), 0
+    samples: dict[tuple[str, int], Parts] = {}
+    seen: Counter[tuple[str, Kind]] = Counter()
     headers = list(members(tar))
     with ByteRangeReader() as reader:
         for header in headers:
@@ -79,10 +80,12 @@ def index_tar(tar: Path) -> TarIndex:
             key, kind = split
             content = b"" if kind == "image" else reader.read(tar, place.offset, place.size)
             digest.update(content)
-            found.append(Member(key, kind, place, content))
+            repeats = seen[split]
+            seen[split] += 1
+            samples.setdefault((key, repeats), Parts(key, repeats)).members[kind] = Member(place, content)
     if n_skipped:
         log.info("%s: %d members are neither image, .txt nor .json and are skipped", tar, n_skipped)
-    return TarIndex(found, digest.hexdigest())
+    return TarIndex(list(samples.values()), digest.hexdigest())
 
 
 def split_name(name: str) -> tuple[str, Kind] | None:
@@ -91,24 +94,6 @@ def split_name(name: str) -> tuple[str, Kind] | None:
     kind = KINDS.get(dot + suffix.lower())
     basename = stem.rpartition("/")[2]
     return None if kind is None or not basename or basename.startswith(".") else (stem, kind)
-
-
-def samples_in(found: Sequence[Member]) -> Iterator[Parts]:
-    """Yield the samples of a tar in the order of their first members."""
-    samples: dict[tuple[str, int], Parts] = {}
-    seen: Counter[tuple[str, Kind]] = Counter()
-    for member in found:
-        repeats = seen[member.key, member.kind]
-        seen[member.key, member.kind] += 1
-        parts = samples.setdefault((member.key, repeats), Parts(member.key, repeats))
-        match member.kind:
-            case "image":
-                parts.image = member.piece
-            case "text":
-                parts.text = member.content
-            case "json":
-                parts.json = member.content
-    yield from samples.values()
 
 
 def _require_plain(tar: Path) -> None:

@@ -1,11 +1,13 @@
-"""Contents of the index of a source, common to its kinds."""
+"""Samples of a source, common to its kinds."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from fineclip.shards import SourceRow
 from fineclip.stages.source.text_encoding import to_valid_utf8
+from fineclip.types import LabeledBox
 
 
 class Samples(NamedTuple):
@@ -13,6 +15,50 @@ class Samples(NamedTuple):
 
     inputs: dict[str, str]
     rows: Iterator[SourceRow]
+
+
+def sample_row(
+    folder: Path,
+    name: str,
+    sizes: Mapping[str, int],
+    captions: list[str],
+    *,
+    needs_text: bool = True,
+    url: str | None = None,
+    annotations: list[LabeledBox] | None = None,
+) -> SourceRow:
+    """Return the row of an image, without a key.
+
+    Args:
+        folder: Folder of the images.
+        name: Name of the image, relative to `folder`.
+        sizes: Size in bytes of each image in the folder.
+        captions: Captions of the image.
+        needs_text: Whether an image without captions is dropped.
+        url: Address of the image, if the data set states it.
+        annotations: Boxes of the image; None where the data set has none.
+
+    Returns:
+        Kept row, or a dropped one with its reason.
+    """
+    reason = None
+    if name not in sizes:
+        reason = "missing-image"
+    elif to_valid_utf8(name) != name:
+        reason = "bad-name"
+    elif needs_text and not captions:
+        reason = "no-text"
+    return SourceRow(
+        key="",
+        kept=reason is None,
+        reason=reason,
+        source_key=to_valid_utf8(name),
+        file=(folder / name).as_posix() if reason in (None, "no-text") else None,
+        size=sizes.get(name, 0),
+        captions=captions,
+        url=url,
+        annotations=annotations,
+    )
 
 
 def fingerprint(images: Mapping[str, int], texts: Mapping[str, list[str]]) -> str:

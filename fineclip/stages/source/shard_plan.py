@@ -24,7 +24,7 @@ from fineclip.config import (
     WebDatasetSource,
 )
 from fineclip.errors import ConfigError
-from fineclip.stages.source.files import IMAGE_SUFFIXES, count_images
+from fineclip.stages.source.files import IMAGE_SUFFIXES, files_below, is_image
 
 COMPRESSED = frozenset({".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4"})
 
@@ -52,24 +52,21 @@ def planned_shards(config: SourceConfig) -> list[PlannedShard]:
         ConfigError: The input does not exist, or is incomplete or ambiguous; the message states the required files.
     """
     match config:
-        case MiniatureSource():
-            return _numbered("miniature", config.images, config.images_per_shard)
-        case FolderSource():
-            return _numbered("folder", _images_in(_folder_of(config)), config.images_per_shard)
-        case CocoSource():
-            return _numbered("coco", _images_in(_folder_of_coco(config)), config.images_per_shard)
         case WebDatasetSource():
             return _shards_of_tars(_tars(config), config)
+        case MiniatureSource():
+            images = config.images
+        case FolderSource() | CocoSource():
+            images = _count_images(config)
+    of = math.ceil(images / config.images_per_shard)
+    return [PlannedShard(f"{config.kind}-{position:04d}", position, of) for position in range(of)]
 
 
 def image_folder(config: SourceConfig) -> Path | None:
     """Return the folder of images of a source with an index, or None for other kinds."""
-    match config:
-        case FolderSource():
-            return Path(config.root)
-        case CocoSource():
-            return Path(config.root) / config.images
-    return None
+    if isinstance(config, CocoSource):
+        return Path(config.root) / config.images
+    return Path(config.root) if isinstance(config, FolderSource) else None
 
 
 def images_per_shard(config: SourceConfig) -> int:
@@ -155,22 +152,18 @@ def require_outside(config: SourceConfig, output: Path) -> None:
         )
 
 
-def _numbered(kind: str, images: int, per_shard: int) -> list[PlannedShard]:
-    of = -(-images // per_shard)
-    return [PlannedShard(f"{kind}-{position:04d}", position, of) for position in range(of)]
-
-
-def _images_in(folder: Path) -> int:
-    found = count_images(folder)
-    if not found:
+def _count_images(config: FolderSource | CocoSource) -> int:
+    if isinstance(config, FolderSource):
+        folder = _existing(
+            config.root, "your images there, with captions in NAME.txt beside NAME.jpg or in source.captions"
+        )
+        captions_table(config)
+    else:
+        folder = _coco_folder(config)
+    count = sum(is_image(name) for name, _ in files_below(folder))
+    if not count:
         raise ConfigError(f"source.root: {folder} holds no image ({' '.join(sorted(IMAGE_SUFFIXES))}). Put some there.")
-    return found
-
-
-def _folder_of(config: FolderSource) -> Path:
-    root = _existing(config.root, "your images there, with captions in NAME.txt beside NAME.jpg or in source.captions")
-    captions_table(config)
-    return root
+    return count
 
 
 def captions_table(config: FolderSource) -> Path | None:
@@ -196,7 +189,7 @@ def captions_table(config: FolderSource) -> Path | None:
     raise ConfigError(f"source.captions: no such file: neither {places[0]} nor {places[1]}. Put it there.")
 
 
-def _folder_of_coco(config: CocoSource) -> Path:
+def _coco_folder(config: CocoSource) -> Path:
     jsons = " and ".join(name for name in (config.captions, config.instances) if name is not None)
     expected = f"COCO or LVIS there: images in {config.images}/, {jsons}"
     root = _existing(config.root, expected)
@@ -243,25 +236,20 @@ def _tars(config: WebDatasetSource) -> list[Path]:
 
 
 def _shards_of_tars(tars: list[Path], config: WebDatasetSource) -> list[PlannedShard]:
-    groups = [tars[start : start + config.tars_per_shard] for start in range(0, len(tars), config.tars_per_shard)]
+    """Return the shards, each named after its first tar; characters that a key must not hold, such as dots, become hyphens."""
     named: dict[str, list[Path]] = {}
-    for group in groups:
-        name = _shard_name(group[0])
+    for start in range(0, len(tars), config.tars_per_shard):
+        first = tars[start]
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", first.stem).strip("-")
+        if not name:
+            raise ConfigError(f"source.root: {first} cannot name a shard: its name has no letter or digit. Rename it.")
         if name in named:
             raise ConfigError(
-                f"source.root: {named[name][0]} and {group[0]} would both name the shard {name}. Rename one of them."
+                f"source.root: {named[name][0]} and {first} would both name the shard {name}. Rename one of them."
             )
-        named[name] = group
+        named[name] = tars[start : start + config.tars_per_shard]
     order = sorted(named, key=lambda name: hashlib.sha256(f"{config.seed}/{name}".encode()).digest())
     return [
         PlannedShard(name, position, len(order), tuple(path.as_posix() for path in named[name]))
         for position, name in enumerate(order)
     ]
-
-
-def _shard_name(tar: Path) -> str:
-    """Return the stem of a tar; characters that a key must not hold, such as dots, become hyphens."""
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", tar.stem).strip("-")
-    if not name:
-        raise ConfigError(f"source.root: {tar} cannot name a shard: its name has no letter or digit. Rename it.")
-    return name

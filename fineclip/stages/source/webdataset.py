@@ -8,8 +8,8 @@ about it.
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,65 +18,47 @@ import pyarrow.parquet as pq
 
 from fineclip.errors import ShardError
 from fineclip.shards import SourceRow, sha256_of
-from fineclip.stages.source import SOURCE
-from fineclip.stages.source.members import Parts, TarIndex, index_tar, samples_in
-from fineclip.stages.source.shard_plan import PlannedShard
+from fineclip.stages.source.members import Parts, TarIndex, index_tar
+from fineclip.stages.source.samples import Samples
 from fineclip.stages.source.text_encoding import captions_of, decoded, to_valid_utf8
 
 log = logging.getLogger(__name__)
 
 SIDECAR_COLUMNS = ("key", "caption", "url", "status", "error_message")
 SUCCESS = "success"
+Metadata = Mapping[str, Any]  # content of the JSON of a sample, or of its row in the parquet
 STATUS_REASONS = {"failed_to_download": "failed-to-download", "failed_to_resize": "failed-to-resize"}
 
 
-@dataclass(frozen=True, slots=True)
-class SampleMetadata:
-    """Content of the JSON of a sample, or of its row in the parquet."""
+def tar_samples(tars: Iterable[str]) -> Samples:
+    """Return every sample of the tars of a shard.
 
-    caption: str | None = None
-    captions: tuple[str, ...] = ()
-    url: str | None = None
-    status: str | None = None
-    error: str | None = None
-    is_broken: bool = False
-
-
-NOTHING = SampleMetadata()
-
-
-def webdataset_shard(shard: PlannedShard, manifest: Path) -> None:
-    """Write the source table of the tars of a shard, and then its manifest.
-
-    The inputs of the manifest are the tars with a hash of names, byte ranges and texts of their members. An image that is replaced by
-    another of equal size at the same offset is not noticed without `--force`.
+    The hash of a tar is that of names, byte ranges and texts of its members. An image that is replaced by another of equal size at the
+    same offset is not noticed without `--force`.
 
     Args:
-        shard: Names at least one tar.
-        manifest: Path of the manifest to write.
+        tars: Paths of the tars.
+
+    Returns:
+        Hashes of the tars and of the parquet files beside them, and lazily made rows.
 
     Raises:
         ShardError: A tar or the parquet beside it is absent, truncated, or of another form.
     """
-    stocks = {Path(tar): index_tar(Path(tar)) for tar in shard.tars}
+    stocks = {Path(tar): index_tar(Path(tar)) for tar in tars}
     inputs = {tar.as_posix(): stock.fingerprint for tar, stock in stocks.items()}
     inputs |= {path.as_posix(): sha256_of(path) for tar in stocks if (path := tar.with_suffix(".parquet")).is_file()}
-    job = SOURCE.job(manifest, {"kind": "webdataset"}, inputs)
-    if job.is_up_to_date():
-        return
-    rows = (row for tar, stock in stocks.items() for row in rows_of(tar, stock, sidecar(tar.with_suffix(".parquet"))))
-    with SOURCE.table(job) as table:
-        for index, row in enumerate(rows):
-            table.write(replace(row, key=f"{shard.name}-{index:06d}"))
+    of_tars = (rows_of(tar, stock, sidecar(tar.with_suffix(".parquet"))) for tar, stock in stocks.items())
+    return Samples(inputs, chain.from_iterable(of_tars))
 
 
-def rows_of(tar: Path, stock: TarIndex, metadata: Mapping[str, SampleMetadata]) -> Iterator[SourceRow]:
+def rows_of(tar: Path, stock: TarIndex, metadata: Mapping[str, Metadata]) -> Iterator[SourceRow]:
     """Yield rows without keys: the samples of a tar, then those that only the parquet lists."""
     keys, repeated = set[str](), 0
-    for parts in samples_in(stock.members):
+    for parts in stock.samples:
         keys.add(parts.key)
         repeated += parts.repeats > 0
-        yield _row(parts, tar, metadata.get(parts.key, NOTHING) if parts.repeats == 0 else NOTHING)
+        yield _row(parts, tar, metadata.get(parts.key, {}) if parts.repeats == 0 else {})
     if repeated:
         log.info("%s: %d samples repeat the key of an earlier sample", tar, repeated)
     for key, of_key in metadata.items():
@@ -84,7 +66,7 @@ def rows_of(tar: Path, stock: TarIndex, metadata: Mapping[str, SampleMetadata]) 
             yield _row(Parts(key, 0), tar, of_key)
 
 
-def sidecar(path: Path) -> dict[str, SampleMetadata]:
+def sidecar(path: Path) -> dict[str, Metadata]:
     """Return the rows of img2dataset's parquet by key; empty if there is none.
 
     Args:
@@ -109,66 +91,52 @@ def sidecar(path: Path) -> dict[str, SampleMetadata]:
         raise ShardError(
             f"{path}: is not a parquet file, or is truncated ({error}). Fetch it again or move it away."
         ) from None
-    return {to_valid_utf8(str(row["key"])): _metadata(row) for row in rows}
+    return {to_valid_utf8(str(row["key"])): row for row in rows}
 
 
-def read_json(content: bytes | None) -> SampleMetadata:
-    """Return the metadata in the JSON of a sample."""
-    if content is None:
-        return NOTHING
+def read_json(content: bytes | None) -> Metadata | None:
+    """Return the object in the JSON of a sample: empty without a JSON, None for one that cannot be read."""
     try:
-        values = json.loads(content)
+        values = {} if content is None else json.loads(content)
     except (ValueError, RecursionError):
-        return SampleMetadata(is_broken=True)
-    return _metadata(values) if isinstance(values, dict) else SampleMetadata(is_broken=True)
+        return None
+    return values if isinstance(values, dict) else None
 
 
-def _metadata(values: Mapping[str, Any]) -> SampleMetadata:
-    several = values.get("captions")
-    return SampleMetadata(
-        caption=_text(values.get("caption")),
-        captions=tuple(text for text in several if isinstance(text, str)) if isinstance(several, list) else (),
-        url=_text(values.get("url")),
-        status=_text(values.get("status")),
-        error=_text(values.get("error_message")),
-    )
-
-
-def _text(value: Any) -> str | None:
+def _text(values: Metadata, key: str) -> str | None:
+    value = values.get(key)
     return to_valid_utf8(value) if isinstance(value, str) else None
 
 
-def _row(parts: Parts, tar: Path, of_key: SampleMetadata) -> SourceRow:
-    in_json = read_json(parts.json)
-    captions = _captions(parts, in_json, of_key)
-    reason = _reason(parts, in_json, of_key, has_text=bool(captions))
-    image = parts.image
+def _row(parts: Parts, tar: Path, of_key: Metadata) -> SourceRow:
+    in_json = read_json(parts.content("json"))
+    captions = _captions(parts, in_json or {}, of_key)
+    image = parts.members.get("image")
+    reason = None
+    if image is None:
+        status = _text(of_key, "status")
+        reason = "no-image" if status in (None, SUCCESS) else STATUS_REASONS.get(status, "download-failed")
+    elif not captions:
+        reason = "bad-json" if in_json is None else "no-text"
     return SourceRow(
         key="",
         kept=reason is None,
         reason=reason,
         source_key=parts.key,
         file=tar.as_posix() if image else None,
-        offset=image.offset if image else 0,
-        size=image.size if image else 0,
+        offset=image.piece.offset if image else 0,
+        size=image.piece.size if image else 0,
         captions=captions,
-        url=in_json.url or of_key.url,
-        error=of_key.error,
+        url=_text(in_json or {}, "url") or _text(of_key, "url"),
+        error=_text(of_key, "error_message"),
     )
 
 
-def _captions(parts: Parts, in_json: SampleMetadata, of_key: SampleMetadata) -> list[str]:
-    own = decoded(parts.text) if parts.text is not None else in_json.caption
-    if own is None and not in_json.captions:
-        own = of_key.caption
+def _captions(parts: Parts, in_json: Metadata, of_key: Metadata) -> list[str]:
+    text, several = parts.content("text"), in_json.get("captions")
+    own = decoded(text) if text is not None else _text(in_json, "caption")
+    further = [one for one in several if isinstance(one, str)] if isinstance(several, list) else []
+    if own is None and not further:
+        own = _text(of_key, "caption")
     captions = captions_of([] if own is None else [own])
-    return captions_of([*captions, *(text for text in captions_of(in_json.captions) if text not in captions)])
-
-
-def _reason(parts: Parts, in_json: SampleMetadata, of_key: SampleMetadata, *, has_text: bool) -> str | None:
-    if parts.image is None:
-        failed = of_key.status not in (None, SUCCESS)
-        return STATUS_REASONS.get(of_key.status or "", "download-failed") if failed else "no-image"
-    if has_text:
-        return None
-    return "bad-json" if in_json.is_broken else "no-text"
+    return captions_of([*captions, *(one for one in captions_of(further) if one not in captions)])
