@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fineclip.config import MethodConfig
+from fineclip.losses.contrastive import first_row
 from fineclip.methods.transforms import DataSpec, Transform
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.flops import Path
@@ -67,6 +68,8 @@ class Method(nn.Module, ABC, Generic[Features]):
         teacher: Frozen copy of the initial encoder if the method needs one or exports a mixture; else None.
         uses_in_batch_negatives: Whether the loss of a row depends on other rows. If not, `batch_loss` has no terms.
         crops: `unused`: no `region_loss`; `frozen`: it has no gradient through the crops; `trained`: it has.
+        region_weight: Weight of `region_loss` in the total. It is applied after the backward pass of micro-batches of crops.
+        path: Outputs of the vision tower that the losses need.
     """
 
     version: ClassVar[int]
@@ -74,6 +77,8 @@ class Method(nn.Module, ABC, Generic[Features]):
     needs_teacher: ClassVar[bool] = False
     uses_in_batch_negatives: bool = True
     crops: Literal["unused", "frozen", "trained"] = "unused"
+    region_weight: float = 1.0
+    path: Path = "global"
 
     def __init__(self, encoder: RegionEncoder, config: Any) -> None:
         super().__init__()
@@ -122,6 +127,22 @@ class Method(nn.Module, ABC, Generic[Features]):
             A NamedTuple. Tensor fields have one row per image or region; `region` is the input of `region_loss`.
         """
 
+    def encode_vision(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+        """Encode images and regions in one pass of the trunk, as far as `path` names them.
+
+        Args:
+            batch: Rows of this rank.
+
+        Returns:
+            (B, D) embeddings of images and (R, D) dense features of regions; None for what is not part of `path`.
+        """
+        if self.path == "global":
+            return self.encoder.encode_image(require(batch.images)), None
+        if self.path == "dense":
+            return None, encode_regions(self.encoder, batch)
+        boxes_R4, box_to_image_R = require(batch.boxes), require(batch.box_to_image)
+        return self.encoder.encode_image_and_regions(require(batch.images), boxes_R4, box_to_image_R)
+
     def encode_crops(self, crops: Tensor) -> Tensor:
         """Encode the crops of regions for `region_loss`.
 
@@ -148,7 +169,7 @@ class Method(nn.Module, ABC, Generic[Features]):
             counts: Regions of each rank in rank order.
 
         Returns:
-            Losses of this rank, scaled as `losses/contrastive.py` describes.
+            Losses of this rank without `region_weight`, scaled as `losses/contrastive.py` describes.
         """
         return Losses.weighted({}, weights={})
 
@@ -165,6 +186,10 @@ class Method(nn.Module, ABC, Generic[Features]):
             ConfigError: The method needs a larger batch.
         """
         return [1] * images
+
+    def own_groups(self, batch: Batch) -> list[int]:
+        """Return the sizes of `image_groups` that consist of the images of this batch or micro-batch."""
+        return groups_within(self.image_groups(sum(batch.counts.images)), own_images(batch))
 
     @abstractmethod
     def encoder_calls(self, data_spec: DataSpec) -> list[EncoderCall]:
@@ -227,6 +252,16 @@ class Method(nn.Module, ABC, Generic[Features]):
         return self
 
 
+def encode_regions(encoder: RegionEncoder, batch: Batch) -> Tensor:
+    """Return the dense features of the regions of a batch, (R, D)."""
+    return encoder.encode_regions(require(batch.images), require(batch.boxes), require(batch.box_to_image))
+
+
+def vision_path(*, image: bool, region: bool) -> Path:
+    """Return the path of the vision tower that gives embeddings of images, dense features of regions, or both."""
+    return "shared" if image and region else "dense" if region else "global"
+
+
 def freeze(encoder: RegionEncoder, config: MethodConfig) -> None:
     """Freeze all parameters except those that `config` selects and the logit scale.
 
@@ -270,6 +305,12 @@ def interpolate_weights(trained: RegionEncoder, initial: RegionEncoder, *, alpha
         if value.is_floating_point():
             value.copy_(alpha * value.float() + (1 - alpha) * others[name].float())
     return mixed
+
+
+def own_images(batch: Batch) -> range:
+    """Return the numbers of the images of a batch or micro-batch among the images of all ranks."""
+    first = first_row(batch.counts.images) + batch.first_image
+    return range(first, first + len(batch.keys))
 
 
 def groups_within(sizes: Sequence[int], images: range) -> list[int]:

@@ -38,8 +38,8 @@ from torch.nn.functional import interpolate
 
 from fineclip.config import CLIMConfig
 from fineclip.errors import ConfigError
-from fineclip.losses.contrastive import contrastive_loss, first_row
-from fineclip.methods.base import EncoderCall, Method, groups_within, require
+from fineclip.losses.contrastive import contrastive_loss
+from fineclip.methods.base import EncoderCall, Method, groups_within, own_images, require
 from fineclip.methods.transforms import (
     DataSpec,
     Resize,
@@ -109,11 +109,7 @@ class CLIM(Method[Features]):
 
     def __init__(self, encoder: RegionEncoder, config: CLIMConfig) -> None:
         super().__init__(encoder, config)
-        if any(config.mosaic_size % side for side in encoder.patch):
-            raise ConfigError(
-                f"methods.clim.mosaic_size: {config.mosaic_size} px is not a multiple of the patch size,"
-                f" {encoder.patch[0]} px. Set a multiple."
-            )
+        encoder.require_whole_patches(config.mosaic_size, key="methods.clim.mosaic_size")
 
     @classmethod
     def build_transform(cls, data_spec: DataSpec, config: CLIMConfig, *, max_regions: int) -> Transform:  # noqa: ARG003
@@ -142,12 +138,10 @@ class CLIM(Method[Features]):
 
     def encode(self, batch: Batch) -> Features:
         """Encode the mosaics, single images and captions of this rank."""
-        images_B3SS, counts = self.encoder.preprocess(require(batch.images)), batch.counts.images
-        total = sum(counts)
+        images_B3SS = self.encoder.preprocess(require(batch.images))
+        total = sum(batch.counts.images)
         groups = _groups(mosaic_sides(total, self.config.mosaics), total)
-        first = first_row(counts) + batch.first_image
-        own = groups_within(groups, range(first, first + len(batch.keys)))
-        sides = [isqrt(tiles) for tiles in own if tiles > 1]
+        sides = [isqrt(tiles) for tiles in groups_within(groups, own_images(batch)) if tiles > 1]
         used = sum(side * side for side in sides)
         mosaics_M3mm = make_mosaics(images_B3SS[:used], sides, size=self.config.mosaic_size)
         boxes_N4, box_to_mosaic_N = tile_boxes(sides, device=images_B3SS.device)

@@ -40,7 +40,7 @@ from torch import Tensor
 from fineclip.boxes import enlarge
 from fineclip.config import CLIPSelfConfig
 from fineclip.losses.distillation import distillation_loss
-from fineclip.methods.base import EncoderCall, Method, require
+from fineclip.methods.base import EncoderCall, Method, encode_regions
 from fineclip.methods.transforms import (
     RESIZES,
     DataSpec,
@@ -121,8 +121,7 @@ class CLIPSelf(Method[Features]):
 
     def encode(self, batch: Batch) -> Features:
         """Encode the regions of this rank."""
-        boxes_R4, box_to_image_R = require(batch.boxes), require(batch.box_to_image)
-        return Features(self.encoder.encode_regions(require(batch.images), boxes_R4, box_to_image_R))
+        return Features(encode_regions(self.encoder, batch))
 
     def batch_loss(self, features: Features, counts: Counts) -> Losses:  # noqa: ARG002
         """Return no terms: there are no in-batch negatives."""

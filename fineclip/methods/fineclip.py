@@ -33,7 +33,7 @@ from fineclip.config import FineCLIPConfig
 from fineclip.errors import ConfigError
 from fineclip.losses.contrastive import contrastive_loss
 from fineclip.losses.distillation import distillation_loss
-from fineclip.methods.base import EncoderCall, Method, require
+from fineclip.methods.base import EncoderCall, Method, require, vision_path
 from fineclip.methods.transforms import (
     RESIZES,
     DataSpec,
@@ -44,7 +44,6 @@ from fineclip.methods.transforms import (
     stack_boxes,
 )
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.flops import Path
 from fineclip.types import Batch, Counts, Losses, Sample
 
 VERSION = 1  # of the loss and of the transform: a change trains again
@@ -116,18 +115,17 @@ class FineCLIP(Method[Features]):
 
     def __init__(self, encoder: RegionEncoder, config: FineCLIPConfig) -> None:
         super().__init__(encoder, config)
-        weights, crop_size = config.weights, config.relaxed.crop_size
-        self.weights = {"global": weights.global_, "region": weights.region, "distill": weights.distill}
-        self.uses_in_batch_negatives = bool(weights.global_ or weights.region)
-        if weights.distill:
-            self.crops = "frozen" if config.relaxed.detach_crops else "trained"
+        weights, relaxed = config.weights, config.relaxed
+        self.weights = weights.model_dump(by_alias=True)
         if not any(self.weights.values()):
             raise ConfigError("methods.fineclip.weights: all are 0, so nothing is trained. Set one of them above 0.")
-        if crop_size is not None and any(crop_size % side for side in encoder.patch):
-            raise ConfigError(
-                f"methods.fineclip.relaxed.crop_size: {crop_size} px is not a multiple of the patch size,"
-                f" {encoder.patch[0]} px. Set a multiple, or null."
-            )
+        if relaxed.crop_size is not None:
+            encoder.require_whole_patches(relaxed.crop_size, key="methods.fineclip.relaxed.crop_size")
+        self.uses_in_batch_negatives = bool(weights.global_ or weights.region)
+        self.path = vision_path(image=weights.global_ > 0, region=max(weights.region, weights.distill) > 0)
+        if weights.distill:
+            self.crops = "frozen" if relaxed.detach_crops else "trained"
+            self.region_weight = weights.distill
 
     @classmethod
     def build_transform(cls, data_spec: DataSpec, config: FineCLIPConfig, *, max_regions: int) -> Transform:
@@ -137,21 +135,12 @@ class FineCLIP(Method[Features]):
 
     def encode(self, batch: Batch) -> Features:
         """Encode the images, regions and captions of this rank."""
-        images, weights, encoder = require(batch.images), self.weights, self.encoder
-        image_BD = region_RD = None
-        if not (weights["region"] or weights["distill"]):
-            image_BD = encoder.encode_image(images)
-        elif weights["global"]:
-            image_BD, region_RD = encoder.encode_image_and_regions(
-                images, require(batch.boxes), require(batch.box_to_image)
-            )
-        else:
-            region_RD = encoder.encode_regions(images, require(batch.boxes), require(batch.box_to_image))
+        image_BD, region_RD = self.encode_vision(batch)
         return Features(
             image=image_BD,
-            caption=require(self.embed_texts(batch)) if weights["global"] else None,
+            caption=require(self.embed_texts(batch)) if self.weights["global"] else None,
             region=region_RD,
-            region_caption=require(self.embed_region_texts(batch)) if weights["region"] else None,
+            region_caption=require(self.embed_region_texts(batch)) if self.weights["region"] else None,
         )
 
     def batch_loss(self, features: Features, counts: Counts) -> Losses:
@@ -168,19 +157,15 @@ class FineCLIP(Method[Features]):
     def region_loss(self, region_RD: Tensor, crop_RD: Tensor, counts: Sequence[int]) -> Losses:
         """Compute the distillation term."""
         distill = distillation_loss(region_RD, crop_RD, counts=counts)
-        return Losses.weighted({"distill": distill}, weights=self.weights)
+        return Losses.weighted({"distill": distill}, weights={"distill": 1.0})
 
     def encoder_calls(self, data_spec: DataSpec) -> list[EncoderCall]:
         """Return images, and texts and crops if their terms have a weight."""
-        weights, relaxed, train_text = self.weights, self.config.relaxed, self.config.train_text
-        has_regions = bool(weights["region"] or weights["distill"])
-        path: Path = "global" if not has_regions else "shared" if weights["global"] else "dense"
-        calls = [EncoderCall("images", data_spec.image_size, path)]
-        if weights["global"]:
-            calls.append(EncoderCall("texts", gradient=train_text))
-        if weights["region"]:
-            calls.append(EncoderCall("region_texts", gradient=train_text))
-        if weights["distill"]:
-            px = relaxed.crop_size or data_spec.crop_size
-            calls.append(EncoderCall("crops", px, gradient=not relaxed.detach_crops))
-        return calls
+        train_text, crop_px = self.config.train_text, self.config.relaxed.crop_size or data_spec.crop_size
+        calls = {
+            "global": EncoderCall("texts", gradient=train_text),
+            "region": EncoderCall("region_texts", gradient=train_text),
+            "distill": EncoderCall("crops", crop_px, gradient=self.crops == "trained"),
+        }
+        images = EncoderCall("images", data_spec.image_size, self.path)
+        return [images, *(call for term, call in calls.items() if self.weights[term])]

@@ -96,6 +96,22 @@ class RegionEncoder(nn.Module):
         vision = {name for name, _ in self.vision_parameters()} | {"logit_scale"}
         return ((name, value) for name, value in self.named_parameters() if name not in vision)
 
+    def require_whole_patches(self, size: int, *, key: str) -> None:
+        """Check that the side of a square image is a multiple of the patch.
+
+        Args:
+            size: Side in pixels.
+            key: Name of the size in the message.
+
+        Raises:
+            ConfigError: It is less than 1 or not a multiple of the patch height and width.
+        """
+        height, width = self.patch
+        if size < 1 or size % height or size % width:
+            raise ConfigError(
+                f"{key}: {size} px is not a multiple of the patch of {height} x {width} px. Set a multiple."
+            )
+
     def preprocess(self, images_B3HW: Tensor) -> Tensor:
         """Normalize uint8 pixels, in the type of the weights. Floats are returned unchanged."""
         if images_B3HW.is_floating_point():
@@ -242,11 +258,8 @@ def build_encoder(config: EncoderConfig) -> RegionEncoder:
         raise ConfigError(
             f"encoder {config.model}: head is {config.head!r}, but the model's is {encoder.head!r}: set that"
         )
-    for name, size in (("image_size", config.image_size), ("crop_size", config.crop_size)):
-        if size % encoder.patch[0] or size % encoder.patch[1]:
-            raise ConfigError(
-                f"encoder {config.model}: {name} {size} px is not a multiple of the patch, {encoder.patch[0]} px"
-            )
+    encoder.require_whole_patches(config.image_size, key=f"encoder {config.model}: image_size")
+    encoder.require_whole_patches(config.crop_size, key=f"encoder {config.model}: crop_size")
     return encoder
 
 

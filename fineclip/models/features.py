@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fineclip.boxes import clip
-from fineclip.errors import ConfigError, DataError
+from fineclip.errors import DataError
 from fineclip.models.batches import batches
 from fineclip.models.checkpoints import find_encoder
 from fineclip.models.device import resolve_device
@@ -187,11 +187,7 @@ class FeatureEncoder:
         Raises:
             ConfigError: It is less than 1 or not a multiple of the patch height and width.
         """
-        height, width = self._encoder.patch
-        if image_size < 1 or image_size % height or image_size % width:
-            raise ConfigError(
-                f"image_size {image_size} px is not a multiple of the encoder's patch of {height} x {width} px"
-            )
+        self._encoder.require_whole_patches(image_size, key="image_size")
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         for image in images:
