@@ -57,7 +57,7 @@ def open_clip_block_without_attention(block: ResidualAttentionBlock, tokens_BTC:
     return _tensor(tokens_BTC + block.ls_2(block.mlp(block.ln_2(tokens_BTC))))
 
 
-def eva_block(block: EvaBlock, tokens_BTC: Tensor, *, rotary: Tensor | None, rows: int | None = None) -> Tensor:
+def eva_block(block: EvaBlock, tokens_BTC: Tensor, *, rotary: Tensor | None = None, rows: int | None = None) -> Tensor:
     """Run one block of timm's EVA-02.
 
     Args:
