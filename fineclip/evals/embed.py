@@ -27,8 +27,9 @@ from fineclip.models.checkpoints import (
     saved_tokenizer,
 )
 from fineclip.models.features import FeatureEncoder
-from fineclip.models.images import UndecodableImage, decode, squash, to_batch
+from fineclip.models.images import SQUASH, to_batch
 from fineclip.shards import BenchmarkRow, ByteRangeReader, read_manifest, sha256_of
+from fineclip.shards.images import UndecodableImage, decode
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +160,6 @@ def _read(reader: ByteRangeReader, row: BenchmarkRow) -> bytes:
 
 def _decoded(row: BenchmarkRow, content: bytes, size: int) -> Tensor:
     try:
-        return squash(decode(content), size)
+        return SQUASH(decode(content), size)
     except UndecodableImage as error:
         raise DataError(f"{row.file}: {row.key} {error}. Download it again and rebuild the index.") from None

@@ -28,7 +28,7 @@ from fineclip.models.batches import batches
 from fineclip.models.checkpoints import find_encoder
 from fineclip.models.device import resolve_device
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.images import squash, to_batch
+from fineclip.models.images import SQUASH, to_batch
 from fineclip.models.tokenizer import trim_padding
 from fineclip.shards.images import rgb
 from fineclip.types import Box
@@ -193,7 +193,7 @@ class FeatureEncoder:
         for image in images:
             if not isinstance(image, Image.Image):
                 raise DataError(f"{image!r:.60} is not an image: open it with PIL.Image.open first")
-        return to_batch([squash(rgb(image), self.image_size) for image in images], size=self.image_size)
+        return to_batch([SQUASH(rgb(image), self.image_size) for image in images], size=self.image_size)
 
     def _cat(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat([torch.zeros(0, self.width, device=self.device), *parts])

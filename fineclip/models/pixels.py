@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fineclip.models.device_crops import CropPlan, PixelBox, ResizeTarget
-from fineclip.models.images import MAX_PIXELS, ResizeRule, decode, edges
+from fineclip.models.images import ResizeRule
+from fineclip.shards.images import MAX_PIXELS, decode, edges
 from fineclip.types import Box
 
 JPEG_MAGIC = b"\xff\xd8\xff"

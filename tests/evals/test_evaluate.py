@@ -25,9 +25,10 @@ from fineclip.evals.index import index_benchmark, read_index
 from fineclip.models.checkpoints import WEIGHTS, save_encoder, saved_tokenizer
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.features import FeatureEncoder
-from fineclip.models.images import decode, normalize_pixels, squash
+from fineclip.models.images import SQUASH, normalize_pixels
 from fineclip.models.shipped import shipped
 from fineclip.shards import Job, read_manifest, sha256_of
+from fineclip.shards.images import decode
 from tests.helpers.encoders import tiny_encoder
 
 IMAGES = 12
@@ -142,7 +143,7 @@ def test_scores_are_those_of_the_encoder_itself(shared: World) -> None:
         classes = normalize(encoder.encode_text(tokenize(texts)).double(), dim=-1)
         for row in index.images:
             content = Path(row.file).read_bytes()[row.offset : row.offset + row.size]
-            image = normalize_pixels(squash(decode(content), 96))[None]
+            image = normalize_pixels(SQUASH(decode(content), 96))[None]
             for box in row.boxes:
                 sides = torch.tensor([list(fractions(box.box, row.width, row.height))])
                 region = encoder.encode_regions(image, sides, torch.tensor([0])).double()

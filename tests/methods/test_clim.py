@@ -14,7 +14,8 @@ from fineclip.methods.base import groups_within
 from fineclip.methods.clim import CLIM, make_mosaics, mosaic_sides, tile_boxes, tiled
 from fineclip.methods.clip import CLIP
 from fineclip.methods.transforms import DataSpec, ImageGroup, sample_rng
-from fineclip.models.images import SQUASH_BICUBIC, decode
+from fineclip.models.images import SQUASH_BICUBIC
+from fineclip.shards.images import decode
 from fineclip.train.data import to_device
 from fineclip.train.distributed import StepSignal
 from fineclip.train.grad_cache import GradCache

@@ -18,7 +18,7 @@ from fineclip.methods.transforms import (
     sample_rng,
     stack_boxes,
 )
-from fineclip.models.images import decode
+from fineclip.shards.images import decode
 from fineclip.types import Box, Region, Sample
 from tests.helpers.packs import HEIGHT, WIDTH, picture, sample
 from tests.helpers.tiny import TinyTokenizer, tiny_encoder

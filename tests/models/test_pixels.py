@@ -20,12 +20,9 @@ from fineclip.models.images import (
     SQUASH,
     SQUASH_BICUBIC,
     ResizeRule,
-    UndecodableImage,
-    crop,
-    decode,
-    read_header,
 )
 from fineclip.models.pixels import DecodeRequest, Pixels, decode_for_device, resize_and_crop
+from fineclip.shards.images import UndecodableImage, crop, decode, read_header
 from fineclip.types import Box
 from tests.helpers.images import HTML, bomb, encoded
 
@@ -216,7 +213,7 @@ DECODERS = {
 
 def limit_pixels(monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
     """The limit at a size that a test can decode, everywhere."""
-    for module in ("fineclip.shards.images", "fineclip.models.images", "fineclip.models.pixels"):
+    for module in ("fineclip.shards.images", "fineclip.models.pixels"):
         monkeypatch.setattr(f"{module}.MAX_PIXELS", pixels)
 
 
