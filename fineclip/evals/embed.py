@@ -18,14 +18,7 @@ from tqdm import tqdm
 from fineclip.boxes import fractions
 from fineclip.errors import DataError, ShardError
 from fineclip.models.batches import batches
-from fineclip.models.checkpoints import (
-    ARCHITECTURE,
-    VOCABULARY,
-    WEIGHTS,
-    load_saved_encoder,
-    saved_config,
-    saved_tokenizer,
-)
+from fineclip.models.checkpoints import ARCHITECTURE, VOCABULARY, WEIGHTS, find_encoder
 from fineclip.models.features import FeatureEncoder
 from fineclip.models.images import SQUASH, to_batch
 from fineclip.shards import BenchmarkRow, ByteRangeReader, read_manifest, sha256_of
@@ -132,12 +125,9 @@ def published_embedder(run: Path, *, batch_size: int, device: str, threads: int)
             raise ShardError(f"{path}: is missing. Delete {run} and run again.")
         if path.is_file() and sha256_of(path) != outputs.get(name):
             raise ShardError(f"{path}: is not the one that {run.name} names. Delete {run} and run again.")
+    found = find_encoder(run.parent)
     encoder = FeatureEncoder(
-        load_saved_encoder(run.parent),
-        saved_tokenizer(run.parent),
-        image_size=saved_config(run.parent).image_size,
-        batch_size=batch_size,
-        device=device,
+        found.load(), found.tokenizer(), image_size=found.config.image_size, batch_size=batch_size, device=device
     )
     return Embedder(encoder, threads)
 

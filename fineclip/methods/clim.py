@@ -109,7 +109,7 @@ class CLIM(Method[Features]):
 
     def __init__(self, encoder: RegionEncoder, config: CLIMConfig) -> None:
         super().__init__(encoder, config)
-        encoder.require_whole_patches(config.mosaic_size, key="methods.clim.mosaic_size")
+        encoder.require_whole_patches(config.mosaic_size, what="methods.clim.mosaic_size:")
 
     @classmethod
     def build_transform(cls, data_spec: DataSpec, config: CLIMConfig, *, max_regions: int) -> Transform:  # noqa: ARG003

@@ -120,7 +120,7 @@ class FineCLIP(Method[Features]):
         if not any(self.weights.values()):
             raise ConfigError("methods.fineclip.weights: all are 0, so nothing is trained. Set one of them above 0.")
         if relaxed.crop_size is not None:
-            encoder.require_whole_patches(relaxed.crop_size, key="methods.fineclip.relaxed.crop_size")
+            encoder.require_whole_patches(relaxed.crop_size, what="methods.fineclip.relaxed.crop_size:")
         self.uses_in_batch_negatives = bool(weights.global_ or weights.region)
         self.path = vision_path(image=weights.global_ > 0, region=max(weights.region, weights.distill) > 0)
         if weights.distill:

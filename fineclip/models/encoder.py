@@ -96,12 +96,12 @@ class RegionEncoder(nn.Module):
         vision = {name for name, _ in self.vision_parameters()} | {"logit_scale"}
         return ((name, value) for name, value in self.named_parameters() if name not in vision)
 
-    def require_whole_patches(self, size: int, *, key: str) -> None:
+    def require_whole_patches(self, size: int, *, what: str) -> None:
         """Check that the side of a square image is a multiple of the patch.
 
         Args:
             size: Side in pixels.
-            key: Name of the size in the message.
+            what: Beginning of the message: the name of the size.
 
         Raises:
             ConfigError: It is less than 1 or not a multiple of the patch height and width.
@@ -109,7 +109,7 @@ class RegionEncoder(nn.Module):
         height, width = self.patch
         if size < 1 or size % height or size % width:
             raise ConfigError(
-                f"{key}: {size} px is not a multiple of the patch of {height} x {width} px. Set a multiple."
+                f"{what} {size} px is not a multiple of the encoder's patch of {height} x {width} px. Set a multiple."
             )
 
     def preprocess(self, images_B3HW: Tensor) -> Tensor:
@@ -258,8 +258,8 @@ def build_encoder(config: EncoderConfig) -> RegionEncoder:
         raise ConfigError(
             f"encoder {config.model}: head is {config.head!r}, but the model's is {encoder.head!r}: set that"
         )
-    encoder.require_whole_patches(config.image_size, key=f"encoder {config.model}: image_size")
-    encoder.require_whole_patches(config.crop_size, key=f"encoder {config.model}: crop_size")
+    encoder.require_whole_patches(config.image_size, what=f"encoder {config.model}: image_size")
+    encoder.require_whole_patches(config.crop_size, what=f"encoder {config.model}: crop_size")
     return encoder
 
 

@@ -187,7 +187,7 @@ class FeatureEncoder:
         Raises:
             ConfigError: It is less than 1 or not a multiple of the patch height and width.
         """
-        self._encoder.require_whole_patches(image_size, key="image_size")
+        self._encoder.require_whole_patches(image_size, what="image_size")
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         for image in images:

@@ -158,7 +158,7 @@ def test_too_few_images_for_mosaics_are_refused(images: int) -> None:
 
 
 def test_mosaics_that_are_no_whole_patches_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"mosaic_size: 30 px is not a multiple of the patch of 4 x 4 px"):
+    with pytest.raises(ConfigError, match=r"mosaic_size: 30 px is not a multiple of the encoder's patch of 4 x 4 px"):
         made("clim", {"mosaic_size": 30})
 
 

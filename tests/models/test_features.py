@@ -144,7 +144,9 @@ def test_another_image_size(mini: FeatureEncoder) -> None:
     assert (mini.image_size, larger.image_size) == (96, 144)
     assert 0.5 < float(larger.encode_image(PICTURE) @ mini.encode_image(PICTURE).T) < 0.999
     for size in (50, 0, -12):
-        with pytest.raises(ConfigError, match=f"image_size: {size} px is not a multiple of the patch of 12 x 12 px"):
+        with pytest.raises(
+            ConfigError, match=f"image_size {size} px is not a multiple of the encoder's patch of 12 x 12 px"
+        ):
             fineclip.load("mini", image_size=size)
 
 

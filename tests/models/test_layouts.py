@@ -10,17 +10,10 @@ import torch
 from torch import Tensor
 
 from fineclip.errors import CheckpointError, ConfigError
-from fineclip.models.checkpoints import (
-    EncoderSpec,
-    as_backbone,
-    as_eva_clip,
-    as_open_clip,
-    export,
-    find_encoder,
-    load_encoder,
-    official_weights,
-    read_weights,
-)
+from fineclip.models.checkpoints import EncoderSpec, export, find_encoder, load_encoder
+from fineclip.models.checkpoints.exporting import official_weights
+from fineclip.models.checkpoints.layouts import as_backbone, as_eva_clip, as_open_clip
+from fineclip.models.checkpoints.weights_files import read_weights
 from fineclip.models.encoder import RegionEncoder
 from tests.helpers.encoders import encoder_config, tiny_encoder
 

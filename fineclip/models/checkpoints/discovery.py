@@ -14,18 +14,21 @@ from types import MappingProxyType
 from typing import Any
 
 import open_clip
+import yaml
 
-from fineclip.config import EncoderConfig, WeightsConfig
+from fineclip.config import EncoderConfig, WeightsConfig, parse
 from fineclip.errors import CheckpointError, ConfigError
 from fineclip.models.architecture import architecture
 from fineclip.models.checkpoints.weights_files import WEIGHTS, weights_file
 from fineclip.models.checkpoints.strict_loading import load_encoder
-from fineclip.models.checkpoints.encoder_folder import ARCHITECTURE, RUN, VOCABULARY, saved_config
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.images import MEAN, STD
 from fineclip.models.shipped import ENCODERS, PREFIX, shipped
 from fineclip.models.tokenizer import Tokenizer, load_tokenizer
 
+VOCABULARY = "bpe.txt.gz"
+ARCHITECTURE = "open_clip_config.json"
+RUN = "config.yaml"
 NONE: Mapping[str, EncoderConfig] = MappingProxyType({})
 
 
@@ -98,7 +101,7 @@ def find_encoder(
     elif encoder is not None:
         config = encoder_by_name(encoder, weights=path, catalog=catalog)
     elif (path / RUN).is_file():
-        config = saved_config(path)
+        config = _saved_config(path)
         path = path / WEIGHTS
     elif (path / ARCHITECTURE).is_file():
         config = _described(str(path / ARCHITECTURE), weights=path)
@@ -132,6 +135,31 @@ def encoder_by_name(name: str, *, weights: Path, catalog: Mapping[str, EncoderCo
     except ConfigError as error:
         entries = f"no entry of `encoders` ({', '.join(catalog)}), and " if catalog else ""
         raise ConfigError(f"encoder {name}: {entries}{error}") from None
+
+
+def _saved_config(folder: Path) -> EncoderConfig:
+    """Read the section `encoder` of a run's `config.yaml`. `model` becomes the folder's `open_clip_config.json` if it exists.
+
+    Args:
+        folder: Of the run.
+
+    Returns:
+        Architecture, head and sizes.
+
+    Raises:
+        CheckpointError: The file cannot be read or has no such section.
+        ConfigError: The section is not valid.
+    """
+    path = folder / RUN
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(content, dict) or "encoder" not in content:
+        raise CheckpointError(f"{path}: has no key `encoder`: {folder} is not the folder of a finished run")
+    config: EncoderConfig = parse(EncoderConfig, content["encoder"], where=f"{path}: encoder")
+    described = folder / ARCHITECTURE
+    return config.model_copy(update={"model": str(described)}) if described.is_file() else config
 
 
 def _described(model: str, *, weights: Path) -> EncoderConfig:

@@ -52,20 +52,18 @@ def load_state_dict_strict(encoder: RegionEncoder, weights: Mapping[str, Tensor]
     """
     wanted = encoder.state_dict()
     weights = with_texts(weights, nested=any(name.startswith("text.") for name in wanted))
-    complaints = []
-    if missing := sorted(wanted.keys() - weights.keys()):
-        complaints.append(f"{len(missing)} keys are missing: {some(missing)}")
-    if strange := sorted(weights.keys() - wanted.keys()):
-        complaints.append(f"{len(strange)} keys are not expected: {some(strange)}")
-    shapes = [
-        f"{name} is {tuple(weights[name].shape)}, not {tuple(value.shape)}"
-        for name, value in wanted.items()
-        if name in weights and weights[name].shape != value.shape
-    ]
-    if shapes:
-        complaints.append(f"{len(shapes)} have another shape: {some(shapes)}")
-    if whole := [name for name in wanted if name in weights and not weights[name].is_floating_point()]:
-        complaints.append(f"{len(whole)} are not floating-point numbers: {some(whole)}")
+    common = [name for name in wanted if name in weights]
+    problems = {
+        "keys are missing": sorted(wanted.keys() - weights.keys()),
+        "keys are not expected": sorted(weights.keys() - wanted.keys()),
+        "have another shape": [
+            f"{name} is {tuple(weights[name].shape)}, not {tuple(wanted[name].shape)}"
+            for name in common
+            if weights[name].shape != wanted[name].shape
+        ],
+        "are not floating-point numbers": [name for name in common if not weights[name].is_floating_point()],
+    }
+    complaints = [f"{len(names)} {problem}: {some(names)}" for problem, names in problems.items() if names]
     if complaints:
         raise CheckpointError(f"{where}: these weights are of another model; {'; '.join(complaints)}")
     encoder.load_state_dict({name: weights[name].float() for name in wanted}, strict=True)
