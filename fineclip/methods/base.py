@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fineclip.config import MethodConfig
 from fineclip.losses.contrastive import first_row
-from fineclip.methods.transforms import DataSpec, Transform
+from fineclip.methods.transforms import DataSpec, MethodTransform, Transform
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.flops import Path
 from fineclip.types import Batch, Counts, Losses
@@ -74,6 +74,7 @@ class Method(nn.Module, ABC, Generic[Features]):
 
     version: ClassVar[int]
     config_type: ClassVar[type[MethodConfig]]
+    transform_type: ClassVar[type[MethodTransform]]
     needs_teacher: ClassVar[bool] = False
     uses_in_batch_negatives: bool = True
     crops: Literal["unused", "frozen", "trained"] = "unused"
@@ -103,7 +104,6 @@ class Method(nn.Module, ABC, Generic[Features]):
         return cls(encoder, config)
 
     @classmethod
-    @abstractmethod
     def build_transform(cls, data_spec: DataSpec, config: Any, *, max_regions: int) -> Transform:
         """Return a picklable, pure function (sample, rng) -> example. It runs in workers of the loader, without weights.
 
@@ -113,8 +113,9 @@ class Method(nn.Module, ABC, Generic[Features]):
             max_regions: Regions per image, at most.
 
         Returns:
-            Transform; equal arguments give equal examples.
+            `transform_type`; equal arguments give equal examples.
         """
+        return cls.transform_type(data_spec, config, max_regions)
 
     @abstractmethod
     def encode(self, batch: Batch) -> Features:

@@ -27,7 +27,6 @@ Deviations from the official code, with reasons:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import isqrt
 from typing import NamedTuple
 
@@ -42,9 +41,9 @@ from fineclip.losses.contrastive import contrastive_loss
 from fineclip.methods.base import EncoderCall, Method, groups_within, own_images, require
 from fineclip.methods.transforms import (
     DataSpec,
+    MethodTransform,
     Resize,
     TrainingExample,
-    Transform,
     draw_caption,
     fractions,
     grid_boxes,
@@ -66,26 +65,11 @@ class Features(NamedTuple):
     caption: Tensor
 
 
-@dataclass(frozen=True)
-class CLIMTransform:
+class CLIMTransform(MethodTransform):
     """Crop a large part of the image, resize it, and draw one of its captions."""
 
-    data_spec: DataSpec
-    config: CLIMConfig
-
     def __call__(self, sample: Sample, rng: np.random.Generator) -> TrainingExample:
-        """Return the example of one sample in one epoch.
-
-        Args:
-            sample: A packed sample.
-            rng: Generator of the sample.
-
-        Returns:
-            Example with the fields that `encode` reads.
-
-        Raises:
-            UndecodableImage: The bytes are not an image.
-        """
+        """Return the example of one sample in one epoch."""
         caption = draw_caption(sample.captions, rng)
         part = random_resized_crop(sample.width, sample.height, rng, area=self.config.crop_area)
         pixels = self.data_spec.pixels(sample.image, RESIZE, part=part)
@@ -106,15 +90,11 @@ class CLIM(Method[Features]):
 
     version = VERSION
     config_type = CLIMConfig
+    transform_type = CLIMTransform
 
     def __init__(self, encoder: RegionEncoder, config: CLIMConfig) -> None:
         super().__init__(encoder, config)
         encoder.require_whole_patches(config.mosaic_size, what="methods.clim.mosaic_size:")
-
-    @classmethod
-    def build_transform(cls, data_spec: DataSpec, config: CLIMConfig, *, max_regions: int) -> Transform:  # noqa: ARG003
-        """Return the transform. Regions of the data are not used."""
-        return CLIMTransform(data_spec, config)
 
     def image_groups(self, images: int) -> list[int]:
         """Return the numbers of tiles of the mosaics, then 1 for each single image.

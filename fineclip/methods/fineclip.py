@@ -22,7 +22,6 @@ fewer regions.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -34,15 +33,7 @@ from fineclip.errors import ConfigError
 from fineclip.losses.contrastive import contrastive_loss
 from fineclip.losses.distillation import distillation_loss
 from fineclip.methods.base import EncoderCall, Method, require, vision_path
-from fineclip.methods.transforms import (
-    RESIZES,
-    DataSpec,
-    TrainingExample,
-    Transform,
-    draw_caption,
-    draw_regions,
-    stack_boxes,
-)
+from fineclip.methods.transforms import DataSpec, MethodTransform, TrainingExample, draw_caption, draw_regions
 from fineclip.models.encoder import RegionEncoder
 from fineclip.types import Batch, Counts, Losses, Sample
 
@@ -61,38 +52,24 @@ class Features(NamedTuple):
     region_caption: Tensor | None
 
 
-@dataclass(frozen=True)
-class FineCLIPTransform:
+class FineCLIPTransform(MethodTransform):
     """Resize the image and draw a caption and regions with their captions and crops."""
 
-    data_spec: DataSpec
-    config: FineCLIPConfig
-    max_regions: int
-
     def __call__(self, sample: Sample, rng: np.random.Generator) -> TrainingExample:
-        """Return the example of one sample in one epoch.
-
-        Args:
-            sample: A packed sample.
-            rng: Generator of the sample.
-
-        Returns:
-            Example with the fields that `encode` reads.
-
-        Raises:
-            UndecodableImage: The bytes are not an image.
-        """
-        spec, config, resize = self.data_spec, self.config, RESIZES[self.config.resize]
+        """Return the example of one sample in one epoch."""
+        spec, config = self.data_spec, self.config
+        relaxed = config.relaxed
+        at_most = min(self.max_regions, relaxed.max_regions or self.max_regions)
         caption = draw_caption(sample.captions, rng)
-        regions = draw_regions(sample, rng, at_most=self.max_regions)
+        regions = draw_regions(sample, rng, at_most=at_most)
         texts = spec.texts(sample.key, [caption, *(region.caption or "" for region in regions)])
         boxes = [enlarge(region.box, config.crop_scale) for region in regions] if config.weights.distill else None
-        pixels = spec.pixels(sample.image, resize, boxes=boxes, crop_size=config.relaxed.crop_size)
+        pixels = spec.pixels(sample.image, self.resize, boxes=boxes, crop_size=relaxed.crop_size)
         return TrainingExample(
             sample.key,
             pixels.image,
             text=texts[0],
-            boxes=stack_boxes([resize.fractions(region.box, sample) for region in regions]),
+            boxes=self.fractions([region.box for region in regions], sample),
             region_texts=texts[1:],
             crops=pixels.crops,
             crop_plan=pixels.crop_plan,
@@ -112,6 +89,7 @@ class FineCLIP(Method[Features]):
 
     version = VERSION
     config_type = FineCLIPConfig
+    transform_type = FineCLIPTransform
 
     def __init__(self, encoder: RegionEncoder, config: FineCLIPConfig) -> None:
         super().__init__(encoder, config)
@@ -126,12 +104,6 @@ class FineCLIP(Method[Features]):
         if weights.distill:
             self.crops = "frozen" if relaxed.detach_crops else "trained"
             self.region_weight = weights.distill
-
-    @classmethod
-    def build_transform(cls, data_spec: DataSpec, config: FineCLIPConfig, *, max_regions: int) -> Transform:
-        """Return the transform; `config.relaxed.max_regions` may lower `max_regions`."""
-        fewer = config.relaxed.max_regions
-        return FineCLIPTransform(data_spec, config, max_regions if fewer is None else min(fewer, max_regions))
 
     def encode(self, batch: Batch) -> Features:
         """Encode the images, regions and captions of this rank."""

@@ -34,7 +34,7 @@ with one fixed temperature. Source: Zhong et al., CVPR 2022; official code, Pret
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple, Self, cast
 
 import numpy as np
@@ -53,20 +53,11 @@ from fineclip.losses.concepts import (
 )
 from fineclip.losses.contrastive import contrastive_loss
 from fineclip.methods.base import EncoderCall, Method, encode_regions, frozen_copy, require, vision_path
-from fineclip.methods.transforms import (
-    RESIZES,
-    DataSpec,
-    Tokenize,
-    TrainingExample,
-    Transform,
-    draw_caption,
-    draw_regions,
-    stack_boxes,
-)
+from fineclip.methods.transforms import DataSpec, MethodTransform, Tokenize, TrainingExample, draw_caption, draw_regions
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.prompt_templates import prompts_for
 from fineclip.models.tokenizer import trim_padding
-from fineclip.types import Batch, Counts, Losses, Region, Sample
+from fineclip.types import Batch, Counts, Losses, Sample
 
 VERSION = 1  # of the loss and of the transform: a change trains again
 TEXTS_PER_BATCH = 1024
@@ -93,54 +84,34 @@ class Features(NamedTuple):
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class RegionCLIPTransform:
-    """Resize the image and draw regions with the numbers of their labels, or regions and a caption of the image.
+class RegionCLIPTransform(MethodTransform):
+    """Resize the image and draw regions with the numbers of their labels, or regions and a caption of the image."""
 
-    Attributes:
-        numbers: Number of each concept by name.
-    """
-
-    data_spec: DataSpec
-    config: RegionCLIPConfig
-    max_regions: int
-    numbers: Mapping[str, int]
+    @cached_property
+    def numbers(self) -> Mapping[str, int]:
+        """Number of each concept by name."""
+        return {name: number for number, name in enumerate(self.data_spec.concepts)}
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> TrainingExample:
-        """Return the example of one sample in one epoch.
-
-        Args:
-            sample: A packed sample.
-            rng: Generator of the sample.
-
-        Returns:
-            Example with the fields that `encode` reads.
-
-        Raises:
-            UndecodableImage: The bytes are not an image.
-        """
-        resize = RESIZES[self.config.resize]
+        """Return the example of one sample in one epoch."""
         has_labels = self.config.targets == "labels"
-        usable = self._has_number if has_labels else _is_region
         caption = draw_caption(sample.captions, rng)
-        regions = draw_regions(sample, rng, at_most=self.max_regions, usable=usable)
+        regions = draw_regions(
+            sample,
+            rng,
+            at_most=self.max_regions,
+            usable=lambda region: not has_labels or region.label in self.numbers,
+        )
         numbers = [self.numbers[region.label] for region in regions] if has_labels else []
-        pixels = self.data_spec.pixels(sample.image, resize)
+        pixels = self.data_spec.pixels(sample.image, self.resize)
         return TrainingExample(
             sample.key,
             pixels.image,
             text=None if has_labels else self.data_spec.texts(sample.key, [caption])[0],
-            boxes=stack_boxes([resize.fractions(region.box, sample) for region in regions]),
+            boxes=self.fractions([region.box for region in regions], sample),
             region_labels=torch.tensor(numbers, dtype=torch.int64) if has_labels else None,
             crop_plan=pixels.crop_plan,
         )
-
-    def _has_number(self, region: Region) -> bool:
-        return region.label in self.numbers
-
-
-def _is_region(_: Region) -> bool:
-    return True
 
 
 class RegionCLIP(Method[Features]):
@@ -154,6 +125,7 @@ class RegionCLIP(Method[Features]):
 
     version = VERSION
     config_type = RegionCLIPConfig
+    transform_type = RegionCLIPTransform
     concept_KD: Tensor
 
     def __init__(self, encoder: RegionEncoder, config: RegionCLIPConfig, concept_KD: Tensor) -> None:
@@ -186,12 +158,6 @@ class RegionCLIP(Method[Features]):
         """
         concept_KD = embed_concepts(encoder, data_spec.concepts, prompts=config.prompts, tokenize=data_spec.tokenize)
         return cls(encoder, config, concept_KD)
-
-    @classmethod
-    def build_transform(cls, data_spec: DataSpec, config: RegionCLIPConfig, *, max_regions: int) -> Transform:
-        """Return the transform."""
-        numbers = {name: number for number, name in enumerate(data_spec.concepts)}
-        return RegionCLIPTransform(data_spec, config, max_regions, numbers)
 
     def encode(self, batch: Batch) -> Features:
         """Encode the regions of this rank, and images, captions and teacher features if a term needs them."""

@@ -7,10 +7,11 @@ then the regions, so that all methods see the same captions and regions, on any 
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -122,6 +123,45 @@ class TrainingExample:
 
 
 Transform = Callable[[Sample, np.random.Generator], TrainingExample]
+
+
+@dataclass(frozen=True)
+class MethodTransform(ABC):
+    """Base class of the transforms of methods. Picklable.
+
+    Attributes:
+        data_spec: Sizes, tokenizer and concepts.
+        config: Section of the method.
+        max_regions: Regions per image, at most.
+    """
+
+    data_spec: DataSpec
+    config: Any
+    max_regions: int
+
+    @abstractmethod
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> TrainingExample:
+        """Return the example of one sample in one epoch.
+
+        Args:
+            sample: A packed sample.
+            rng: Generator of the sample.
+
+        Returns:
+            Example with the fields that `encode` reads.
+
+        Raises:
+            UndecodableImage: The bytes are not an image.
+        """
+
+    @property
+    def resize(self) -> "Resize":
+        """Resize rules of the section."""
+        return RESIZES[self.config.resize]
+
+    def fractions(self, boxes: Sequence[Box], sample: Sample) -> Tensor:
+        """Return boxes in px of the image as fractions of the square, (r, 4) float32; r may be 0."""
+        return stack_boxes([self.resize.fractions(box, sample) for box in boxes])
 
 
 class ImageGroup(NamedTuple):
