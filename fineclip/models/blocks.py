@@ -46,7 +46,7 @@ def open_clip_block(
     query, key, value = (split_heads(part, attention.num_heads).transpose(1, 2) for part in (query, key, value))
     attended_BQC = merge_heads(dot_product_attention(query, key, value, causal=causal, visible_B11K=visible_B11T))
     tokens_BQC = queries_BQC + block.ls_1(attention.out_proj(attended_BQC))
-    return _tensor(tokens_BQC + block.ls_2(block.mlp(block.ln_2(tokens_BQC))))
+    return as_tensor(tokens_BQC + block.ls_2(block.mlp(block.ln_2(tokens_BQC))))
 
 
 def open_clip_block_without_attention(block: ResidualAttentionBlock, tokens_BTC: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def open_clip_block_without_attention(block: ResidualAttentionBlock, tokens_BTC:
     weight_CC, bias_C = (packed.chunk(3)[2] for packed in (block.attn.in_proj_weight, block.attn.in_proj_bias))
     value_BTC = F.linear(block.ln_1(tokens_BTC), weight_CC, bias_C)
     tokens_BTC = tokens_BTC + block.ls_1(block.attn.out_proj(value_BTC))
-    return _tensor(tokens_BTC + block.ls_2(block.mlp(block.ln_2(tokens_BTC))))
+    return as_tensor(tokens_BTC + block.ls_2(block.mlp(block.ln_2(tokens_BTC))))
 
 
 def eva_block(block: EvaBlock, tokens_BTC: Tensor, *, rotary: Tensor | None = None, rows: int | None = None) -> Tensor:
@@ -88,9 +88,9 @@ def eva_block_without_attention(block: EvaBlock, tokens_BTC: Tensor) -> Tensor:
 def _eva_residuals(block: EvaBlock, tokens: Tensor, attended: Tensor) -> Tensor:
     tokens = tokens + (attended if block.gamma_1 is None else block.gamma_1 * attended)
     mixed = block.mlp(block.norm2(tokens))
-    return _tensor(tokens + (mixed if block.gamma_2 is None else block.gamma_2 * mixed))
+    return as_tensor(tokens + (mixed if block.gamma_2 is None else block.gamma_2 * mixed))
 
 
-def _tensor(value: Any) -> Tensor:
+def as_tensor(value: Any) -> Tensor:
     """Return the output of an untyped upstream module as a tensor."""
     return value  # type: ignore[no-any-return]

@@ -86,10 +86,6 @@ class Detections(NamedTuple):
     scores_N: npt.NDArray[np.float64]
     classes_N: npt.NDArray[np.int64]
 
-    def select(self, chosen: npt.NDArray[Any]) -> Detections:
-        """Return the boxes at these indices, or under this mask."""
-        return Detections(self.boxes_N4[chosen], self.scores_N[chosen], self.classes_N[chosen])
-
 
 def decode_prediction(prediction: Tensor, *, classes: int, confidence: float) -> Detections:
     """Decode the output of a head for one image: each anchor with its best class, if the score is high enough.
@@ -114,7 +110,7 @@ def decode_prediction(prediction: Tensor, *, classes: int, confidence: float) ->
 
 
 def non_max_suppression(found: Detections, *, iou: float) -> Detections:
-    """Apply class-agnostic non-maximum suppression. Without torchvision, whose import takes longer than a small shard.
+    """Apply class-agnostic non-maximum suppression.
 
     Args:
         found: Boxes in any order.
@@ -123,18 +119,11 @@ def non_max_suppression(found: Detections, *, iou: float) -> Detections:
     Returns:
         The remaining boxes, highest score first.
     """
-    found = found.select(np.argsort(-found.scores_N, kind="stable"))
-    x1_N, y1_N, x2_N, y2_N = found.boxes_N4.T
-    area_N = (x2_N - x1_N) * (y2_N - y1_N)
-    stays_N = np.ones(len(area_N), dtype=bool)
-    for best in range(len(area_N)):
-        if stays_N[best]:
-            rest = slice(best + 1, None)
-            width = np.minimum(x2_N[best], x2_N[rest]) - np.maximum(x1_N[best], x1_N[rest])
-            height = np.minimum(y2_N[best], y2_N[rest]) - np.maximum(y1_N[best], y1_N[rest])
-            shared = width.clip(min=0) * height.clip(min=0)
-            stays_N[rest] &= shared <= iou * (area_N[best] + area_N[rest] - shared)
-    return found.select(stays_N)
+    from torchvision.ops import nms
+
+    boxes_N4, scores_N, classes_N = found
+    kept = nms(torch.from_numpy(boxes_N4), torch.from_numpy(scores_N), iou).numpy()
+    return Detections(boxes_N4[kept], scores_N[kept], classes_N[kept])
 
 
 def to_regions(

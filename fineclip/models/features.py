@@ -25,7 +25,6 @@ from torch.nn.functional import normalize
 from fineclip.boxes import clip
 from fineclip.errors import DataError
 from fineclip.models.batches import batches
-from fineclip.models.checkpoints import find_encoder
 from fineclip.models.device import resolve_device
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.images import SQUASH, to_batch
@@ -36,29 +35,6 @@ from fineclip.types import Box
 BATCH_SIZE = 64
 
 Tokenize = Callable[[Sequence[str]], Tensor]
-
-
-def load(
-    path_or_name: Path | str, *, encoder: str | None = None, image_size: int | None = None, device: str = "auto"
-) -> "FeatureEncoder":
-    """Load an encoder by its path or name.
-
-    Args:
-        path_or_name: `results/<dataset>/<run>`, any folder with open_clip_config.json, any file of weights, or `mini`.
-        encoder: Model of the weights, required for a file: name of an open_clip model such as EVA02-B-16, or path of a JSON.
-        image_size: Side of the square in pixels, a multiple of the patch; None takes the encoder's own.
-        device: auto, cpu, cuda or mps.
-
-    Returns:
-        Encoder on the device, in evaluation mode.
-
-    Raises:
-        CheckpointError: There is no such file, its model is not known, or it holds the weights of another model.
-        ConfigError: There is no such model or device, or the size is not a multiple of the patch.
-    """
-    found = find_encoder(path_or_name, encoder=encoder)
-    size = found.config.image_size if image_size is None else image_size
-    return FeatureEncoder(found.load(), found.tokenizer(), image_size=size, device=device)
 
 
 class FeatureEncoder:

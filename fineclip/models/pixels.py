@@ -77,22 +77,21 @@ def resize_and_crop(content: bytes, request: DecodeRequest, *, pillow: bool) -> 
     Raises:
         UndecodableImage: The bytes are not an image of a supported format, or have more than `MAX_PIXELS` pixels.
     """
-    image, crop, boxes, part = request
     if pillow:
         opened = decode(content)
-        width, height = opened.size
+        plan = _plan(request, *opened.size)
         paste = partial(_paste_by_pillow, opened)
     else:
         decoded_HW3 = _decode(content, _scratch)
-        height, width = decoded_HW3.shape[:2]
+        plan = _plan(request, decoded_HW3.shape[1], decoded_HW3.shape[0])
         paste = partial(_paste_by_torch, decoded_HW3)
-    image_SS3 = _empty(image.size, image.size, 3)
-    paste((0, 0, width, height) if part is None else edges(part, width, height), image.rule, image_SS3)
-    if boxes is None:
+    image_SS3 = _empty(plan.image.size, plan.image.size, 3)
+    paste(plan.part, plan.image.rule, image_SS3)
+    if plan.crops is None:
         return Pixels(image_SS3.permute(2, 0, 1), None)
-    crops_rss3 = _empty(len(boxes), crop.size, crop.size, 3)
-    for box, crop_ss3 in zip(boxes, crops_rss3, strict=True):
-        paste(edges(box, width, height), crop.rule, crop_ss3)
+    crops_rss3 = _empty(len(plan.crops), plan.crop.size, plan.crop.size, 3)
+    for box, crop_ss3 in zip(plan.crops, crops_rss3, strict=True):
+        paste(box, plan.crop.rule, crop_ss3)
     return Pixels(image_SS3.permute(2, 0, 1), crops_rss3.permute(0, 3, 1, 2))
 
 
@@ -110,11 +109,15 @@ def decode_for_device(content: bytes, request: DecodeRequest) -> Pixels:
         UndecodableImage: The bytes are not an image of a supported format, or have more than `MAX_PIXELS` pixels.
     """
     decoded_HW3 = _decode(content, _empty)
-    height, width = decoded_HW3.shape[:2]
+    plan = _plan(request, decoded_HW3.shape[1], decoded_HW3.shape[0])
+    return Pixels(decoded_HW3.permute(2, 0, 1), None, plan)
+
+
+def _plan(request: DecodeRequest, width: int, height: int) -> CropPlan:
+    """Return the request with boxes in whole pixels of the decoded image."""
     part = (0, 0, width, height) if request.part is None else edges(request.part, width, height)
     crops = None if request.boxes is None else tuple(edges(box, width, height) for box in request.boxes)
-    plan = CropPlan(height, width, request.image, part, request.crop, crops)
-    return Pixels(decoded_HW3.permute(2, 0, 1), None, plan)
+    return CropPlan(height, width, request.image, part, request.crop, crops)
 
 
 def _decode(content: bytes, allocate: Callable[..., Tensor]) -> Tensor:

@@ -30,6 +30,7 @@ from typing_extensions import override
 
 from fineclip.errors import ConfigError
 from fineclip.models.blocks import (
+    as_tensor,
     eva_block,
     eva_block_without_attention,
     open_clip_block,
@@ -203,7 +204,7 @@ class OpenClipTrunk(Trunk):
 
     @override
     def project(self, rows_C: Tensor) -> Tensor:
-        return _tensor(rows_C @ self.visual.proj)
+        return as_tensor(rows_C @ self.visual.proj)
 
 
 class EvaTrunk(Trunk):
@@ -254,7 +255,7 @@ class EvaTrunk(Trunk):
 
     @override
     def project(self, rows_C: Tensor) -> Tensor:
-        return _tensor(self.trunk.head(rows_C))
+        return as_tensor(self.trunk.head(rows_C))
 
     @override
     def _rotary_table(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
@@ -315,8 +316,3 @@ _REFUSAL = (
 def _require(fits: bool, what: str) -> None:
     if not fits:
         raise ConfigError(_REFUSAL.format(what))
-
-
-def _tensor(value: Any) -> Tensor:
-    """Return the output of an untyped upstream module as a tensor."""
-    return value  # type: ignore[no-any-return]
