@@ -185,14 +185,9 @@ def make_mosaics(images_B3SS: Tensor, sides: Sequence[int], *, size: int) -> Ten
     if not sides:
         return images_B3SS
     parts = torch.split(images_B3SS, [side * side for side in sides])
-    return torch.cat(
-        [
-            interpolate(
-                tiled(part, side)[None], size=(size, size), mode="bicubic", align_corners=False, antialias=False
-            )
-            for part, side in zip(parts, sides, strict=True)
-        ]
-    )
+    mosaics = [tiled(part, side)[None] for part, side in zip(parts, sides, strict=True)]
+    resized = [interpolate(each, size=(size, size), mode="bicubic", align_corners=False) for each in mosaics]
+    return torch.cat(resized)
 
 
 def tiled(tiles_N3SS: Tensor, side: int) -> Tensor:

@@ -21,9 +21,8 @@ from fineclip import boxes
 from fineclip.boxes import clip
 from fineclip.config import LoaderConfig
 from fineclip.methods.texts import CachedTexts
-from fineclip.models.device_crops import CropPlan, ResizeTarget
 from fineclip.models.images import LETTERBOX, LETTERBOX_CENTERED, SQUASH, ResizeRule
-from fineclip.models.pixels import DecodeRequest, Pixels, decode_for_device, resize_and_crop
+from fineclip.models.pixels import CropPlan, DecodeRequest, Pixels, ResizeTarget, decode_for_device, resize_and_crop
 from fineclip.types import Box, Region, Sample
 
 Tokenize = Callable[[Sequence[str]], Tensor]

@@ -9,7 +9,9 @@ if anything before it is trainable.
 Legend: T tokens with the class token, P patches, Q rows that are computed.
 """
 
+import csv
 from collections.abc import Callable, Iterable
+from pathlib import Path as FilePath
 from typing import Literal, NamedTuple
 
 from torch import nn
@@ -146,52 +148,21 @@ def _learns(block: nn.Module) -> bool:
 
 # Peak 10^12 FLOP/s without sparsity: bf16 and fp16 with fp32 accumulation, tf32, fp32. 0: not in hardware.
 # Source: NVIDIA's data sheets and architecture whitepapers, halved where they state the figure with sparsity.
-# A name matches within the driver's device name; longer names are tried first.
-PEAKS: dict[str, tuple[float, float, float, float]] = {
-    "A10": (125, 125, 62.5, 31.2),
-    "A10G": (70, 70, 35, 31.5),
-    "A100": (312, 312, 156, 19.5),
-    "A30": (165, 165, 82, 10.3),
-    "A40": (149.7, 149.7, 74.8, 37.4),
-    "A800": (312, 312, 156, 19.5),
-    "B200": (2250, 2250, 1100, 75),
-    "GH200": (989, 989, 494, 67),
-    "GeForce RTX 3090": (71, 71, 35.6, 35.6),
-    "GeForce RTX 4080": (97.5, 97.5, 48.7, 48.7),
-    "GeForce RTX 4090": (165.2, 165.2, 82.6, 82.6),
-    "GeForce RTX 5090": (209.5, 209.5, 104.8, 104.8),
-    "H100": (989, 989, 494, 67),
-    "H100 NVL": (835, 835, 417, 60),
-    "H100 PCIe": (756, 756, 378, 51),
-    "H20": (148, 148, 74, 44),
-    "H200": (989, 989, 494, 67),
-    "H200 NVL": (835, 835, 417, 60),
-    "H800": (989, 989, 494, 67),
-    "L4": (121, 121, 60, 30.3),
-    "L40": (181, 181, 90.5, 90.5),
-    "L40S": (362, 362, 183, 91.6),
-    "RTX 6000 Ada": (364, 364, 182, 91.1),
-    "RTX A6000": (154.8, 154.8, 77.4, 38.7),
-    "T4": (0, 65, 0, 8.1),
-    "V100": (0, 125, 0, 15.7),
-    "V100-PCIE": (0, 112, 0, 14),
-}
-COLUMNS: tuple[Precision, ...] = ("bf16", "fp16", "tf32", "fp32")
+PEAKS = FilePath(__file__).with_name("gpu_peaks.csv")
 
 
 def peak_flops(device_name: str, precision: Precision) -> float | None:
     """Return the peak FLOP/s of a GPU in dense products, or None if it is unknown.
 
     Args:
-        device_name: As `torch.cuda.get_device_name` returns it.
+        device_name: As `torch.cuda.get_device_name` returns it; the longest name of the table that is part of it counts.
         precision: Of the products; `tf32` if torch may use it for fp32.
 
     Returns:
         FLOP/s.
     """
     words = f" {device_name} "
-    for name in sorted(PEAKS, key=len, reverse=True):
-        if f" {name} " in words or f" {name}-" in words:
-            found = PEAKS[name][COLUMNS.index(precision)]
-            return found * 1e12 or None
-    return None
+    with PEAKS.open(newline="", encoding="utf-8") as file:
+        found = [row for row in csv.DictReader(file) if f" {row['name']} " in words or f" {row['name']}-" in words]
+    best = max(found, key=lambda row: len(row["name"]), default=None)
+    return None if best is None else float(best[precision]) * 1e12 or None

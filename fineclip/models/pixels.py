@@ -5,8 +5,11 @@ warning are decoded by Pillow, which also decides which files are not images. Th
 Pillow's filters and other rounding. Decoded pixels have colors innermost in memory, and a part is a view: only there does
 `interpolate` take its vectorized path (0.12 ms per crop; 0.18 ms on a copy of the part, 0.58 ms with separate color planes).
 
+With `loader.crops: device`, images are only decoded here, and `crop_on_device` resizes and crops them on the device of the
+encoder, in float32.
+
 Legend: H W height and width of the decoded image, h w of a resized part, S side of an image square, s of a crop square, r crops
-of one image, N bytes.
+of one image, R of a batch, B images, N bytes.
 """
 
 import threading
@@ -23,7 +26,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fineclip.models.device_crops import CropPlan, PixelBox, ResizeTarget
 from fineclip.models.images import ResizeRule
 from fineclip.shards.images import MAX_PIXELS, decode, edges
 from fineclip.types import Box
@@ -31,6 +33,40 @@ from fineclip.types import Box
 JPEG_MAGIC = b"\xff\xd8\xff"
 FAST_COLOR_SPACES = ("YCbCr", "RGB", "Gray")
 MAX_KEPT_BYTES = 64_000_000  # decoding buffer that a thread keeps for the next image
+MAX_SHRINK = 64  # of the width in one pass: CUDA's kernel keeps the weights of a pixel in 48 kB of shared memory
+PixelBox = tuple[int, int, int, int]  # x1 y1 x2 y2 in whole pixels of the decoded image, half-open
+
+
+class ResizeTarget(NamedTuple):
+    """Square that an image or a crop is resized to.
+
+    Attributes:
+        rule: How it is resized.
+        size: Side of the square in pixels.
+    """
+
+    rule: ResizeRule
+    size: int
+
+
+class CropPlan(NamedTuple):
+    """Resizes and crops to make of one decoded image.
+
+    Attributes:
+        height: Height of the decoded image in pixels.
+        width: Width of the decoded image in pixels.
+        image: Square of the image.
+        part: Part of the decoded image that is resized to the square of the image.
+        crop: Square of each crop.
+        crops: Parts that become crops; None if the method has no crops.
+    """
+
+    height: int
+    width: int
+    image: ResizeTarget
+    part: PixelBox
+    crop: ResizeTarget
+    crops: tuple[PixelBox, ...] | None
 
 
 class DecodeRequest(NamedTuple):
@@ -174,3 +210,50 @@ def _paste_by_pillow(image: Image.Image, box: PixelBox, rule: ResizeRule, square
     """Resize a part of an image with Pillow and write it to its place on a square."""
     cropped = image if box == (0, 0, *image.size) else image.crop(box)
     square_SS3.copy_(rule(cropped, len(square_SS3)).permute(1, 2, 0))
+
+
+def crop_on_device(decoded_N: Tensor, plans: Sequence[CropPlan]) -> tuple[Tensor, Tensor | None]:
+    """Resize and crop images on the device that holds them. Sizes come from the host, so no synchronization is needed.
+
+    Values are resampled in float32 and rounded once; Pillow rounds after each of its two passes. The PSNR between both is at
+    least 54 dB.
+
+    Args:
+        decoded_N: uint8, all decoded images one after another; each row by row with colors innermost.
+        plans: Plan of each image, at least one.
+
+    Returns:
+        Images (B, 3, S, S) and crops (R, 3, s, s), uint8 with colors innermost in memory; None for crops if plans have none.
+    """
+    image, crop = plans[0].image, plans[0].crop
+    images_BSS3 = decoded_N.new_zeros(len(plans), image.size, image.size, 3)
+    rows = sum(len(plan.crops or ()) for plan in plans)
+    crops_Rss3 = decoded_N.new_zeros(rows, crop.size, crop.size, 3)
+    end, row = 0, 0
+    for number, plan in enumerate(plans):
+        start, end = end, end + prod((plan.height, plan.width, 3))
+        decoded_13HW = decoded_N[start:end].view(1, plan.height, plan.width, 3).permute(0, 3, 1, 2).float()
+        _paste_on_device(decoded_13HW, plan.part, image.rule, images_BSS3[number])
+        for box in plan.crops or ():
+            _paste_on_device(decoded_13HW, box, crop.rule, crops_Rss3[row])
+            row += 1
+    has_crops = plans[0].crops is not None
+    return images_BSS3.permute(0, 3, 1, 2), crops_Rss3.permute(0, 3, 1, 2) if has_crops else None
+
+
+def _paste_on_device(decoded_13HW: Tensor, box: PixelBox, rule: ResizeRule, square_SS3: Tensor) -> None:
+    """Resize a part of an image and write it to its place on a black square."""
+    x1, y1, x2, y2 = box
+    left, top, width, height = rule.paste_box(x2 - x1, y2 - y1, len(square_SS3))
+    values_13hw = _resize_in_passes(decoded_13HW[:, :, y1:y2, x1:x2], width, height, rule.filter)
+    square_SS3[top : top + height, left : left + width] = values_13hw[0].permute(1, 2, 0).round_().clamp_(0, 255)
+
+
+def _resize_in_passes(part_13HW: Tensor, width: int, height: int, mode: str) -> Tensor:
+    """Resize to (1, 3, height, width); if the width shrinks by more than `MAX_SHRINK`, the width first and then the height."""
+    if part_13HW.shape[3] > MAX_SHRINK * width:
+        unchanged_height = part_13HW.shape[2]
+        part_13HW = interpolate(
+            part_13HW.transpose(2, 3), size=(width, unchanged_height), mode=mode, antialias=True
+        ).transpose(2, 3)
+    return torch.as_tensor(interpolate(part_13HW, size=(height, width), mode=mode, antialias=True))

@@ -18,7 +18,7 @@ import yaml
 
 from fineclip.config import EncoderConfig, WeightsConfig, parse
 from fineclip.errors import CheckpointError, ConfigError
-from fineclip.models.architecture import architecture
+from fineclip.models.architecture import description
 from fineclip.models.checkpoints.weights_files import WEIGHTS, weights_file
 from fineclip.models.checkpoints.strict_loading import load_encoder
 from fineclip.models.encoder import RegionEncoder
@@ -164,8 +164,8 @@ def _saved_config(folder: Path) -> EncoderConfig:
 
 def _described(model: str, *, weights: Path) -> EncoderConfig:
     """Return a configuration from open_clip's model config; a folder's `preprocess_cfg` sets the image size."""
-    vision: Mapping[str, Any] = architecture(model)["vision_cfg"]
-    pixels = _preprocessing(model)
+    content = description(model)
+    vision, pixels = content["model_cfg"]["vision_cfg"], content.get("preprocess_cfg") or {}
     for name, ours in (("mean", MEAN), ("std", STD)):
         if (theirs := pixels.get(name)) is not None and tuple(theirs) != ours:
             raise ConfigError(
@@ -180,14 +180,6 @@ def _described(model: str, *, weights: Path) -> EncoderConfig:
         image_size=side,
         crop_size=side,
     )
-
-
-def _preprocessing(model: str) -> Mapping[str, Any]:
-    """Return `preprocess_cfg` of a JSON file, or nothing."""
-    if not model.endswith(".json") or model.startswith(PREFIX):
-        return {}
-    content = json.loads(Path(model).read_text(encoding="utf-8"))
-    return content.get("preprocess_cfg") or {}
 
 
 def _absent(name: str) -> str:
