@@ -13,7 +13,7 @@ of one image, R of a batch, B images, N bytes.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from math import prod
@@ -115,20 +115,12 @@ def resize_and_crop(content: bytes, request: DecodeRequest, *, pillow: bool) -> 
     """
     if pillow:
         opened = decode(content)
-        plan = _plan(request, *opened.size)
-        paste = partial(_paste_by_pillow, opened)
+        images, crops = _squares([partial(_paste_by_pillow, opened)], [_plan(request, *opened.size)])
     else:
         decoded_HW3 = _decode(content, _scratch)
         plan = _plan(request, decoded_HW3.shape[1], decoded_HW3.shape[0])
-        paste = partial(_paste_by_torch, decoded_HW3)
-    image_SS3 = _empty(plan.image.size, plan.image.size, 3)
-    paste(plan.part, plan.image.rule, image_SS3)
-    if plan.crops is None:
-        return Pixels(image_SS3.permute(2, 0, 1), None)
-    crops_rss3 = _empty(len(plan.crops), plan.crop.size, plan.crop.size, 3)
-    for box, crop_ss3 in zip(plan.crops, crops_rss3, strict=True):
-        paste(box, plan.crop.rule, crop_ss3)
-    return Pixels(image_SS3.permute(2, 0, 1), crops_rss3.permute(0, 3, 1, 2))
+        images, crops = _squares([partial(_paste_by_torch, decoded_HW3)], [plan])
+    return Pixels(images[0], crops)
 
 
 def decode_for_device(content: bytes, request: DecodeRequest) -> Pixels:
@@ -196,13 +188,13 @@ def _scratch(*shape: int) -> Tensor:
 
 
 def _paste_by_torch(decoded_HW3: Tensor, box: PixelBox, rule: ResizeRule, square_SS3: Tensor) -> None:
-    """Resize a part of a decoded image and write it to its place on a square."""
+    """Resize a part of a decoded image, uint8 or float32, and write it to its place on a square."""
     x1, y1, x2, y2 = box
     left, top, width, height = rule.paste_box(x2 - x1, y2 - y1, len(square_SS3))
     part_13hw = decoded_HW3[None, y1:y2, x1:x2].permute(0, 3, 1, 2)  # in this order the strides show channels_last
-    resized_13hw = interpolate(part_13hw, size=(height, width), mode=rule.filter, antialias=True)
-    if (width, height) != (len(square_SS3), len(square_SS3)):
-        square_SS3.zero_()
+    resized_13hw = _resize(part_13hw, width, height, rule.filter)
+    if resized_13hw.is_floating_point():
+        resized_13hw = resized_13hw.round_().clamp_(0, 255)
     square_SS3[top : top + height, left : left + width] = resized_13hw[0].permute(1, 2, 0)
 
 
@@ -225,33 +217,44 @@ def crop_on_device(decoded_N: Tensor, plans: Sequence[CropPlan]) -> tuple[Tensor
     Returns:
         Images (B, 3, S, S) and crops (R, 3, s, s), uint8 with colors innermost in memory; None for crops if plans have none.
     """
+    sizes = [prod((plan.height, plan.width, 3)) for plan in plans]
+    decoded = zip(torch.split(decoded_N, sizes), plans, strict=True)
+    pastes = (partial(_paste_by_torch, rows_n.view(plan.height, plan.width, 3).float()) for rows_n, plan in decoded)
+    return _squares(pastes, plans, device=decoded_N.device)
+
+
+def _squares(
+    pastes: Iterable[Callable[[PixelBox, ResizeRule, Tensor], None]],
+    plans: Sequence[CropPlan],
+    *,
+    device: torch.device | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Make the squares of images.
+
+    Args:
+        pastes: Function of each image that resizes a part of it and writes it to its place on a black square.
+        plans: Plan of each image, at least one.
+        device: Device of the squares; None: the CPU.
+
+    Returns:
+        Images (B, 3, S, S) and crops (R, 3, s, s), uint8 with colors innermost in memory; None for crops if plans have none.
+    """
     image, crop = plans[0].image, plans[0].crop
-    images_BSS3 = decoded_N.new_zeros(len(plans), image.size, image.size, 3)
     rows = sum(len(plan.crops or ()) for plan in plans)
-    crops_Rss3 = decoded_N.new_zeros(rows, crop.size, crop.size, 3)
-    end, row = 0, 0
-    for number, plan in enumerate(plans):
-        start, end = end, end + prod((plan.height, plan.width, 3))
-        decoded_13HW = decoded_N[start:end].view(1, plan.height, plan.width, 3).permute(0, 3, 1, 2).float()
-        _paste_on_device(decoded_13HW, plan.part, image.rule, images_BSS3[number])
+    images_BSS3 = torch.zeros(len(plans), image.size, image.size, 3, dtype=torch.uint8, device=device)
+    crops_Rss3 = torch.zeros(rows, crop.size, crop.size, 3, dtype=torch.uint8, device=device)
+    squares = iter(crops_Rss3)
+    for paste, plan, image_SS3 in zip(pastes, plans, images_BSS3, strict=True):
+        paste(plan.part, image.rule, image_SS3)
         for box in plan.crops or ():
-            _paste_on_device(decoded_13HW, box, crop.rule, crops_Rss3[row])
-            row += 1
+            paste(box, crop.rule, next(squares))
     has_crops = plans[0].crops is not None
     return images_BSS3.permute(0, 3, 1, 2), crops_Rss3.permute(0, 3, 1, 2) if has_crops else None
 
 
-def _paste_on_device(decoded_13HW: Tensor, box: PixelBox, rule: ResizeRule, square_SS3: Tensor) -> None:
-    """Resize a part of an image and write it to its place on a black square."""
-    x1, y1, x2, y2 = box
-    left, top, width, height = rule.paste_box(x2 - x1, y2 - y1, len(square_SS3))
-    values_13hw = _resize_in_passes(decoded_13HW[:, :, y1:y2, x1:x2], width, height, rule.filter)
-    square_SS3[top : top + height, left : left + width] = values_13hw[0].permute(1, 2, 0).round_().clamp_(0, 255)
-
-
-def _resize_in_passes(part_13HW: Tensor, width: int, height: int, mode: str) -> Tensor:
-    """Resize to (1, 3, height, width); if the width shrinks by more than `MAX_SHRINK`, the width first and then the height."""
-    if part_13HW.shape[3] > MAX_SHRINK * width:
+def _resize(part_13HW: Tensor, width: int, height: int, mode: str) -> Tensor:
+    """Resize to (1, 3, height, width); floats whose width shrinks by more than `MAX_SHRINK`, the width before the height."""
+    if part_13HW.is_floating_point() and part_13HW.shape[3] > MAX_SHRINK * width:
         unchanged_height = part_13HW.shape[2]
         part_13HW = interpolate(
             part_13HW.transpose(2, 3), size=(width, unchanged_height), mode=mode, antialias=True

@@ -99,13 +99,13 @@ def test_other_towers_do_not_fit_the_authors_layout(tmp_path: Path, kind: str) -
 def test_other_eva_trunks_do_not_fit_the_authors_layout(tmp_path: Path) -> None:
     weights = dict(tiny_encoder(tmp_path, "eva").state_dict()) | {"visual.trunk.blocks.0.gamma_1": torch.ones(64)}
     with pytest.raises(CheckpointError, match=r"no place for visual\.blocks\.0\.gamma_1"):
-        as_eva_clip(weights, tables=None)
+        as_eva_clip(weights, tables={})
 
 
 def test_a_flat_text_tower_moves_under_its_name(tmp_path: Path) -> None:
     weights = dict(tiny_encoder(tmp_path, "eva").state_dict())
     flat = {name.removeprefix("text."): value for name, value in weights.items()}
-    assert same(as_eva_clip(flat, tables=None), as_eva_clip(weights, tables=None))
+    assert same(as_eva_clip(flat, tables={}), as_eva_clip(weights, tables=None))
 
 
 @pytest.mark.parametrize(

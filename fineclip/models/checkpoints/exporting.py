@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -12,10 +11,11 @@ from fineclip.config import EncoderConfig
 from fineclip.errors import CheckpointError, ConfigError
 from fineclip.models.architecture import architecture
 from fineclip.models.checkpoints.discovery import ARCHITECTURE, VOCABULARY, EncoderSpec
-from fineclip.models.checkpoints.layouts import RotaryTables, as_backbone, as_eva_clip
+from fineclip.models.checkpoints.layouts import as_backbone, as_eva_clip
 from fineclip.models.checkpoints.weights_files import WEIGHTS, require_known_ending, write_weights
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.images import MEAN, STD
+from fineclip.models.trunks import EvaTrunk
 from fineclip.shards import atomic, write_text
 
 PREPROCESSING = {"mode": "RGB", "interpolation": "bilinear", "resize_mode": "squash"}
@@ -78,13 +78,13 @@ def save_encoder(encoder: RegionEncoder, folder: Path, *, config: EncoderConfig,
             shutil.copyfile(vocabulary, temporary)
 
 
-def rotary_tables(encoder: RegionEncoder) -> RotaryTables | None:
-    """Compute the rotary tables of the native grid, equal to those in the authors' files; None without rotary positions."""
-    trunk: Any = encoder.get_submodule("visual.trunk")  # timm's, untyped
-    if trunk.rope is None:
-        return None
-    sin, cos = trunk.rope.get_embed(list(trunk.patch_embed.grid_size)).chunk(2, dim=-1)
-    return RotaryTables(cos, sin)
+def rotary_tables(encoder: RegionEncoder) -> Mapping[str, Tensor]:
+    """Compute the rotary tables of the native grid, equal to those in the authors' files; none without rotary positions."""
+    trunk = encoder.trunk
+    if not isinstance(trunk, EvaTrunk) or trunk.trunk.rope is None:
+        return {}
+    sin, cos = trunk.trunk.rope.get_embed(list(trunk.native)).chunk(2, dim=-1)
+    return {"cos": cos, "sin": sin}
 
 
 def official_weights(encoder: RegionEncoder) -> Mapping[str, Tensor]:
@@ -99,8 +99,7 @@ def official_weights(encoder: RegionEncoder) -> Mapping[str, Tensor]:
     Raises:
         CheckpointError: The vision tower is another.
     """
-    has_trunk = "trunk" in dict(encoder.get_submodule("visual").named_children())
-    return as_eva_clip(encoder.state_dict(), tables=rotary_tables(encoder) if has_trunk else None)
+    return as_eva_clip(encoder.state_dict(), tables=rotary_tables(encoder))
 
 
 def _as_backbone(encoder: RegionEncoder) -> Mapping[str, Tensor]:
