@@ -93,8 +93,8 @@ class RegionEncoder(nn.Module):
 
     def text_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Iterate over the names and parameters of the text tower, without the logit scale."""
-        vision = {name for name, _ in self.vision_parameters()} | {"logit_scale"}
-        return ((name, value) for name, value in self.named_parameters() if name not in vision)
+        others = ("visual.", "logit_scale")
+        return ((name, value) for name, value in self.named_parameters() if not name.startswith(others))
 
     def require_whole_patches(self, size: int, *, what: str) -> None:
         """Check that the side of a square image is a multiple of the patch.

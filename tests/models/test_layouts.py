@@ -105,7 +105,7 @@ def test_other_eva_trunks_do_not_fit_the_authors_layout(tmp_path: Path) -> None:
 def test_a_flat_text_tower_moves_under_its_name(tmp_path: Path) -> None:
     weights = dict(tiny_encoder(tmp_path, "eva").state_dict())
     flat = {name.removeprefix("text."): value for name, value in weights.items()}
-    assert same(as_eva_clip(flat, tables={}), as_eva_clip(weights, tables=None))
+    assert same(as_eva_clip(flat, tables={}), as_eva_clip(weights, tables={}))
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,8 @@ is open_clip's. A missing or unexpected key or another shape is an error; the au
 then starts from random weights without a message. No code in a file is ever run.
 """
 
-from fineclip.models.checkpoints.discovery import ARCHITECTURE, VOCABULARY, EncoderSpec, find_encoder
+from fineclip.models.checkpoints.discovery import ARCHITECTURE, VOCABULARY, EncoderSpec, find_encoder, load_encoder
 from fineclip.models.checkpoints.exporting import export, save_encoder
-from fineclip.models.checkpoints.strict_loading import load_encoder
 from fineclip.models.checkpoints.weights_files import WEIGHTS
 
 __all__ = [

@@ -102,13 +102,9 @@ def official_weights(encoder: RegionEncoder) -> Mapping[str, Tensor]:
     return as_eva_clip(encoder.state_dict(), tables=rotary_tables(encoder))
 
 
-def _as_backbone(encoder: RegionEncoder) -> Mapping[str, Tensor]:
-    return as_backbone(encoder.state_dict())
-
-
 # Layouts of one file: the tensors of an encoder, and the key of a .pt that holds them.
 FILES: Mapping[str, tuple[Callable[[RegionEncoder], Mapping[str, Tensor]], str | None]] = {
     "eva_clip": (official_weights, "state_dict"),
-    "backbone": (_as_backbone, None),
+    "backbone": (lambda encoder: as_backbone(encoder.state_dict()), None),
 }
 LAYOUTS = ("open_clip", *FILES)
