@@ -19,7 +19,7 @@ from fineclip.config import MethodConfig
 from fineclip.losses.contrastive import first_row
 from fineclip.methods.transforms import DataSpec, MethodTransform, Transform
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.flops import Path
+from fineclip.models.flops import VisionPath
 from fineclip.types import Batch, Counts, Losses
 
 Features = TypeVar("Features")
@@ -47,7 +47,7 @@ class EncoderCall(NamedTuple):
 
     rows: Literal["images", "crops", "texts", "region_texts"]
     px: int = 0
-    path: Path = "global"
+    path: VisionPath = "global"
     gradient: bool = True
     images: int = 1
 
@@ -79,7 +79,7 @@ class Method(nn.Module, ABC, Generic[Features]):
     uses_in_batch_negatives: bool = True
     crops: Literal["unused", "frozen", "trained"] = "unused"
     region_weight: float = 1.0
-    path: Path = "global"
+    path: VisionPath = "global"
 
     def __init__(self, encoder: RegionEncoder, config: Any) -> None:
         super().__init__()
@@ -258,7 +258,7 @@ def encode_regions(encoder: RegionEncoder, batch: Batch) -> Tensor:
     return encoder.encode_regions(require(batch.images), require(batch.boxes), require(batch.box_to_image))
 
 
-def vision_path(*, image: bool, region: bool) -> Path:
+def vision_path(*, image: bool, region: bool) -> VisionPath:
     """Return the path of the vision tower that gives embeddings of images, dense features of regions, or both."""
     return "shared" if image and region else "dense" if region else "global"
 

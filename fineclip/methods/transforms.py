@@ -186,8 +186,13 @@ def draw_caption(captions: Sequence[str], rng: np.random.Generator) -> str:
     return captions[int(rng.integers(len(captions)))] if captions else ""
 
 
+def has_caption(region: Region) -> bool:
+    """Return whether the region has a caption that is not blank."""
+    return bool((region.caption or "").strip())
+
+
 def draw_regions(
-    sample: Sample, rng: np.random.Generator, *, at_most: int, usable: Callable[[Region], bool] | None = None
+    sample: Sample, rng: np.random.Generator, *, at_most: int, usable: Callable[[Region], bool] = has_caption
 ) -> list[Region]:
     """Return usable regions in stored order, a random subset if there are more than `at_most`.
 
@@ -195,16 +200,15 @@ def draw_regions(
         sample: Boxes are clipped to its image; boxes without area are left out.
         rng: Generator of the sample.
         at_most: Maximum number of regions.
-        usable: Condition on a region. None: it has a caption, which regional contrast needs.
+        usable: Condition on a region; regional contrast needs a caption.
 
     Returns:
         Regions with clipped boxes.
     """
-    is_usable = usable or has_caption
     found = [
         Region(box, region.score, region.label, region.caption)
         for region in sample.regions
-        if is_usable(region) and (box := clip(region.box, sample.width, sample.height)).width > 0 and box.height > 0
+        if usable(region) and (box := clip(region.box, sample.width, sample.height)).width > 0 and box.height > 0
     ]
     return draw_subset(found, rng, at_most=at_most)
 
@@ -214,11 +218,6 @@ def draw_subset(found: Sequence[T], rng: np.random.Generator, *, at_most: int) -
     if len(found) <= at_most:
         return list(found)
     return [found[index] for index in sorted(rng.choice(len(found), at_most, replace=False))]
-
-
-def has_caption(region: Region) -> bool:
-    """Return whether the region has a caption that is not blank."""
-    return bool((region.caption or "").strip())
 
 
 def grid_boxes(rows: int, columns: int, *, width: float = 1, height: float = 1) -> list[Box]:

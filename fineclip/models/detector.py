@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -185,9 +186,7 @@ class UltralyticsDetector:
         """Detect the regions of each RGB image; highest score first, boxes in pixels of the image."""
         placed = [letterbox(image, self._config.image_size) for image in images]
         batches = full_batches([square for square, _ in placed], self._rows)
-        predictions = (
-            prediction for batch in batches for prediction in self._predict(batch)
-        )  # perhaps more than images
+        predictions = chain.from_iterable(map(self._predict, batches))  # perhaps more than images
         return [
             self._regions(image, place, prediction)
             for image, (_, place), prediction in zip(images, placed, predictions, strict=False)

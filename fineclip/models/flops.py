@@ -11,7 +11,7 @@ Legend: T tokens with the class token, P patches, Q rows that are computed.
 
 import csv
 from collections.abc import Callable, Iterable
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from torch import nn
@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fineclip.models.encoder import RegionEncoder
 
-Path = Literal["global", "dense", "shared"]
+VisionPath = Literal["global", "dense", "shared"]
 Gradient = Literal["none", "kept"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 PROJECTIONS = ("visual.proj", "visual.trunk.head.weight")  # of open_clip's VisionTransformer, of timm's EVA-02
@@ -40,7 +40,7 @@ class Work(NamedTuple):
 
 
 def image_flops(
-    encoder: RegionEncoder, height: int, width: int, *, path: Path = "global", gradient: Gradient = "none"
+    encoder: RegionEncoder, height: int, width: int, *, path: VisionPath = "global", gradient: Gradient = "none"
 ) -> float:
     """Count the FLOPs of one image.
 
@@ -148,7 +148,7 @@ def _learns(block: nn.Module) -> bool:
 
 # Peak 10^12 FLOP/s without sparsity: bf16 and fp16 with fp32 accumulation, tf32, fp32. 0: not in hardware.
 # Source: NVIDIA's data sheets and architecture whitepapers, halved where they state the figure with sparsity.
-PEAKS = FilePath(__file__).with_name("gpu_peaks.csv")
+PEAKS = Path(__file__).with_name("gpu_peaks.csv")
 
 
 def peak_flops(device_name: str, precision: Precision) -> float | None:

@@ -67,6 +67,7 @@ class Trunk(ABC):
         norm_pre: Norm before the first block, or the identity.
         blocks: Transformer blocks in order.
         norm: Final LayerNorm.
+        rope: Rotary positions, or None.
         checkpointing: Activation checkpointing: store only the input of each block and recompute it in the backward pass.
     """
 
@@ -78,9 +79,13 @@ class Trunk(ABC):
     norm_pre: nn.Module
     blocks: Sequence[nn.Module]
     norm: nn.Module
+    rope: RotaryEmbeddingCat | None = None
     checkpointing: bool = False
     _with_attention: Callable[..., Tensor]
     _without_attention: Callable[..., Tensor]
+
+    def __init__(self) -> None:
+        self._tables: dict[tuple[int, int, torch.device], Tensor] = {}
 
     @abstractmethod
     def class_and_positions(self) -> tuple[Tensor, Tensor]:
@@ -142,9 +147,13 @@ class Trunk(ABC):
             return forward(block, tokens_BTC, **options)
         return checkpoint(forward, block, tokens_BTC, use_reentrant=False, preserve_rng_state=False, **options)
 
-    def _rotary_table(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:  # noqa: ARG002
-        """Return the table of a grid, or None without rotary positions."""
-        return None
+    def _rotary_table(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
+        """Return the table of a grid, which is computed once, or None without rotary positions."""
+        if self.rope is None:
+            return None
+        if (*grid, device) not in self._tables:
+            self._tables[*grid, device] = rotary_table(self.rope, grid, device)
+        return self._tables[*grid, device]
 
     def grid_of(self, images_B3HW: Tensor) -> tuple[int, int]:
         """Return the number of patches down and across.
@@ -180,6 +189,7 @@ class OpenClipTrunk(Trunk):
     """
 
     def __init__(self, visual: VisionTransformer) -> None:
+        super().__init__()
         _require(visual.attn_pool is None, "attentional pooling")
         _require(visual.pool_type in ("tok", "avg"), f"pool_type {visual.pool_type!r}")
         _require(visual.pool_type == "tok" or not visual.final_ln_after_pool, "pool_type 'avg' before its norm")
@@ -220,6 +230,7 @@ class EvaTrunk(Trunk):
     head = "cls"
 
     def __init__(self, visual: TimmModel) -> None:
+        super().__init__()
         trunk = visual.trunk
         _require(isinstance(trunk, Eva), f"the trunk {type(trunk).__name__}")
         _require(
@@ -242,8 +253,7 @@ class EvaTrunk(Trunk):
         self._with_attention, self._without_attention = eva_block, eva_block_without_attention
         stem = trunk.patch_embed
         self.width, self.patch, self.native = trunk.num_classes, stem.patch_size, stem.grid_size
-        self.stem, self.norm_pre, self.norm = stem.proj, trunk.norm_pre, trunk.norm
-        self._tables: dict[tuple[int, int, torch.device], Tensor] = {}
+        self.stem, self.norm_pre, self.norm, self.rope = stem.proj, trunk.norm_pre, trunk.norm, trunk.rope
 
     @override
     def class_and_positions(self) -> tuple[Tensor, Tensor]:
@@ -256,15 +266,6 @@ class EvaTrunk(Trunk):
     @override
     def project(self, rows_C: Tensor) -> Tensor:
         return as_tensor(self.trunk.head(rows_C))
-
-    @override
-    def _rotary_table(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
-        """Return the table of a grid, which is computed once."""
-        if self.trunk.rope is None:
-            return None
-        if (*grid, device) not in self._tables:
-            self._tables[*grid, device] = rotary_table(self.trunk.rope, grid, device)
-        return self._tables[*grid, device]
 
 
 def build_trunk(visual: nn.Module) -> Trunk:

@@ -129,10 +129,9 @@ def encoder_by_name(name: str, *, weights: Path, catalog: Mapping[str, EncoderCo
     Raises:
         ConfigError: There is no such model.
     """
-    if name in catalog:
-        return catalog[name]
-    if name in ENCODERS:
-        return ENCODERS[name]
+    known = {**ENCODERS, **catalog}
+    if name in known:
+        return known[name]
     try:
         return _described(name, weights=weights)
     except ConfigError as error:

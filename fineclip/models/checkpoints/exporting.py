@@ -15,7 +15,6 @@ from fineclip.models.checkpoints.layouts import as_backbone, as_eva_clip
 from fineclip.models.checkpoints.weights_files import WEIGHTS, require_known_ending, write_weights
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.images import MEAN, STD
-from fineclip.models.trunks import EvaTrunk
 from fineclip.shards import atomic, write_text
 
 PREPROCESSING = {"mode": "RGB", "interpolation": "bilinear", "resize_mode": "squash"}
@@ -80,10 +79,9 @@ def save_encoder(encoder: RegionEncoder, folder: Path, *, config: EncoderConfig,
 
 def rotary_tables(encoder: RegionEncoder) -> Mapping[str, Tensor]:
     """Compute the rotary tables of the native grid, equal to those in the authors' files; none without rotary positions."""
-    trunk = encoder.trunk
-    if not isinstance(trunk, EvaTrunk) or trunk.trunk.rope is None:
+    if encoder.trunk.rope is None:
         return {}
-    sin, cos = trunk.trunk.rope.get_embed(list(trunk.native)).chunk(2, dim=-1)
+    sin, cos = encoder.trunk.rope.get_embed(list(encoder.trunk.native)).chunk(2, dim=-1)
     return {"cos": cos, "sin": sin}
 
 
