@@ -150,23 +150,14 @@ def _plan(request: DecodeRequest, width: int, height: int) -> CropPlan:
 
 def _decode(content: bytes, allocate: Callable[..., Tensor]) -> Tensor:
     """Decode to (H, W, 3) uint8: by libjpeg-turbo into allocated memory if it can, else by Pillow."""
-    if (size := _fast_size(content)) is not None:
-        decoded_HW3 = allocate(*size, 3)
+    if content.startswith(JPEG_MAGIC):
         with suppress(ValueError):
-            simplejpeg.decode_jpeg(content, buffer=decoded_HW3.numpy())
-            return decoded_HW3
+            height, width, color_space, _ = simplejpeg.decode_jpeg_header(content)
+            if color_space in FAST_COLOR_SPACES and 0 < height * width <= MAX_PIXELS:
+                decoded_HW3 = allocate(height, width, 3)
+                simplejpeg.decode_jpeg(content, buffer=decoded_HW3.numpy())
+                return decoded_HW3
     return torch.from_numpy(np.array(decode(content)))
-
-
-def _fast_size(content: bytes) -> tuple[int, int] | None:
-    """Return height and width of an image that libjpeg-turbo may decode, None for others."""
-    if not content.startswith(JPEG_MAGIC):
-        return None
-    try:
-        height, width, color_space, _ = simplejpeg.decode_jpeg_header(content)
-    except ValueError:
-        return None
-    return (height, width) if color_space in FAST_COLOR_SPACES and 0 < height * width <= MAX_PIXELS else None
 
 
 _kept = threading.local()

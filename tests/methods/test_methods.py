@@ -230,7 +230,8 @@ def test_the_weight_of_crops_multiplies_their_finished_gradients(monkeypatch: py
         options = {"weights": {"global": 0, "region": 0, "distill": weight}}
         method = made("fineclip", options).float()
         region_RD = method.encode(batch).region.detach()
-        monkeypatch.setattr(method, "encode", lambda _, features=Features(None, None, region_RD, None): features)
+        features = Features(None, None, region_RD, None)
+        monkeypatch.setattr(method, "encode", lambda _, features=features: features)
         GradCache(method, MicroBatchSizes(crops=2))(batch).total.backward()
         gradients.append([value.grad for value in method.parameters() if value.grad is not None])
     assert len(gradients[0]) > 10
