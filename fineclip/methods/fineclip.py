@@ -33,7 +33,14 @@ from fineclip.errors import ConfigError
 from fineclip.losses.contrastive import contrastive_loss
 from fineclip.losses.distillation import distillation_loss
 from fineclip.methods.base import EncoderCall, Method, require, vision_path
-from fineclip.methods.transforms import DataSpec, MethodTransform, TrainingExample, draw_caption, draw_regions
+from fineclip.methods.transforms import (
+    DataSpec,
+    MethodTransform,
+    TrainingExample,
+    Transform,
+    draw_caption,
+    draw_regions,
+)
 from fineclip.models.encoder import RegionEncoder
 from fineclip.types import Batch, Counts, Losses, Sample
 
@@ -58,13 +65,11 @@ class FineCLIPTransform(MethodTransform):
     def __call__(self, sample: Sample, rng: np.random.Generator) -> TrainingExample:
         """Return the example of one sample in one epoch."""
         spec, config = self.data_spec, self.config
-        relaxed = config.relaxed
-        at_most = min(self.max_regions, relaxed.max_regions or self.max_regions)
         caption = draw_caption(sample.captions, rng)
-        regions = draw_regions(sample, rng, at_most=at_most)
+        regions = draw_regions(sample, rng, at_most=self.max_regions)
         texts = spec.texts(sample.key, [caption, *(region.caption or "" for region in regions)])
         boxes = [enlarge(region.box, config.crop_scale) for region in regions] if config.weights.distill else None
-        pixels = spec.pixels(sample.image, self.resize, boxes=boxes, crop_size=relaxed.crop_size)
+        pixels = spec.pixels(sample.image, self.resize, boxes=boxes, crop_size=config.relaxed.crop_size)
         return TrainingExample(
             sample.key,
             pixels.image,
@@ -104,6 +109,12 @@ class FineCLIP(Method[Features]):
         if weights.distill:
             self.crops = "frozen" if relaxed.detach_crops else "trained"
             self.region_weight = weights.distill
+
+    @classmethod
+    def build_transform(cls, data_spec: DataSpec, config: FineCLIPConfig, *, max_regions: int) -> Transform:
+        """Return the transform; `config.relaxed.max_regions` may lower `max_regions`."""
+        fewer = config.relaxed.max_regions or max_regions
+        return super().build_transform(data_spec, config, max_regions=min(fewer, max_regions))
 
     def encode(self, batch: Batch) -> Features:
         """Encode the images, regions and captions of this rank."""

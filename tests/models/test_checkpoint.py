@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fineclip.errors import CheckpointError
+from fineclip.errors import CheckpointError, ConfigError
 from fineclip.models.checkpoints import find_encoder, load_encoder, save_encoder
 from fineclip.models.checkpoints.layouts import as_open_clip
 from fineclip.models.checkpoints.weights_files import read_weights
@@ -175,7 +175,7 @@ def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds neither config\.yaml of a finished run nor "):
         find_encoder(tmp_path)
     (tmp_path / "config.yaml").write_text("encoder: [")
-    with pytest.raises(CheckpointError, match=r"config\.yaml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"config\.yaml: is not valid YAML"):
         find_encoder(tmp_path)
     (tmp_path / "config.yaml").write_text("train: {}")
     with pytest.raises(CheckpointError, match="has no key `encoder`"):

@@ -12,14 +12,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import open_clip
-import yaml
 from torch import Tensor
 
-from fineclip.config import EncoderConfig, WeightsConfig, parse
+from fineclip.config import EncoderConfig, WeightsConfig, parse, read_files
 from fineclip.errors import CheckpointError, ConfigError
 from fineclip.models.architecture import architecture, description
 from fineclip.models.checkpoints.layouts import NOT_WEIGHTS, as_open_clip, with_texts
@@ -32,7 +30,6 @@ from fineclip.models.tokenizer import Tokenizer, load_tokenizer
 VOCABULARY = "bpe.txt.gz"
 ARCHITECTURE = "open_clip_config.json"
 RUN = "config.yaml"
-NONE: Mapping[str, EncoderConfig] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class EncoderSpec:
 
 
 def find_encoder(
-    path_or_name: Path | str, *, encoder: str | None = None, catalog: Mapping[str, EncoderConfig] = NONE
+    path_or_name: Path | str, *, encoder: str | None = None, catalog: Mapping[str, EncoderConfig] | None = None
 ) -> EncoderSpec:
     """Find an encoder by its path or name. A shipped name comes first: use `./mini` for a folder of that name.
 
@@ -102,7 +99,7 @@ def find_encoder(
     elif not path.exists():
         raise CheckpointError(_absent(str(path_or_name)))
     elif encoder is not None:
-        config = encoder_by_name(encoder, weights=path, catalog=catalog)
+        config = encoder_by_name(encoder, weights=path, catalog=catalog or {})
     elif (path / RUN).is_file():
         config = _saved_config(path)
         path = path / WEIGHTS
@@ -115,7 +112,7 @@ def find_encoder(
     return EncoderSpec(config, path, beside if beside.is_file() else None)
 
 
-def encoder_by_name(name: str, *, weights: Path, catalog: Mapping[str, EncoderConfig] = NONE) -> EncoderConfig:
+def encoder_by_name(name: str, *, weights: Path, catalog: Mapping[str, EncoderConfig]) -> EncoderConfig:
     """Return the configuration of an encoder by its name.
 
     Args:
@@ -149,15 +146,12 @@ def _saved_config(folder: Path) -> EncoderConfig:
         Architecture, head and sizes.
 
     Raises:
-        CheckpointError: The file cannot be read or has no such section.
-        ConfigError: The section is not valid.
+        CheckpointError: The file has no such section.
+        ConfigError: The file cannot be read, or the section is not valid.
     """
     path = folder / RUN
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(content, dict) or "encoder" not in content:
+    content = read_files([path])
+    if "encoder" not in content:
         raise CheckpointError(f"{path}: has no key `encoder`: {folder} is not the folder of a finished run")
     config: EncoderConfig = parse(EncoderConfig, content["encoder"], where=f"{path}: encoder")
     described = folder / ARCHITECTURE

@@ -37,6 +37,7 @@ OFFICIAL_NAME = re.compile(
     r"|blocks\.\d+\.(norm[12]\.(weight|bias)"
     r"|attn\.([qkv]_proj\.weight|[qv]_bias|(inner_attn_ln|proj)\.(weight|bias))"
     r"|mlp\.(w1|w2|w3|ffn_ln)\.(weight|bias)))"
+    r"|text\..*|logit_scale"
 )
 TIMM_PARTS = (  # open_clip's VisionTransformer, timm's
     ("class_embedding", "cls_token"),
@@ -93,11 +94,7 @@ def as_eva_clip(weights: Mapping[str, Tensor], *, tables: Mapping[str, Tensor]) 
     official = {
         _renamed(name, pairs) if name.startswith(TRUNK) else name: value for name, value in texts_placed.items()
     }
-    strange = [
-        name
-        for name in official
-        if not (OFFICIAL_NAME.fullmatch(name) or name.startswith("text.") or name == "logit_scale")
-    ]
+    strange = [name for name in official if not OFFICIAL_NAME.fullmatch(name)]
     if strange:
         raise CheckpointError(
             f"the layout eva_clip has no place for {some(strange)}: EVA-02-CLIP has no such tensors."
