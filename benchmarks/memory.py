@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fineclip.models import attention
+from fineclip.models import blocks
 
 
 class Saved:
@@ -140,13 +140,13 @@ def step_bytes(module: nn.Module, loss: Callable[[], Tensor], *, precision: torc
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
     """Run half precision as a GPU does: fused attention, LayerNorm in float32."""
-    layer_norm, longest = F.layer_norm, attention.MAX_KEYS_UNFUSED
+    layer_norm, longest = F.layer_norm, blocks.MAX_KEYS_UNFUSED
 
     def in_float32(rows: Tensor, *arguments: Any, **options: Any) -> Tensor:
         return layer_norm(rows.float() if torch.is_autocast_enabled("cpu") else rows, *arguments, **options)
 
-    F.layer_norm, attention.MAX_KEYS_UNFUSED = in_float32, 0
+    F.layer_norm, blocks.MAX_KEYS_UNFUSED = in_float32, 0
     try:
         yield
     finally:
-        F.layer_norm, attention.MAX_KEYS_UNFUSED = layer_norm, longest
+        F.layer_norm, blocks.MAX_KEYS_UNFUSED = layer_norm, longest

@@ -28,7 +28,8 @@ def load(
         Encoder with `encode_image`, `encode_text` and `encode_regions`, which return unit vectors.
 
     Raises:
-        FineclipError: The file, the model, the device or the size cannot be used.
+        CheckpointError: There is no such file, its model is not known, or it holds the weights of another model.
+        ConfigError: There is no such model or device, or the size is not a multiple of the patch.
 
     Examples:
         >>> import fineclip
@@ -42,6 +43,9 @@ def load(
         >>> encoder.encode_image([image, image]).shape == (2, encoder.width)
         True
     """
-    from fineclip.models import features
+    from fineclip.models.checkpoints import find_encoder
+    from fineclip.models.features import FeatureEncoder
 
-    return features.load(path_or_name, encoder=encoder, image_size=image_size, device=device)
+    found = find_encoder(path_or_name, encoder=encoder)
+    size = found.config.image_size if image_size is None else image_size
+    return FeatureEncoder(found.load(), found.tokenizer(), image_size=size, device=device)

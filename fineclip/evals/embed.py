@@ -18,17 +18,11 @@ from tqdm import tqdm
 from fineclip.boxes import fractions
 from fineclip.errors import DataError
 from fineclip.models.batches import batches
-from fineclip.models.checkpoints import (
-    ARCHITECTURE,
-    VOCABULARY,
-    WEIGHTS,
-    load_saved_encoder,
-    saved_config,
-    saved_tokenizer,
-)
+from fineclip.models.checkpoints import ARCHITECTURE, VOCABULARY, WEIGHTS, find_encoder
 from fineclip.models.features import FeatureEncoder
-from fineclip.models.images import UndecodableImage, decode, squash, to_batch
+from fineclip.models.images import SQUASH, to_batch
 from fineclip.shards import BenchmarkRow, ByteRangeReader, read_manifest
+from fineclip.shards.images import UndecodableImage, decode
 from fineclip.shards.manifest import verified_output
 
 log = logging.getLogger(__name__)
@@ -129,12 +123,9 @@ def published_embedder(run: Path, *, batch_size: int, device: str, threads: int)
     for name in PUBLISHED:
         if name in outputs or run.with_name(name).is_file():
             verified_output(run, name)
+    found = find_encoder(run.parent)
     encoder = FeatureEncoder(
-        load_saved_encoder(run.parent),
-        saved_tokenizer(run.parent),
-        image_size=saved_config(run.parent).image_size,
-        batch_size=batch_size,
-        device=device,
+        found.load(), found.tokenizer(), image_size=found.config.image_size, batch_size=batch_size, device=device
     )
     return Embedder(encoder, threads)
 
@@ -157,6 +148,6 @@ def _read(reader: ByteRangeReader, row: BenchmarkRow) -> bytes:
 
 def _decoded(row: BenchmarkRow, content: bytes, size: int) -> Tensor:
     try:
-        return squash(decode(content), size)
+        return SQUASH(decode(content), size)
     except UndecodableImage as error:
         raise DataError(f"{row.file}: {row.key} {error}. Download it again and rebuild the index.") from None

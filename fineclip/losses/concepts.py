@@ -17,18 +17,20 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from fineclip.losses.contrastive import all_gather_rows, at_least_float32, first_row, global_mean
 
 
-def sample_concepts(label_M: Tensor, *, concepts: int, at_least: int, seed: int) -> Tensor:
+def sample_concepts(label_R: Tensor, *, concepts: int, at_least: int, seed: int, counts: Sequence[int]) -> Tensor:
     """Select the concepts of a step: all labels of its regions, and random others until there are `at_least`.
 
     Args:
-        label_M: Concept of each region of all ranks, int64.
+        label_R: Concept of each region, int64.
         concepts: K.
         at_least: Concepts to select; more if the labels name more.
-        seed: Seed of the step. The result is a function of labels and seed, so it is the same on every rank.
+        seed: Seed of the step. The result is a function of all labels and the seed, so it is the same on every rank.
+        counts: Regions of each rank in rank order.
 
     Returns:
         (K,) bool.
     """
+    label_M = all_gather_rows(label_R[:, None], counts)[:, 0]
     labeled_K = torch.zeros(concepts, dtype=torch.bool, device=label_M.device).index_fill(0, label_M, value=True)
     draw_K = torch.rand(concepts, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(label_M.device)
     rank_K = draw_K.masked_fill(labeled_K, -1).argsort().argsort()  # labels come first

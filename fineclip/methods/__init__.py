@@ -8,20 +8,17 @@ Examples:
 """
 
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
-from fineclip.config import MethodsConfig
+from fineclip.config import MethodConfig, MethodsConfig
 from fineclip.methods.base import Method
 
 
 def _method_class(name: str) -> type[Method[Any]]:
-    """Return the method that `fineclip/methods/<name>.py` defines for the section of that name."""
-    module, section = import_module(f"{__name__}.{name}"), MethodsConfig.model_fields[name].annotation
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Method) and getattr(value, "config_type", None) is section
-    )
+    """Return the method of a section: `<Method>` in `fineclip/methods/<name>.py` for a section `<Method>Config`."""
+    section = cast("type[MethodConfig]", MethodsConfig.model_fields[name].annotation)
+    method: type[Method[Any]] = getattr(import_module(f"{__name__}.{name}"), section.__name__.removesuffix("Config"))
+    return method
 
 
 METHODS: dict[str, type[Method[Any]]] = {name: _method_class(name) for name in MethodsConfig.model_fields}

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from fineclip.config import MethodConfig
-from fineclip.methods.transforms import DataSpec, Transform
+from fineclip.losses.contrastive import first_row
+from fineclip.methods.transforms import DataSpec, MethodTransform, Transform
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.flops import Path
+from fineclip.models.flops import VisionPath
 from fineclip.types import Batch, Counts, Losses
 
 Features = TypeVar("Features")
@@ -46,7 +47,7 @@ class EncoderCall(NamedTuple):
 
     rows: Literal["images", "crops", "texts", "region_texts"]
     px: int = 0
-    path: Path = "global"
+    path: VisionPath = "global"
     gradient: bool = True
     images: int = 1
 
@@ -67,13 +68,18 @@ class Method(nn.Module, ABC, Generic[Features]):
         teacher: Frozen copy of the initial encoder if the method needs one or exports a mixture; else None.
         uses_in_batch_negatives: Whether the loss of a row depends on other rows. If not, `batch_loss` has no terms.
         crops: `unused`: no `region_loss`; `frozen`: it has no gradient through the crops; `trained`: it has.
+        region_weight: Weight of `region_loss` in the total. It is applied after the backward pass of micro-batches of crops.
+        path: Outputs of the vision tower that the losses need.
     """
 
     version: ClassVar[int]
     config_type: ClassVar[type[MethodConfig]]
+    transform_type: ClassVar[type[MethodTransform]]
     needs_teacher: ClassVar[bool] = False
     uses_in_batch_negatives: bool = True
     crops: Literal["unused", "frozen", "trained"] = "unused"
+    region_weight: float = 1.0
+    path: VisionPath = "global"
 
     def __init__(self, encoder: RegionEncoder, config: Any) -> None:
         super().__init__()
@@ -98,7 +104,6 @@ class Method(nn.Module, ABC, Generic[Features]):
         return cls(encoder, config)
 
     @classmethod
-    @abstractmethod
     def build_transform(cls, data_spec: DataSpec, config: Any, *, max_regions: int) -> Transform:
         """Return a picklable, pure function (sample, rng) -> example. It runs in workers of the loader, without weights.
 
@@ -108,8 +113,9 @@ class Method(nn.Module, ABC, Generic[Features]):
             max_regions: Regions per image, at most.
 
         Returns:
-            Transform; equal arguments give equal examples.
+            `transform_type`; equal arguments give equal examples.
         """
+        return cls.transform_type(data_spec, config, max_regions)
 
     @abstractmethod
     def encode(self, batch: Batch) -> Features:
@@ -121,6 +127,22 @@ class Method(nn.Module, ABC, Generic[Features]):
         Returns:
             A NamedTuple. Tensor fields have one row per image or region; `region` is the input of `region_loss`.
         """
+
+    def encode_vision(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+        """Encode images and regions in one pass of the trunk, as far as `path` names them.
+
+        Args:
+            batch: Rows of this rank.
+
+        Returns:
+            (B, D) embeddings of images and (R, D) dense features of regions; None for what is not part of `path`.
+        """
+        if self.path == "global":
+            return self.encoder.encode_image(require(batch.images)), None
+        if self.path == "dense":
+            return None, encode_regions(self.encoder, batch)
+        boxes_R4, box_to_image_R = require(batch.boxes), require(batch.box_to_image)
+        return self.encoder.encode_image_and_regions(require(batch.images), boxes_R4, box_to_image_R)
 
     def encode_crops(self, crops: Tensor) -> Tensor:
         """Encode the crops of regions for `region_loss`.
@@ -148,7 +170,7 @@ class Method(nn.Module, ABC, Generic[Features]):
             counts: Regions of each rank in rank order.
 
         Returns:
-            Losses of this rank, scaled as `losses/contrastive.py` describes.
+            Losses of this rank without `region_weight`, scaled as `losses/contrastive.py` describes.
         """
         return Losses.weighted({}, weights={})
 
@@ -165,6 +187,10 @@ class Method(nn.Module, ABC, Generic[Features]):
             ConfigError: The method needs a larger batch.
         """
         return [1] * images
+
+    def own_groups(self, batch: Batch) -> list[int]:
+        """Return the sizes of `image_groups` that consist of the images of this batch or micro-batch."""
+        return groups_within(self.image_groups(sum(batch.counts.images)), own_images(batch))
 
     @abstractmethod
     def encoder_calls(self, data_spec: DataSpec) -> list[EncoderCall]:
@@ -227,6 +253,16 @@ class Method(nn.Module, ABC, Generic[Features]):
         return self
 
 
+def encode_regions(encoder: RegionEncoder, batch: Batch) -> Tensor:
+    """Return the dense features of the regions of a batch, (R, D)."""
+    return encoder.encode_regions(require(batch.images), require(batch.boxes), require(batch.box_to_image))
+
+
+def vision_path(*, image: bool, region: bool) -> VisionPath:
+    """Return the path of the vision tower that gives embeddings of images, dense features of regions, or both."""
+    return "shared" if image and region else "dense" if region else "global"
+
+
 def freeze(encoder: RegionEncoder, config: MethodConfig) -> None:
     """Freeze all parameters except those that `config` selects and the logit scale.
 
@@ -270,6 +306,12 @@ def interpolate_weights(trained: RegionEncoder, initial: RegionEncoder, *, alpha
         if value.is_floating_point():
             value.copy_(alpha * value.float() + (1 - alpha) * others[name].float())
     return mixed
+
+
+def own_images(batch: Batch) -> range:
+    """Return the numbers of the images of a batch or micro-batch among the images of all ranks."""
+    first = first_row(batch.counts.images) + batch.first_image
+    return range(first, first + len(batch.keys))
 
 
 def groups_within(sizes: Sequence[int], images: range) -> list[int]:

@@ -27,7 +27,6 @@ Deviations from the official code, with reasons:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import isqrt
 from typing import NamedTuple
 
@@ -38,13 +37,13 @@ from torch.nn.functional import interpolate
 
 from fineclip.config import CLIMConfig
 from fineclip.errors import ConfigError
-from fineclip.losses.contrastive import contrastive_loss, first_row
-from fineclip.methods.base import EncoderCall, Method, groups_within, require
+from fineclip.losses.contrastive import contrastive_loss
+from fineclip.methods.base import EncoderCall, Method, groups_within, own_images, require
 from fineclip.methods.transforms import (
     DataSpec,
+    MethodTransform,
     Resize,
     TrainingExample,
-    Transform,
     draw_caption,
     fractions,
     grid_boxes,
@@ -66,26 +65,11 @@ class Features(NamedTuple):
     caption: Tensor
 
 
-@dataclass(frozen=True)
-class CLIMTransform:
+class CLIMTransform(MethodTransform):
     """Crop a large part of the image, resize it, and draw one of its captions."""
 
-    data_spec: DataSpec
-    config: CLIMConfig
-
     def __call__(self, sample: Sample, rng: np.random.Generator) -> TrainingExample:
-        """Return the example of one sample in one epoch.
-
-        Args:
-            sample: A packed sample.
-            rng: Generator of the sample.
-
-        Returns:
-            Example with the fields that `encode` reads.
-
-        Raises:
-            UndecodableImage: The bytes are not an image.
-        """
+        """Return the example of one sample in one epoch."""
         caption = draw_caption(sample.captions, rng)
         part = random_resized_crop(sample.width, sample.height, rng, area=self.config.crop_area)
         pixels = self.data_spec.pixels(sample.image, RESIZE, part=part)
@@ -106,19 +90,11 @@ class CLIM(Method[Features]):
 
     version = VERSION
     config_type = CLIMConfig
+    transform_type = CLIMTransform
 
     def __init__(self, encoder: RegionEncoder, config: CLIMConfig) -> None:
         super().__init__(encoder, config)
-        if any(config.mosaic_size % side for side in encoder.patch):
-            raise ConfigError(
-                f"methods.clim.mosaic_size: {config.mosaic_size} px is not a multiple of the patch size,"
-                f" {encoder.patch[0]} px. Set a multiple."
-            )
-
-    @classmethod
-    def build_transform(cls, data_spec: DataSpec, config: CLIMConfig, *, max_regions: int) -> Transform:  # noqa: ARG003
-        """Return the transform. Regions of the data are not used."""
-        return CLIMTransform(data_spec, config)
+        encoder.require_whole_patches(config.mosaic_size, what="methods.clim.mosaic_size:")
 
     def image_groups(self, images: int) -> list[int]:
         """Return the numbers of tiles of the mosaics, then 1 for each single image.
@@ -142,12 +118,10 @@ class CLIM(Method[Features]):
 
     def encode(self, batch: Batch) -> Features:
         """Encode the mosaics, single images and captions of this rank."""
-        images_B3SS, counts = self.encoder.preprocess(require(batch.images)), batch.counts.images
-        total = sum(counts)
+        images_B3SS = self.encoder.preprocess(require(batch.images))
+        total = sum(batch.counts.images)
         groups = _groups(mosaic_sides(total, self.config.mosaics), total)
-        first = first_row(counts) + batch.first_image
-        own = groups_within(groups, range(first, first + len(batch.keys)))
-        sides = [isqrt(tiles) for tiles in own if tiles > 1]
+        sides = [isqrt(tiles) for tiles in groups_within(groups, own_images(batch)) if tiles > 1]
         used = sum(side * side for side in sides)
         mosaics_M3mm = make_mosaics(images_B3SS[:used], sides, size=self.config.mosaic_size)
         boxes_N4, box_to_mosaic_N = tile_boxes(sides, device=images_B3SS.device)
@@ -211,14 +185,9 @@ def make_mosaics(images_B3SS: Tensor, sides: Sequence[int], *, size: int) -> Ten
     if not sides:
         return images_B3SS
     parts = torch.split(images_B3SS, [side * side for side in sides])
-    return torch.cat(
-        [
-            interpolate(
-                tiled(part, side)[None], size=(size, size), mode="bicubic", align_corners=False, antialias=False
-            )
-            for part, side in zip(parts, sides, strict=True)
-        ]
-    )
+    mosaics = [tiled(part, side)[None] for part, side in zip(parts, sides, strict=True)]
+    resized = [interpolate(each, size=(size, size), mode="bicubic", align_corners=False) for each in mosaics]
+    return torch.cat(resized)
 
 
 def tiled(tiles_N3SS: Tensor, side: int) -> Tensor:

@@ -6,7 +6,6 @@ Source: Radford et al. 2021, Figure 3. The text tower is frozen by default, as i
 `train_text` trains both towers.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor
 from fineclip.config import CLIPConfig
 from fineclip.losses.contrastive import contrastive_loss
 from fineclip.methods.base import EncoderCall, Method, require
-from fineclip.methods.transforms import RESIZES, DataSpec, TrainingExample, Transform, draw_caption
+from fineclip.methods.transforms import DataSpec, MethodTransform, TrainingExample, draw_caption
 from fineclip.types import Batch, Counts, Losses, Sample
 
 VERSION = 1  # of the loss and of the transform: a change trains again
@@ -28,28 +27,13 @@ class Features(NamedTuple):
     caption: Tensor
 
 
-@dataclass(frozen=True)
-class CLIPTransform:
+class CLIPTransform(MethodTransform):
     """Resize the image and draw one of its captions."""
 
-    data_spec: DataSpec
-    config: CLIPConfig
-
     def __call__(self, sample: Sample, rng: np.random.Generator) -> TrainingExample:
-        """Return the example of one sample in one epoch.
-
-        Args:
-            sample: A packed sample.
-            rng: Generator of the sample.
-
-        Returns:
-            Example with the fields that `encode` reads.
-
-        Raises:
-            UndecodableImage: The bytes are not an image.
-        """
+        """Return the example of one sample in one epoch."""
         caption = draw_caption(sample.captions, rng)
-        pixels = self.data_spec.pixels(sample.image, RESIZES[self.config.resize])
+        pixels = self.data_spec.pixels(sample.image, self.resize)
         text = self.data_spec.texts(sample.key, [caption])[0]
         return TrainingExample(sample.key, pixels.image, text=text, crop_plan=pixels.crop_plan)
 
@@ -59,11 +43,7 @@ class CLIP(Method[Features]):
 
     version = VERSION
     config_type = CLIPConfig
-
-    @classmethod
-    def build_transform(cls, data_spec: DataSpec, config: CLIPConfig, *, max_regions: int) -> Transform:  # noqa: ARG003
-        """Return the transform. Regions are not used."""
-        return CLIPTransform(data_spec, config)
+    transform_type = CLIPTransform
 
     def encode(self, batch: Batch) -> Features:
         """Encode the images and captions of this rank."""

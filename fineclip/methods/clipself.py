@@ -31,7 +31,6 @@ Deviations from the official code, with reasons:
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -40,17 +39,15 @@ from torch import Tensor
 from fineclip.boxes import enlarge
 from fineclip.config import CLIPSelfConfig
 from fineclip.losses.distillation import distillation_loss
-from fineclip.methods.base import EncoderCall, Method, require
+from fineclip.methods.base import EncoderCall, Method, encode_regions
 from fineclip.methods.transforms import (
-    RESIZES,
     DataSpec,
+    MethodTransform,
     TrainingExample,
-    Transform,
     draw_caption,
     draw_regions,
     draw_subset,
     grid_boxes,
-    stack_boxes,
 )
 from fineclip.types import Batch, Box, Counts, Losses, Sample
 
@@ -63,35 +60,18 @@ class Features(NamedTuple):
     region: Tensor
 
 
-@dataclass(frozen=True)
-class CLIPSelfTransform:
+class CLIPSelfTransform(MethodTransform):
     """Resize the image and draw regions or patches with their crops."""
 
-    data_spec: DataSpec
-    config: CLIPSelfConfig
-    max_regions: int
-
     def __call__(self, sample: Sample, rng: np.random.Generator) -> TrainingExample:
-        """Return the example of one sample in one epoch.
-
-        Args:
-            sample: A packed sample.
-            rng: Generator of the sample.
-
-        Returns:
-            Example with the fields that `encode` reads.
-
-        Raises:
-            UndecodableImage: The bytes are not an image.
-        """
-        resize = RESIZES[self.config.resize]
+        """Return the example of one sample in one epoch."""
         boxes, crop_scale = self._boxes(sample, rng)
         crops = [enlarge(box, crop_scale) for box in boxes]
-        pixels = self.data_spec.pixels(sample.image, resize, boxes=crops)
+        pixels = self.data_spec.pixels(sample.image, self.resize, boxes=crops)
         return TrainingExample(
             sample.key,
             pixels.image,
-            boxes=stack_boxes([resize.fractions(box, sample) for box in boxes]),
+            boxes=self.fractions(boxes, sample),
             crops=pixels.crops,
             crop_plan=pixels.crop_plan,
         )
@@ -110,19 +90,14 @@ class CLIPSelf(Method[Features]):
 
     version = VERSION
     config_type = CLIPSelfConfig
+    transform_type = CLIPSelfTransform
     needs_teacher = True
     uses_in_batch_negatives = False
     crops = "frozen"
 
-    @classmethod
-    def build_transform(cls, data_spec: DataSpec, config: CLIPSelfConfig, *, max_regions: int) -> Transform:
-        """Return the transform. Captions are not used."""
-        return CLIPSelfTransform(data_spec, config, max_regions)
-
     def encode(self, batch: Batch) -> Features:
         """Encode the regions of this rank."""
-        boxes_R4, box_to_image_R = require(batch.boxes), require(batch.box_to_image)
-        return Features(self.encoder.encode_regions(require(batch.images), boxes_R4, box_to_image_R))
+        return Features(encode_regions(self.encoder, batch))
 
     def batch_loss(self, features: Features, counts: Counts) -> Losses:  # noqa: ARG002
         """Return no terms: there are no in-batch negatives."""

@@ -22,7 +22,6 @@ fewer regions.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -33,18 +32,16 @@ from fineclip.config import FineCLIPConfig
 from fineclip.errors import ConfigError
 from fineclip.losses.contrastive import contrastive_loss
 from fineclip.losses.distillation import distillation_loss
-from fineclip.methods.base import EncoderCall, Method, require
+from fineclip.methods.base import EncoderCall, Method, require, vision_path
 from fineclip.methods.transforms import (
-    RESIZES,
     DataSpec,
+    MethodTransform,
     TrainingExample,
     Transform,
     draw_caption,
     draw_regions,
-    stack_boxes,
 )
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.flops import Path
 from fineclip.types import Batch, Counts, Losses, Sample
 
 VERSION = 1  # of the loss and of the transform: a change trains again
@@ -62,38 +59,22 @@ class Features(NamedTuple):
     region_caption: Tensor | None
 
 
-@dataclass(frozen=True)
-class FineCLIPTransform:
+class FineCLIPTransform(MethodTransform):
     """Resize the image and draw a caption and regions with their captions and crops."""
 
-    data_spec: DataSpec
-    config: FineCLIPConfig
-    max_regions: int
-
     def __call__(self, sample: Sample, rng: np.random.Generator) -> TrainingExample:
-        """Return the example of one sample in one epoch.
-
-        Args:
-            sample: A packed sample.
-            rng: Generator of the sample.
-
-        Returns:
-            Example with the fields that `encode` reads.
-
-        Raises:
-            UndecodableImage: The bytes are not an image.
-        """
-        spec, config, resize = self.data_spec, self.config, RESIZES[self.config.resize]
+        """Return the example of one sample in one epoch."""
+        spec, config = self.data_spec, self.config
         caption = draw_caption(sample.captions, rng)
         regions = draw_regions(sample, rng, at_most=self.max_regions)
         texts = spec.texts(sample.key, [caption, *(region.caption or "" for region in regions)])
         boxes = [enlarge(region.box, config.crop_scale) for region in regions] if config.weights.distill else None
-        pixels = spec.pixels(sample.image, resize, boxes=boxes, crop_size=config.relaxed.crop_size)
+        pixels = spec.pixels(sample.image, self.resize, boxes=boxes, crop_size=config.relaxed.crop_size)
         return TrainingExample(
             sample.key,
             pixels.image,
             text=texts[0],
-            boxes=stack_boxes([resize.fractions(region.box, sample) for region in regions]),
+            boxes=self.fractions([region.box for region in regions], sample),
             region_texts=texts[1:],
             crops=pixels.crops,
             crop_plan=pixels.crop_plan,
@@ -113,45 +94,36 @@ class FineCLIP(Method[Features]):
 
     version = VERSION
     config_type = FineCLIPConfig
+    transform_type = FineCLIPTransform
 
     def __init__(self, encoder: RegionEncoder, config: FineCLIPConfig) -> None:
         super().__init__(encoder, config)
-        weights, crop_size = config.weights, config.relaxed.crop_size
-        self.weights = {"global": weights.global_, "region": weights.region, "distill": weights.distill}
-        self.uses_in_batch_negatives = bool(weights.global_ or weights.region)
-        if weights.distill:
-            self.crops = "frozen" if config.relaxed.detach_crops else "trained"
+        weights, relaxed = config.weights, config.relaxed
+        self.weights = weights.model_dump(by_alias=True)
         if not any(self.weights.values()):
             raise ConfigError("methods.fineclip.weights: all are 0, so nothing is trained. Set one of them above 0.")
-        if crop_size is not None and any(crop_size % side for side in encoder.patch):
-            raise ConfigError(
-                f"methods.fineclip.relaxed.crop_size: {crop_size} px is not a multiple of the patch size,"
-                f" {encoder.patch[0]} px. Set a multiple, or null."
-            )
+        if relaxed.crop_size is not None:
+            encoder.require_whole_patches(relaxed.crop_size, what="methods.fineclip.relaxed.crop_size:")
+        self.uses_in_batch_negatives = bool(weights.global_ or weights.region)
+        self.path = vision_path(image=weights.global_ > 0, region=max(weights.region, weights.distill) > 0)
+        if weights.distill:
+            self.crops = "frozen" if relaxed.detach_crops else "trained"
+            self.region_weight = weights.distill
 
     @classmethod
     def build_transform(cls, data_spec: DataSpec, config: FineCLIPConfig, *, max_regions: int) -> Transform:
         """Return the transform; `config.relaxed.max_regions` may lower `max_regions`."""
-        fewer = config.relaxed.max_regions
-        return FineCLIPTransform(data_spec, config, max_regions if fewer is None else min(fewer, max_regions))
+        fewer = config.relaxed.max_regions or max_regions
+        return super().build_transform(data_spec, config, max_regions=min(fewer, max_regions))
 
     def encode(self, batch: Batch) -> Features:
         """Encode the images, regions and captions of this rank."""
-        images, weights, encoder = require(batch.images), self.weights, self.encoder
-        image_BD = region_RD = None
-        if not (weights["region"] or weights["distill"]):
-            image_BD = encoder.encode_image(images)
-        elif weights["global"]:
-            image_BD, region_RD = encoder.encode_image_and_regions(
-                images, require(batch.boxes), require(batch.box_to_image)
-            )
-        else:
-            region_RD = encoder.encode_regions(images, require(batch.boxes), require(batch.box_to_image))
+        image_BD, region_RD = self.encode_vision(batch)
         return Features(
             image=image_BD,
-            caption=require(self.embed_texts(batch)) if weights["global"] else None,
+            caption=require(self.embed_texts(batch)) if self.weights["global"] else None,
             region=region_RD,
-            region_caption=require(self.embed_region_texts(batch)) if weights["region"] else None,
+            region_caption=require(self.embed_region_texts(batch)) if self.weights["region"] else None,
         )
 
     def batch_loss(self, features: Features, counts: Counts) -> Losses:
@@ -168,19 +140,15 @@ class FineCLIP(Method[Features]):
     def region_loss(self, region_RD: Tensor, crop_RD: Tensor, counts: Sequence[int]) -> Losses:
         """Compute the distillation term."""
         distill = distillation_loss(region_RD, crop_RD, counts=counts)
-        return Losses.weighted({"distill": distill}, weights=self.weights)
+        return Losses.weighted({"distill": distill}, weights={"distill": 1.0})
 
     def encoder_calls(self, data_spec: DataSpec) -> list[EncoderCall]:
         """Return images, and texts and crops if their terms have a weight."""
-        weights, relaxed, train_text = self.weights, self.config.relaxed, self.config.train_text
-        has_regions = bool(weights["region"] or weights["distill"])
-        path: Path = "global" if not has_regions else "shared" if weights["global"] else "dense"
-        calls = [EncoderCall("images", data_spec.image_size, path)]
-        if weights["global"]:
-            calls.append(EncoderCall("texts", gradient=train_text))
-        if weights["region"]:
-            calls.append(EncoderCall("region_texts", gradient=train_text))
-        if weights["distill"]:
-            px = relaxed.crop_size or data_spec.crop_size
-            calls.append(EncoderCall("crops", px, gradient=not relaxed.detach_crops))
-        return calls
+        train_text, crop_px = self.config.train_text, self.config.relaxed.crop_size or data_spec.crop_size
+        calls = {
+            "global": EncoderCall("texts", gradient=train_text),
+            "region": EncoderCall("region_texts", gradient=train_text),
+            "distill": EncoderCall("crops", crop_px, gradient=self.crops == "trained"),
+        }
+        images = EncoderCall("images", data_spec.image_size, self.path)
+        return [images, *(call for term, call in calls.items() if self.weights[term])]

@@ -34,8 +34,8 @@ with one fixed temperature. Source: Zhong et al., CVPR 2022; official code, Pret
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Self
+from functools import cached_property
+from typing import Literal, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -51,26 +51,17 @@ from fineclip.losses.concepts import (
     sample_concepts,
     teacher_targets,
 )
-from fineclip.losses.contrastive import all_gather_rows, contrastive_loss
-from fineclip.methods.base import EncoderCall, Method, frozen_copy, require
-from fineclip.methods.transforms import (
-    RESIZES,
-    DataSpec,
-    Tokenize,
-    TrainingExample,
-    Transform,
-    draw_caption,
-    draw_regions,
-    stack_boxes,
-)
+from fineclip.losses.contrastive import contrastive_loss
+from fineclip.methods.base import EncoderCall, Method, encode_regions, frozen_copy, require, vision_path
+from fineclip.methods.transforms import DataSpec, MethodTransform, Tokenize, TrainingExample, draw_caption, draw_regions
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.flops import Path
 from fineclip.models.prompt_templates import prompts_for
 from fineclip.models.tokenizer import trim_padding
-from fineclip.types import Batch, Counts, Losses, Region, Sample
+from fineclip.types import Batch, Counts, Losses, Sample
 
 VERSION = 1  # of the loss and of the transform: a change trains again
 TEXTS_PER_BATCH = 1024
+TEACHER_LOSSES = {"distill": concept_distillation_loss, "contrast": concept_contrastive_loss}
 
 
 class Features(NamedTuple):
@@ -93,54 +84,34 @@ class Features(NamedTuple):
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class RegionCLIPTransform:
-    """Resize the image and draw regions with the numbers of their labels, or regions and a caption of the image.
+class RegionCLIPTransform(MethodTransform):
+    """Resize the image and draw regions with the numbers of their labels, or regions and a caption of the image."""
 
-    Attributes:
-        numbers: Number of each concept by name.
-    """
-
-    data_spec: DataSpec
-    config: RegionCLIPConfig
-    max_regions: int
-    numbers: Mapping[str, int]
+    @cached_property
+    def numbers(self) -> Mapping[str, int]:
+        """Number of each concept by name."""
+        return {name: number for number, name in enumerate(self.data_spec.concepts)}
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> TrainingExample:
-        """Return the example of one sample in one epoch.
-
-        Args:
-            sample: A packed sample.
-            rng: Generator of the sample.
-
-        Returns:
-            Example with the fields that `encode` reads.
-
-        Raises:
-            UndecodableImage: The bytes are not an image.
-        """
-        resize = RESIZES[self.config.resize]
+        """Return the example of one sample in one epoch."""
         has_labels = self.config.targets == "labels"
-        usable = self._has_number if has_labels else _is_region
         caption = draw_caption(sample.captions, rng)
-        regions = draw_regions(sample, rng, at_most=self.max_regions, usable=usable)
+        regions = draw_regions(
+            sample,
+            rng,
+            at_most=self.max_regions,
+            usable=lambda region: not has_labels or region.label in self.numbers,
+        )
         numbers = [self.numbers[region.label] for region in regions] if has_labels else []
-        pixels = self.data_spec.pixels(sample.image, resize)
+        pixels = self.data_spec.pixels(sample.image, self.resize)
         return TrainingExample(
             sample.key,
             pixels.image,
             text=None if has_labels else self.data_spec.texts(sample.key, [caption])[0],
-            boxes=stack_boxes([resize.fractions(region.box, sample) for region in regions]),
+            boxes=self.fractions([region.box for region in regions], sample),
             region_labels=torch.tensor(numbers, dtype=torch.int64) if has_labels else None,
             crop_plan=pixels.crop_plan,
         )
-
-    def _has_number(self, region: Region) -> bool:
-        return region.label in self.numbers
-
-
-def _is_region(_: Region) -> bool:
-    return True
 
 
 class RegionCLIP(Method[Features]):
@@ -154,6 +125,7 @@ class RegionCLIP(Method[Features]):
 
     version = VERSION
     config_type = RegionCLIPConfig
+    transform_type = RegionCLIPTransform
     concept_KD: Tensor
 
     def __init__(self, encoder: RegionEncoder, config: RegionCLIPConfig, concept_KD: Tensor) -> None:
@@ -162,7 +134,12 @@ class RegionCLIP(Method[Features]):
             self.teacher = frozen_copy(encoder)
         self.register_buffer("concept_KD", normalize(concept_KD, dim=-1), persistent=False)
         weights = config.weights
-        self.weights = {"distill": weights.distill, "contrast": weights.contrast, "global": weights.global_}
+        self.uses_teacher = config.targets == "pseudo" and max(weights.distill, weights.contrast) > 0
+        if config.targets == "labels":
+            self.weights, self.path = {"concept": 1.0}, "dense"
+        else:
+            self.weights = weights.model_dump(by_alias=True)
+            self.path = vision_path(image=weights.global_ > 0, region=self.uses_teacher)
 
     @classmethod
     def build(cls, encoder: RegionEncoder, config: RegionCLIPConfig, data_spec: DataSpec) -> Self:
@@ -179,90 +156,53 @@ class RegionCLIP(Method[Features]):
         Raises:
             ConfigError: There are no concepts.
         """
-        if not data_spec.concepts:
-            raise ConfigError(
-                "method regionclip classifies regions by concepts, but the list of concepts is empty. Run: concepts"
-            )
         concept_KD = embed_concepts(encoder, data_spec.concepts, prompts=config.prompts, tokenize=data_spec.tokenize)
         return cls(encoder, config, concept_KD)
 
-    @classmethod
-    def build_transform(cls, data_spec: DataSpec, config: RegionCLIPConfig, *, max_regions: int) -> Transform:
-        """Return the transform."""
-        numbers = {name: number for number, name in enumerate(data_spec.concepts)}
-        return RegionCLIPTransform(data_spec, config, max_regions, numbers)
-
     def encode(self, batch: Batch) -> Features:
         """Encode the regions of this rank, and images, captions and teacher features if a term needs them."""
-        return self._encode_labeled(batch) if self.config.targets == "labels" else self._encode_with_teacher(batch)
-
-    def _encode_labeled(self, batch: Batch) -> Features:
-        boxes_R4, box_to_image_R = require(batch.boxes), require(batch.box_to_image)
-        region_RD = self.encoder.encode_regions(require(batch.images), boxes_R4, box_to_image_R)
-        return Features(region=region_RD, label=require(batch.region_labels), seed=batch.seed)
-
-    def _encode_with_teacher(self, batch: Batch) -> Features:
-        images, has_global = require(batch.images), self.weights["global"] > 0
-        caption_BD = require(self.embed_texts(batch)) if has_global else None
-        if self.teacher is None or not (self.weights["distill"] or self.weights["contrast"]):
-            return Features(image=self.encoder.encode_image(images), caption=caption_BD)
-        boxes_R4, box_to_image_R = require(batch.boxes), require(batch.box_to_image)
+        image_BD, region_RD = self.encode_vision(batch)
         with torch.no_grad():
-            teacher_RD = self.teacher.encode_regions(images, boxes_R4, box_to_image_R)
-        if not has_global:
-            return Features(self.encoder.encode_regions(images, boxes_R4, box_to_image_R), teacher=teacher_RD)
-        image_BD, region_RD = self.encoder.encode_image_and_regions(images, boxes_R4, box_to_image_R)
-        return Features(region_RD, teacher=teacher_RD, image=image_BD, caption=caption_BD)
+            teacher_RD = encode_regions(cast("RegionEncoder", self.teacher), batch) if self.uses_teacher else None
+        return Features(
+            region=region_RD,
+            label=require(batch.region_labels) if "concept" in self.weights else None,
+            teacher=teacher_RD,
+            image=image_BD,
+            caption=require(self.embed_texts(batch)) if self.weights.get("global") else None,
+            seed=batch.seed,
+        )
 
     def batch_loss(self, features: Features, counts: Counts) -> Losses:
         """Compute the terms of the variant; those of regions are 0 if no rank has a region."""
-        if features.region is not None and features.label is not None:
-            loss = self._concept_loss(features.region, features.label, counts, seed=features.seed)
-            return Losses.weighted({"concept": loss}, weights={"concept": 1.0})
+        region_RD, label_R, teacher_RD, image_BD, caption_BD, seed = features
+        config, concept_KD, regions = self.config, self.concept_KD, counts.regions
+        temperature = config.temperature
         terms: dict[str, Tensor] = {}
-        if features.region is not None and features.teacher is not None:
-            terms |= self._teacher_losses(features.region, features.teacher, counts)
-        if features.image is not None and features.caption is not None:
-            scale = features.image.new_tensor(1 / self.config.temperature)
-            terms["global"] = contrastive_loss(
-                features.image, features.caption, logit_scale=scale, counts=counts.images
+        if region_RD is not None and label_R is not None:
+            concepts, at_least = len(concept_KD), config.concepts_per_step
+            selected_K = sample_concepts(label_R, concepts=concepts, at_least=at_least, seed=seed, counts=regions)
+            scale = self.encoder.logit_scale.detach().exp()
+            loss = federated_loss(region_RD, label_R, concept_KD, selected_K, logit_scale=scale, counts=regions)
+            terms["concept"] = loss
+        if region_RD is not None and teacher_RD is not None:
+            targets = teacher_targets(
+                teacher_RD, concept_KD, temperature=temperature, min_confidence=config.min_confidence, counts=regions
             )
+            for name, compute in TEACHER_LOSSES.items():
+                if self.weights[name]:
+                    terms[name] = compute(region_RD, concept_KD, targets, temperature=temperature)
+        if image_BD is not None and caption_BD is not None:
+            scale = image_BD.new_tensor(1 / temperature)
+            terms["global"] = contrastive_loss(image_BD, caption_BD, logit_scale=scale, counts=counts.images)
         return Losses.weighted(terms, weights=self.weights)
-
-    def _concept_loss(self, region_RD: Tensor, label_R: Tensor, counts: Counts, *, seed: int) -> Tensor:
-        concept_KD, at_least = self.concept_KD, self.config.concepts_per_step
-        label_M = all_gather_rows(label_R[:, None], counts.regions)[:, 0]
-        selected_K = sample_concepts(label_M, concepts=len(concept_KD), at_least=at_least, seed=seed)
-        scale = self.encoder.logit_scale.detach().exp()
-        return federated_loss(region_RD, label_R, concept_KD, selected_K, logit_scale=scale, counts=counts.regions)
-
-    def _teacher_losses(self, region_RD: Tensor, teacher_RD: Tensor, counts: Counts) -> dict[str, Tensor]:
-        concept_KD, temperature = self.concept_KD, self.config.temperature
-        targets = teacher_targets(
-            teacher_RD,
-            concept_KD,
-            temperature=temperature,
-            min_confidence=self.config.min_confidence,
-            counts=counts.regions,
-        )
-        losses = {"distill": concept_distillation_loss, "contrast": concept_contrastive_loss}
-        return {
-            name: loss(region_RD, concept_KD, targets, temperature=temperature)
-            for name, loss in losses.items()
-            if self.weights[name]
-        }
 
     def encoder_calls(self, data_spec: DataSpec) -> list[EncoderCall]:
         """Return images, and for pseudo-labels the teacher's images and the texts."""
-        px, weights = data_spec.image_size, self.weights
-        if self.config.targets == "labels":
-            return [EncoderCall("images", px, "dense")]
-        has_regions = bool(weights["distill"] or weights["contrast"])
-        path: Path = "global" if not has_regions else "shared" if weights["global"] else "dense"
-        calls = [EncoderCall("images", px, path)]
-        if has_regions:
-            calls.append(EncoderCall("images", px, "dense", gradient=False))
-        if weights["global"]:
+        calls = [EncoderCall("images", data_spec.image_size, self.path)]
+        if self.uses_teacher:
+            calls.append(EncoderCall("images", data_spec.image_size, "dense", gradient=False))
+        if self.weights.get("global"):
             calls.append(EncoderCall("texts", gradient=self.config.train_text))
         return calls
 
@@ -282,9 +222,16 @@ def embed_concepts(
     Returns:
         (K, D) on the device of the encoder.
 
+    Raises:
+        ConfigError: There are no names.
+
     Source:
         CLIPSelf's text-embedding tool.
     """
+    if not names:
+        raise ConfigError(
+            "method regionclip classifies regions by concepts, but the list of concepts is empty. Run: concepts"
+        )
     texts = [prompts_for(name, prompts) for name in names]
     token_TL = trim_padding(tokenize([text for texts_of_name in texts for text in texts_of_name]))
     device = encoder.logit_scale.device

@@ -4,7 +4,7 @@ Legend: N texts, D embedding width.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,20 @@ from fineclip.shards import TextsFile
 MOST_OPEN = 64  # open files; a loader reads from a few shards at a time
 
 
-@dataclass(eq=False)
 class CachedTexts:
     """Look up embeddings by key of the sample and text. Picklable: each process opens the files when it needs them.
 
-    Attributes:
+    Args:
         files: File of each shard.
         width: D.
     """
 
-    files: Mapping[str, Path]
-    width: int
-    _open: dict[str, TextsFile] = field(default_factory=dict, init=False, repr=False)
+    def __init__(self, files: Mapping[str, Path], width: int) -> None:
+        self.files, self.width = files, width
+        self._open = lru_cache(maxsize=MOST_OPEN)(TextsFile)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}  # memory maps cannot be pickled
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CachedTexts, (self.files, self.width)  # memory maps cannot be pickled
 
     def __call__(self, key: str, texts: Sequence[str]) -> Tensor:
         """Return embeddings of texts of one sample, (N, D) float32, not normalized.
@@ -48,7 +47,10 @@ class CachedTexts:
         """
         if not texts:
             return torch.empty(0, self.width)
-        file = self._file(key.rpartition("-")[0])
+        shard = key.rpartition("-")[0]
+        if shard not in self.files:
+            raise ShardError(f"shard {shard}: the embeddings of its texts are missing. Add their manifest to --texts.")
+        file = self._open(self.files[shard])
         try:
             return torch.from_numpy(file.features(texts))
         except KeyError as error:
@@ -56,14 +58,3 @@ class CachedTexts:
                 f"{file.path}: has no embedding of {error.args[0]!r}, a text of sample {key}. It was computed for other texts:"
                 " run `fineclip texts --force`."
             ) from None
-
-    def _file(self, shard: str) -> TextsFile:
-        if shard not in self._open:
-            if shard not in self.files:
-                raise ShardError(
-                    f"shard {shard}: the embeddings of its texts are missing. Add their manifest to --texts."
-                )
-            if len(self._open) >= MOST_OPEN:
-                del self._open[next(iter(self._open))]
-            self._open[shard] = TextsFile(self.files[shard])
-        return self._open[shard]

@@ -7,10 +7,11 @@ then the regions, so that all methods see the same captions and regions, on any 
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +21,8 @@ from fineclip import boxes
 from fineclip.boxes import clip
 from fineclip.config import LoaderConfig
 from fineclip.methods.texts import CachedTexts
-from fineclip.models.device_crops import CropPlan, ResizeTarget
 from fineclip.models.images import LETTERBOX, LETTERBOX_CENTERED, SQUASH, ResizeRule
-from fineclip.models.pixels import DecodeRequest, Pixels, decode_for_device, resize_and_crop
+from fineclip.models.pixels import CropPlan, DecodeRequest, Pixels, ResizeTarget, decode_for_device, resize_and_crop
 from fineclip.types import Box, Region, Sample
 
 Tokenize = Callable[[Sequence[str]], Tensor]
@@ -124,6 +124,45 @@ class TrainingExample:
 Transform = Callable[[Sample, np.random.Generator], TrainingExample]
 
 
+@dataclass(frozen=True)
+class MethodTransform(ABC):
+    """Base class of the transforms of methods. Picklable.
+
+    Attributes:
+        data_spec: Sizes, tokenizer and concepts.
+        config: Section of the method.
+        max_regions: Regions per image, at most.
+    """
+
+    data_spec: DataSpec
+    config: Any
+    max_regions: int
+
+    @abstractmethod
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> TrainingExample:
+        """Return the example of one sample in one epoch.
+
+        Args:
+            sample: A packed sample.
+            rng: Generator of the sample.
+
+        Returns:
+            Example with the fields that `encode` reads.
+
+        Raises:
+            UndecodableImage: The bytes are not an image.
+        """
+
+    @property
+    def resize(self) -> "Resize":
+        """Resize rules of the section."""
+        return RESIZES[self.config.resize]
+
+    def fractions(self, boxes: Sequence[Box], sample: Sample) -> Tensor:
+        """Return boxes in px of the image as fractions of the square, (r, 4) float32; r may be 0."""
+        return stack_boxes([self.resize.fractions(box, sample) for box in boxes])
+
+
 class ImageGroup(NamedTuple):
     """Consecutive images of a batch that one rank must hold together.
 
@@ -147,8 +186,13 @@ def draw_caption(captions: Sequence[str], rng: np.random.Generator) -> str:
     return captions[int(rng.integers(len(captions)))] if captions else ""
 
 
+def has_caption(region: Region) -> bool:
+    """Return whether the region has a caption that is not blank."""
+    return bool((region.caption or "").strip())
+
+
 def draw_regions(
-    sample: Sample, rng: np.random.Generator, *, at_most: int, usable: Callable[[Region], bool] | None = None
+    sample: Sample, rng: np.random.Generator, *, at_most: int, usable: Callable[[Region], bool] = has_caption
 ) -> list[Region]:
     """Return usable regions in stored order, a random subset if there are more than `at_most`.
 
@@ -156,16 +200,15 @@ def draw_regions(
         sample: Boxes are clipped to its image; boxes without area are left out.
         rng: Generator of the sample.
         at_most: Maximum number of regions.
-        usable: Condition on a region. None: it has a caption, which regional contrast needs.
+        usable: Condition on a region; regional contrast needs a caption.
 
     Returns:
         Regions with clipped boxes.
     """
-    is_usable = usable or has_caption
     found = [
         Region(box, region.score, region.label, region.caption)
         for region in sample.regions
-        if is_usable(region) and (box := clip(region.box, sample.width, sample.height)).width > 0 and box.height > 0
+        if usable(region) and (box := clip(region.box, sample.width, sample.height)).width > 0 and box.height > 0
     ]
     return draw_subset(found, rng, at_most=at_most)
 
@@ -175,11 +218,6 @@ def draw_subset(found: Sequence[T], rng: np.random.Generator, *, at_most: int) -
     if len(found) <= at_most:
         return list(found)
     return [found[index] for index in sorted(rng.choice(len(found), at_most, replace=False))]
-
-
-def has_caption(region: Region) -> bool:
-    """Return whether the region has a caption that is not blank."""
-    return bool((region.caption or "").strip())
 
 
 def grid_boxes(rows: int, columns: int, *, width: float = 1, height: float = 1) -> list[Box]:

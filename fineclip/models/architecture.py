@@ -28,14 +28,28 @@ def architecture(model: str) -> dict[str, Any]:
     Raises:
         ConfigError: There is no such model or file, or it is of a kind that is not supported or needs the network.
     """
-    if model.startswith(PREFIX):
-        found = _read(shipped(model.removeprefix(PREFIX)))
-    elif model.endswith(".json"):
-        found = _read(Path(model))
-    else:
-        found = _known(model)
-    _refuse(found, model)
+    found: dict[str, Any] = description(model)["model_cfg"]
     return found
+
+
+def description(model: str) -> dict[str, Any]:
+    """Return the content of an `open_clip_config.json`: `model_cfg`, and `preprocess_cfg` if a file has it.
+
+    Args:
+        model: As in `architecture`.
+
+    Returns:
+        A copy that may be changed.
+
+    Raises:
+        ConfigError: As `architecture`.
+    """
+    if model.startswith(PREFIX):
+        content = _read(shipped(model.removeprefix(PREFIX)))
+    else:
+        content = _read(Path(model)) if model.endswith(".json") else {"model_cfg": _known(model)}
+    _refuse(content["model_cfg"], model)
+    return content
 
 
 def build_model(config: EncoderConfig) -> nn.Module:
@@ -68,10 +82,11 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read as a model config: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"{path}: is not valid JSON: {error}") from None
-    found = content.get("model_cfg", content) if isinstance(content, dict) else {}
+    content = content if isinstance(content, dict) else {}
+    found = content.get("model_cfg", content)
     if not (isinstance(found, dict) and all(name in found for name in WHOLE)):
         raise ConfigError(f"{path}: is not a model config of open_clip: expected {', '.join(WHOLE)}")
-    return found
+    return {**content, "model_cfg": found}
 
 
 def _known(name: str) -> dict[str, Any]:

@@ -20,11 +20,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -73,25 +73,7 @@ def letterbox(image: Image.Image, side: int) -> tuple[Image.Image, Letterbox]:
     return square, place
 
 
-class Detections(NamedTuple):
-    """Boxes of one image in pixels of its square.
-
-    Attributes:
-        boxes_N4: x1, y1, x2, y2.
-        scores_N: 0 to 1.
-        classes_N: Class indices.
-    """
-
-    boxes_N4: npt.NDArray[np.float64]
-    scores_N: npt.NDArray[np.float64]
-    classes_N: npt.NDArray[np.int64]
-
-    def select(self, chosen: npt.NDArray[Any]) -> Detections:
-        """Return the boxes at these indices, or under this mask."""
-        return Detections(self.boxes_N4[chosen], self.scores_N[chosen], self.classes_N[chosen])
-
-
-def decode_prediction(prediction: Tensor, *, classes: int, confidence: float) -> Detections:
+def decode_prediction(prediction: Tensor, *, classes: int, confidence: float) -> Tensor:
     """Decode the output of a head for one image: each anchor with its best class, if the score is high enough.
 
     Args:
@@ -100,50 +82,39 @@ def decode_prediction(prediction: Tensor, *, classes: int, confidence: float) ->
         confidence: Minimum score, inclusive.
 
     Returns:
-        Boxes in pixels of the square, in the order of the anchors.
+        (N, 6) float64 on the CPU: x1 y1 x2 y2 in pixels of the square, score and class, in the order of the anchors.
     """
     if classes == 0:
-        boxes_A4, scores_A, classes_A = prediction[:, :4], prediction[:, 4], prediction[:, 5]
+        rows_A6 = prediction[:, :6]
     else:
         centers_A2, sizes_A2 = prediction[:2].T, prediction[2:4].T
-        boxes_A4 = torch.cat([centers_A2 - sizes_A2 / 2, centers_A2 + sizes_A2 / 2], dim=1)
-        scores_A, classes_A = prediction[4 : 4 + classes].max(dim=0)
-    sure_A = scores_A >= confidence
-    boxes_N4, scores_N, classes_N = (column[sure_A].cpu() for column in (boxes_A4, scores_A, classes_A))
-    return Detections(boxes_N4.double().numpy(), scores_N.double().numpy(), classes_N.long().numpy())
+        best_A2 = torch.stack(prediction[4 : 4 + classes].max(dim=0), dim=1)
+        rows_A6 = torch.cat([centers_A2 - sizes_A2 / 2, centers_A2 + sizes_A2 / 2, best_A2], dim=1)
+    return rows_A6[rows_A6[:, 4] >= confidence].cpu().double()
 
 
-def non_max_suppression(found: Detections, *, iou: float) -> Detections:
-    """Apply class-agnostic non-maximum suppression. Without torchvision, whose import takes longer than a small shard.
+def non_max_suppression(found_N6: Tensor, *, iou: float) -> Tensor:
+    """Apply class-agnostic non-maximum suppression.
 
     Args:
-        found: Boxes in any order.
+        found_N6: From `decode_prediction`, in any order.
         iou: A box is removed if its IoU with a box of higher score is larger.
 
     Returns:
-        The remaining boxes, highest score first.
+        The remaining rows, highest score first.
     """
-    found = found.select(np.argsort(-found.scores_N, kind="stable"))
-    x1_N, y1_N, x2_N, y2_N = found.boxes_N4.T
-    area_N = (x2_N - x1_N) * (y2_N - y1_N)
-    stays_N = np.ones(len(area_N), dtype=bool)
-    for best in range(len(area_N)):
-        if stays_N[best]:
-            rest = slice(best + 1, None)
-            width = np.minimum(x2_N[best], x2_N[rest]) - np.maximum(x1_N[best], x1_N[rest])
-            height = np.minimum(y2_N[best], y2_N[rest]) - np.maximum(y1_N[best], y1_N[rest])
-            shared = width.clip(min=0) * height.clip(min=0)
-            stays_N[rest] &= shared <= iou * (area_N[best] + area_N[rest] - shared)
-    return found.select(stays_N)
+    from torchvision.ops import nms
+
+    return found_N6[nms(found_N6[:, :4], found_N6[:, 4], iou)]
 
 
 def to_regions(
-    found: Detections, place: Letterbox, *, size: tuple[int, int], names: Mapping[int, str], config: YoloDetect
+    found_N6: Tensor, place: Letterbox, *, size: tuple[int, int], names: Mapping[int, str], config: YoloDetect
 ) -> tuple[Region, ...]:
     """Convert boxes to regions, clipped to the image. Boxes without area or with a side below the minimum are removed.
 
     Args:
-        found: Boxes after NMS.
+        found_N6: Rows after NMS.
         place: Position of the image in the square.
         size: Width and height of the image in pixels.
         names: Label of each class index.
@@ -153,13 +124,11 @@ def to_regions(
         Regions with coordinates rounded to 0.01 px and scores to 0.0001, by falling score, then by coordinates.
     """
     regions = []
-    for box, score, label in zip(
-        found.boxes_N4.tolist(), found.scores_N.tolist(), found.classes_N.tolist(), strict=True
-    ):
-        clipped = clip_and_round(place.to_image(Box(*box)), *size)
+    for *edges, score, number in found_N6.tolist():
+        clipped = clip_and_round(place.to_image(Box(*edges)), *size)
         side = min(clipped.width, clipped.height)
         if side > 0 and side >= config.min_side_px:
-            regions.append(Region(clipped, round(score, 4), names[label]))
+            regions.append(Region(clipped, round(score, 4), names[int(number)]))
     return tuple(sorted(regions, key=lambda region: (-region.score, region.box, region.label))[: config.max_regions])
 
 
@@ -196,9 +165,7 @@ class UltralyticsDetector:
         """Detect the regions of each RGB image; highest score first, boxes in pixels of the image."""
         placed = [letterbox(image, self._config.image_size) for image in images]
         batches = full_batches([square for square, _ in placed], self._rows)
-        predictions = (
-            prediction for batch in batches for prediction in self._predict(batch)
-        )  # perhaps more than images
+        predictions = chain.from_iterable(map(self._predict, batches))  # perhaps more than images
         return [
             self._regions(image, place, prediction)
             for image, (_, place), prediction in zip(images, placed, predictions, strict=False)

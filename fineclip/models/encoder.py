@@ -93,8 +93,24 @@ class RegionEncoder(nn.Module):
 
     def text_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Iterate over the names and parameters of the text tower, without the logit scale."""
-        vision = {name for name, _ in self.vision_parameters()} | {"logit_scale"}
-        return ((name, value) for name, value in self.named_parameters() if name not in vision)
+        others = ("visual.", "logit_scale")
+        return ((name, value) for name, value in self.named_parameters() if not name.startswith(others))
+
+    def require_whole_patches(self, size: int, *, what: str) -> None:
+        """Check that the side of a square image is a multiple of the patch.
+
+        Args:
+            size: Side in pixels.
+            what: Beginning of the message: the name of the size.
+
+        Raises:
+            ConfigError: It is less than 1 or not a multiple of the patch height and width.
+        """
+        height, width = self.patch
+        if size < 1 or size % height or size % width:
+            raise ConfigError(
+                f"{what} {size} px is not a multiple of the encoder's patch of {height} x {width} px. Set a multiple."
+            )
 
     def preprocess(self, images_B3HW: Tensor) -> Tensor:
         """Normalize uint8 pixels, in the type of the weights. Floats are returned unchanged."""
@@ -242,11 +258,8 @@ def build_encoder(config: EncoderConfig) -> RegionEncoder:
         raise ConfigError(
             f"encoder {config.model}: head is {config.head!r}, but the model's is {encoder.head!r}: set that"
         )
-    for name, size in (("image_size", config.image_size), ("crop_size", config.crop_size)):
-        if size % encoder.patch[0] or size % encoder.patch[1]:
-            raise ConfigError(
-                f"encoder {config.model}: {name} {size} px is not a multiple of the patch, {encoder.patch[0]} px"
-            )
+    encoder.require_whole_patches(config.image_size, what=f"encoder {config.model}: image_size")
+    encoder.require_whole_patches(config.crop_size, what=f"encoder {config.model}: crop_size")
     return encoder
 
 

@@ -23,12 +23,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fineclip.boxes import clip
-from fineclip.errors import ConfigError, DataError
+from fineclip.errors import DataError
 from fineclip.models.batches import batches
-from fineclip.models.checkpoints import find_encoder
 from fineclip.models.device import resolve_device
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.images import squash, to_batch
+from fineclip.models.images import SQUASH, to_batch
 from fineclip.models.tokenizer import trim_padding
 from fineclip.shards.images import rgb
 from fineclip.types import Box
@@ -36,29 +35,6 @@ from fineclip.types import Box
 BATCH_SIZE = 64
 
 Tokenize = Callable[[Sequence[str]], Tensor]
-
-
-def load(
-    path_or_name: Path | str, *, encoder: str | None = None, image_size: int | None = None, device: str = "auto"
-) -> "FeatureEncoder":
-    """Load an encoder by its path or name.
-
-    Args:
-        path_or_name: `results/<dataset>/<run>`, any folder with open_clip_config.json, any file of weights, or `mini`.
-        encoder: Model of the weights, required for a file: name of an open_clip model such as EVA02-B-16, or path of a JSON.
-        image_size: Side of the square in pixels, a multiple of the patch; None takes the encoder's own.
-        device: auto, cpu, cuda or mps.
-
-    Returns:
-        Encoder on the device, in evaluation mode.
-
-    Raises:
-        CheckpointError: There is no such file, its model is not known, or it holds the weights of another model.
-        ConfigError: There is no such model or device, or the size is not a multiple of the patch.
-    """
-    found = find_encoder(path_or_name, encoder=encoder)
-    size = found.config.image_size if image_size is None else image_size
-    return FeatureEncoder(found.load(), found.tokenizer(), image_size=size, device=device)
 
 
 class FeatureEncoder:
@@ -187,17 +163,13 @@ class FeatureEncoder:
         Raises:
             ConfigError: It is less than 1 or not a multiple of the patch height and width.
         """
-        height, width = self._encoder.patch
-        if image_size < 1 or image_size % height or image_size % width:
-            raise ConfigError(
-                f"image_size {image_size} px is not a multiple of the encoder's patch of {height} x {width} px"
-            )
+        self._encoder.require_whole_patches(image_size, what="image_size")
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         for image in images:
             if not isinstance(image, Image.Image):
                 raise DataError(f"{image!r:.60} is not an image: open it with PIL.Image.open first")
-        return to_batch([squash(rgb(image), self.image_size) for image in images], size=self.image_size)
+        return to_batch([SQUASH(rgb(image), self.image_size) for image in images], size=self.image_size)
 
     def _cat(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat([torch.zeros(0, self.width, device=self.device), *parts])

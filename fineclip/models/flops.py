@@ -9,20 +9,20 @@ if anything before it is trainable.
 Legend: T tokens with the class token, P patches, Q rows that are computed.
 """
 
+import csv
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple, assert_never
+from pathlib import Path
+from typing import Literal, NamedTuple
 
-from open_clip.transformer import ResidualAttentionBlock
-from timm.models.eva import EvaBlock
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fineclip.models.encoder import RegionEncoder
-from fineclip.models.trunks import EvaTrunk, OpenClipTrunk
 
-Path = Literal["full", "global", "dense", "shared"]
-Gradient = Literal["none", "kept", "recomputed"]
+VisionPath = Literal["global", "dense", "shared"]
+Gradient = Literal["none", "kept"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+PROJECTIONS = ("visual.proj", "visual.trunk.head.weight")  # of open_clip's VisionTransformer, of timm's EVA-02
 
 
 class Work(NamedTuple):
@@ -30,24 +30,17 @@ class Work(NamedTuple):
 
     Attributes:
         weights: Of products with weights.
-        attention: Of products without weights.
         learns: Whether its weights are trainable.
-        first: Whether its input is the image, so that the gradient of the input is never computed.
+        attention: Of products without weights.
     """
 
     weights: float
-    attention: float
     learns: bool
-    first: bool = False
-
-    @property
-    def forward(self) -> float:
-        """FLOPs of the forward pass."""
-        return self.weights + self.attention
+    attention: float = 0.0
 
 
 def image_flops(
-    encoder: RegionEncoder, height: int, width: int, *, path: Path = "global", gradient: Gradient = "none"
+    encoder: RegionEncoder, height: int, width: int, *, path: VisionPath = "global", gradient: Gradient = "none"
 ) -> float:
     """Count the FLOPs of one image.
 
@@ -55,37 +48,53 @@ def image_flops(
         encoder: `requires_grad` of its parameters decides which weights are trainable.
         height: Pixels, a multiple of the patch.
         width: Pixels, a multiple of the patch.
-        path: `full` for the tower as upstream runs it, `global` for `encode_image`, `dense` for `encode_dense`, `shared` for
-            `encode_image_and_regions` with the value of the last block computed once.
-        gradient: `none` for the forward pass, `kept` with the backward pass, `recomputed` with activation checkpointing.
+        path: `global` for `encode_image`, `dense` for `encode_dense`, `shared` for `encode_image_and_regions` with the value
+            of the last block computed once.
+        gradient: `none` for the forward pass, `kept` with the backward pass.
 
     Returns:
         FLOPs.
     """
-    patches = (height // encoder.patch[0]) * (width // encoder.patch[1])
-    stem, *parts, head = _image_parts(encoder, patches, path)
-    return _summed([stem._replace(first=True), *parts, head], gradient)
+    trunk, patches = encoder.trunk, (height // encoder.patch[0]) * (width // encoder.patch[1])
+    tokens, last = patches + 1, trunk.blocks[-1]
+    blocks = [_block(block, tokens, tokens) for block in trunk.blocks[:-1]]
+    embedding = _block(last, tokens, tokens if encoder.head == "mean" else 1)
+    dense = _dense_block(last, patches)
+    if path == "shared":
+        value = 2.0 * patches * _width(last) ** 2
+        blocks.append(embedding._replace(weights=embedding.weights + dense.weights - value))
+    else:
+        blocks.append(dense if path == "dense" else embedding)
+    rows = {"global": 1, "dense": patches, "shared": patches + 1}[path]
+    stem = trunk.stem.get_parameter("weight")
+    projection = next(value for name, value in encoder.vision_parameters() if name in PROJECTIONS)
+    return _summed(
+        [
+            Work(2.0 * patches * stem.numel(), stem.requires_grad),
+            *blocks,
+            Work(2.0 * rows * projection.numel(), projection.requires_grad),
+        ],
+        gradient,
+        starts_at_pixels=True,
+    )
 
 
-def text_flops(encoder: RegionEncoder, length: int, *, whole: bool = False, gradient: Gradient = "none") -> float:
+def text_flops(encoder: RegionEncoder, length: int, *, gradient: Gradient = "none") -> float:
     """Count the FLOPs of one text.
 
     Args:
         encoder: As in `image_flops`.
-        length: Tokens.
-        whole: Whether the last block computes all tokens, as upstream does.
+        length: Tokens. The last block computes the end token only.
         gradient: As in `image_flops`.
 
     Returns:
         FLOPs.
     """
-    tower = encoder.text_tower
-    blocks = list(tower.get_submodule("transformer.resblocks").children())
-    rows = [length] * (len(blocks) - 1) + [length if whole else 1]
+    *blocks, last = encoder.text_tower.get_submodule("transformer.resblocks").children()
     learns = any(parameter.requires_grad for _, parameter in encoder.text_parameters())
-    parts = [_block(block, length, row) for block, row in zip(blocks, rows, strict=True)]
-    projection = Work(2.0 * tower.text_projection.numel(), 0.0, learns)  # type: ignore[operator]
-    return _summed([*parts, projection], gradient if learns else "none")
+    projection = Work(2.0 * encoder.text_tower.get_parameter("text_projection").numel(), learns)
+    parts = [*(_block(block, length, length) for block in blocks), _block(last, length, 1), projection]
+    return _summed(parts, gradient if learns else "none")
 
 
 def count_flops(run: Callable[[], object]) -> float:
@@ -96,148 +105,64 @@ def count_flops(run: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
-def _summed(parts: Iterable[Work], gradient: Gradient) -> float:
-    parts = list(parts)
-    total = sum(part.forward for part in parts)
-    if gradient == "none":
-        return total
-    reached = False  # whether anything so far is trainable
-    for part in parts:
+def _summed(parts: Iterable[Work], gradient: Gradient, *, starts_at_pixels: bool = False) -> float:
+    """Return the FLOPs of parts in order. The gradient of pixels, the input of the first part, is never computed."""
+    total, reached = 0.0, False  # whether anything so far is trainable
+    for number, part in enumerate(parts):
+        total += part.weights + part.attention
+        if gradient == "none":
+            continue
+        reached = reached or part.learns
         if part.learns:
             total += part.weights
-        reached = reached or part.learns
-        if reached and not part.first:
+        if reached and not (starts_at_pixels and number == 0):
             total += part.weights + 2 * part.attention
-    if gradient == "recomputed":
-        total += sum(part.forward for part in parts[1:-1])
     return total
 
 
-def _image_parts(encoder: RegionEncoder, patches: int, path: Path) -> list[Work]:
-    trunk, tokens = encoder.trunk, patches + 1
-    last, before = trunk.blocks[-1], trunk.blocks[:-1]
-    stem, projection = _ends(encoder)
-    blocks = [_block(block, tokens, tokens) for block in before]
-    all_rows = encoder.head == "mean"
-    embedding = _block(last, tokens, tokens if all_rows else 1)
-    dense = _block(last, patches, patches, has_attention=False)
-    match path:
-        case "full":
-            blocks.append(_block(last, tokens, tokens))
-            heads = 1
-        case "global":
-            blocks.append(embedding)
-            heads = 1
-        case "dense":
-            blocks.append(dense)
-            heads = patches
-        case "shared":
-            value = 2.0 * patches * _value_weights(last)
-            blocks.append(embedding._replace(weights=embedding.weights + dense.weights - value))
-            heads = patches + 1
-        case _:
-            assert_never(path)
-    return [
-        stem._replace(weights=stem.weights * patches),
-        *blocks,
-        projection._replace(weights=projection.weights * heads),
-    ]
+def _block(block: nn.Module, tokens: int, rows: int) -> Work:
+    """Return the work of a block that computes `rows` rows over `tokens` keys and values."""
+    width = _width(block)
+    weights = 2.0 * (2 * tokens * width**2 + rows * (_matrices(block) - 2 * width**2))
+    return Work(weights, _learns(block), attention=4.0 * rows * tokens * width)
 
 
-def _ends(encoder: RegionEncoder) -> tuple[Work, Work]:
-    """Return the work of the first convolution for one patch, and of the projection for one row."""
-    trunk = encoder.trunk
-    if isinstance(trunk, EvaTrunk):
-        stem, head = trunk.trunk.patch_embed.proj.weight, trunk.trunk.head.weight
-    elif isinstance(trunk, OpenClipTrunk):
-        stem, head = trunk.visual.conv1.weight, trunk.visual.proj
-    else:
-        raise TypeError(f"FLOPs of a {type(trunk).__name__} are not implemented")
-    return Work(2.0 * stem.numel(), 0.0, stem.requires_grad), Work(2.0 * head.numel(), 0.0, head.requires_grad)
+def _dense_block(block: nn.Module, patches: int) -> Work:
+    """Return the work of a block without attention, which uses neither query nor key."""
+    return Work(2.0 * patches * (_matrices(block) - 2 * _width(block) ** 2), _learns(block))
 
 
-def _block(block: nn.Module, tokens: int, rows: int, *, has_attention: bool = True) -> Work:
-    """Return the work of a block that computes `rows` rows over `tokens` keys, or without attention."""
-    query, key, value, after, width = _sizes(block)
-    weights = 2.0 * (tokens * value + rows * after)
-    attention = 0.0
-    if has_attention:
-        weights += 2.0 * (tokens * key + rows * query)
-        attention = 4.0 * rows * tokens * width
-    return Work(weights, attention, any(parameter.requires_grad for parameter in block.parameters()))
+def _width(block: nn.Module) -> int:
+    """Return the width of tokens, and of query, key and value."""
+    return next(block.parameters()).shape[0]
 
 
-def _value_weights(block: nn.Module) -> int:
-    return _sizes(block)[2]
+def _matrices(block: nn.Module) -> int:
+    """Return the number of weights of all matrices of a block."""
+    return sum(parameter.numel() for parameter in block.parameters() if parameter.ndim == 2)
 
 
-def _sizes(block: nn.Module) -> tuple[int, int, int, int, int]:
-    """Return the number of weights of query, key, value and everything after attention, and the width of all heads."""
-    if isinstance(block, EvaBlock):
-        attention = block.attn
-        query, key, value = (layer.weight.numel() for layer in (attention.q_proj, attention.k_proj, attention.v_proj))
-        after = attention.proj.weight.numel() + _linear_weights(block.mlp)
-        return query, key, value, after, attention.q_proj.out_features
-    if isinstance(block, ResidualAttentionBlock):
-        packed = block.attn.in_proj_weight
-        third = packed.numel() // 3
-        after = block.attn.out_proj.weight.numel() + _linear_weights(block.mlp)
-        return third, third, third, after, packed.shape[0] // 3
-    raise TypeError(f"FLOPs of a {type(block).__name__} are not implemented")
-
-
-def _linear_weights(module: nn.Module) -> int:
-    return sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
+def _learns(block: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in block.parameters())
 
 
 # Peak 10^12 FLOP/s without sparsity: bf16 and fp16 with fp32 accumulation, tf32, fp32. 0: not in hardware.
 # Source: NVIDIA's data sheets and architecture whitepapers, halved where they state the figure with sparsity.
-# A name matches within the driver's device name; longer names are tried first.
-PEAKS: dict[str, tuple[float, float, float, float]] = {
-    "A10": (125, 125, 62.5, 31.2),
-    "A10G": (70, 70, 35, 31.5),
-    "A100": (312, 312, 156, 19.5),
-    "A30": (165, 165, 82, 10.3),
-    "A40": (149.7, 149.7, 74.8, 37.4),
-    "A800": (312, 312, 156, 19.5),
-    "B200": (2250, 2250, 1100, 75),
-    "GH200": (989, 989, 494, 67),
-    "GeForce RTX 3090": (71, 71, 35.6, 35.6),
-    "GeForce RTX 4080": (97.5, 97.5, 48.7, 48.7),
-    "GeForce RTX 4090": (165.2, 165.2, 82.6, 82.6),
-    "GeForce RTX 5090": (209.5, 209.5, 104.8, 104.8),
-    "H100": (989, 989, 494, 67),
-    "H100 NVL": (835, 835, 417, 60),
-    "H100 PCIe": (756, 756, 378, 51),
-    "H20": (148, 148, 74, 44),
-    "H200": (989, 989, 494, 67),
-    "H200 NVL": (835, 835, 417, 60),
-    "H800": (989, 989, 494, 67),
-    "L4": (121, 121, 60, 30.3),
-    "L40": (181, 181, 90.5, 90.5),
-    "L40S": (362, 362, 183, 91.6),
-    "RTX 6000 Ada": (364, 364, 182, 91.1),
-    "RTX A6000": (154.8, 154.8, 77.4, 38.7),
-    "T4": (0, 65, 0, 8.1),
-    "V100": (0, 125, 0, 15.7),
-    "V100-PCIE": (0, 112, 0, 14),
-}
-COLUMNS: tuple[Precision, ...] = ("bf16", "fp16", "tf32", "fp32")
+PEAKS = Path(__file__).with_name("gpu_peaks.csv")
 
 
 def peak_flops(device_name: str, precision: Precision) -> float | None:
     """Return the peak FLOP/s of a GPU in dense products, or None if it is unknown.
 
     Args:
-        device_name: As `torch.cuda.get_device_name` returns it.
+        device_name: As `torch.cuda.get_device_name` returns it; the longest name of the table that is part of it counts.
         precision: Of the products; `tf32` if torch may use it for fp32.
 
     Returns:
         FLOP/s.
     """
     words = f" {device_name} "
-    for name in sorted(PEAKS, key=len, reverse=True):
-        if f" {name} " in words or f" {name}-" in words:
-            found = PEAKS[name][COLUMNS.index(precision)]
-            return found * 1e12 or None
-    return None
+    with PEAKS.open(newline="", encoding="utf-8") as file:
+        found = [row for row in csv.DictReader(file) if f" {row['name']} " in words or f" {row['name']}-" in words]
+    best = max(found, key=lambda row: len(row["name"]), default=None)
+    return None if best is None else float(best[precision]) * 1e12 or None

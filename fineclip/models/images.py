@@ -13,31 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fineclip.shards.images import MAX_PIXELS, UndecodableImage, crop, decode, edges, read_header
 from fineclip.types import Box
-
-__all__ = [
-    "LETTERBOX",
-    "LETTERBOX_CENTERED",
-    "MAX_PIXELS",
-    "MEAN",
-    "SQUASH",
-    "SQUASH_BICUBIC",
-    "STD",
-    "PasteBox",
-    "ResizeRule",
-    "UndecodableImage",
-    "crop",
-    "decode",
-    "edges",
-    "letterbox",
-    "letterbox_centered",
-    "normalize_pixels",
-    "random_resized_crop",
-    "read_header",
-    "squash",
-    "to_batch",
-]
 
 BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
 
@@ -98,86 +74,33 @@ class ResizeRule(NamedTuple):
             (3, S, S) uint8.
         """
         left, top, width, height = self.paste_box(image.width, image.height, size)
-        resized = image.resize((width, height), BILINEAR if self.filter == "bilinear" else BICUBIC)
-        if (width, height) == (size, size):
-            return _to_tensor(resized)
         square = Image.new("RGB", (size, size))
-        square.paste(resized, (left, top))
-        return _to_tensor(square)
+        square.paste(image.resize((width, height), BILINEAR if self.filter == "bilinear" else BICUBIC), (left, top))
+        return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1).contiguous()
 
 
-SQUASH = ResizeRule("bilinear")
+SQUASH = ResizeRule(
+    "bilinear"
+)  # FineCLIP, training/data.py: torchvision's Resize of a Pillow image, which calls Pillow's resize
 SQUASH_BICUBIC = ResizeRule("bicubic")
-LETTERBOX = ResizeRule("bicubic", padding_before=0)
-LETTERBOX_CENTERED = ResizeRule("bicubic", padding_before=0.5)
+LETTERBOX = ResizeRule("bicubic", padding_before=0)  # CLIPSelf, `ResizeLongest`, padded before normalization
+LETTERBOX_CENTERED = ResizeRule("bicubic", padding_before=0.5)  # crops of CLIPSelf; open_clip, `ResizeMaxSize`
+
+ASPECT = (3 / 4, 4 / 3)  # least and largest ratio of width to height of a random crop
+ATTEMPTS = 10
 
 
-def squash(image: Image.Image, size: int) -> Tensor:
-    """Resize to a square without keeping the aspect ratio.
-
-    Args:
-        image: RGB image.
-        size: Side S of the square in pixels.
-
-    Returns:
-        (3, S, S) uint8.
-
-    Source:
-        FineCLIP, training/data.py: torchvision's Resize to (S, S) of a Pillow image, bilinear, which calls Pillow's resize.
-    """
-    return SQUASH(image, size)
-
-
-def letterbox(image: Image.Image, size: int) -> Tensor:
-    """Resize the longer side to the square and pad with black on the right or below.
-
-    Args:
-        image: RGB image.
-        size: Side S of the square in pixels.
-
-    Returns:
-        (3, S, S) uint8.
-
-    Source:
-        CLIPSelf, `ResizeLongest`: bicubic on a Pillow image, padded before normalization.
-    """
-    return LETTERBOX(image, size)
-
-
-def letterbox_centered(image: Image.Image, size: int) -> Tensor:
-    """Resize as `letterbox` and pad on both sides. Odd padding has its larger part after the image.
-
-    Args:
-        image: RGB image.
-        size: Side S of the square in pixels.
-
-    Returns:
-        (3, S, S) uint8.
-
-    Source:
-        Crops of CLIPSelf; open_clip, `ResizeMaxSize`.
-    """
-    return LETTERBOX_CENTERED(image, size)
-
-
-def random_resized_crop(
-    width: int,
-    height: int,
-    rng: np.random.Generator,
-    *,
-    area: tuple[float, float],
-    aspect: tuple[float, float] = (3 / 4, 4 / 3),
-    attempts: int = 10,
-) -> Box:
+def random_resized_crop(width: int, height: int, rng: np.random.Generator, *, area: tuple[float, float]) -> Box:
     """Draw a box of random area, aspect ratio and place inside an image. Its edges are whole pixels.
+
+    The logarithm of the aspect ratio is uniform within `ASPECT`. After `ATTEMPTS` draws that do not fit, the result is the
+    largest central box within `ASPECT`.
 
     Args:
         width: Width of the image in pixels.
         height: Height of the image in pixels.
         rng: Generator of the draws.
         area: Least and largest fraction of the image area.
-        aspect: Least and largest ratio of width to height; the logarithm of the ratio is uniform.
-        attempts: Draws of a box that may not fit. After them the result is the largest central box within `aspect`.
 
     Returns:
         Box inside the image.
@@ -185,24 +108,20 @@ def random_resized_crop(
     Source:
         torchvision, `RandomResizedCrop.get_params`, with the same draws from a NumPy generator.
     """
-    for _ in range(attempts):
+    for _ in range(ATTEMPTS):
         pixels = width * height * rng.uniform(*area)
-        ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        ratio = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
         wide, high = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
         if 0 < wide <= width and 0 < high <= height:
             top, left = int(rng.integers(height - high + 1)), int(rng.integers(width - wide + 1))
             return Box(left, top, left + wide, top + high)
     wide, high = width, height
-    if width / height < aspect[0]:
-        high = round(width / aspect[0])
-    elif width / height > aspect[1]:
-        wide = round(height * aspect[1])
+    if width / height < ASPECT[0]:
+        high = round(width / ASPECT[0])
+    elif width / height > ASPECT[1]:
+        wide = round(height * ASPECT[1])
     top, left = (height - high) // 2, (width - wide) // 2
     return Box(left, top, left + wide, top + high)
-
-
-def _to_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).contiguous()
 
 
 def normalize_pixels(images_B3SS: Tensor) -> Tensor:

@@ -61,29 +61,16 @@ class _ContextFinder(MetaPathFinder):
 
 
 @contextmanager
-def _without_hugging_face() -> Iterator[None]:
-    """Let imports of both libraries fail as if they were not installed, unless they are already imported."""
-    hidden = {"transformers", "huggingface_hub"} - sys.modules.keys()
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+def _in_place_of(modules: Mapping[str, ModuleType | None]) -> Iterator[None]:
+    """Replace modules that are not imported yet; imports of None fail as if the library were not installed."""
+    added = {name: module for name, module in modules.items() if name not in sys.modules}
+    sys.modules.update(added)  # type: ignore[arg-type]
     try:
         yield
     finally:
-        for name in hidden:
-            del sys.modules[name]
-
-
-@contextmanager
-def _function_of_compiler() -> Iterator[None]:
-    """Replace the module that `is_compile_supported` is imported from, unless it is already imported."""
-    if COMPILER in sys.modules:
-        yield
-        return
-    sys.modules[COMPILER] = _StandIn(COMPILER)
-    try:
-        yield
-    finally:
-        if isinstance(sys.modules[COMPILER], _StandIn):
-            del sys.modules[COMPILER]
+        for name, module in added.items():
+            if sys.modules.get(name, ...) is module:
+                del sys.modules[name]
 
 
 class _StandIn(ModuleType):
@@ -98,6 +85,16 @@ class _StandIn(ModuleType):
             raise AttributeError(name)
         del sys.modules[COMPILER]
         return getattr(import_module(COMPILER), name)
+
+
+def _without_hugging_face() -> AbstractContextManager[None]:
+    """Let imports of both libraries fail."""
+    return _in_place_of({"transformers": None, "huggingface_hub": None})
+
+
+def _function_of_compiler() -> AbstractContextManager[None]:
+    """Replace the module that `is_compile_supported` is imported from."""
+    return _in_place_of({COMPILER: _StandIn(COMPILER)})
 
 
 @contextmanager

@@ -4,75 +4,12 @@
 and FineCLIP use them, the same for things and stuff.
 """
 
+from pathlib import Path
 from typing import Literal
 
 # Source: CLIPSelf's text-embedding tool; the original list is ViLD's (Gu et al. 2021). The tool adds "This is" to
-# templates that start with an article; here it is part of the template.
-VILD_TEMPLATES: tuple[str, ...] = (
-    "There is {article} {name} in the scene.",
-    "There is the {name} in the scene.",
-    "This is a photo of {article} {name} in the scene.",
-    "This is a photo of the {name} in the scene.",
-    "This is a photo of one {name} in the scene.",
-    "itap of {article} {name}.",
-    "itap of my {name}.",
-    "itap of the {name}.",
-    "This is a photo of {article} {name}.",
-    "This is a photo of my {name}.",
-    "This is a photo of the {name}.",
-    "This is a photo of one {name}.",
-    "This is a photo of many {name}.",
-    "This is a good photo of {article} {name}.",
-    "This is a good photo of the {name}.",
-    "This is a bad photo of {article} {name}.",
-    "This is a bad photo of the {name}.",
-    "This is a photo of a nice {name}.",
-    "This is a photo of the nice {name}.",
-    "This is a photo of a cool {name}.",
-    "This is a photo of the cool {name}.",
-    "This is a photo of a weird {name}.",
-    "This is a photo of the weird {name}.",
-    "This is a photo of a small {name}.",
-    "This is a photo of the small {name}.",
-    "This is a photo of a large {name}.",
-    "This is a photo of the large {name}.",
-    "This is a photo of a clean {name}.",
-    "This is a photo of the clean {name}.",
-    "This is a photo of a dirty {name}.",
-    "This is a photo of the dirty {name}.",
-    "This is a bright photo of {article} {name}.",
-    "This is a bright photo of the {name}.",
-    "This is a dark photo of {article} {name}.",
-    "This is a dark photo of the {name}.",
-    "This is a photo of a hard to see {name}.",
-    "This is a photo of the hard to see {name}.",
-    "This is a low resolution photo of {article} {name}.",
-    "This is a low resolution photo of the {name}.",
-    "This is a cropped photo of {article} {name}.",
-    "This is a cropped photo of the {name}.",
-    "This is a close-up photo of {article} {name}.",
-    "This is a close-up photo of the {name}.",
-    "This is a jpeg corrupted photo of {article} {name}.",
-    "This is a jpeg corrupted photo of the {name}.",
-    "This is a blurry photo of {article} {name}.",
-    "This is a blurry photo of the {name}.",
-    "This is a pixelated photo of {article} {name}.",
-    "This is a pixelated photo of the {name}.",
-    "This is a black and white photo of the {name}.",
-    "This is a black and white photo of {article} {name}.",
-    "This is a plastic {name}.",
-    "This is the plastic {name}.",
-    "This is a toy {name}.",
-    "This is the toy {name}.",
-    "This is a plushie {name}.",
-    "This is the plushie {name}.",
-    "This is a cartoon {name}.",
-    "This is the cartoon {name}.",
-    "This is an embroidered {name}.",
-    "This is the embroidered {name}.",
-    "This is a painting of the {name}.",
-    "This is a painting of a {name}.",
-)
+# templates that start with an article; in the file it is part of the template.
+VILD_TEMPLATES = tuple(Path(__file__).with_name("vild_templates.txt").read_text(encoding="utf-8").splitlines())
 
 
 def prompts_for(name: str, kind: Literal["photo", "vild"], *, is_thing: bool = True) -> list[str]:

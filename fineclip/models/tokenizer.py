@@ -93,13 +93,12 @@ def load_tokenizer(config: EncoderConfig, bpe: Path | None = None) -> Tokenizer:
         raise ConfigError(
             f"{config.model}: its tokenizer drops words at random or by grammar; only truncation is supported"
         )
-    tokenizer = Tokenizer(
-        context_length=int(text.get("context_length", CONTEXT_LENGTH)), bpe=bpe or _vocabulary(config), options=options
-    )
+    bpe = bpe or _vocabulary(config)
+    tokenizer = Tokenizer(context_length=int(text.get("context_length", CONTEXT_LENGTH)), bpe=bpe, options=options)
     expected = int(text.get("vocab_size", VOCABULARY))
     if tokenizer.vocabulary_size != expected:
         raise ConfigError(
-            f"{bpe or _vocabulary(config) or 'the vocabulary of CLIP'}: has {tokenizer.vocabulary_size} tokens, but the text tower of "
+            f"{bpe or 'the vocabulary of CLIP'}: has {tokenizer.vocabulary_size} tokens, but the text tower of "
             f"{config.model} has {expected}. Set the key `tokenizer` of the encoder to the vocabulary it was trained with."
         )
     return tokenizer

@@ -30,6 +30,7 @@ from typing_extensions import override
 
 from fineclip.errors import ConfigError
 from fineclip.models.blocks import (
+    as_tensor,
     eva_block,
     eva_block_without_attention,
     open_clip_block,
@@ -61,42 +62,34 @@ class Trunk(ABC):
         head: `cls` for the class token, `mean` for the mean of the patches.
         width: Width of the embedding, D.
         patch: Height and width of a patch in pixels.
+        native: Patches down and across of the learned positions.
+        stem: Convolution of the patches.
+        norm_pre: Norm before the first block, or the identity.
         blocks: Transformer blocks in order.
+        norm: Final LayerNorm.
+        rope: Rotary positions, or None.
         checkpointing: Activation checkpointing: store only the input of each block and recompute it in the backward pass.
     """
 
     head: str
     width: int
     patch: tuple[int, int]
+    native: tuple[int, int]
+    stem: nn.Module
+    norm_pre: nn.Module
     blocks: Sequence[nn.Module]
+    norm: nn.Module
+    rope: RotaryEmbeddingCat | None = None
     checkpointing: bool = False
     _with_attention: Callable[..., Tensor]
     _without_attention: Callable[..., Tensor]
 
-    def compile(self) -> None:
-        """Compile the blocks with torch.compile, once for each shape, with and without gradient."""
-        torch._dynamo.config.recompile_limit = max(MAX_SHAPES, torch._dynamo.config.recompile_limit)
-        self._with_attention = torch.compile(self._with_attention, dynamic=False)
-        self._without_attention = torch.compile(self._without_attention, dynamic=False)
-
-    def _run(self, forward: Callable[..., Tensor], block: nn.Module, tokens_BTC: Tensor, **options: Any) -> Tensor:
-        if not (self.checkpointing and torch.is_grad_enabled()):
-            return forward(block, tokens_BTC, **options)
-        return checkpoint(forward, block, tokens_BTC, use_reentrant=False, preserve_rng_state=False, **options)
+    def __init__(self) -> None:
+        self._tables: dict[tuple[int, int, torch.device], Tensor] = {}
 
     @abstractmethod
-    def forward_before_last(self, images_B3HW: Tensor) -> Hidden:
-        """Run the tower up to the last block.
-
-        Args:
-            images_B3HW: Normalized pixels; H and W are multiples of the patch.
-
-        Returns:
-            Input of the last block.
-
-        Raises:
-            ConfigError: As `grid_of`.
-        """
+    def class_and_positions(self) -> tuple[Tensor, Tensor]:
+        """Return the class token, (..., C), and the learned position embeddings, (T, C)."""
 
     @abstractmethod
     def last(self, hidden: Hidden, *, rows: int | None = None) -> Tensor:
@@ -111,16 +104,56 @@ class Trunk(ABC):
         """
 
     @abstractmethod
-    def last_without_attention(self, tokens_BTC: Tensor) -> Tensor:
-        """Run the last block with each token's value in place of attention; (B, T, C)."""
-
-    @abstractmethod
-    def norm(self, tokens_BTC: Tensor) -> Tensor:
-        """Apply the final LayerNorm."""
-
-    @abstractmethod
     def project(self, rows_C: Tensor) -> Tensor:
         """Project (..., C) to embeddings (..., D)."""
+
+    def forward_before_last(self, images_B3HW: Tensor) -> Hidden:
+        """Run the tower up to the last block.
+
+        Args:
+            images_B3HW: Normalized pixels; H and W are multiples of the patch.
+
+        Returns:
+            Input of the last block.
+
+        Raises:
+            ConfigError: As `grid_of`.
+        """
+        grid = self.grid_of(images_B3HW)
+        patches_BPC = self.stem(images_B3HW).flatten(2).transpose(1, 2)
+        class_C, learned_TC = self.class_and_positions()
+        class_B1C = class_C.to(patches_BPC.dtype).expand(len(patches_BPC), 1, -1)
+        positions_TC = resize_positions(learned_TC, native=self.native, grid=grid)
+        tokens_BTC = torch.cat([class_B1C, patches_BPC], dim=1) + positions_TC.to(patches_BPC.dtype)
+        tokens_BTC = self.norm_pre(tokens_BTC)
+        rotary = self._rotary_table(grid, images_B3HW.device)
+        options = {} if rotary is None else {"rotary": rotary}
+        for block in self.blocks[:-1]:
+            tokens_BTC = self._run(self._with_attention, block, tokens_BTC, **options)
+        return Hidden(tokens_BTC, grid, rotary)
+
+    def last_without_attention(self, tokens_BTC: Tensor) -> Tensor:
+        """Run the last block with each token's value in place of attention; (B, T, C)."""
+        return self._run(self._without_attention, self.blocks[-1], tokens_BTC)
+
+    def compile(self) -> None:
+        """Compile the blocks with torch.compile, once for each shape, with and without gradient."""
+        torch._dynamo.config.recompile_limit = max(MAX_SHAPES, torch._dynamo.config.recompile_limit)
+        self._with_attention = torch.compile(self._with_attention, dynamic=False)
+        self._without_attention = torch.compile(self._without_attention, dynamic=False)
+
+    def _run(self, forward: Callable[..., Tensor], block: nn.Module, tokens_BTC: Tensor, **options: Any) -> Tensor:
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return forward(block, tokens_BTC, **options)
+        return checkpoint(forward, block, tokens_BTC, use_reentrant=False, preserve_rng_state=False, **options)
+
+    def _rotary_table(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
+        """Return the table of a grid, which is computed once, or None without rotary positions."""
+        if self.rope is None:
+            return None
+        if (*grid, device) not in self._tables:
+            self._tables[*grid, device] = rotary_table(self.rope, grid, device)
+        return self._tables[*grid, device]
 
     def grid_of(self, images_B3HW: Tensor) -> tuple[int, int]:
         """Return the number of patches down and across.
@@ -156,6 +189,7 @@ class OpenClipTrunk(Trunk):
     """
 
     def __init__(self, visual: VisionTransformer) -> None:
+        super().__init__()
         _require(visual.attn_pool is None, "attentional pooling")
         _require(visual.pool_type in ("tok", "avg"), f"pool_type {visual.pool_type!r}")
         _require(visual.pool_type == "tok" or not visual.final_ln_after_pool, "pool_type 'avg' before its norm")
@@ -166,19 +200,12 @@ class OpenClipTrunk(Trunk):
         self.visual, self.blocks = visual, tuple(blocks)
         self._with_attention, self._without_attention = open_clip_block, open_clip_block_without_attention
         self.head = "cls" if visual.pool_type == "tok" else "mean"
-        self.width, self.patch = visual.output_dim, visual.patch_size
+        self.width, self.patch, self.native = visual.output_dim, visual.patch_size, visual.grid_size
+        self.stem, self.norm_pre, self.norm = visual.conv1, visual.ln_pre, visual.ln_post
 
     @override
-    def forward_before_last(self, images_B3HW: Tensor) -> Hidden:
-        visual, grid = self.visual, self.grid_of(images_B3HW)
-        patches_BPC = visual.conv1(images_B3HW).flatten(2).transpose(1, 2)
-        class_B1C = visual.class_embedding.to(patches_BPC.dtype).expand(len(patches_BPC), 1, -1)
-        positions_TC = resize_positions(visual.positional_embedding, native=visual.grid_size, grid=grid)
-        tokens_BTC = torch.cat([class_B1C, patches_BPC], dim=1) + positions_TC.to(patches_BPC.dtype)
-        tokens_BTC = visual.ln_pre(tokens_BTC)
-        for block in self.blocks[:-1]:
-            tokens_BTC = self._run(self._with_attention, block, tokens_BTC)
-        return Hidden(tokens_BTC, grid, None)
+    def class_and_positions(self) -> tuple[Tensor, Tensor]:
+        return self.visual.class_embedding, self.visual.positional_embedding
 
     @override
     def last(self, hidden: Hidden, *, rows: int | None = None) -> Tensor:
@@ -186,16 +213,8 @@ class OpenClipTrunk(Trunk):
         return self._run(self._with_attention, self.blocks[-1], hidden.tokens_BTC, queries_BQC=queries)
 
     @override
-    def last_without_attention(self, tokens_BTC: Tensor) -> Tensor:
-        return self._run(self._without_attention, self.blocks[-1], tokens_BTC)
-
-    @override
-    def norm(self, tokens_BTC: Tensor) -> Tensor:
-        return _tensor(self.visual.ln_post(tokens_BTC))
-
-    @override
     def project(self, rows_C: Tensor) -> Tensor:
-        return _tensor(rows_C @ self.visual.proj)
+        return as_tensor(rows_C @ self.visual.proj)
 
 
 class EvaTrunk(Trunk):
@@ -211,6 +230,7 @@ class EvaTrunk(Trunk):
     head = "cls"
 
     def __init__(self, visual: TimmModel) -> None:
+        super().__init__()
         trunk = visual.trunk
         _require(isinstance(trunk, Eva), f"the trunk {type(trunk).__name__}")
         _require(
@@ -220,6 +240,7 @@ class EvaTrunk(Trunk):
         _require(len(visual.head) == 0 and isinstance(trunk.head, nn.Linear), "a projection outside the trunk")
         _require(trunk.num_prefix_tokens == 1 and not trunk.no_embed_class, "register tokens")
         _require(trunk.pos_embed is not None and trunk.patch_drop is None, "no learned positions, or patch_dropout")
+        _require(isinstance(trunk.patch_embed.norm, nn.Identity), "a norm of its patches")
         _require(trunk.rope is None or type(trunk.rope) is RotaryEmbeddingCat, "rotary positions other than 'cat'")
         _require(trunk.rope is None or not trunk.rope.aug_active, "jittered rotary positions")
         _require(trunk.rope is None or not trunk.rope.rotate_half, "rotary positions of distant channels")
@@ -230,45 +251,21 @@ class EvaTrunk(Trunk):
             _require(isinstance(block.drop_path1, nn.Identity), "stochastic depth")
         self.trunk, self.blocks = trunk, tuple(trunk.blocks)
         self._with_attention, self._without_attention = eva_block, eva_block_without_attention
-        self.width, self.patch = trunk.num_classes, trunk.patch_embed.patch_size
-        self._tables: dict[tuple[int, int, torch.device], Tensor] = {}
+        stem = trunk.patch_embed
+        self.width, self.patch, self.native = trunk.num_classes, stem.patch_size, stem.grid_size
+        self.stem, self.norm_pre, self.norm, self.rope = stem.proj, trunk.norm_pre, trunk.norm, trunk.rope
 
     @override
-    def forward_before_last(self, images_B3HW: Tensor) -> Hidden:
-        trunk, grid = self.trunk, self.grid_of(images_B3HW)
-        patches_BPC = trunk.patch_embed.norm(trunk.patch_embed.proj(images_B3HW).flatten(2).transpose(1, 2))
-        class_B1C = trunk.cls_token.to(patches_BPC.dtype).expand(len(patches_BPC), -1, -1)
-        positions_TC = resize_positions(trunk.pos_embed[0], native=trunk.patch_embed.grid_size, grid=grid)
-        tokens_BTC = torch.cat([class_B1C, patches_BPC], dim=1) + positions_TC.to(patches_BPC.dtype)
-        tokens_BTC = trunk.norm_pre(tokens_BTC)
-        rotary = self._rotary_table(grid, images_B3HW.device)
-        for block in self.blocks[:-1]:
-            tokens_BTC = self._run(self._with_attention, block, tokens_BTC, rotary=rotary)
-        return Hidden(tokens_BTC, grid, rotary)
+    def class_and_positions(self) -> tuple[Tensor, Tensor]:
+        return self.trunk.cls_token, self.trunk.pos_embed[0]
 
     @override
     def last(self, hidden: Hidden, *, rows: int | None = None) -> Tensor:
         return self._run(self._with_attention, self.blocks[-1], hidden.tokens_BTC, rotary=hidden.rotary, rows=rows)
 
     @override
-    def last_without_attention(self, tokens_BTC: Tensor) -> Tensor:
-        return self._run(self._without_attention, self.blocks[-1], tokens_BTC)
-
-    @override
-    def norm(self, tokens_BTC: Tensor) -> Tensor:
-        return _tensor(self.trunk.norm(tokens_BTC))
-
-    @override
     def project(self, rows_C: Tensor) -> Tensor:
-        return _tensor(self.trunk.head(rows_C))
-
-    def _rotary_table(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
-        """Return the table of a grid, which is computed once."""
-        if self.trunk.rope is None:
-            return None
-        if (*grid, device) not in self._tables:
-            self._tables[*grid, device] = rotary_table(self.trunk.rope, grid, device)
-        return self._tables[*grid, device]
+        return as_tensor(self.trunk.head(rows_C))
 
 
 def build_trunk(visual: nn.Module) -> Trunk:
@@ -320,8 +317,3 @@ _REFUSAL = (
 def _require(fits: bool, what: str) -> None:
     if not fits:
         raise ConfigError(_REFUSAL.format(what))
-
-
-def _tensor(value: Any) -> Tensor:
-    """Return the output of an untyped upstream module as a tensor."""
-    return value  # type: ignore[no-any-return]

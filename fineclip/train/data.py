@@ -28,10 +28,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from fineclip.errors import DataError, FineclipError
 from fineclip.methods.transforms import DataSpec, TrainingExample, Transform, sample_rng
-from fineclip.models.device_crops import CropPlan, crop_on_device
-from fineclip.models.images import UndecodableImage
+from fineclip.models.pixels import CropPlan, crop_on_device
 from fineclip.models.tokenizer import trim_padding
 from fineclip.shards import ByteRangeReader
+from fineclip.shards.images import UndecodableImage
 from fineclip.train.sampler import BatchSampler, SampleRef
 from fineclip.train.selection import PackedShard
 from fineclip.types import Batch, Counts

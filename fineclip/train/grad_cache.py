@@ -27,8 +27,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.functional import pad
 
-from fineclip.losses.contrastive import first_row
-from fineclip.methods.base import Method, groups_within, require
+from fineclip.methods.base import Method, require
 from fineclip.types import Batch, Losses
 
 Gradients = dict[Tensor, Tensor]  # of parameters
@@ -134,8 +133,10 @@ class GradCache(nn.Module):
         if self.method.crops == "unused":
             return None
         if crop_RD is None:
-            return self._split_region_loss(features.region, require(batch.crops), batch.counts.regions)
-        return self.method.region_loss(features.region, crop_RD, batch.counts.regions)
+            losses = self._split_region_loss(features.region, require(batch.crops), batch.counts.regions)
+        else:
+            losses = self.method.region_loss(features.region, crop_RD, batch.counts.regions)
+        return losses._replace(total=self.method.region_weight * losses.total)
 
     def _split_region_loss(self, region_RD: Tensor, crops: Tensor, counts: Sequence[int]) -> Losses:
         """Compute `Method.region_loss` and its gradients one micro-batch of crops after the other."""
@@ -221,9 +222,7 @@ class GradCache(nn.Module):
 
     def _bounds(self, batch: Batch) -> list[int]:
         """Return bounds of micro-batches: 0, ..., number of images. A group larger than the limit stays whole."""
-        counts, limit, bounds = batch.counts.images, self.sizes.images or 1, [0]
-        first = first_row(counts)
-        sizes = groups_within(self.method.image_groups(sum(counts)), range(first, first + len(batch.keys)))
+        limit, bounds, sizes = self.sizes.images or 1, [0], self.method.own_groups(batch)
         for end, size in zip(accumulate(sizes), sizes, strict=True):
             if end - bounds[-1] > limit and end - size > bounds[-1]:
                 bounds.append(end - size)

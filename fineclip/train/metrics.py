@@ -25,8 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fineclip.errors import TrainingError
-from fineclip.losses.contrastive import first_row
-from fineclip.methods.base import Method, groups_within
+from fineclip.methods.base import Method
 from fineclip.methods.transforms import DataSpec
 from fineclip.models.flops import Gradient, image_flops, text_flops
 from fineclip.shards import write_text
@@ -278,9 +277,7 @@ def step_flops(method: Method[Any], batch: Batch, data_spec: DataSpec) -> float:
     Returns:
         FLOPs, where a multiplication with its addition counts 2.
     """
-    counts, encoder, total = batch.counts.images, method.encoder, 0.0
-    first = first_row(counts) + batch.first_image
-    groups = groups_within(method.image_groups(sum(counts)), range(first, first + len(batch.keys)))
+    encoder, total, groups = method.encoder, 0.0, method.own_groups(batch)
     for call in method.encoder_calls(data_spec):
         rows: Tensor | None = getattr(batch, call.rows)
         if rows is None or not len(rows):

@@ -22,12 +22,13 @@ from fineclip.evals import embed, evaluate
 from fineclip.evals.embed import Embedder
 from fineclip.evals.evaluate import discard_scores, evaluate_run
 from fineclip.evals.index import index_benchmark, read_index
-from fineclip.models.checkpoints import WEIGHTS, save_encoder, saved_tokenizer
+from fineclip.models.checkpoints import WEIGHTS, find_encoder, save_encoder
 from fineclip.models.encoder import RegionEncoder
 from fineclip.models.features import FeatureEncoder
-from fineclip.models.images import decode, normalize_pixels, squash
+from fineclip.models.images import SQUASH, normalize_pixels
 from fineclip.models.shipped import shipped
 from fineclip.shards import Job, read_manifest, sha256_of
+from fineclip.shards.images import decode
 from tests.helpers.encoders import tiny_encoder
 
 IMAGES = 12
@@ -133,7 +134,7 @@ def test_the_contract(shared: World) -> None:
 
 def test_scores_are_those_of_the_encoder_itself(shared: World) -> None:
     """Worked out again image by image and class by class, without batches."""
-    encoder, tokenize = shared.encoder, saved_tokenizer(shared.run.parent)
+    encoder, tokenize = shared.encoder, find_encoder(shared.run.parent).tokenizer()
     index = read_index(shared.index("boxes"), section("boxes"))
     texts = [f"a photo of {'a' if c.is_thing else 'the'} {c.name}" for c in index.classes]
     texts = [text.replace(" a arrow", " an arrow").replace(" a umbrella", " an umbrella") for text in texts]
@@ -142,7 +143,7 @@ def test_scores_are_those_of_the_encoder_itself(shared: World) -> None:
         classes = normalize(encoder.encode_text(tokenize(texts)).double(), dim=-1)
         for row in index.images:
             content = Path(row.file).read_bytes()[row.offset : row.offset + row.size]
-            image = normalize_pixels(squash(decode(content), 96))[None]
+            image = normalize_pixels(SQUASH(decode(content), 96))[None]
             for box in row.boxes:
                 sides = torch.tensor([list(fractions(box.box, row.width, row.height))])
                 region = encoder.encode_regions(image, sides, torch.tensor([0])).double()
@@ -165,7 +166,7 @@ def test_batch_size_changes_no_result(shared: World, kind: str) -> None:
     ]
     parts = []
     for batch_size, threads in ((1, 1), (5, 3), (64, 1)):
-        tokenize = saved_tokenizer(shared.run.parent)
+        tokenize = find_encoder(shared.run.parent).tokenizer()
         encoder = FeatureEncoder(shared.encoder, tokenize, image_size=96, batch_size=batch_size, device="cpu")
         embedder = Embedder(encoder, threads)
         rows = embedder.regions(index.images, size=96) if kind == "boxes" else embedder.images(index.images, size=96)
@@ -188,8 +189,8 @@ def test_another_image_size_is_used(shared: World) -> None:
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The folders that encoders were loaded from."""
     folders: list[Path] = []
-    load = embed.load_saved_encoder
-    monkeypatch.setattr(embed, "load_saved_encoder", lambda folder: folders.append(folder) or load(folder))
+    load = embed.find_encoder
+    monkeypatch.setattr(embed, "find_encoder", lambda folder: folders.append(folder) or load(folder))
     return folders
 
 

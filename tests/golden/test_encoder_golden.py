@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fineclip.config import EncoderConfig, WeightsConfig
-from fineclip.models.checkpoints import as_open_clip, load_state_dict_strict
+from fineclip.models.checkpoints.discovery import load_state_dict_strict
+from fineclip.models.checkpoints.layouts import as_open_clip
 from fineclip.models.encoder import RegionEncoder, build_encoder, pool_masks, pool_regions
 from fineclip.models.tokenizer import trim_padding
 from fineclip.models.trunks import EvaTrunk, Hidden, resize_positions

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fineclip.models.checkpoints import EncoderSpec, as_open_clip, export, load_encoder
+from fineclip.models.checkpoints import EncoderSpec, export, load_encoder
+from fineclip.models.checkpoints.layouts import as_open_clip
 from tests.helpers.golden import GOLDEN, golden_encoder
 
 

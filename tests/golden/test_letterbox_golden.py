@@ -10,7 +10,8 @@ from torch import Tensor
 from fineclip.boxes import clip, enlarge
 from fineclip.methods.clipself import grids
 from fineclip.methods.transforms import RESIZES, grid_boxes, stack_boxes
-from fineclip.models.images import crop, normalize_pixels
+from fineclip.models.images import normalize_pixels
+from fineclip.shards.images import crop
 from fineclip.types import Box, Sample
 from tests.helpers.golden import arrays
 

@@ -12,8 +12,9 @@ from fineclip.boxes import clip, enlarge
 from fineclip.config import FineCLIPConfig, LoaderConfig
 from fineclip.methods.fineclip import FineCLIP
 from fineclip.methods.transforms import DataSpec
-from fineclip.models.images import crop, normalize_pixels, squash
+from fineclip.models.images import SQUASH, normalize_pixels
 from fineclip.models.tokenizer import Tokenizer
+from fineclip.shards.images import crop
 from fineclip.types import Box, Region, Sample
 from tests.helpers.golden import arrays, values
 
@@ -85,6 +86,6 @@ def test_rectangles_of_enlarged_boxes(index: int) -> None:
 def test_pixels_of_squashed_images(index: int) -> None:
     stored = stored_of(index)
     size = stored["tensor"].shape[-1]
-    found = normalize_pixels(squash(Image.fromarray(stored["image"].numpy()), size))
+    found = normalize_pixels(SQUASH(Image.fromarray(stored["image"].numpy()), size))
     torch.testing.assert_close(found, stored["tensor"], **close)
     assert stored["scale"].tolist() == pytest.approx([size / side for side in stored["image"].shape[:2]])

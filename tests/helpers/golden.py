@@ -22,7 +22,8 @@ from timm.models.eva import Eva
 from torch import Tensor
 
 from fineclip.config import EncoderConfig, WeightsConfig
-from fineclip.models.checkpoints import as_open_clip, load_encoder
+from fineclip.models.checkpoints import load_encoder
+from fineclip.models.checkpoints.layouts import as_open_clip
 from fineclip.models.encoder import RegionEncoder
 from fineclip.types import Batch, Counts
 

@@ -52,18 +52,22 @@ def test_federated_loss_knows_concepts_by_their_rows_alone() -> None:
 
 def test_drawn_are_those_named_and_others_up_to_the_number() -> None:
     label = torch.tensor([3, 17, 3, 40])
-    drawn = sample_concepts(label, concepts=50, at_least=10, seed=1)
+    drawn = sample_concepts(label, concepts=50, at_least=10, seed=1, counts=[len(label)])
     assert drawn[label].all() and drawn.sum() == 10
-    assert torch.equal(drawn, sample_concepts(label.flip(0), concepts=50, at_least=10, seed=1))
-    assert not torch.equal(drawn, sample_concepts(label, concepts=50, at_least=10, seed=2))
-    assert sample_concepts(label, concepts=50, at_least=2, seed=1).nonzero().flatten().tolist() == [3, 17, 40]
-    assert sample_concepts(label, concepts=50, at_least=100, seed=1).all()
-    assert sample_concepts(label[:0], concepts=50, at_least=10, seed=1).sum() == 10
+    assert torch.equal(drawn, sample_concepts(label.flip(0), concepts=50, at_least=10, seed=1, counts=[len(label)]))
+    assert not torch.equal(drawn, sample_concepts(label, concepts=50, at_least=10, seed=2, counts=[len(label)]))
+    assert sample_concepts(
+        label, concepts=50, at_least=2, seed=1, counts=[len(label)]
+    ).nonzero().flatten().tolist() == [3, 17, 40]
+    assert sample_concepts(label, concepts=50, at_least=100, seed=1, counts=[len(label)]).all()
+    assert sample_concepts(label[:0], concepts=50, at_least=10, seed=1, counts=[len(label)]).sum() == 10
 
 
 def test_every_other_concept_is_as_likely() -> None:
     label = torch.tensor([0])
-    drawn = torch.stack([sample_concepts(label, concepts=9, at_least=3, seed=seed) for seed in range(4000)])
+    drawn = torch.stack(
+        [sample_concepts(label, concepts=9, at_least=3, seed=seed, counts=[len(label)]) for seed in range(4000)]
+    )
     share = drawn.double().mean(dim=0)
     assert share[0] == 1
     torch.testing.assert_close(share[1:], torch.full((8,), 0.25, dtype=torch.float64), atol=0.03, rtol=0)

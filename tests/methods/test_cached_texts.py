@@ -170,4 +170,4 @@ def test_no_more_than_some_files_stay_open(tmp_path: Path, monkeypatch: pytest.M
     cached = CachedTexts(files, TextsFile(files["a"]).width)
     for name in "abcdabcd":
         assert cached(f"{name}-000000", [name]).tolist() == [[ord(name)] * 3]
-    assert len(cached._open) == 2
+    assert cached._open.cache_info().currsize == 2

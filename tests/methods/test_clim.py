@@ -14,7 +14,8 @@ from fineclip.methods.base import groups_within
 from fineclip.methods.clim import CLIM, make_mosaics, mosaic_sides, tile_boxes, tiled
 from fineclip.methods.clip import CLIP
 from fineclip.methods.transforms import DataSpec, ImageGroup, sample_rng
-from fineclip.models.images import SQUASH_BICUBIC, decode
+from fineclip.models.images import SQUASH_BICUBIC
+from fineclip.shards.images import decode
 from fineclip.train.data import to_device
 from fineclip.train.distributed import StepSignal
 from fineclip.train.grad_cache import GradCache
@@ -157,7 +158,7 @@ def test_too_few_images_for_mosaics_are_refused(images: int) -> None:
 
 
 def test_mosaics_that_are_no_whole_patches_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"mosaic_size: 30 px is not a multiple of the patch size, 4 px"):
+    with pytest.raises(ConfigError, match=r"mosaic_size: 30 px is not a multiple of the encoder's patch of 4 x 4 px"):
         made("clim", {"mosaic_size": 30})
 
 

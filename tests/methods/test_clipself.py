@@ -13,7 +13,8 @@ from fineclip.errors import ConfigError
 from fineclip.methods import METHODS
 from fineclip.methods.clipself import CLIPSelf, draw_patches, grids
 from fineclip.methods.transforms import DataSpec, sample_rng
-from fineclip.models.images import decode, letterbox, letterbox_centered
+from fineclip.models.images import LETTERBOX, LETTERBOX_CENTERED
+from fineclip.shards.images import decode
 from fineclip.train.grad_cache import GradCache
 from fineclip.train.optim import build_optimizer
 from fineclip.train.train import train
@@ -72,16 +73,16 @@ def test_patches_of_a_visit_need_neither_regions_nor_captions() -> None:
     expected = [[0, 0, 0.5, 1 / 3], [0.5, 0, 1, 1 / 3], [0, 1 / 3, 0.5, 2 / 3], [0.5, 1 / 3, 1, 2 / 3]]
     torch.testing.assert_close(four.boxes, torch.tensor(expected))
     quarter = decode(bare.image).crop((12, 0, 24, 8))
-    assert torch.equal(four.crops[1], letterbox_centered(quarter, 8))  # not enlarged
+    assert torch.equal(four.crops[1], LETTERBOX_CENTERED(quarter, 8))  # not enlarged
 
 
 def test_proposals_are_all_regions_of_the_data_enlarged_and_letterboxed() -> None:
     regions = tuple(Region(Box(2, 4, 10, 8), 0.5, "x", caption) for caption in ("a", None, ""))
     one = Sample("k", picture(3), WIDTH, HEIGHT, ("a",), regions=regions)
     item = prepared(one, crop_scale=2)
-    assert torch.equal(item.image, letterbox(decode(one.image), 16))
+    assert torch.equal(item.image, LETTERBOX(decode(one.image), 16))
     torch.testing.assert_close(item.boxes, torch.tensor([[2 / 24, 4 / 24, 10 / 24, 8 / 24]] * 3))
-    expected = letterbox_centered(decode(one.image).crop((0, 2, 14, 10)), 8)
+    expected = LETTERBOX_CENTERED(decode(one.image).crop((0, 2, 14, 10)), 8)
     assert all(torch.equal(crop, expected) for crop in item.crops)
     assert item.text is None
 

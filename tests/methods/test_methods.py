@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ from fineclip.losses.contrastive import contrastive_loss
 from fineclip.losses.distillation import distillation_loss
 from fineclip.methods import METHODS
 from fineclip.methods.clip import CLIP
-from fineclip.methods.fineclip import FineCLIP
+from fineclip.methods.fineclip import Features, FineCLIP
 from fineclip.train.distributed import DistributedContext
-from fineclip.train.grad_cache import GradCache
+from fineclip.train.grad_cache import GradCache, MicroBatchSizes
 from fineclip.train.optim import build_optimizer
 from tests.helpers.methods import assert_processes_equal_one, made, outcome_of, outcome_of_part
 from tests.helpers.processes import run_processes
@@ -219,3 +220,19 @@ def five_steps(rank: int, world_size: int) -> dict[str, Tensor]:
         optimizer.step()
         method.on_step_end(step, 5)
     return method.encoder.state_dict()
+
+
+def test_the_weight_of_crops_multiplies_their_finished_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every bit, if crops are back-propagated in micro-batches; dense features are constants here."""
+    batch, gradients = batch_of([2, 0, 3]), []
+    batch = replace(batch, **{name: getattr(batch, name).float() for name in ("images", "boxes", "crops")})
+    for weight in (1, 0.3):
+        options = {"weights": {"global": 0, "region": 0, "distill": weight}}
+        method = made("fineclip", options).float()
+        region_RD = method.encode(batch).region.detach()
+        features = Features(None, None, region_RD, None)
+        monkeypatch.setattr(method, "encode", lambda _, features=features: features)
+        GradCache(method, MicroBatchSizes(crops=2))(batch).total.backward()
+        gradients.append([value.grad for value in method.parameters() if value.grad is not None])
+    assert len(gradients[0]) > 10
+    assert all(torch.equal(0.3 * one, other) for one, other in zip(*gradients, strict=True))

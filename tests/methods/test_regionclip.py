@@ -137,7 +137,7 @@ def test_labels_the_total_is_the_federated_loss_of_the_dense_features() -> None:
     method, batch = made(), labeled([2, 0, 3])
     encoder = method.encoder
     region = encoder.encode_regions(batch.images, batch.boxes, batch.box_to_image)
-    drawn = sample_concepts(batch.region_labels, concepts=7, at_least=5, seed=batch.seed)
+    drawn = sample_concepts(batch.region_labels, concepts=7, at_least=5, seed=batch.seed, counts=[5])
     scale = encoder.logit_scale.exp()
     expected = federated_loss(region, batch.region_labels, method.concept_KD, drawn, logit_scale=scale, counts=[5])
     losses = GradCache(method)(batch)

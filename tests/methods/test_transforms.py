@@ -18,7 +18,7 @@ from fineclip.methods.transforms import (
     sample_rng,
     stack_boxes,
 )
-from fineclip.models.images import decode
+from fineclip.shards.images import decode
 from fineclip.types import Box, Region, Sample
 from tests.helpers.packs import HEIGHT, WIDTH, picture, sample
 from tests.helpers.tiny import TinyTokenizer, tiny_encoder
@@ -141,7 +141,8 @@ def test_relaxed_options_make_crops_smaller_and_regions_fewer_and_draw_the_rest_
 def test_smaller_crops_are_whole_patches() -> None:
     options = FineCLIPConfig.model_validate({"relaxed": {"crop_size": 6}})
     with pytest.raises(
-        ConfigError, match=r"methods\.fineclip\.relaxed\.crop_size: 6 px is not a multiple of the patch size, 4 px"
+        ConfigError,
+        match=r"methods\.fineclip\.relaxed\.crop_size: 6 px is not a multiple of the encoder's patch of 4 x 4 px",
     ):
         METHODS["fineclip"].build(tiny_encoder(), options, INPUTS)
 

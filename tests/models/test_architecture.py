@@ -82,7 +82,7 @@ def test_unknown_models_are_named(name: str, says: str) -> None:
 def test_head_and_sizes_must_match_the_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="head is 'mean', but the model's is 'cls'"):
         build_encoder(encoder_config(tmp_path, "openai", head="mean"))
-    with pytest.raises(ConfigError, match="crop_size 50 px is not a multiple of the patch, 8 px"):
+    with pytest.raises(ConfigError, match="crop_size 50 px is not a multiple of the encoder's patch of 8 x 8 px"):
         build_encoder(encoder_config(tmp_path, "openai", crop_size=50))
 
 

@@ -12,15 +12,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fineclip.errors import CheckpointError
-from fineclip.models.checkpoints import (
-    as_open_clip,
-    load_encoder,
-    load_saved_encoder,
-    read_weights,
-    save_encoder,
-    saved_tokenizer,
-)
+from fineclip.errors import CheckpointError, ConfigError
+from fineclip.models.checkpoints import find_encoder, load_encoder, save_encoder
+from fineclip.models.checkpoints.layouts import as_open_clip
+from fineclip.models.checkpoints.weights_files import read_weights
 from tests.helpers.encoders import KINDS, as_official, encoder_config, tiny_encoder
 
 
@@ -35,9 +30,9 @@ def test_saved_encoder_loads_the_same(kind: str, tmp_path: Path) -> None:
     save_encoder(encoder, tmp_path / "run", config=config)
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"encoder": config.model_dump(mode="json")}))
     Path(config.model).unlink()  # the folder is enough
-    assert same(load_saved_encoder(tmp_path / "run"), encoder)
+    assert same(find_encoder(tmp_path / "run").load(), encoder)
     with pytest.raises(Exception, match="49408 tokens"):
-        saved_tokenizer(tmp_path / "run")
+        find_encoder(tmp_path / "run").tokenizer()
 
 
 def test_saved_bytes_depend_on_the_weights_only(tmp_path: Path) -> None:
@@ -177,11 +172,14 @@ def test_names_of_open_clip_stay(tmp_path: Path) -> None:
 
 
 def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"config\.yaml: cannot be read"):
-        load_saved_encoder(tmp_path)
+    with pytest.raises(CheckpointError, match=r"holds neither config\.yaml of a finished run nor "):
+        find_encoder(tmp_path)
+    (tmp_path / "config.yaml").write_text("encoder: [")
+    with pytest.raises(ConfigError, match=r"config\.yaml: is not valid YAML"):
+        find_encoder(tmp_path)
     (tmp_path / "config.yaml").write_text("train: {}")
     with pytest.raises(CheckpointError, match="has no key `encoder`"):
-        load_saved_encoder(tmp_path)
+        find_encoder(tmp_path)
 
 
 def test_vocabulary_is_copied_to_the_folder(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from fineclip.miniature.seeds import VALIDATION
 from fineclip.models import detector as module
 from fineclip.models.batches import batches, full_batches
 from fineclip.models.detector import (
-    Detections,
     UltralyticsDetector,
     decode_prediction,
     letterbox,
@@ -71,22 +70,22 @@ def test_anchors_take_their_best_class() -> None:
         [[10, 0, 4], [20, 0, 4], [4, 0, 2], [6, 0, 2], [0.1, 0.2, 0.9], [0.8, 0.1, 0.3], [9, 9, 9]]
     )
     found = decode_prediction(prediction, classes=2, confidence=0.5)
-    assert found.boxes_N4.tolist() == [[8, 17, 12, 23], [3, 3, 5, 5]]
-    assert found.scores_N == pytest.approx([0.8, 0.9])
-    assert found.classes_N.tolist() == [1, 0]
+    assert found[:, :4].tolist() == [[8, 17, 12, 23], [3, 3, 5, 5]]
+    assert found[:, 4].tolist() == pytest.approx([0.8, 0.9])
+    assert found[:, 5].tolist() == [1, 0]
 
 
 def test_output_of_an_end_to_end_head() -> None:
     found = decode_prediction(torch.tensor([[1.0, 2, 3, 4, 0.9, 7], [1, 2, 3, 4, 0.1, 7]]), classes=0, confidence=0.5)
-    assert found.boxes_N4.tolist() == [[1, 2, 3, 4]]
-    assert found.classes_N.tolist() == [7]
+    assert found[:, :4].tolist() == [[1, 2, 3, 4]]
+    assert found[:, 5].tolist() == [7]
 
 
 @pytest.mark.parametrize("classes", [2, 0])
 def test_a_score_equal_to_the_confidence_is_enough(classes: int) -> None:
     prediction = torch.tensor([[4, 4, 2, 2, 0.5, 0.5], [4, 4, 2, 2, 0.4999, 0.25]])
     found = decode_prediction(prediction if classes == 0 else prediction.T, classes=classes, confidence=0.5)
-    assert found.scores_N.tolist() == [0.5]
+    assert found[:, 4].tolist() == [0.5]
 
 
 def test_the_model_sees_pixels_from_0_to_1_and_channels_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,9 +102,8 @@ def test_the_model_sees_pixels_from_0_to_1_and_channels_first(monkeypatch: pytes
     torch.testing.assert_close(seen[0][0, :, 0, 0], torch.full((3,), 114 / 255))
 
 
-def found_of(*boxes: tuple[float, float, float, float, float, int]) -> Detections:
-    rows = np.array(boxes, dtype=np.float64).reshape(-1, 6)
-    return Detections(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64))
+def found_of(*boxes: tuple[float, float, float, float, float, int]) -> torch.Tensor:
+    return torch.tensor(boxes, dtype=torch.float64).reshape(-1, 6)
 
 
 def test_nms_ignores_classes() -> None:
@@ -115,15 +113,15 @@ def test_nms_ignores_classes() -> None:
         (0, 7, 10, 17, 0.4, 1),  # shares 50 of 150 with the best, which is no more than a third: stays
         (50, 50, 60, 60, 0.1, 0),
     )
-    assert non_max_suppression(found, iou=1 / 3).scores_N.tolist() == [0.9, 0.4, 0.1]
-    assert non_max_suppression(found, iou=0.3).scores_N.tolist() == [0.9, 0.1]
-    assert non_max_suppression(found, iou=0.7).scores_N.tolist() == [0.9, 0.5, 0.4, 0.1]
-    assert non_max_suppression(found_of(), iou=0.5).scores_N.size == 0
+    assert non_max_suppression(found, iou=1 / 3)[:, 4].tolist() == [0.9, 0.4, 0.1]
+    assert non_max_suppression(found, iou=0.3)[:, 4].tolist() == [0.9, 0.1]
+    assert non_max_suppression(found, iou=0.7)[:, 4].tolist() == [0.9, 0.5, 0.4, 0.1]
+    assert non_max_suppression(found_of(), iou=0.5).shape == (0, 6)
 
 
 def test_nms_ignores_removed_boxes() -> None:
     found = found_of((0, 0, 10, 10, 0.9, 0), (4, 0, 14, 10, 0.8, 0), (8, 0, 18, 10, 0.7, 0))
-    assert non_max_suppression(found, iou=0.4).scores_N.tolist() == [0.9, 0.7]
+    assert non_max_suppression(found, iou=0.4)[:, 4].tolist() == [0.9, 0.7]
 
 
 def test_regions_are_clipped_limited_and_ordered() -> None:
@@ -192,7 +190,7 @@ def overlap(left: Box, right: Box) -> float:
 def test_a_box_without_area_is_no_region(min_side_px: float, kept: list[int]) -> None:
     """One outside the image, one that is a line in hundredths, and three of side 0.5, 1 and 1.5 px."""
     boxes = [[-9, 0, -2, 9], [3, 3, 3.004, 9], [1, 1, 1.5, 9], [2, 2, 3, 9], [3, 3, 4.5, 9]]
-    found = Detections(np.array(boxes), np.full(5, 0.5), np.arange(5) - 1)
+    found = found_of(*((*box, 0.5, number - 1) for number, box in enumerate(boxes)))
     _, place = letterbox(Image.new("RGB", (64, 64)), 64)
     names = {number: str(number) for number in range(-1, 5)}
     regions = to_regions(found, place, size=(64, 64), names=names, config=config(min_side_px=min_side_px))

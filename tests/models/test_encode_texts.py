@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fineclip.errors import ConfigError
 from fineclip.models.architecture import build_model
-from fineclip.models.attention import dot_product_attention
+from fineclip.models.blocks import dot_product_attention
 from fineclip.models.tokenizer import trim_padding
 from tests.helpers.encoders import encoder_config, tiny_encoder
 

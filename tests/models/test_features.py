@@ -20,8 +20,9 @@ from fineclip.errors import CheckpointError, ConfigError, DataError
 from fineclip.miniature.scenes import draw_scene, jpeg
 from fineclip.models.checkpoints import export, find_encoder, load_encoder, save_encoder
 from fineclip.models.features import FeatureEncoder, fractions
-from fineclip.models.images import decode, normalize_pixels, squash
+from fineclip.models.images import SQUASH, normalize_pixels
 from fineclip.models.shipped import shipped
+from fineclip.shards.images import decode
 from tests.helpers.encoders import encoder_config, tiny_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,7 @@ def test_regions_equal_the_region_encoder(mini: FeatureEncoder) -> None:
     encoder = load_encoder(found.config, found.weights).eval()
     width, height = PICTURE.size
     boxes = torch.tensor([[x1 / width, y1 / height, x2 / width, y2 / height] for x1, y1, x2, y2 in BOXES])
-    pixels = normalize_pixels(squash(PICTURE, 96))[None]
+    pixels = normalize_pixels(SQUASH(PICTURE, 96))[None]
     with torch.no_grad():
         regions = encoder.encode_regions(pixels, boxes, torch.zeros(len(boxes), dtype=torch.long))
         image = encoder.encode_image(pixels)

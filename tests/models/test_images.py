@@ -12,13 +12,13 @@ from torchvision.transforms import RandomResizedCrop
 
 from fineclip.models.images import (
     BICUBIC,
+    LETTERBOX,
+    LETTERBOX_CENTERED,
     MEAN,
+    SQUASH,
     STD,
-    letterbox,
-    letterbox_centered,
     normalize_pixels,
     random_resized_crop,
-    squash,
     to_batch,
 )
 from fineclip.shards.images import MAX_PIXELS, UndecodableImage, crop, decode, read_header
@@ -140,7 +140,7 @@ def test_crop_rounds_as_pillow_and_is_never_empty(box: Box, size: tuple[int, int
 
 
 def test_squash_is_pillows_resize_to_a_square() -> None:
-    square = squash(noise(), 16)
+    square = SQUASH(noise(), 16)
     assert (square.shape, square.dtype) == ((3, 16, 16), torch.uint8)
     expected = np.asarray(noise().resize((16, 16), Image.Resampling.BILINEAR))
     assert np.array_equal(square.permute(1, 2, 0).numpy(), expected)
@@ -150,7 +150,7 @@ def test_squash_is_pillows_resize_to_a_square() -> None:
 def test_a_letterboxed_image_keeps_its_aspect_beside_black(height: int, width: int) -> None:
     image, longer = Image.new("RGB", (width, height), (200, 100, 50)), max(height, width)
     wide, high = (max(1, round(20 * side / longer)) for side in (width, height))
-    corner, middle = (place(image, 20).numpy().transpose(1, 2, 0) for place in (letterbox, letterbox_centered))
+    corner, middle = (place(image, 20).numpy().transpose(1, 2, 0) for place in (LETTERBOX, LETTERBOX_CENTERED))
     expected = np.zeros((20, 20, 3), dtype=np.uint8)
     expected[:high, :wide] = (200, 100, 50)
     assert np.array_equal(corner, expected)
@@ -160,9 +160,9 @@ def test_a_letterboxed_image_keeps_its_aspect_beside_black(height: int, width: i
 
 def test_letterboxed_pixels_are_pillows_bicubic() -> None:
     expected = np.asarray(noise(30, 40).resize((20, 15), BICUBIC))
-    found = letterbox(noise(30, 40), 20).permute(1, 2, 0).numpy()
+    found = LETTERBOX(noise(30, 40), 20).permute(1, 2, 0).numpy()
     assert np.array_equal(found[:15], expected)
-    assert np.array_equal(letterbox_centered(noise(30, 40), 20).permute(1, 2, 0).numpy()[2:17], expected)
+    assert np.array_equal(LETTERBOX_CENTERED(noise(30, 40), 20).permute(1, 2, 0).numpy()[2:17], expected)
 
 
 class TorchDraws:
@@ -202,7 +202,7 @@ def test_normalized_values() -> None:
 
 
 def test_a_batch_and_an_empty_one() -> None:
-    images = [squash(noise(), 16), squash(noise(50, 20), 16)]
+    images = [SQUASH(noise(), 16), SQUASH(noise(50, 20), 16)]
     batch = to_batch(images, size=16)
     assert (batch.shape, batch.dtype) == ((2, 3, 16, 16), torch.float32)
     assert torch.equal(batch[1], normalize_pixels(images[1]))

@@ -10,17 +10,10 @@ import torch
 from torch import Tensor
 
 from fineclip.errors import CheckpointError, ConfigError
-from fineclip.models.checkpoints import (
-    EncoderSpec,
-    as_backbone,
-    as_eva_clip,
-    as_open_clip,
-    export,
-    find_encoder,
-    load_encoder,
-    official_weights,
-    read_weights,
-)
+from fineclip.models.checkpoints import EncoderSpec, export, find_encoder, load_encoder
+from fineclip.models.checkpoints.exporting import official_weights
+from fineclip.models.checkpoints.layouts import as_backbone, as_eva_clip, as_open_clip
+from fineclip.models.checkpoints.weights_files import read_weights
 from fineclip.models.encoder import RegionEncoder
 from tests.helpers.encoders import encoder_config, tiny_encoder
 
@@ -106,13 +99,13 @@ def test_other_towers_do_not_fit_the_authors_layout(tmp_path: Path, kind: str) -
 def test_other_eva_trunks_do_not_fit_the_authors_layout(tmp_path: Path) -> None:
     weights = dict(tiny_encoder(tmp_path, "eva").state_dict()) | {"visual.trunk.blocks.0.gamma_1": torch.ones(64)}
     with pytest.raises(CheckpointError, match=r"no place for visual\.blocks\.0\.gamma_1"):
-        as_eva_clip(weights, tables=None)
+        as_eva_clip(weights, tables={})
 
 
 def test_a_flat_text_tower_moves_under_its_name(tmp_path: Path) -> None:
     weights = dict(tiny_encoder(tmp_path, "eva").state_dict())
     flat = {name.removeprefix("text."): value for name, value in weights.items()}
-    assert same(as_eva_clip(flat, tables=None), as_eva_clip(weights, tables=None))
+    assert same(as_eva_clip(flat, tables={}), as_eva_clip(weights, tables={}))
 
 
 @pytest.mark.parametrize(

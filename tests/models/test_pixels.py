@@ -11,21 +11,24 @@ from PIL import Image
 
 from fineclip.boxes import enlarge
 from fineclip.miniature.scenes import draw_scene, jpeg
-from fineclip.models import device_crops
 from fineclip.models import pixels as pixels_module
-from fineclip.models.device_crops import CropPlan, ResizeTarget, crop_on_device
 from fineclip.models.images import (
     LETTERBOX,
     LETTERBOX_CENTERED,
     SQUASH,
     SQUASH_BICUBIC,
     ResizeRule,
-    UndecodableImage,
-    crop,
-    decode,
-    read_header,
 )
-from fineclip.models.pixels import DecodeRequest, Pixels, decode_for_device, resize_and_crop
+from fineclip.models.pixels import (
+    CropPlan,
+    DecodeRequest,
+    Pixels,
+    ResizeTarget,
+    crop_on_device,
+    decode_for_device,
+    resize_and_crop,
+)
+from fineclip.shards.images import UndecodableImage, crop, decode, read_header
 from fineclip.types import Box
 from tests.helpers.images import HTML, bomb, encoded
 
@@ -216,7 +219,7 @@ DECODERS = {
 
 def limit_pixels(monkeypatch: pytest.MonkeyPatch, pixels: int) -> None:
     """The limit at a size that a test can decode, everywhere."""
-    for module in ("fineclip.shards.images", "fineclip.models.images", "fineclip.models.pixels"):
+    for module in ("fineclip.shards.images", "fineclip.models.pixels"):
         monkeypatch.setattr(f"{module}.MAX_PIXELS", pixels)
 
 
@@ -298,7 +301,7 @@ def test_a_large_shrink_takes_two_passes(monkeypatch: pytest.MonkeyPatch) -> Non
     content = textures()[3]
     want = DecodeRequest(ResizeTarget(SQUASH, 8), ResizeTarget(LETTERBOX_CENTERED, 8), [Box(0, 0, 1200, 300)])
     whole = cropped_on_device(content, want)
-    monkeypatch.setattr(device_crops, "MAX_SHRINK", 4)
+    monkeypatch.setattr(pixels_module, "MAX_SHRINK", 4)
     for found, expected in zip(cropped_on_device(content, want), whole, strict=True):
         assert (found.int() - expected.int()).abs().max() <= 1  # another order of sums
 
@@ -327,7 +330,7 @@ def test_two_passes_are_one_pass_for_pictures_of_any_shape(
     boxes = [Box(0, 0, width, height), Box(width // 4, 0, width, height), Box(0, height // 4, width, height)]
     want = DecodeRequest(ResizeTarget(fits[0], 16), ResizeTarget(fits[1], 8), boxes)
     whole, expected = cropped_on_device(content, want), squares(resize_and_crop(content, want, pillow=True))
-    monkeypatch.setattr(device_crops, "MAX_SHRINK", 2)
+    monkeypatch.setattr(pixels_module, "MAX_SHRINK", 2)
     for found, one_pass, pillow in zip(cropped_on_device(content, want), whole, expected, strict=True):
         assert (found.int() - one_pass.int()).abs().max() <= 1  # another order of sums
         assert (found.int() - pillow.int()).abs().float().mean() < 2
@@ -335,14 +338,14 @@ def test_two_passes_are_one_pass_for_pictures_of_any_shape(
 
 @pytest.mark.parametrize(("width", "height"), [(1000, 30), (30, 1000), (500, 400)])
 def test_the_first_pass_changes_the_width_alone(width: int, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    passes, resize = [], device_crops.interpolate
+    passes, resize = [], pixels_module.interpolate
 
     def interpolate(values: torch.Tensor, *, size: tuple[int, int], **options: object) -> torch.Tensor:
         passes.append((tuple(values.shape[2:]), tuple(size)))
         return resize(values, size=size, **options)
 
-    monkeypatch.setattr(device_crops, "interpolate", interpolate)
-    monkeypatch.setattr(device_crops, "MAX_SHRINK", 20)
+    monkeypatch.setattr(pixels_module, "interpolate", interpolate)
+    monkeypatch.setattr(pixels_module, "MAX_SHRINK", 20)
     want = DecodeRequest(ResizeTarget(SQUASH, 16), ResizeTarget(SQUASH, 8))
     cropped_on_device(saved(picture(width, height), "PNG"), want._replace(boxes=[]))
     two = [((width, height), (16, height)), ((height, 16), (16, 16))]  # the first with its axes exchanged

@@ -17,7 +17,7 @@ from fineclip.config import LoaderConfig, RuntimeConfig, Section, WeightsConfig,
 from fineclip.errors import ConfigError, TrainingError
 from fineclip.identity import identity
 from fineclip.methods.fineclip import FineCLIP
-from fineclip.models.checkpoints import load_saved_encoder
+from fineclip.models.checkpoints import find_encoder
 from fineclip.shards import ConceptRow, Job, TableWriter, invalidate, read_manifest
 from fineclip.stages.weights import fetch_weights
 from fineclip.train.checkpoint import CheckpointManager
@@ -93,7 +93,7 @@ def test_files_of_a_run(place: Path) -> None:
     }
     assert described["options"]["weights"] == {"global": 1.0, "region": 1.0, "distill": 1.0}
     assert described["train"]["weight_decay"] == 0.1
-    trained = load_saved_encoder(folder)
+    trained = find_encoder(folder).load()
     assert trained.logit_scale.item() != tiny_encoder().logit_scale.item()
     assert len(lines_of(folder / "metrics.jsonl")) == 4
 
@@ -185,7 +185,7 @@ def test_baseline_is_a_run(place: Path) -> None:
     assert described["method"] is None
     made = read_manifest(manifest)
     assert (made.stage, made.read, "metrics.jsonl" in made.outputs) == ("train", 0, False)
-    published = load_saved_encoder(manifest.parent)
+    published = find_encoder(manifest.parent).load()
     assert torch.equal(published.logit_scale, tiny_encoder(dtype=torch.float32).logit_scale)
     before = (manifest.parent / "model.safetensors").stat().st_mtime_ns
     export_baseline(Path("weights/tiny.json"), manifest, config)

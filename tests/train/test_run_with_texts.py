@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fineclip.config import EncoderConfig, WeightsConfig, parse
 from fineclip.errors import ConfigError, ShardError
-from fineclip.models.checkpoints import load_encoder, load_saved_encoder
+from fineclip.models.checkpoints import find_encoder, load_encoder
 from fineclip.models.encoder import RegionEncoder
 from fineclip.shards import read_manifest
 from fineclip.stages.embed_texts import texts_shard
@@ -79,7 +79,7 @@ def test_it_ends_where_one_without_ends(monkeypatch: pytest.MonkeyPatch) -> None
 
 def embedding(folder: Path | None, name: str) -> Tensor:
     """What a trained encoder, or that which trainings start from, says of noise."""
-    encoder = load_saved_encoder(folder) if folder else load_encoder(CONFIG, Path("tiny.safetensors"))
+    encoder = find_encoder(folder).load() if folder else load_encoder(CONFIG, Path("tiny.safetensors"))
     pixels = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         found: Tensor = getattr(encoder.eval(), f"encode_{name}")(pixels)

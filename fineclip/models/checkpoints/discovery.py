@@ -1,4 +1,6 @@
-"""Find the architecture, the weights and the vocabulary of an encoder by its path or name.
+"""Find the architecture, the weights and the vocabulary of an encoder by its path or name, and load it strictly.
+
+Missing or unexpected keys and other shapes are errors that name them.
 
 results/coco2017/fineclip-eva02.b16-all-s0    folder of a finished run
 exported/                                     folder of open_clip: open_clip_config.json and weights
@@ -10,23 +12,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import open_clip
+from torch import Tensor
 
-from fineclip.config import EncoderConfig, WeightsConfig
+from fineclip.config import EncoderConfig, WeightsConfig, parse, read_files
 from fineclip.errors import CheckpointError, ConfigError
-from fineclip.models.architecture import architecture
-from fineclip.models.checkpoints.weights_files import WEIGHTS, weights_file
-from fineclip.models.checkpoints.strict_loading import load_encoder
-from fineclip.models.checkpoints.encoder_folder import ARCHITECTURE, RUN, VOCABULARY, saved_config
-from fineclip.models.encoder import RegionEncoder
+from fineclip.models.architecture import architecture, description
+from fineclip.models.checkpoints.layouts import NOT_WEIGHTS, as_open_clip, with_texts
+from fineclip.models.checkpoints.weights_files import WEIGHTS, read_weights, some, weights_file
+from fineclip.models.encoder import RegionEncoder, build_encoder
 from fineclip.models.images import MEAN, STD
 from fineclip.models.shipped import ENCODERS, PREFIX, shipped
 from fineclip.models.tokenizer import Tokenizer, load_tokenizer
 
-NONE: Mapping[str, EncoderConfig] = MappingProxyType({})
+VOCABULARY = "bpe.txt.gz"
+ARCHITECTURE = "open_clip_config.json"
+RUN = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class EncoderSpec:
 
 
 def find_encoder(
-    path_or_name: Path | str, *, encoder: str | None = None, catalog: Mapping[str, EncoderConfig] = NONE
+    path_or_name: Path | str, *, encoder: str | None = None, catalog: Mapping[str, EncoderConfig] | None = None
 ) -> EncoderSpec:
     """Find an encoder by its path or name. A shipped name comes first: use `./mini` for a folder of that name.
 
@@ -96,9 +99,9 @@ def find_encoder(
     elif not path.exists():
         raise CheckpointError(_absent(str(path_or_name)))
     elif encoder is not None:
-        config = encoder_by_name(encoder, weights=path, catalog=catalog)
+        config = encoder_by_name(encoder, weights=path, catalog=catalog or {})
     elif (path / RUN).is_file():
-        config = saved_config(path)
+        config = _saved_config(path)
         path = path / WEIGHTS
     elif (path / ARCHITECTURE).is_file():
         config = _described(str(path / ARCHITECTURE), weights=path)
@@ -109,7 +112,7 @@ def find_encoder(
     return EncoderSpec(config, path, beside if beside.is_file() else None)
 
 
-def encoder_by_name(name: str, *, weights: Path, catalog: Mapping[str, EncoderConfig] = NONE) -> EncoderConfig:
+def encoder_by_name(name: str, *, weights: Path, catalog: Mapping[str, EncoderConfig]) -> EncoderConfig:
     """Return the configuration of an encoder by its name.
 
     Args:
@@ -123,10 +126,9 @@ def encoder_by_name(name: str, *, weights: Path, catalog: Mapping[str, EncoderCo
     Raises:
         ConfigError: There is no such model.
     """
-    if name in catalog:
-        return catalog[name]
-    if name in ENCODERS:
-        return ENCODERS[name]
+    known = {**ENCODERS, **catalog}
+    if name in known:
+        return known[name]
     try:
         return _described(name, weights=weights)
     except ConfigError as error:
@@ -134,10 +136,32 @@ def encoder_by_name(name: str, *, weights: Path, catalog: Mapping[str, EncoderCo
         raise ConfigError(f"encoder {name}: {entries}{error}") from None
 
 
+def _saved_config(folder: Path) -> EncoderConfig:
+    """Read the section `encoder` of a run's `config.yaml`. `model` becomes the folder's `open_clip_config.json` if it exists.
+
+    Args:
+        folder: Of the run.
+
+    Returns:
+        Architecture, head and sizes.
+
+    Raises:
+        CheckpointError: The file has no such section.
+        ConfigError: The file cannot be read, or the section is not valid.
+    """
+    path = folder / RUN
+    content = read_files([path])
+    if "encoder" not in content:
+        raise CheckpointError(f"{path}: has no key `encoder`: {folder} is not the folder of a finished run")
+    config: EncoderConfig = parse(EncoderConfig, content["encoder"], where=f"{path}: encoder")
+    described = folder / ARCHITECTURE
+    return config.model_copy(update={"model": str(described)}) if described.is_file() else config
+
+
 def _described(model: str, *, weights: Path) -> EncoderConfig:
     """Return a configuration from open_clip's model config; a folder's `preprocess_cfg` sets the image size."""
-    vision: Mapping[str, Any] = architecture(model)["vision_cfg"]
-    pixels = _preprocessing(model)
+    content = description(model)
+    vision, pixels = content["model_cfg"]["vision_cfg"], content.get("preprocess_cfg") or {}
     for name, ours in (("mean", MEAN), ("std", STD)):
         if (theirs := pixels.get(name)) is not None and tuple(theirs) != ours:
             raise ConfigError(
@@ -152,14 +176,6 @@ def _described(model: str, *, weights: Path) -> EncoderConfig:
         image_size=side,
         crop_size=side,
     )
-
-
-def _preprocessing(model: str) -> Mapping[str, Any]:
-    """Return `preprocess_cfg` of a JSON file, or nothing."""
-    if not model.endswith(".json") or model.startswith(PREFIX):
-        return {}
-    content = json.loads(Path(model).read_text(encoding="utf-8"))
-    return content.get("preprocess_cfg") or {}
 
 
 def _absent(name: str) -> str:
@@ -179,3 +195,59 @@ def _does_not_say(path: Path) -> str:
         )
     folder = f", or pass the folder {path.parent}" if (path.parent / ARCHITECTURE).is_file() else ""
     return f"{path}: the model of these weights is not known. Set encoder, for example EVA02-B-16{folder}."
+
+
+def load_encoder(config: EncoderConfig, weights: Path) -> RegionEncoder:
+    """Build an encoder and load its weights, in float32 on the CPU.
+
+    Args:
+        config: Architecture, head and sizes.
+        weights: File or folder, in a layout of `layouts`.
+
+    Returns:
+        The encoder in training mode.
+
+    Raises:
+        CheckpointError: The file cannot be read, its keys or shapes are those of another model, or OpenAI's own weights are
+            loaded into a model without QuickGELU, a difference that keys do not show.
+        ConfigError: The architecture is not supported.
+    """
+    encoder = build_encoder(config)
+    found = read_weights(weights)
+    if not found.keys().isdisjoint(NOT_WEIGHTS) and not architecture(config.model).get("quick_gelu"):
+        raise CheckpointError(
+            f"{weights} as {config.model}: these weights are OpenAI's own ({some(sorted(NOT_WEIGHTS & found.keys()))} are among them), which"
+            f" were trained with QuickGELU, but this model has no QuickGELU. Use {config.model}-quickgelu."
+        )
+    load_state_dict_strict(encoder, as_open_clip(found), where=f"{weights} as {config.model}")
+    return encoder
+
+
+def load_state_dict_strict(encoder: RegionEncoder, weights: Mapping[str, Tensor], *, where: str) -> None:
+    """Set all weights of an encoder, converted to float32.
+
+    Args:
+        encoder: Changed in place.
+        weights: Under open_clip's names; the text tower may be nested or not.
+        where: Start of the error message, such as the file.
+
+    Raises:
+        CheckpointError: A key is missing or unexpected, or has another shape or an integer type.
+    """
+    wanted = encoder.state_dict()
+    weights = with_texts(weights, nested=any(name.startswith("text.") for name in wanted))
+    common = [name for name in wanted if name in weights]
+    problems = {
+        "keys are missing": sorted(wanted.keys() - weights.keys()),
+        "keys are not expected": sorted(weights.keys() - wanted.keys()),
+        "have another shape": [
+            f"{name} is {tuple(weights[name].shape)}, not {tuple(wanted[name].shape)}"
+            for name in common
+            if weights[name].shape != wanted[name].shape
+        ],
+        "are not floating-point numbers": [name for name in common if not weights[name].is_floating_point()],
+    }
+    complaints = [f"{len(names)} {problem}: {some(names)}" for problem, names in problems.items() if names]
+    if complaints:
+        raise CheckpointError(f"{where}: these weights are of another model; {'; '.join(complaints)}")
+    encoder.load_state_dict({name: weights[name].float() for name in wanted}, strict=True)

@@ -1,17 +1,23 @@
 """Export an encoder in the layout of another program."""
 
+import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
+from fineclip.config import EncoderConfig
 from fineclip.errors import CheckpointError, ConfigError
-from fineclip.models.checkpoints.weights_files import require_known_ending, write_weights
-from fineclip.models.checkpoints.discovery import EncoderSpec
-from fineclip.models.checkpoints.layouts import RotaryTables, as_backbone, as_eva_clip
-from fineclip.models.checkpoints.encoder_folder import save_encoder
+from fineclip.models.architecture import architecture
+from fineclip.models.checkpoints.discovery import ARCHITECTURE, VOCABULARY, EncoderSpec
+from fineclip.models.checkpoints.layouts import as_backbone, as_eva_clip
+from fineclip.models.checkpoints.weights_files import WEIGHTS, require_known_ending, write_weights
 from fineclip.models.encoder import RegionEncoder
+from fineclip.models.images import MEAN, STD
+from fineclip.shards import atomic, write_text
+
+PREPROCESSING = {"mode": "RGB", "interpolation": "bilinear", "resize_mode": "squash"}
 
 
 def export(found: EncoderSpec, output: Path, *, layout: str, replace: bool = False) -> None:
@@ -41,16 +47,42 @@ def export(found: EncoderSpec, output: Path, *, layout: str, replace: bool = Fal
         raise ConfigError(f"layout {layout!r}: unknown name; choose from {', '.join(LAYOUTS)}")
     if output.exists() and not replace:
         raise CheckpointError(f"{output}: already exists. Choose another path, or use --force.")
-    LAYOUTS[layout](found, output)
+    if layout == "open_clip":
+        if output.is_file():
+            raise CheckpointError(f"{output}: is a file; the layout open_clip is a folder")
+        save_encoder(found.load(), output, config=found.config, vocabulary=found.vocabulary)
+        return
+    require_known_ending(output)
+    tensors_of, wrapping = FILES[layout]
+    write_weights(output, tensors_of(found.load()), wrapping=wrapping)
 
 
-def rotary_tables(encoder: RegionEncoder) -> RotaryTables | None:
-    """Compute the rotary tables of the native grid, equal to those in the authors' files; None without rotary positions."""
-    trunk: Any = encoder.get_submodule("visual.trunk")  # timm's, untyped
-    if trunk.rope is None:
-        return None
-    sin, cos = trunk.rope.get_embed(list(trunk.patch_embed.grid_size)).chunk(2, dim=-1)
-    return RotaryTables(cos, sin)
+def save_encoder(encoder: RegionEncoder, folder: Path, *, config: EncoderConfig, vocabulary: Path | None = None) -> None:
+    """Write `model.safetensors` and `open_clip_config.json`, each atomically. The same weights give the same bytes.
+
+    open_clip loads the folder as `local-dir:FOLDER`. `find_encoder` also takes a `config.yaml`, which training writes.
+
+    Args:
+        encoder: Its weights are written in float32 under open_clip's names.
+        folder: Created if absent.
+        config: Architecture and image size.
+        vocabulary: The encoder's own BPE file, copied to `bpe.txt.gz`.
+    """
+    preprocessing = {"size": config.image_size, "mean": MEAN, "std": STD, **PREPROCESSING}
+    described = {"model_cfg": architecture(config.model), "preprocess_cfg": preprocessing}
+    write_text(folder / ARCHITECTURE, json.dumps(described, indent=2, sort_keys=True) + "\n")
+    write_weights(folder / WEIGHTS, encoder.state_dict())
+    if vocabulary is not None:
+        with atomic(folder / VOCABULARY) as temporary:
+            shutil.copyfile(vocabulary, temporary)
+
+
+def rotary_tables(encoder: RegionEncoder) -> Mapping[str, Tensor]:
+    """Compute the rotary tables of the native grid, equal to those in the authors' files; none without rotary positions."""
+    if encoder.trunk.rope is None:
+        return {}
+    sin, cos = encoder.trunk.rope.get_embed(list(encoder.trunk.native)).chunk(2, dim=-1)
+    return {"cos": cos, "sin": sin}
 
 
 def official_weights(encoder: RegionEncoder) -> Mapping[str, Tensor]:
@@ -65,28 +97,12 @@ def official_weights(encoder: RegionEncoder) -> Mapping[str, Tensor]:
     Raises:
         CheckpointError: The vision tower is another.
     """
-    has_trunk = "trunk" in dict(encoder.get_submodule("visual").named_children())
-    return as_eva_clip(encoder.state_dict(), tables=rotary_tables(encoder) if has_trunk else None)
+    return as_eva_clip(encoder.state_dict(), tables=rotary_tables(encoder))
 
 
-def _open_clip(found: EncoderSpec, output: Path) -> None:
-    if output.exists() and not output.is_dir():
-        raise CheckpointError(f"{output}: is a file; the layout open_clip is a folder")
-    save_encoder(found.load(), output, config=found.config, vocabulary=found.vocabulary)
-
-
-def _eva_clip(found: EncoderSpec, output: Path) -> None:
-    require_known_ending(output)
-    write_weights(output, official_weights(found.load()), wrapping="state_dict")
-
-
-def _backbone(found: EncoderSpec, output: Path) -> None:
-    require_known_ending(output)
-    write_weights(output, as_backbone(found.load().state_dict()))
-
-
-LAYOUTS: Mapping[str, Callable[[EncoderSpec, Path], None]] = {
-    "open_clip": _open_clip,
-    "eva_clip": _eva_clip,
-    "backbone": _backbone,
+# Layouts of one file: the tensors of an encoder, and the key of a .pt that holds them.
+FILES: Mapping[str, tuple[Callable[[RegionEncoder], Mapping[str, Tensor]], str | None]] = {
+    "eva_clip": (official_weights, "state_dict"),
+    "backbone": (lambda encoder: as_backbone(encoder.state_dict()), None),
 }
+LAYOUTS = ("open_clip", *FILES)

@@ -10,7 +10,7 @@ Source of the maps: the authors' eva_vit_model.py and timm's eva.py; timm's `_co
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ OFFICIAL_NAME = re.compile(
     r"|blocks\.\d+\.(norm[12]\.(weight|bias)"
     r"|attn\.([qkv]_proj\.weight|[qv]_bias|(inner_attn_ln|proj)\.(weight|bias))"
     r"|mlp\.(w1|w2|w3|ffn_ln)\.(weight|bias)))"
+    r"|text\..*|logit_scale"
 )
 TIMM_PARTS = (  # open_clip's VisionTransformer, timm's
     ("class_embedding", "cls_token"),
@@ -56,13 +57,6 @@ TIMM_PARTS = (  # open_clip's VisionTransformer, timm's
 )
 
 
-class RotaryTables(NamedTuple):
-    """Cosines and sines of the native grid, (P, E) each: P patches, E channels of a head."""
-
-    cos: Tensor
-    sin: Tensor
-
-
 def as_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename tensors to open_clip's names; those of open_clip and OpenAI keep their names."""
     weights = {name: value for name, value in weights.items() if name not in NOT_WEIGHTS}
@@ -76,13 +70,13 @@ def as_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def as_eva_clip(weights: Mapping[str, Tensor], *, tables: RotaryTables | None) -> dict[str, Tensor]:
+def as_eva_clip(weights: Mapping[str, Tensor], *, tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename tensors to the names of EVA-02-CLIP's authors, and add the rotary tables that their files have.
 
     Args:
         weights: Under open_clip's names.
-        tables: Of the trunk's native grid; they are written once at the top and once for every block. None for a trunk
-            without rotary positions.
+        tables: Cosines `cos` and sines `sin` of the trunk's native grid, (P, E) each with P patches and E channels of a head;
+            they are written once at the top and once for every block. Empty for a trunk without rotary positions.
 
     Returns:
         Tensors by the authors' names.
@@ -100,21 +94,15 @@ def as_eva_clip(weights: Mapping[str, Tensor], *, tables: RotaryTables | None) -
     official = {
         _renamed(name, pairs) if name.startswith(TRUNK) else name: value for name, value in texts_placed.items()
     }
-    strange = [
-        name
-        for name in official
-        if not (OFFICIAL_NAME.fullmatch(name) or name.startswith("text.") or name == "logit_scale")
-    ]
+    strange = [name for name in official if not OFFICIAL_NAME.fullmatch(name)]
     if strange:
         raise CheckpointError(
             f"the layout eva_clip has no place for {some(strange)}: EVA-02-CLIP has no such tensors."
             " This encoder can be exported as open_clip or as backbone."
         )
-    if tables is None:
-        return official
     blocks = sorted({int(found[1]) for name in official if (found := BLOCK.match(name))})
     places = ["visual.rope", *(f"visual.blocks.{number}.attn.rope" for number in blocks)]
-    return official | {f"{place}.freqs_{what}": table for place in places for what, table in tables._asdict().items()}
+    return official | {f"{place}.freqs_{what}": table for place in places for what, table in tables.items()}
 
 
 def as_backbone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

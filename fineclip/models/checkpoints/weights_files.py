@@ -58,7 +58,10 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], *, wrapping: str | 
         CheckpointError: The path has another ending.
     """
     require_known_ending(path)
-    tensors = _as_written(weights)
+    tensors = {  # on the CPU, without shared memory, sorted by name
+        name: value.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
+        for name, value in sorted(weights.items())
+    }
     with atomic(path) as temporary:
         if path.suffix == ".safetensors":  # in memory first: save_file writes a temporary file that is not cleaned up
             temporary.write_bytes(save(tensors, metadata={"format": "pt"}))
@@ -106,14 +109,6 @@ def some(names: Iterable[str], most: int = 3) -> str:
     """Join the first names, and state the number of the others."""
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _as_written(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy to float32 on the CPU, without shared memory, sorted by name."""
-    return {
-        name: value.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
-        for name, value in sorted(weights.items())
-    }
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
