@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -79,11 +80,8 @@ def pool_of(devices: Sequence[int] | Literal["auto"], visible: str | None) -> tu
     """
     if visible is None:
         return tuple(map(str, _of_this_machine() if devices == "auto" else dict.fromkeys(devices)))
-    named = [name.strip() for name in visible.split(",")]
-    end = next(
-        (index for index, name in enumerate(named) if name in ("", "-1")), len(named)
-    )  # CUDA ignores the entries after an invalid one
-    shown = dict.fromkeys(named[:end])
+    named = (name.strip() for name in visible.split(","))
+    shown = dict.fromkeys(takewhile(lambda name: name not in {"", "-1"}, named))  # CUDA ignores the entries after
     numbers = None if devices == "auto" else set(map(str, devices))
     # a UUID is always allowed
     return tuple(name for name in shown if numbers is None or not name.isdigit() or name in numbers)
