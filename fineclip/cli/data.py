@@ -14,7 +14,7 @@ def add_verbs(verbs: Verbs) -> None:
     for declared in stages().values():
         verb = add_job(verbs, declared.verb or declared.name, partial(run_stage, declared), about=declared.help)
         for parameter, needed in declared.inputs.items():
-            _add_input(verb, parameter, needed)
+            add_input(verb, parameter, needed)
         for parameter, settings in declared.options.items():
             verb.add_argument(f"--{parameter.replace('_', '-')}", dest=parameter, **settings)
         if declared.batch_size is not None:
@@ -42,7 +42,8 @@ def run_stage(declared: Stage, options: argparse.Namespace) -> None:
     function_of(declared.name)(manifest=options.manifest, config=config, **arguments)
 
 
-def _add_input(verb: argparse.ArgumentParser, parameter: str, needed: Input) -> None:
+def add_input(verb: argparse.ArgumentParser, parameter: str, needed: Input) -> None:
+    """Add the option for an input: one manifest, none or one, or several."""
     if needed.required and not needed.many:
         verb.add_argument(needed.flag, dest=parameter, type=Path, required=True, metavar="FILE", help=needed.help)
         return

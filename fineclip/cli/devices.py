@@ -79,7 +79,8 @@ def pool_of(devices: Sequence[int] | Literal["auto"], visible: str | None) -> tu
         GPUs as in `CUDA_VISIBLE_DEVICES`.
     """
     if visible is None:
-        return tuple(map(str, _of_this_machine() if devices == "auto" else dict.fromkeys(devices)))
+        count = len(list(DEVICE_FILES.glob("nvidia[0-9]*")))  # CUDA counts from 0, even if there is only /dev/nvidia3
+        return tuple(map(str, range(count) if devices == "auto" else dict.fromkeys(devices)))
     named = (name.strip() for name in visible.split(","))
     shown = dict.fromkeys(takewhile(lambda name: name not in {"", "-1"}, named))  # CUDA ignores the entries after
     numbers = None if devices == "auto" else set(map(str, devices))
@@ -96,11 +97,6 @@ def allocation_of(environment: Mapping[str, str]) -> str | None:
             node = environment.get("SLURMD_NODENAME", "")  # several nodes may be one machine
             return _slug("-".join(filter(None, (variable.partition("_")[0].lower(), environment[variable], node))))
     return None
-
-
-def _of_this_machine() -> range:
-    """Return the numbers of all GPUs. CUDA counts from 0, even in a container that has only /dev/nvidia3."""
-    return range(len(list(DEVICE_FILES.glob("nvidia[0-9]*"))))
 
 
 def _lock_gpus(count: int, lock_files: Mapping[str, Path]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Launch a training in several processes with torchrun, one per GPU of the job.
+"""Launch a training in several processes with torch.distributed, one per GPU of the job.
 
 The verb `train` calls `launch` and waits. The processes run the same command line; environment variables give their rank. A
 SIGTERM is forwarded to all of them, and they have `GRACE_S` seconds to finish a step and save. If this process is killed, the
