@@ -262,25 +262,16 @@ def slice_batch(batch: Batch, images: slice, regions: slice) -> Batch:
     Returns:
         Views of the tensors of `batch`.
     """
-    return replace(
-        batch,
-        keys=batch.keys[images],
-        images=_cut(batch.images, images),
-        texts=batch.texts if batch.text_rows is not None else _cut(batch.texts, images),
-        text_rows=_cut(batch.text_rows, images),
-        boxes=_cut(batch.boxes, regions),
-        box_to_image=None if batch.box_to_image is None else batch.box_to_image[regions] - images.start,
-        region_texts=batch.region_texts if batch.region_text_rows is not None else _cut(batch.region_texts, regions),
-        region_text_rows=_cut(batch.region_text_rows, regions),
-        region_labels=_cut(batch.region_labels, regions),
-        crops=_cut(batch.crops, regions),
-        first_image=batch.first_image + images.start,
-        regions_per_image=None if batch.regions_per_image is None else batch.regions_per_image[images],
-    )
-
-
-def _cut(field: Tensor | None, rows: slice) -> Tensor | None:
-    return None if field is None else field[rows]
+    of_images = ["keys", "images", "regions_per_image", "texts" if batch.text_rows is None else "text_rows"]
+    of_regions = ["boxes", "box_to_image", "region_labels", "crops"]
+    of_regions.append("region_texts" if batch.region_text_rows is None else "region_text_rows")
+    rows = dict.fromkeys(of_images, images) | dict.fromkeys(of_regions, regions)
+    present = {name: getattr(batch, name) for name in rows if getattr(batch, name) is not None}
+    part = replace(batch, **{name: value[rows[name]] for name, value in present.items()})
+    if part.box_to_image is not None:
+        part.box_to_image = part.box_to_image - images.start
+    part.first_image += images.start
+    return part
 
 
 def region_bounds(batch: Batch, bounds: Sequence[int]) -> list[int]:
@@ -293,15 +284,11 @@ def region_bounds(batch: Batch, bounds: Sequence[int]) -> list[int]:
     Returns:
         As many numbers as `bounds`.
     """
-    box_to_image_R, counts = batch.box_to_image, batch.regions_per_image
-    if box_to_image_R is None:
+    if batch.box_to_image is None:
         return [0] * len(bounds)
-    if counts is not None:
-        begins = [0, *accumulate(counts)]
-        return [begins[bound] for bound in bounds]
-    return cast(
-        "list[int]", torch.searchsorted(box_to_image_R, torch.tensor(bounds, device=box_to_image_R.device)).tolist()
-    )
+    counts = batch.regions_per_image or torch.bincount(batch.box_to_image, minlength=len(batch.keys)).tolist()
+    begins = [0, *accumulate(counts)]
+    return [begins[bound] for bound in bounds]
 
 
 def backward_into(
