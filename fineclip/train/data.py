@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from fineclip.errors import DataError, FineclipError
+from fineclip.methods.base import require
 from fineclip.methods.transforms import DataSpec, TrainingExample, Transform, sample_rng
 from fineclip.models.device_crops import CropPlan, crop_on_device
 from fineclip.models.images import UndecodableImage
@@ -178,7 +179,7 @@ class Collate:
             region_texts=unique_region_texts,
             region_text_rows=region_text_rows,
             region_labels=_concatenate([example.region_labels for example in examples], empty.region_labels),
-            crops=_crops([example.crops for example in examples], empty.crops),
+            crops=_crops([example.crops for example in examples], require(empty.crops)),
             crop_plans=crop_plans,
         )
 
@@ -203,7 +204,7 @@ def _concatenate(parts: Sequence[Tensor | None], empty: Tensor | None) -> Tensor
     return None if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])
 
 
-def _crops(parts: Sequence[Tensor | None], empty: Tensor | None) -> Tensor | None:
+def _crops(parts: Sequence[Tensor | None], empty: Tensor) -> Tensor | None:
     """Concatenate crops, (r, 3, s, s) each, of all images."""
     present = [part for part in parts if part is not None]
     if len(present) < len(parts):

@@ -215,19 +215,15 @@ class GradCache(nn.Module):
         """Split the batch of this rank between groups of images. `counts` still describe the whole batch."""
         if not batch.keys:
             return [batch]
-        bounds = self._bounds(batch)
-        slices = zip(pairwise(bounds), pairwise(region_bounds(batch, bounds)), strict=True)
-        return [slice_batch(batch, slice(*images), slice(*regions)) for images, regions in slices]
-
-    def _bounds(self, batch: Batch) -> list[int]:
-        """Return bounds of micro-batches: 0, ..., number of images. A group larger than the limit stays whole."""
         counts, limit, bounds = batch.counts.images, self.sizes.images or 1, [0]
         first = first_row(counts)
         sizes = groups_within(self.method.image_groups(sum(counts)), range(first, first + len(batch.keys)))
-        for end, size in zip(accumulate(sizes), sizes, strict=True):
+        for end, size in zip(accumulate(sizes), sizes, strict=True):  # a group larger than the limit stays whole
             if end - bounds[-1] > limit and end - size > bounds[-1]:
                 bounds.append(end - size)
-        return [*bounds, len(batch.keys)]
+        bounds.append(len(batch.keys))
+        slices = zip(pairwise(bounds), pairwise(region_bounds(batch, bounds)), strict=True)
+        return [slice_batch(batch, slice(*images), slice(*regions)) for images, regions in slices]
 
 
 def _sum(first: Losses | None, second: Losses | None) -> Losses:
@@ -314,10 +310,7 @@ def backward_into(
     pairs = [(output, factor) for output, factor in zip(outputs, factors, strict=True) if output.requires_grad]
     if not pairs:
         return [None] * len(inputs)
-    output_gradients = [
-        factor if isinstance(factor, Tensor) and factor.shape == output.shape else torch.ones_like(output) * factor
-        for output, factor in pairs
-    ]
+    output_gradients = [torch.ones_like(output) * factor for output, factor in pairs]
     device = pairs[0][0].device.type
     with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
         found = torch.autograd.grad(

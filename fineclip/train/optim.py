@@ -35,16 +35,9 @@ def build_optimizer(groups: list[ParameterGroup], config: TrainConfig) -> AdamW:
     Returns:
         Optimizer at the peak learning rate.
     """
-    return EagerAdamW(
-        [
-            {"params": group.parameters, "weight_decay": config.weight_decay if group.decays else 0.0}
-            for group in groups
-        ],
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
-        fused=True,
-    )
+    decay = {True: config.weight_decay, False: 0.0}
+    parameters = [{"params": group.parameters, "weight_decay": decay[group.decays]} for group in groups]
+    return EagerAdamW(parameters, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
 
 
 def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:
