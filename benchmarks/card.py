@@ -95,7 +95,7 @@ def chosen(case: Case, *, images: int = IMAGES, regions: int = REGIONS) -> Chose
             method, method.encoder_calls(data_spec(case.px)), share, dtype=torch.bfloat16, is_distributed=False
         )
     costs = costs._replace(static=costs.static + CUDA_CONTEXT)
-    return Chosen(method, largest_micro_batches(costs, share, limit, has_crops=True), costs, share, limit)
+    return Chosen(method, largest_micro_batches(costs, share, limit), costs, share, limit)
 
 
 def card_figures(cases: Sequence[Case] = CASES, *, images: int = IMAGES, regions: int = REGIONS) -> list[Figure]:

@@ -6,27 +6,15 @@ from functools import partial
 from pathlib import Path
 
 from fineclip.cli.options import Verbs, add_compute, add_job, one, section
-from fineclip.stages.declaration import Stage, function_of, stages
+from fineclip.stages.declaration import Input, Stage, function_of, stages
 
 
 def add_verbs(verbs: Verbs) -> None:
     """Add one verb per stage, in the order of the workflow."""
-    names = {name: declared.verb or name for name, declared in stages().items()}
-    for name, declared in stages().items():
-        verb = add_job(verbs, names[name], partial(run_stage, declared), about=declared.help)
+    for declared in stages().values():
+        verb = add_job(verbs, declared.verb or declared.name, partial(run_stage, declared), about=declared.help)
         for parameter, needed in declared.inputs.items():
-            nargs = None if needed.required and not needed.many else "+" if needed.required else "*"
-            text = f"manifest{'s' if needed.many else ''} of `{names.get(needed.stage, needed.stage)}`"
-            verb.add_argument(
-                needed.flag,
-                dest=parameter,
-                type=Path,
-                nargs=nargs,
-                required=needed.required,
-                default=[],
-                metavar="FILE",
-                help=f"{text}, {needed.note}" if needed.note else text,
-            )
+            add_input(verb, parameter, needed)
         for parameter, settings in declared.options.items():
             verb.add_argument(f"--{parameter.replace('_', '-')}", dest=parameter, **settings)
         if declared.batch_size is not None:
@@ -52,6 +40,22 @@ def run_stage(declared: Stage, options: argparse.Namespace) -> None:
     where = _place(declared, values)
     config = section(declared.config, options.config, where=where, version=declared.version)
     function_of(declared.name)(manifest=options.manifest, config=config, **arguments)
+
+
+def add_input(verb: argparse.ArgumentParser, parameter: str, needed: Input) -> None:
+    """Add the option for an input: one manifest, none or one, or several."""
+    made_by = stages().get(needed.stage)
+    text = f"manifest{'s' if needed.many else ''} of `{made_by.verb or made_by.name if made_by else needed.stage}`"
+    verb.add_argument(
+        needed.flag,
+        dest=parameter,
+        type=Path,
+        nargs=None if needed.required and not needed.many else "+" if needed.required else "*",
+        required=needed.required,
+        default=[],
+        metavar="FILE",
+        help=f"{text}, {needed.note}" if needed.note else text,
+    )
 
 
 def _place(declared: Stage, values: dict[str, object]) -> str:

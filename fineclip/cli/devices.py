@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -78,12 +79,10 @@ def pool_of(devices: Sequence[int] | Literal["auto"], visible: str | None) -> tu
         GPUs as in `CUDA_VISIBLE_DEVICES`.
     """
     if visible is None:
-        return tuple(map(str, _of_this_machine() if devices == "auto" else dict.fromkeys(devices)))
-    named = [name.strip() for name in visible.split(",")]
-    end = next(
-        (index for index, name in enumerate(named) if name in ("", "-1")), len(named)
-    )  # CUDA ignores the entries after an invalid one
-    shown = dict.fromkeys(named[:end])
+        count = len(list(DEVICE_FILES.glob("nvidia[0-9]*")))  # CUDA counts from 0, even if there is only /dev/nvidia3
+        return tuple(map(str, range(count) if devices == "auto" else dict.fromkeys(devices)))
+    named = (name.strip() for name in visible.split(","))
+    shown = dict.fromkeys(takewhile(lambda name: name not in {"", "-1"}, named))  # CUDA ignores the entries after
     numbers = None if devices == "auto" else set(map(str, devices))
     # a UUID is always allowed
     return tuple(name for name in shown if numbers is None or not name.isdigit() or name in numbers)
@@ -98,11 +97,6 @@ def allocation_of(environment: Mapping[str, str]) -> str | None:
             node = environment.get("SLURMD_NODENAME", "")  # several nodes may be one machine
             return _slug("-".join(filter(None, (variable.partition("_")[0].lower(), environment[variable], node))))
     return None
-
-
-def _of_this_machine() -> range:
-    """Return the numbers of all GPUs. CUDA counts from 0, even in a container that has only /dev/nvidia3."""
-    return range(len(list(DEVICE_FILES.glob("nvidia[0-9]*"))))
 
 
 def _lock_gpus(count: int, lock_files: Mapping[str, Path]) -> tuple[str, ...]:

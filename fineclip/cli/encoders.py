@@ -4,7 +4,6 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,10 @@ def _evaluate_run(options: argparse.Namespace) -> None:
     values = section(
         dict[str, dict[str, Any]], _json_config(options.config or ["{}"]), where="--config", version=VERSION
     )
-    benchmarks = {name: _benchmark(name, keys) for name, keys in values.get("benchmarks", {}).items()}
+    benchmarks: dict[str, BenchmarkConfig] = {}
+    for name, keys in values.get("benchmarks", {}).items():
+        keys.pop("benchmark_version", None)
+        benchmarks[name] = section(BenchmarkConfig, keys, where=f"benchmarks.{name}")
     if options.force:
         discard_scores(options.manifest, list(benchmarks))
     evaluate_run(
@@ -132,12 +134,6 @@ def _evaluate_run(options: argparse.Namespace) -> None:
     )
 
 
-def _benchmark(name: str, keys: Mapping[str, Any]) -> BenchmarkConfig:
-    values = {key: value for key, value in keys.items() if key != "benchmark_version"}
-    config: BenchmarkConfig = section(BenchmarkConfig, values, where=f"benchmarks.{name}")
-    return config
-
-
 def _evaluate_checkpoint(options: argparse.Namespace) -> None:
     from fineclip.evals.evaluate import record_text
     from fineclip.evals.evaluate_file import chosen_benchmarks, evaluate_checkpoint
@@ -149,13 +145,11 @@ def _evaluate_checkpoint(options: argparse.Namespace) -> None:
     found = find_encoder(options.checkpoint, encoder=options.encoder, catalog=config.encoders)
     if len(options.index) > 1:
         raise ConfigError(f"--index: with --checkpoint, expected one folder, but got {len(options.index)} paths")
-    folder = options.index[0] if options.index else None
-    with ExitStack() as stack:
-        indexes = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fineclip-index-")))
+    with tempfile.TemporaryDirectory(prefix="fineclip-index-") as temporary:
         records = evaluate_checkpoint(
             found,
             benchmarks,
-            indexes,
+            options.index[0] if options.index else Path(temporary),
             batch_size=options.batch_size,
             device=options.device,
             threads=options.threads,

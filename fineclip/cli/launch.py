@@ -1,4 +1,4 @@
-"""Launch a training in several processes with torchrun, one per GPU of the job.
+"""Launch a training in several processes with torch.distributed, one per GPU of the job.
 
 The verb `train` calls `launch` and waits. The processes run the same command line; environment variables give their rank. A
 SIGTERM is forwarded to all of them, and they have `GRACE_S` seconds to finish a step and save. If this process is killed, the
@@ -16,7 +16,6 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fineclip.errors import ConfigError, TrainingError
 
@@ -118,9 +117,9 @@ def launch(words: Sequence[str], processes: int, nodes: Nodes, *, threads: int) 
     Raises:
         TrainingError: A process was killed.
     """
-    from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher import api
 
     log.info("launching %d processes on node %d of %d", processes, nodes.own + 1, nodes.count)
     os.environ[LAUNCHER] = str(os.getpid())
@@ -129,17 +128,29 @@ def launch(words: Sequence[str], processes: int, nodes: Nodes, *, threads: int) 
     os.environ["TORCH_CPP_LOG_LEVEL"] = os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")
     if os.environ.get("OMP_NUM_THREADS") == str(threads):  # set for the whole job
         os.environ["OMP_NUM_THREADS"] = str(max(1, threads // processes))
-    wanted = torchrun.parse_args([*_torchrun_options(processes, nodes), "--module", "fineclip"])  # type: ignore[no-untyped-call]
-    wanted.training_script_args = list(
-        words
-    )  # not parsed: torchrun would take our options for abbreviations of its own
+    config = api.LaunchConfig(
+        min_nodes=nodes.count,
+        max_nodes=nodes.count,
+        nproc_per_node=processes,
+        max_restarts=0,
+        run_id=str(nodes.port),
+        rdzv_backend="c10d",
+        rdzv_endpoint=f"{nodes.first}:{nodes.port}",
+        rdzv_configs={"is_host": nodes.own == 0},  # host names are not compared
+    )
     try:
-        torchrun.run(wanted)  # type: ignore[no-untyped-call]
+        api.elastic_launch(config, sys.executable)("-u", "-m", "fineclip", *words)
     except SignalException as asked:
         log.info("stopped by %s; rerun to resume", asked.sigval.name)
         return 128 + asked.sigval
     except ChildFailedError as error:
-        return _exit_code(error)
+        rank, failure = error.get_first_failure()
+        if failure.exitcode > 0:
+            return failure.exitcode
+        name = signal.Signals(-failure.exitcode).name  # it left no error message
+        raise TrainingError(
+            f"rank {rank} of this training was killed by {name}. Run again to resume from the checkpoint."
+        ) from None
     return 0
 
 
@@ -151,36 +162,3 @@ def die_with_launcher() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(launcher):  # it ended before the call above
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _torchrun_options(processes: int, nodes: Nodes) -> list[str]:
-    common = [f"--nproc-per-node={processes}", "--max-restarts=0"]
-    if nodes.count == 1:
-        return [*common, "--standalone"]
-    return [
-        *common,
-        f"--nnodes={nodes.count}",
-        "--rdzv-backend=c10d",
-        f"--rdzv-id={nodes.port}",
-        f"--rdzv-endpoint={nodes.first}:{nodes.port}",
-        f"--rdzv-conf=is_host={int(nodes.own == 0)}",  # host names are not compared
-    ]
-
-
-def _exit_code(error: Any) -> int:
-    """Return the exit code of the process that failed first.
-
-    Args:
-        error: `ChildFailedError` of torchrun.
-
-    Returns:
-        Exit code above 0.
-
-    Raises:
-        TrainingError: The process was killed by a signal and left no error message.
-    """
-    rank, failure = error.get_first_failure()
-    if failure.exitcode >= 0:
-        return int(failure.exitcode)
-    name = signal.Signals(-failure.exitcode).name
-    raise TrainingError(f"rank {rank} of this training was killed by {name}. Run again to resume from the checkpoint.")

@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,23 +105,12 @@ def add_resources(verb: argparse.ArgumentParser) -> None:
     """Add the options for GPUs and threads."""
     verb.add_argument(
         "--gpus",
-        type=not_negative,
+        type=partial(positive, least=0),
         default=0,
         metavar="N",
         help="number of GPUs to reserve, waiting until they are free (default 0: use the visible ones)",
     )
     verb.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads (default 1)")
-
-
-def add_tokenizer(verb: argparse.ArgumentParser) -> None:
-    """Add the option for the vocabulary of the encoder."""
-    verb.add_argument(
-        "--tokenizer",
-        type=Path,
-        nargs="*",
-        default=[],
-        help="manifest of `weights` of the tokenizer, if it has its own",
-    )
 
 
 def section(model: type[S] | Any, values: dict[str, Any], *, where: str, version: int | None = None) -> Any:
@@ -173,15 +163,8 @@ def devices(text: str) -> tuple[int, ...] | str:
     return tuple(map(int, numbers))
 
 
-def not_negative(text: str) -> int:
-    """Parse an integer of at least 0."""
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 0")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    """Parse an integer of at least 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
+def positive(text: str, *, least: int = 1) -> int:
+    """Parse an integer of at least `least`."""
+    if not text.isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
     return int(text)

@@ -2,34 +2,32 @@
 
 import argparse
 import os
-from pathlib import Path
 
+from fineclip.cli.data import add_input
 from fineclip.cli.devices import claim
 from fineclip.cli.launch import die_with_launcher, is_launched, launch, nodes_of, threads_of_each
-from fineclip.cli.options import Verbs, add_job, add_resources, add_tokenizer, json_object, one, positive, section
+from fineclip.cli.options import Verbs, add_job, add_resources, json_object, one, positive, section
 from fineclip.config import BenchmarkConfig, RuntimeConfig
+from fineclip.stages.declaration import Input
 from fineclip.versions import version_of
+
+INPUTS = {
+    "select": Input(stage="select", note="the samples"),
+    "packed": Input(stage="pack", note="the images of the samples", many=True),
+    "weights": Input(stage="weights", note="the initial weights"),
+    "tokenizer": Input(
+        stage="weights", note="the tokenizer, if the weights have none", option="tokenizer", required=False
+    ),
+    "concepts": Input(stage="concepts", note="for methods with concepts", required=False),
+    "texts": Input(stage="texts", note="embeddings of captions, for loader.cached_texts", required=False, many=True),
+}
 
 
 def add_verbs(verbs: Verbs) -> None:
     """Add train, export-baseline and index."""
     verb = add_job(verbs, "train", _train, about="train one run, or resume it")
-    verb.add_argument("--select", type=Path, required=True, help="manifest of `select`: the samples")
-    verb.add_argument(
-        "--pack", dest="packed", type=Path, nargs="+", required=True, help="manifests of `pack`: their bytes"
-    )
-    verb.add_argument("--weights", type=Path, nargs=1, required=True, help="manifest of `weights`: initial weights")
-    add_tokenizer(verb)
-    verb.add_argument(
-        "--concepts", type=Path, nargs="*", default=[], help="manifest of `concepts`, if the method needs concepts"
-    )
-    verb.add_argument(
-        "--texts",
-        type=Path,
-        nargs="*",
-        default=[],
-        help="manifests of `texts`, embeddings of captions, with loader.cached_texts",
-    )
+    for parameter, needed in INPUTS.items():
+        add_input(verb, parameter, needed)
     verb.add_argument(
         "--runtime",
         type=json_object,
@@ -51,8 +49,8 @@ def add_verbs(verbs: Verbs) -> None:
         _export_baseline,
         about="export a pretrained encoder without fine-tuning, as a run to compare with",
     )
-    verb.add_argument("--weights", type=Path, nargs=1, required=True, help="manifest of `weights`")
-    add_tokenizer(verb)
+    for parameter in ("weights", "tokenizer"):
+        add_input(verb, parameter, INPUTS[parameter])
 
     add_job(verbs, "index", _index, about="index a benchmark: its images, their hashes, its boxes or captions")
 
@@ -62,26 +60,20 @@ def _train(options: argparse.Namespace) -> None:
     runtime: RuntimeConfig = section(RuntimeConfig, options.runtime, where="runtime")
     if is_launched(os.environ):
         die_with_launcher()
-        _train_here(options, runtime)
-        return
-    held = () if runtime.device == "cpu" else claim(options.gpus, runtime.devices)
-    processes, nodes = options.processes or max(1, len(held)), nodes_of(os.environ)
-    if processes == nodes.count == 1:
-        _train_here(options, runtime)
-        return
-    code = launch(options.words, processes, nodes, threads=options.threads)
-    if code:
-        raise SystemExit(code)
-
-
-def _train_here(options: argparse.Namespace, runtime: RuntimeConfig) -> None:
+    else:
+        held = () if runtime.device == "cpu" else claim(options.gpus, runtime.devices)
+        processes, nodes = options.processes or max(1, len(held)), nodes_of(os.environ)
+        if processes * nodes.count > 1:
+            if code := launch(options.words, processes, nodes, threads=options.threads):
+                raise SystemExit(code)
+            return
     from fineclip.train.run import VERSION, RunConfig, train_run
 
     config = section(RunConfig, options.config, where="train", version=VERSION)
     train_run(
         options.select,
         options.packed,
-        options.weights[0],
+        options.weights,
         options.manifest,
         config,
         tokenizer=one(options.tokenizer),
@@ -96,7 +88,7 @@ def _export_baseline(options: argparse.Namespace) -> None:
     from fineclip.train.run import VERSION, BaselineConfig, export_baseline
 
     config = section(BaselineConfig, options.config, where="encoders", version=VERSION)
-    export_baseline(options.weights[0], options.manifest, config, tokenizer=one(options.tokenizer))
+    export_baseline(options.weights, options.manifest, config, tokenizer=one(options.tokenizer))
 
 
 def _index(options: argparse.Namespace) -> None:

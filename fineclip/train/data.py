@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from fineclip.errors import DataError, FineclipError
+from fineclip.methods.base import require
 from fineclip.methods.transforms import DataSpec, TrainingExample, Transform, sample_rng
 from fineclip.models.pixels import CropPlan, crop_on_device
 from fineclip.models.tokenizer import trim_padding
@@ -168,7 +169,9 @@ class Collate:
         unique_region_texts, region_text_rows = _unique_texts(region_texts)
         return CPUBatch(
             keys=tuple(example.key for example in examples),
-            images=_images(examples, empty.image, are_whole=crop_plans is not None),
+            images=_stack([example.image for example in examples], empty.image)
+            if crop_plans is None
+            else torch.cat([example.image.permute(1, 2, 0).reshape(-1) for example in examples]),
             texts=unique_texts,
             text_rows=text_rows,
             boxes=_concatenate([example.boxes for example in examples], empty.boxes),
@@ -176,7 +179,7 @@ class Collate:
             region_texts=unique_region_texts,
             region_text_rows=region_text_rows,
             region_labels=_concatenate([example.region_labels for example in examples], empty.region_labels),
-            crops=_crops([example.crops for example in examples], empty.crops),
+            crops=_crops([example.crops for example in examples], require(empty.crops)),
             crop_plans=crop_plans,
         )
 
@@ -201,28 +204,21 @@ def _concatenate(parts: Sequence[Tensor | None], empty: Tensor | None) -> Tensor
     return None if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])
 
 
-def _images(examples: Sequence[TrainingExample], empty: Tensor, *, are_whole: bool) -> Tensor:
-    """Stack image squares, (B, 3, S, S), or concatenate the bytes of whole images of any size, (n,)."""
-    if not examples:
-        return empty
-    if are_whole:
-        return torch.cat([example.image.permute(1, 2, 0).reshape(-1) for example in examples])
-    return _stack([example.image for example in examples])
-
-
-def _crops(parts: Sequence[Tensor | None], empty: Tensor | None) -> Tensor | None:
+def _crops(parts: Sequence[Tensor | None], empty: Tensor) -> Tensor | None:
     """Concatenate crops, (r, 3, s, s) each, of all images."""
-    if not parts:
-        return empty
     present = [part for part in parts if part is not None]
     if len(present) < len(parts):
         return None
-    crops = [crop for part in present for crop in part]
-    return _stack(crops) if crops else present[0]
+    return _stack([crop for part in present for crop in part], present[0] if present else empty)
 
 
-def _stack(images: Sequence[Tensor]) -> Tensor:
-    """Stack (3, S, S) images. They and the result have colors innermost in memory; in a worker the result is in shared memory."""
+def _stack(images: Sequence[Tensor], empty: Tensor) -> Tensor:
+    """Stack (3, S, S) images; `empty` if there are none.
+
+    They and the result have colors innermost in memory; in a worker the result is in shared memory.
+    """
+    if not images:
+        return empty
     stacked: Tensor = default_collate([image.permute(1, 2, 0) for image in images])
     return stacked.permute(0, 3, 1, 2)
 
@@ -236,8 +232,7 @@ def _unique_texts(texts: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         return None, None
     numbers: dict[bytes, int] = {}
     rows = [numbers.setdefault(row.tobytes(), len(numbers)) for row in texts.numpy()]
-    first = {row: place for place, row in reversed(list(enumerate(rows)))}
-    unique = texts[[first[number] for number in range(len(numbers))]]
+    unique = texts[np.unique(rows, return_index=True)[1]]
     shortened = unique if texts.is_floating_point() else trim_padding(unique).contiguous()
     return shortened, torch.tensor(rows, dtype=torch.int64)
 
@@ -272,7 +267,7 @@ def build_batches(
     )
     iterator = iter(loader)
     # The iterator's own __del__ calls this method; it is absent if there are no workers.
-    end_workers = getattr(iterator, "_shutdown_workers", _do_nothing)
+    end_workers = getattr(iterator, "_shutdown_workers", lambda: None)
     # At exit, Python sends SIGTERM to the workers and joins them. They ignore it, so they must end before.
     atexit.register(end_workers)
     try:
@@ -283,10 +278,6 @@ def build_batches(
     finally:
         atexit.unregister(end_workers)
         end_workers()
-
-
-def _do_nothing() -> None:
-    pass
 
 
 def _init_worker(_: int) -> None:

@@ -216,17 +216,13 @@ class GradCache(nn.Module):
         """Split the batch of this rank between groups of images. `counts` still describe the whole batch."""
         if not batch.keys:
             return [batch]
-        bounds = self._bounds(batch)
-        slices = zip(pairwise(bounds), pairwise(region_bounds(batch, bounds)), strict=True)
-        return [slice_batch(batch, slice(*images), slice(*regions)) for images, regions in slices]
-
-    def _bounds(self, batch: Batch) -> list[int]:
-        """Return bounds of micro-batches: 0, ..., number of images. A group larger than the limit stays whole."""
         limit, bounds, sizes = self.sizes.images or 1, [0], self.method.own_groups(batch)
-        for end, size in zip(accumulate(sizes), sizes, strict=True):
+        for end, size in zip(accumulate(sizes), sizes, strict=True):  # a group larger than the limit stays whole
             if end - bounds[-1] > limit and end - size > bounds[-1]:
                 bounds.append(end - size)
-        return [*bounds, len(batch.keys)]
+        bounds.append(len(batch.keys))
+        slices = zip(pairwise(bounds), pairwise(region_bounds(batch, bounds)), strict=True)
+        return [slice_batch(batch, slice(*images), slice(*regions)) for images, regions in slices]
 
 
 def _sum(first: Losses | None, second: Losses | None) -> Losses:
@@ -261,25 +257,16 @@ def slice_batch(batch: Batch, images: slice, regions: slice) -> Batch:
     Returns:
         Views of the tensors of `batch`.
     """
-    return replace(
-        batch,
-        keys=batch.keys[images],
-        images=_cut(batch.images, images),
-        texts=batch.texts if batch.text_rows is not None else _cut(batch.texts, images),
-        text_rows=_cut(batch.text_rows, images),
-        boxes=_cut(batch.boxes, regions),
-        box_to_image=None if batch.box_to_image is None else batch.box_to_image[regions] - images.start,
-        region_texts=batch.region_texts if batch.region_text_rows is not None else _cut(batch.region_texts, regions),
-        region_text_rows=_cut(batch.region_text_rows, regions),
-        region_labels=_cut(batch.region_labels, regions),
-        crops=_cut(batch.crops, regions),
-        first_image=batch.first_image + images.start,
-        regions_per_image=None if batch.regions_per_image is None else batch.regions_per_image[images],
-    )
-
-
-def _cut(field: Tensor | None, rows: slice) -> Tensor | None:
-    return None if field is None else field[rows]
+    of_images = ["keys", "images", "regions_per_image", "texts" if batch.text_rows is None else "text_rows"]
+    of_regions = ["boxes", "box_to_image", "region_labels", "crops"]
+    of_regions.append("region_texts" if batch.region_text_rows is None else "region_text_rows")
+    rows = dict.fromkeys(of_images, images) | dict.fromkeys(of_regions, regions)
+    present = {name: getattr(batch, name) for name in rows if getattr(batch, name) is not None}
+    part = replace(batch, **{name: value[rows[name]] for name, value in present.items()})
+    if part.box_to_image is not None:
+        part.box_to_image = part.box_to_image - images.start
+    part.first_image += images.start
+    return part
 
 
 def region_bounds(batch: Batch, bounds: Sequence[int]) -> list[int]:
@@ -292,15 +279,11 @@ def region_bounds(batch: Batch, bounds: Sequence[int]) -> list[int]:
     Returns:
         As many numbers as `bounds`.
     """
-    box_to_image_R, counts = batch.box_to_image, batch.regions_per_image
-    if box_to_image_R is None:
+    if batch.box_to_image is None:
         return [0] * len(bounds)
-    if counts is not None:
-        begins = [0, *accumulate(counts)]
-        return [begins[bound] for bound in bounds]
-    return cast(
-        "list[int]", torch.searchsorted(box_to_image_R, torch.tensor(bounds, device=box_to_image_R.device)).tolist()
-    )
+    counts = batch.regions_per_image or torch.bincount(batch.box_to_image, minlength=len(batch.keys)).tolist()
+    begins = [0, *accumulate(counts)]
+    return [begins[bound] for bound in bounds]
 
 
 def backward_into(
@@ -326,10 +309,7 @@ def backward_into(
     pairs = [(output, factor) for output, factor in zip(outputs, factors, strict=True) if output.requires_grad]
     if not pairs:
         return [None] * len(inputs)
-    output_gradients = [
-        factor if isinstance(factor, Tensor) and factor.shape == output.shape else torch.ones_like(output) * factor
-        for output, factor in pairs
-    ]
+    output_gradients = [torch.ones_like(output) * factor for output, factor in pairs]
     device = pairs[0][0].device.type
     with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
         found = torch.autograd.grad(

@@ -85,13 +85,12 @@ def choose_micro_batches(
     device = next(method.parameters()).device
     if (limit := memory_limit(runtime, device)) is not None:
         costs = estimate_memory(method, calls, rows, dtype=dtype, is_distributed=is_distributed)
-        has_crops = any(call.rows == "crops" for call in calls)
 
         def expected(sizes: MicroBatchSizes) -> float:
-            return costs.total(sizes.images or rows.images, (sizes.crops or rows.regions) if has_crops else 0)
+            return costs.total(sizes.images or rows.images, sizes.crops or rows.regions)
 
         if previous is None or expected(previous) > limit:
-            sizes = largest_micro_batches(costs, rows, limit, has_crops=has_crops)
+            sizes = largest_micro_batches(costs, rows, limit)
         log.info("estimated step memory %.3g GB (limit %.3g GB)", expected(sizes) / GB, limit / GB)
     crops, images = runtime.crop_micro_batch_size or sizes.crops, runtime.image_micro_batch_size or sizes.images
     if previous is not None and (crops, images) != (previous.crops, previous.images):
@@ -114,17 +113,16 @@ def memory_limit(runtime: RuntimeConfig, device: torch.device) -> float | None:
     return GPU_FRACTION * torch.cuda.get_device_properties(device).total_memory
 
 
-def largest_micro_batches(costs: MemoryCosts, rows: RankBatchSize, limit: float, *, has_crops: bool) -> MicroBatchSizes:
+def largest_micro_batches(costs: MemoryCosts, rows: RankBatchSize, limit: float) -> MicroBatchSizes:
     """Return the largest micro-batches that fit: none if a whole batch fits; else of crops, and of images if necessary.
 
     All images at once save a second forward pass of images, so they are preferred if a tenth of their number of crops also
     fits.
 
     Args:
-        costs: Bytes.
+        costs: Bytes; those of a crop are 0 if the method encodes none.
         rows: Rows of a rank.
         limit: Bytes.
-        has_crops: Whether the method encodes crops.
 
     Returns:
         Sizes per rank.
@@ -132,14 +130,14 @@ def largest_micro_batches(costs: MemoryCosts, rows: RankBatchSize, limit: float,
     Raises:
         ConfigError: Not even one image and one crop fit.
     """
-    crops = rows.regions if has_crops else 0
-    if costs.total(rows.images, crops) <= limit:
+    has_crops = costs.crop > 0
+    if costs.total(rows.images, rows.regions) <= limit:
         return MicroBatchSizes()
-    least_crops = min(crops, max(1, rows.images // 10))
-    if has_crops and costs.total(rows.images, least_crops) <= limit:
-        return MicroBatchSizes(crops=_fitting(limit - costs.total(rows.images, 0), costs.crop, crops))
+    least_crops = min(rows.regions, max(1, rows.images // 10))
+    if costs.total(rows.images, least_crops) <= limit:
+        return MicroBatchSizes(crops=_fitting(limit - costs.total(rows.images, 0), costs.crop, rows.regions))
     rest = limit - costs.static - costs.batch
-    if rest < costs.image + (costs.crop if has_crops else 0):
+    if rest < costs.image + costs.crop:
         raise ConfigError(
             f"runtime.memory_gb: {limit / GB:.3g} GB is not enough for one image{' and one crop' if has_crops else ''}."
             f" Required: {costs.static / GB:.3g} GB for weights, gradients and moments, {costs.batch / GB:.3g} GB for a"
@@ -147,8 +145,8 @@ def largest_micro_batches(costs: MemoryCosts, rows: RankBatchSize, limit: float,
             " Set runtime.activation_checkpointing: true, use more processes, or lower train.batch_size."
         )
     images = _fitting(rest / 2 if has_crops else rest, costs.image, rows.images)
-    crops_that_fit = _fitting(rest - images * costs.image, costs.crop, crops) if has_crops else None
-    return MicroBatchSizes(crops=crops_that_fit, images=images)
+    crops = _fitting(rest - images * costs.image, costs.crop, rows.regions) if has_crops else None
+    return MicroBatchSizes(crops=crops, images=images)
 
 
 def _fitting(space: float, each: float, at_most: int) -> int:

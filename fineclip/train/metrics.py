@@ -16,8 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -42,11 +41,13 @@ MAX_KEYS = 8  # samples named in a message
 
 @dataclass
 class ThroughputWindow:
-    """Sums since the last log line. `flops` is None if it is unknown for a step."""
+    """Sums since the last log line, at `since`. `flops` is NaN if it is unknown for a step."""
 
+    since: float
+    waited: float = 0.0
     images: int = 0
     regions: int = 0
-    flops: float | None = 0.0
+    flops: float = 0.0
 
 
 class MetricsLogger:
@@ -54,10 +55,9 @@ class MetricsLogger:
 
     Args:
         folder: Folder of the run. Lines of steps after `done`, left by a killed process, are removed.
+        context: Rank, and device whose memory is reported.
         done: Steps of earlier attempts.
         steps: Steps of the training.
-        writes: Whether this is the main process.
-        device: Device whose memory is reported.
         peak_flops: FLOPs per second of the device in the precision of the training; None if unknown.
         tensorboard: Whether to write TensorBoard events too.
     """
@@ -65,22 +65,22 @@ class MetricsLogger:
     def __init__(
         self,
         folder: Path,
+        context: DistributedContext,
         *,
         done: int,
         steps: int,
-        writes: bool,
-        device: torch.device,
         peak_flops: float | None = None,
         tensorboard: bool = False,
     ) -> None:
-        self._steps, self._writes, self._device, self._peak_flops = steps, writes, device, peak_flops
+        self._steps, self._writes, self._device = steps, context.is_main_process, context.device
+        self._peak_flops, writes = peak_flops, self._writes
         self._board = _board(folder / "tensorboard", done) if writes and tensorboard else None
         names = ("metrics.jsonl", "speed.jsonl") if writes else ()
         self._files = {name: _open_truncated_after(folder / name, done) for name in names}
         is_terminal = writes and sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=done, unit="step", disable=not is_terminal)
         self._logs_progress, self._tenth = writes and not is_terminal, -1
-        self._since, self._waited, self._seen = time.perf_counter(), 0.0, ThroughputWindow()
+        self._window = ThroughputWindow(time.perf_counter())
 
     @property
     def shows_mfu(self) -> bool:
@@ -92,7 +92,7 @@ class MetricsLogger:
         """Count the time of the block as waiting for data."""
         begin = time.perf_counter()
         yield
-        self._waited += time.perf_counter() - begin
+        self._window.waited += time.perf_counter() - begin
 
     def update(self, images: int, regions: int, flops: float | None) -> None:
         """Count a finished step.
@@ -102,9 +102,9 @@ class MetricsLogger:
             regions: Regions of all ranks.
             flops: FLOPs of this rank; None if unknown.
         """
-        self._seen.images += images
-        self._seen.regions += regions
-        self._seen.flops = None if flops is None or self._seen.flops is None else self._seen.flops + flops
+        self._window.images += images
+        self._window.regions += regions
+        self._window.flops += math.nan if flops is None else flops
         self._bar.update()
 
     def log(self, metrics: Mapping[str, Any], losses: Mapping[str, float]) -> None:
@@ -125,36 +125,29 @@ class MetricsLogger:
                 self._board.add_scalar(name, value, step)
         shown = {name: f"{value:.3f}" for name, value in losses.items()}
         self._bar.set_postfix(shown)
-        if self._logs_progress and self._is_tenth(step):
+        before, self._tenth = self._tenth, step * PROGRESS_LINES // self._steps
+        if self._logs_progress and self._tenth > before:
             terms = ", ".join(f"{name} {value}" for name, value in shown.items())
             log.info("step %d/%d: %s; %.1f images/s", step, self._steps, terms, speeds["images_per_second"])
-
-    def _is_tenth(self, step: int) -> bool:
-        """Return whether another tenth of the steps has passed since the last line of progress."""
-        before, self._tenth = self._tenth, step * PROGRESS_LINES // self._steps
-        return self._tenth > before
 
     def _speeds(self) -> dict[str, float]:
         """Return speeds since the last log line, and reset the window."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
-        seconds = max(now - self._since, 1e-9)
+        window, self._window = self._window, ThroughputWindow(time.perf_counter())
+        seconds = max(self._window.since - window.since, 1e-9)
         speeds = {
-            "images_per_second": round(self._seen.images / seconds, 2),
-            "regions_per_second": round(self._seen.regions / seconds, 2),
-            "data_wait_share": round(self._waited / seconds, 4),
+            "images_per_second": round(window.images / seconds, 2),
+            "regions_per_second": round(window.regions / seconds, 2),
+            "data_wait_share": round(window.waited / seconds, 4),
             "peak_memory_mb": round(peak_memory_mb(self._device)),
         }
-        if self._peak_flops and self._seen.flops is not None:
-            speeds["mfu"] = round(self._seen.flops / seconds / self._peak_flops, 4)
-        self._since, self._waited, self._seen = now, 0.0, ThroughputWindow()
+        if self._peak_flops and not math.isnan(window.flops):
+            speeds["mfu"] = round(window.flops / seconds / self._peak_flops, 4)
         return speeds
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Close all files, and log the peak memory."""
         self._bar.close()
         if self._writes:
             log.info("peak memory %.3g GB", peak_memory_mb(self._device) / 1000)

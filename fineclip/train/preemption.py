@@ -3,10 +3,9 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 
 class StopRequest:
@@ -54,23 +53,11 @@ def handle_stop_signals(*, limit_s: float | None = None) -> Iterator[StopRequest
         The request. Outside of the main thread only the time limit works.
     """
     request = StopRequest(limit_s)
-    with _handler((signal.SIGTERM, signal.SIGINT), request.on_signal):
-        yield request
-
-
-@contextmanager
-def ignore_signal(number: signal.Signals) -> Iterator[None]:
-    """Ignore a signal inside the block; programs started there ignore it permanently."""
-    with _handler((number,), signal.SIG_IGN):
-        yield
-
-
-@contextmanager
-def _handler(numbers: Sequence[signal.Signals], handler: Any) -> Iterator[None]:
     is_main = threading.current_thread() is threading.main_thread()  # Python allows handlers only there
-    before = {number: signal.signal(number, handler) for number in numbers} if is_main else {}
+    numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
+    before = {number: signal.signal(number, request.on_signal) for number in numbers}
     try:
-        yield
+        yield request
     finally:
         for number, old in before.items():
             signal.signal(number, old)

@@ -15,7 +15,6 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ from fineclip.stages.upstream import keys_by_shard, manifests_of
 from fineclip.stages.weights import vocabulary_at, weights_at
 from fineclip.train.checkpoint import CheckpointManager
 from fineclip.train.data import Collate, PackedDataset
-from fineclip.train.distributed import DistributedContext, init_distributed
+from fineclip.train.distributed import init_distributed
 from fineclip.train.selection import Selection, read_selection
 from fineclip.train.train import TrainingRun, train
 
@@ -151,9 +150,11 @@ def train_run(
     manifests = manifests_of(keys, packed, stage="pack", select=select)
     embedded = manifests_of(keys, texts, stage="texts", select=select) if texts else {}
     optional = [path for path in (tokenizer, concepts) if path is not None]
-    job = _job(manifest, config, [select, *manifests.values(), weights, *optional, *embedded.values()])
+    inputs = [select, *manifests.values(), weights, *optional, *embedded.values()]
+    job, folder = _job(manifest, config, inputs), manifest.parent
     with init_distributed(runtime.device) as context, ExitStack() as stack:
-        checkpoints = CheckpointManager(manifest.parent / "state", _state_identity(job), keep=runtime.keep_checkpoints)
+        state = _state_identity(config, inputs)
+        checkpoints = CheckpointManager(folder / "state", state, keep=runtime.keep_checkpoints)
         if context.run_on_main(job.is_up_to_date):
             context.run_on_main(checkpoints.clear)  # left by a process that was killed at the very end
             return
@@ -163,13 +164,25 @@ def train_run(
         vocabulary = vocabulary_at(tokenizer, config.encoder)
         encoder = load_encoder(config.encoder, weights_at(weights, config.encoder.weights)).to(context.device)
         selection = read_selection(keys, manifests, config.train)
-        data_spec = replace(
-            _data_spec(config, vocabulary, concepts),
-            embedded=_cached_texts(config, encoder, embedded, packed=manifests, tokenizer=tokenizer),
+        if selection.left_out:
+            counts = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items())
+            log.info("using %d of %d selected samples; dropped: %s", selection.samples, selection.selected, counts)
+        cached = _cached_texts(config, encoder, embedded, packed=manifests, tokenizer=tokenizer)
+        data_spec = _data_spec(config, vocabulary, concepts, cached)
+        method = METHODS[config.method].build(encoder, config.options, data_spec)
+        transform = method.build_transform(data_spec, config.options, max_regions=config.train.max_regions)
+        run = TrainingRun(
+            method,
+            config.train,
+            samples=PackedDataset(selection.shards, transform, seed=config.train.seed),
+            collate=Collate(data_spec),
+            folder=folder,
+            checkpoints=checkpoints,
+            context=context,
+            runtime=runtime,
         )
-        run = _training_run(config, encoder, selection, data_spec, checkpoints, context, runtime)
         train(run)
-        context.run_on_main(lambda: _finish(job, run.method.export_encoder(), config, vocabulary, selection=selection))
+        context.run_on_main(lambda: _finish(job, method.export_encoder(), config, vocabulary, selection=selection))
         context.run_on_main(checkpoints.clear)
 
 
@@ -203,24 +216,25 @@ def _job(manifest: Path, config: Section, inputs: Sequence[Path]) -> Job:
     return Job(manifest, stage="train", version=VERSION, config=config, inputs=inputs)
 
 
-def _state_identity(job: Job) -> str:
+def _state_identity(config: RunConfig, inputs: Sequence[Path]) -> str:
     """Return the hash of everything that checkpoints belong to."""
-    config = identity(job.config) if isinstance(job.config, Section) else job.config
-    inputs = job.inputs if isinstance(job.inputs, Mapping) else hashes_of(job.inputs)
-    content = {"version": job.version, "config": config, "inputs": dict(inputs)}
+    content = {"version": VERSION, "config": identity(config), "inputs": hashes_of(inputs)}
     return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 
-def _data_spec(config: RunConfig, vocabulary: Path | None, concepts: Path | None) -> DataSpec:
+def _data_spec(
+    config: RunConfig, vocabulary: Path | None, concepts: Path | None, embedded: CachedTexts | None
+) -> DataSpec:
     """Return the inputs of the encoder, with the concepts of the method.
 
     Args:
         config: Configuration of the run.
         vocabulary: BPE file; None for the default of the encoder.
         concepts: Manifest of `concepts`; None if the method needs none.
+        embedded: Embeddings of captions; None if the encoder embeds texts.
 
     Returns:
-        Data spec without embeddings of captions.
+        Data spec.
 
     Raises:
         ConfigError: The method needs concepts that are absent, or has concepts that it does not use.
@@ -233,6 +247,7 @@ def _data_spec(config: RunConfig, vocabulary: Path | None, concepts: Path | None
         config.encoder.image_size,
         config.encoder.crop_size,
         concepts=() if concepts is None else read_concepts(concepts),
+        embedded=embedded,
         loader=config.loader,
     )
 
@@ -273,32 +288,6 @@ def _cached_texts(
     files = text_files(texts, packed=packed, text_tower=text_tower_hash(encoder), tokenizer=tokenizer)
     log.info("reading embeddings of captions from %d files", len(files))
     return CachedTexts(files, encoder.width)
-
-
-def _training_run(  # noqa: PLR0917 (all of a run)
-    config: RunConfig,
-    encoder: RegionEncoder,
-    selection: Selection,
-    data_spec: DataSpec,
-    checkpoints: CheckpointManager,
-    context: DistributedContext,
-    runtime: RuntimeConfig,
-) -> TrainingRun:
-    if context.is_main_process and selection.left_out:
-        counts = ", ".join(f"{count} {reason}" for reason, count in selection.left_out.items())
-        log.info("using %d of %d selected samples; dropped: %s", selection.samples, selection.selected, counts)
-    method = METHODS[config.method].build(encoder, config.options, data_spec)
-    transform = method.build_transform(data_spec, config.options, max_regions=config.train.max_regions)
-    return TrainingRun(
-        method,
-        config.train,
-        samples=PackedDataset(selection.shards, transform, seed=config.train.seed),
-        collate=Collate(data_spec),
-        folder=checkpoints.folder.parent,
-        checkpoints=checkpoints,
-        context=context,
-        runtime=runtime,
-    )
 
 
 def _finish(

@@ -140,6 +140,3 @@ class BatchSampler:
         groups = self.groups or [ImageGroup(images=1, cost=1)] * self.order.images_per_step
         for step in range(self.start, self.stop):
             yield split_by_rank(self.order.batch(step), groups, rank=self.rank, world_size=self.world_size)
-
-    def __len__(self) -> int:
-        return self.stop - self.start

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,17 +74,8 @@ class PackedShard:
         Raises:
             ShardError: The tar is missing, truncated, or does not match its index.
         """
-        image_offset, image_size, json_offset, json_size, regions = map(int, self.index[number])
-        row = PackRow(
-            key=self.keys[number].decode(),
-            kept=True,
-            image_offset=image_offset,
-            image_size=image_size,
-            json_offset=json_offset,
-            json_size=json_size,
-            regions=regions,
-        )
-        return read_sample(reader, self.tar, row)
+        values: dict[str, Any] = dict(zip(INDEX_COLUMNS, self.index[number].tolist(), strict=True))
+        return read_sample(reader, self.tar, PackRow(key=self.keys[number].decode(), kept=True, **values))
 
 
 @dataclass(frozen=True)

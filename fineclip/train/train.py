@@ -9,6 +9,7 @@ import hashlib
 import logging
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -141,15 +142,15 @@ class TrainState:
     micro_batches: MicroBatchSizes
     step: int
 
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Objects with a `state_dict`, by their names in a checkpoint."""
+        return {"method": self.method, "optimizer": self.optimizer, "scaler": self.scaler, "monitor": self.monitor}
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next step depends on."""
-        return {
-            "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "monitor": self.monitor.state_dict(),
-            "micro_batches": {"crops": self.micro_batches.crops, "images": self.micro_batches.images},
-        }
+        sizes = {"crops": self.micro_batches.crops, "images": self.micro_batches.images}
+        return {name: part.state_dict() for name, part in self.parts.items()} | {"micro_batches": sizes}
 
 
 def train(run: TrainingRun) -> TrainState:
@@ -170,8 +171,8 @@ def train(run: TrainingRun) -> TrainState:
     config, state = run.config, resume(run)
     first_step, batches_of_rank = state.step, run.batches(state.step)
     _log_setup(run, state)
-    limit_min = run.runtime.time_limit_min
-    with handle_stop_signals(limit_s=limit_min and limit_min * 60) as stop, _metrics_logger(run, state) as logger:
+    limit_s = run.runtime.time_limit_min and 60 * run.runtime.time_limit_min
+    with handle_stop_signals(limit_s=limit_s) as stop, closing(_metrics_logger(run, state)) as logger:
         for step in range(first_step, run.steps):
             with logger.waiting():
                 batch, step_signal = next_batch(run, batches_of_rank, stop, step=step)
@@ -325,23 +326,21 @@ def resume(run: TrainingRun) -> TrainState:
             f"{run.checkpoints.folder}: the main process finds a checkpoint of step {expected}, rank {context.rank} one of step"
             f" {step}. All processes must see the same folder."
         )
-    previous = None
+    state, previous = TrainState(method, method, optimizer, scaler, monitor, MicroBatchSizes(), step), None
     if content is not None:
-        method.load_state_dict(content["method"])
-        optimizer.load_state_dict(content["optimizer"])
-        scaler.load_state_dict(content["scaler"])
-        monitor.load_state_dict(content["monitor"])
+        for name, part in state.parts.items():
+            part.load_state_dict(content[name])
         previous = MicroBatchSizes(**content["micro_batches"])
     dtype, is_distributed, rows = AUTOCAST_DTYPES[config.precision], context.world_size > 1, run.rank_batch_size
-    sizes = context.run_on_main(
+    state.micro_batches = context.run_on_main(
         lambda: choose_micro_batches(
             method, run.encoder_calls, rows, runtime, dtype=dtype, is_distributed=is_distributed, previous=previous
         )
     )
     if runtime.compile:  # after memory was measured, which uses other shapes
         method.encoder.trunk.compile()
-    model = context.wrap(GradCache(method, sizes, scaler))
-    return TrainState(method, model, optimizer, scaler, monitor, sizes, step)
+    state.model = context.wrap(GradCache(method, state.micro_batches, scaler))
+    return state
 
 
 def _metrics(run: TrainingRun, state: TrainState, batch: Batch) -> dict[str, Any]:
@@ -357,16 +356,10 @@ def _metrics(run: TrainingRun, state: TrainState, batch: Batch) -> dict[str, Any
 
 
 def _metrics_logger(run: TrainingRun, state: TrainState) -> MetricsLogger:
-    device = run.context.device
-    is_gpu = device.type == "cuda"
+    device, tensorboard = run.context.device, run.runtime.tensorboard
+    peak = peak_flops(torch.cuda.get_device_name(device), run.config.precision) if device.type == "cuda" else None
     return MetricsLogger(
-        run.folder,
-        done=state.step,
-        steps=run.steps,
-        writes=run.context.is_main_process,
-        device=device,
-        peak_flops=peak_flops(torch.cuda.get_device_name(device), run.config.precision) if is_gpu else None,
-        tensorboard=run.runtime.tensorboard,
+        run.folder, run.context, done=state.step, steps=run.steps, peak_flops=peak, tensorboard=tensorboard
     )
 
 

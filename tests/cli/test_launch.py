@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from argparse import Namespace
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
@@ -80,16 +79,18 @@ def test_second_sigint_exits() -> None:
 
 
 @pytest.fixture
-def torchrun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Namespace, dict[str, str | None]]]:
-    """Options of torchrun and the environment of its processes; nothing is started."""
-    asked: list[tuple[Namespace, dict[str, str | None]]] = []
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, list[str], dict[str, str | None]]]:
+    """Configuration of torch's launcher, its command line and the environment of its processes; nothing is started."""
+    asked: list[tuple[Any, list[str], dict[str, str | None]]] = []
     names = ("OMP_NUM_THREADS", "FINECLIP_LAUNCHER", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "TORCH_CPP_LOG_LEVEL")
     for name in names:
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
     monkeypatch.setattr(
-        "torch.distributed.run.run",
-        lambda options: asked.append((options, {name: os.environ.get(name) for name in names})),
+        "torch.distributed.launcher.api.elastic_launch",
+        lambda config, program: (
+            lambda *words: asked.append((config, [program, *words], {name: os.environ.get(name) for name in names}))
+        ),
     )
     return asked
 
@@ -99,7 +100,7 @@ def torchrun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Namespace, dict[str,
     [(8, 2, "8", "4"), (9, 4, "9", "2"), (2, 4, "2", "1"), (8, 2, "3", "3"), (8, 2, None, None)],
 )
 def test_processes_share_the_threads_of_the_job(
-    torchrun: list[Any],
+    launched: list[Any],
     monkeypatch: pytest.MonkeyPatch,
     threads: int,
     processes: int,
@@ -109,22 +110,22 @@ def test_processes_share_the_threads_of_the_job(
     if given is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
     assert launch(["train"], processes, SINGLE_NODE, threads=threads) == 0
-    assert torchrun[0][1]["OMP_NUM_THREADS"] == each
+    assert launched[0][-1]["OMP_NUM_THREADS"] == each
 
 
-def test_options_of_torchrun(torchrun: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_of_the_launcher(launched: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["train", "--nproc-per-node", "7"]
     launch(words, 3, SINGLE_NODE, threads=1)
     monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5")
     launch(words, 2, Nodes(count=4, own=1, first="gpu003", port=10123), threads=1)
     launch(words, 2, Nodes(count=4, own=0, first="gpu003", port=10123), threads=1)
-    (alone, environment_alone), (second, environment_second), (first, _) = torchrun
-    assert alone.training_script_args == second.training_script_args == words
-    assert (alone.training_script, alone.module) == ("fineclip", True)
-    assert (alone.nproc_per_node, alone.max_restarts, alone.standalone) == ("3", 0, True)
-    assert (second.nproc_per_node, second.nnodes, second.max_restarts, second.standalone) == ("2", "4", 0, False)
-    assert (second.rdzv_backend, second.rdzv_id, second.rdzv_endpoint) == ("c10d", "10123", "gpu003:10123")
-    assert (first.rdzv_conf, second.rdzv_conf) == ("is_host=1", "is_host=0")
+    (alone, command, environment_alone), (second, same_command, environment_second), (first, _, _) = launched
+    assert command == same_command == [sys.executable, "-u", "-m", "fineclip", *words]
+    assert (alone.nproc_per_node, alone.min_nodes, alone.max_nodes, alone.max_restarts) == (3, 1, 1, 0)
+    assert (alone.rdzv_backend, alone.rdzv_endpoint) == ("c10d", "localhost:0")
+    assert (second.nproc_per_node, second.min_nodes, second.max_nodes, second.max_restarts) == (2, 4, 4, 0)
+    assert (second.rdzv_backend, second.run_id, second.rdzv_endpoint) == ("c10d", "10123", "gpu003:10123")
+    assert [each.rdzv_configs["is_host"] for each in (alone, first, second)] == [True, True, False]
     assert environment_alone["FINECLIP_LAUNCHER"] == str(os.getpid())
     assert environment_alone["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "300"
     assert environment_second["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "5"

@@ -38,21 +38,22 @@ IMAGES = EncoderCall("images", IMAGE_PX, "shared")
     ],
 )
 def test_the_largest_micro_batches_that_fit(limit: float, expected: MicroBatchSizes) -> None:
-    found = largest_micro_batches(COSTS, SHARE, limit, has_crops=True)
+    found = largest_micro_batches(COSTS, SHARE, limit)
     assert found == expected
     assert COSTS.total(found.images or SHARE.images, found.crops or SHARE.regions) <= limit
 
 
 def test_without_crops_only_images_are_split() -> None:
-    assert largest_micro_batches(COSTS, SHARE, 350, has_crops=False) == MicroBatchSizes()
-    assert largest_micro_batches(COSTS, SHARE, 349, has_crops=False) == MicroBatchSizes(images=19)
+    without = COSTS._replace(crop=0)
+    assert largest_micro_batches(without, SHARE, 350) == MicroBatchSizes()
+    assert largest_micro_batches(without, SHARE, 349) == MicroBatchSizes(images=19)
 
 
 def test_limit_below_one_image_and_crop_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"runtime.memory_gb.*one image and one crop.*runtime.activation_checkpointing"
     ):
-        largest_micro_batches(COSTS, SHARE, 164, has_crops=True)
+        largest_micro_batches(COSTS, SHARE, 164)
 
 
 def test_auto_has_no_limit_on_a_cpu() -> None:

@@ -2,20 +2,23 @@
 
 import json
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 
+from fineclip.train.distributed import DistributedContext
 from fineclip.train.metrics import MetricsLogger
 
 
 def test_speeds_are_of_what_was_seen_since_the_last_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    journal = MetricsLogger(tmp_path, done=0, steps=4, writes=True, device=torch.device("cpu"), peak_flops=1e3)
+    main = DistributedContext(0, 1, torch.device("cpu"))
+    journal = MetricsLogger(tmp_path, main, done=0, steps=4, peak_flops=1e3)
     assert journal.shows_mfu
-    with journal:
+    with closing(journal):
         with journal.waiting():
             now[0] += 1
         now[0] += 3
@@ -33,9 +36,8 @@ def test_speeds_are_of_what_was_seen_since_the_last_look(tmp_path: Path, monkeyp
 
 
 def test_another_process_writes_nothing(tmp_path: Path) -> None:
-    with MetricsLogger(
-        tmp_path, done=0, steps=4, writes=False, device=torch.device("cpu"), tensorboard=True
-    ) as journal:
+    other = DistributedContext(1, 2, torch.device("cpu"))
+    with closing(MetricsLogger(tmp_path, other, done=0, steps=4, tensorboard=True)) as journal:
         journal.update(images=8, regions=20, flops=None)
         journal.log({"step": 1}, {"total": 1.0})
         assert not journal.shows_mfu

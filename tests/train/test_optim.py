@@ -1,5 +1,9 @@
 """Learning rate schedule, optimizer and mixed precision."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +12,7 @@ from fineclip.config import TrainConfig
 from fineclip.methods.base import ParameterGroup
 from fineclip.train.optim import (
     AUTOCAST_DTYPES,
+    EagerAdamW,
     autocast,
     backward_and_step,
     build_optimizer,
@@ -16,6 +21,20 @@ from fineclip.train.optim import (
 )
 
 CPU = torch.device("cpu")
+WITHOUT_COMPILER = """
+import sys, torch
+from fineclip.config import TrainConfig
+from fineclip.methods.base import ParameterGroup
+from fineclip.train.optim import build_optimizer
+
+weight = torch.nn.Parameter(torch.ones(2))
+optimizer = build_optimizer([ParameterGroup([weight], decays=True)], TrainConfig())
+optimizer.zero_grad()
+weight.sum().backward()
+optimizer.step()
+optimizer.load_state_dict(optimizer.state_dict())
+assert "torch._dynamo" not in sys.modules
+"""
 
 
 @pytest.mark.parametrize(
@@ -90,3 +109,22 @@ def test_autocast_has_the_configured_precision(precision: str, dtype: torch.dtyp
     assert AUTOCAST_DTYPES[precision] is dtype
     with autocast(AUTOCAST_DTYPES[precision], CPU):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is (dtype or torch.float32)
+
+
+def test_steps_are_those_of_torch() -> None:
+    weights = []
+    for kind in (torch.optim.AdamW, EagerAdamW):
+        weight = nn.Parameter(torch.linspace(-1, 1, 7))
+        optimizer = kind([weight], lr=0.1, betas=(0.9, 0.98), weight_decay=0.2, fused=True)
+        for _ in range(3):
+            optimizer.zero_grad()
+            (weight**2).sum().backward()
+            optimizer.step()
+            optimizer.load_state_dict(optimizer.state_dict())
+        weights.append(weight.detach())
+    assert torch.equal(*weights)
+
+
+def test_the_optimizer_does_not_import_the_compiler() -> None:
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], check=True, cwd=root)
