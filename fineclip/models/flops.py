@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from fineclip.models.encoder import RegionEncoder
 
@@ -99,6 +98,8 @@ def text_flops(encoder: RegionEncoder, length: int, *, gradient: Gradient = "non
 
 def count_flops(run: Callable[[], object]) -> float:
     """Measure the FLOPs of `run`, forward and backward, with torch's FlopCounterMode."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton
+
     counter = FlopCounterMode(display=False)
     with counter:
         run()

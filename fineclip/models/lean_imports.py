@@ -1,12 +1,14 @@
-"""Import torchvision, timm and open_clip without libraries that they import but no job uses.
+"""Import torchvision, timm, open_clip and pyarrow without libraries that they import but no job uses.
 
 * `torch._dynamo`, the compiler of torch. torchvision imports it for one function that `roi_align` calls on a GPU under
   deterministic algorithms, and timm for a decorator in one of its models. `defer_compiler` defers it to the first call.
 * `transformers` and `huggingface_hub`, which open_clip and timm import where they are installed, for text towers of
   Hugging Face (rejected by `architecture`) and for downloads (done by `fineclip weights`). `hide_hugging_face` hides them
-  while open_clip and timm are imported. Only commands call it: a program that imports `fineclip` gets both unchanged.
+  while open_clip and timm are imported.
+* `pandas`, which pyarrow imports to test whether a list is a Series. `hide_pandas` lets pyarrow work without.
 
-Each changes the imports of one upstream module while it is executed for the first time, and is undone afterwards.
+Only commands hide libraries: a program that imports `fineclip` gets them unchanged. The first two change the imports of one
+upstream module while it is executed for the first time.
 """
 
 import sys
@@ -30,6 +32,17 @@ def defer_compiler() -> None:
 def hide_hugging_face() -> None:
     """Let later imports of open_clip and timm find neither transformers nor huggingface_hub."""
     sys.meta_path.insert(0, _ContextFinder({"open_clip": _without_hugging_face, "timm": _without_hugging_face}))
+
+
+def hide_pandas() -> None:
+    """Let pyarrow search for pandas now, without a result. It does not search again."""
+    import pyarrow as pa
+
+    finders, sys.meta_path[:] = list(sys.meta_path), []
+    try:
+        pa.array([])
+    finally:
+        sys.meta_path[:] = finders
 
 
 class _ContextFinder(MetaPathFinder):

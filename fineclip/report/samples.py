@@ -163,7 +163,7 @@ def source_rows(manifest: Path, keys: Collection[str]) -> list[SourceRow]:
 
 def first_key_by_reason(manifest: Path) -> dict[str | None, str]:
     """Return the key of the first row of each drop reason in the table of a manifest; None is the reason of kept rows."""
-    table = pq.read_table(table_of(manifest), columns=["reason", "key"])
+    table = pq.ParquetFile(table_of(manifest)).read(columns=["reason", "key"])
     first = table.group_by("reason", use_threads=False).aggregate([("key", "first")])
     return dict(zip(first["reason"].to_pylist(), first["key_first"].to_pylist(), strict=True))
 

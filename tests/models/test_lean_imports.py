@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ HEAVY = [
     "torch._dynamo",
     "torchvision",
     "transformers",
+    "triton",
     "ultralytics",
 ]
 ENCODER = {"torch", "torchvision", "timm", "open_clip"}
@@ -60,6 +62,26 @@ for name in {list(VERBS)}:
     assert found == VERBS
 
 
+def test_jobs_of_tables_import_no_heavy_library(tmp_path: Path) -> None:
+    """The verbs `source` and `filter` write and read tables; pyarrow imports pandas in some of its functions."""
+    code = f"""
+import json, sys
+from pathlib import Path
+from fineclip.cli.main import main
+folder, source = Path({str(tmp_path)!r}), dict(kind="miniature", images=8, images_per_shard=8)
+job = ["--shard", "s", "--shard-index", "0/1", "--config", json.dumps(source)]
+for words in (
+    ["source", "--manifest", str(folder / "source.json"), *job],
+    ["filter", "--source", str(folder / "source.json"), "--manifest", str(folder / "filter.json")],
+):
+    sys.argv[1:] = words
+    assert main() == 0
+assert (folder / "filter.json").is_file()
+print(*(heavy for heavy in {HEAVY} if heavy in sys.modules))
+"""
+    assert run(code) == ""
+
+
 def test_hidden_libraries_can_be_imported_afterwards() -> None:
     code = """
 from fineclip.models.lean_imports import hide_hugging_face
@@ -69,6 +91,21 @@ import huggingface_hub, transformers
 print(open_clip.hf_model.transformers, timm.models._hub._has_hf_hub, transformers.__name__)
 """
     assert run(code) == "None False transformers"
+
+
+def test_pandas_can_be_imported_afterwards() -> None:
+    """Also pyarrow works with its types, but does not know them."""
+    pytest.importorskip("pandas")
+    code = """
+import sys
+from fineclip.models.lean_imports import hide_pandas
+hide_pandas()
+import pyarrow
+assert pyarrow.array([[1], None]).to_pylist() == [[1], None] and "pandas" not in sys.modules
+import pandas
+print(pandas.Series([1]).sum())
+"""
+    assert run(code) == "1"
 
 
 def test_a_program_keeps_the_libraries_and_the_compiler() -> None:

@@ -107,7 +107,7 @@ def _csv_rows(table: Path) -> Iterator[dict[str, Any]]:
 def _parquet_rows(table: Path) -> Iterator[dict[str, Any]]:
     try:
         _require_columns(table, pq.read_schema(table).names)
-        yield from pq.read_table(table, columns=list(COLUMNS)).to_pylist()
+        yield from pq.ParquetFile(table).read(columns=list(COLUMNS)).to_pylist()
     except pa.ArrowException as error:
         raise DataError(f"{table}: cannot be read as parquet: {error}") from None
 

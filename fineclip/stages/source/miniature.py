@@ -8,17 +8,22 @@ import hashlib
 import json
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fineclip.config import MiniatureSource
-from fineclip.miniature.web import WebItem, web_item
 from fineclip.shards import SourceRow, TarAppender, atomic
 from fineclip.shards.images import read_header
 from fineclip.stages.source import SOURCE
 from fineclip.stages.source.shard_plan import PlannedShard
 
+if TYPE_CHECKING:
+    from fineclip.miniature.web import WebItem
+
 
 def miniature_shard(shard: PlannedShard, manifest: Path, config: MiniatureSource) -> None:
     """Draw the scenes of one shard, write tar and table, and then the manifest."""
+    from fineclip.miniature.web import web_item
+
     start = shard.position * config.images_per_shard
     count = min(config.images_per_shard, config.images - start)
     recorded = {"kind": config.kind, "seed": config.seed, "images_per_shard": config.images_per_shard}
@@ -50,7 +55,7 @@ def miniature_shard(shard: PlannedShard, manifest: Path, config: MiniatureSource
             table.write(row)
 
 
-def description(item: WebItem) -> dict[str, str | int | None]:
+def description(item: "WebItem") -> dict[str, str | int | None]:
     """Return the JSON of an item: the fields of img2dataset, and `truth`."""
     header = read_header(item.image)
     width, height = (header.width, header.height) if header else (None, None)

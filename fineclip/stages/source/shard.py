@@ -151,4 +151,6 @@ def source_shard(shard: PlannedShard, manifest: Path, config: SourceConfig, *, l
 
 def listed_rows(listing: Path, rows: Slice) -> Iterator[SourceRow]:
     """Yield a slice of the index of a source; it is read when the first row is needed."""
-    yield from decode_rows(pq.read_table(table_of(listing)).slice(rows.start, rows.stop - rows.start), SourceRow)
+    yield from decode_rows(
+        pq.ParquetFile(table_of(listing)).read().slice(rows.start, rows.stop - rows.start), SourceRow
+    )

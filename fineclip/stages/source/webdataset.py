@@ -86,7 +86,7 @@ def sidecar(path: Path) -> dict[str, Metadata]:
             raise ShardError(
                 f"{path}: is at the path of img2dataset's table, but has no column 'key', only {', '.join(names)}. Move it away."
             )
-        rows = pq.read_table(path, columns=[name for name in SIDECAR_COLUMNS if name in names]).to_pylist()
+        rows = pq.ParquetFile(path).read(columns=[name for name in SIDECAR_COLUMNS if name in names]).to_pylist()
     except pa.ArrowException as error:
         raise ShardError(
             f"{path}: is not a parquet file, or is truncated ({error}). Fetch it again or move it away."
