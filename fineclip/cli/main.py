@@ -13,7 +13,7 @@ from pathlib import Path
 from fineclip.cli import data, encoders, report, training
 from fineclip.cli.launch import is_launched, rank_of, threads_of_each
 from fineclip.errors import FineclipError
-from fineclip.models.lean_imports import hide_hugging_face, hide_pandas
+from fineclip.models.lean_imports import hide_hugging_face, hide_pandas, import_without_collection
 from fineclip.version import __version__
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:  # this process is a command, and not a program that calls one
         hide_hugging_face()
         hide_pandas()
+        import_without_collection()
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = parser().parse_args(words, argparse.Namespace(words=words))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_of_each(getattr(options, "threads", 1), os.environ)))

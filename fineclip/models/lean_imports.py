@@ -7,10 +7,14 @@
   while open_clip and timm are imported.
 * `pandas`, which pyarrow imports to test whether a list is a Series. `hide_pandas` lets pyarrow work without.
 
+`import_without_collection` stops garbage collection while large libraries are imported, and excludes their objects from later
+collections: they are never garbage, and a collection visits every object.
+
 Only commands hide libraries: a program that imports `fineclip` gets them unchanged. The first two change the imports of one
 upstream module while it is executed for the first time.
 """
 
+import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +25,7 @@ from types import ModuleType
 from typing import Any
 
 COMPILER = "torch._dynamo.utils"
+LARGE = ("torch", "fineclip.models.encoder", "fineclip.models.detector", "fineclip.models.captioner.blip2")
 
 
 def defer_compiler() -> None:
@@ -43,6 +48,11 @@ def hide_pandas() -> None:
         pa.array([])
     finally:
         sys.meta_path[:] = finders
+
+
+def import_without_collection() -> None:
+    """Let later imports of torch, open_clip, ultralytics and transformers run without garbage collection."""
+    sys.meta_path.insert(0, _ContextFinder(dict.fromkeys(LARGE, _without_collection)))
 
 
 class _ContextFinder(MetaPathFinder):
@@ -98,6 +108,18 @@ class _StandIn(ModuleType):
             raise AttributeError(name)
         del sys.modules[COMPILER]
         return getattr(import_module(COMPILER), name)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
 
 
 def _without_hugging_face() -> AbstractContextManager[None]:

@@ -139,3 +139,18 @@ import torch._dynamo.utils
 print(counters is torch._dynamo.utils.counters, is_compile_supported("cpu"))
 """
     assert run(code) == "True True"
+
+
+def test_collection_of_garbage_resumes_after_the_imports() -> None:
+    code = """
+import gc
+from fineclip.models.lean_imports import import_without_collection
+import_without_collection()
+seen = []
+gc.callbacks.append(lambda phase, info: seen.append(phase))
+import fineclip.models.encoder
+during = len(seen)
+cycles = [[] for _ in range(100_000)]
+print(during < 20, gc.isenabled(), len(seen) > during)
+"""
+    assert run(code) == "True True True"
