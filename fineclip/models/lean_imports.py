@@ -52,6 +52,8 @@ def hide_pandas() -> None:
 
 def import_without_collection() -> None:
     """Let later imports of torch, open_clip, ultralytics and transformers run without garbage collection."""
+    gc.freeze()
+    gc.enable()
     sys.meta_path.insert(0, _ContextFinder(dict.fromkeys(LARGE, _without_collection)))
 
 
