@@ -1,4 +1,4 @@
-"""`python -m fineclip` is `fineclip`. The workflow uses it; its start is measured."""
+"""`python -m fineclip` is `fineclip`, and starts without garbage collection until `main` sets it up."""
 
 import gc
 import sys

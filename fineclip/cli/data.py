@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from fineclip.cli.options import Verbs, add_compute, add_job, one, section
-from fineclip.stages.declaration import Input, Stage, function_of, stages
+from fineclip.stages.declaration import Input, Stage, function_of, stages, verb_of
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -43,9 +43,14 @@ def run_stage(declared: Stage, options: argparse.Namespace) -> None:
 
 
 def add_input(verb: argparse.ArgumentParser, parameter: str, needed: Input) -> None:
-    """Add the option for an input: one manifest, none or one, or several."""
-    made_by = stages().get(needed.stage)
-    text = f"manifest{'s' if needed.many else ''} of `{made_by.verb or made_by.name if made_by else needed.stage}`"
+    """Add the option for an input: one manifest, none or one, or several.
+
+    Args:
+        verb: Parser of the verb.
+        parameter: Name of the value in the parsed options.
+        needed: Stage that makes the manifest, and how many are needed.
+    """
+    text = f"manifest{'s' if needed.many else ''} of `{verb_of(needed.stage)}`"
     verb.add_argument(
         needed.flag,
         dest=parameter,

@@ -72,7 +72,17 @@ def nodes_of(environment: Mapping[str, str]) -> Nodes:
 
 
 def first_host(nodes: str) -> str:
-    """Return the first host of a SLURM node list: gpu003 of `gpu[003-004,7],x1`."""
+    """Return the first host of a SLURM node list.
+
+    Args:
+        nodes: For example `gpu[003-004,7],x1`, whose first host is gpu003.
+
+    Returns:
+        Name of the host.
+
+    Raises:
+        ConfigError: The list names no host.
+    """
     found = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", nodes)
     if found is None:
         raise ConfigError(f"SLURM_STEP_NODELIST: {nodes!r} has no host")
@@ -80,12 +90,12 @@ def first_host(nodes: str) -> str:
 
 
 def is_launched(environment: Mapping[str, str]) -> bool:
-    """Return whether torchrun started this process."""
+    """Return whether a launcher, such as torchrun, started this process."""
     return "WORLD_SIZE" in environment
 
 
 def rank_of(environment: Mapping[str, str]) -> int:
-    """Return the rank of this process; 0 without torchrun."""
+    """Return the rank of this process; 0 without a launcher."""
     return int(environment.get("RANK", "0")) if is_launched(environment) else 0
 
 

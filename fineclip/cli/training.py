@@ -14,7 +14,7 @@ from fineclip.versions import version_of
 INPUTS = {
     "select": Input(stage="select", note="the samples"),
     "packed": Input(stage="pack", note="the images of the samples", many=True),
-    "weights": Input(stage="weights", note="the initial weights"),
+    "weights": Input(stage="weights", note="the weights of the encoder"),
     "tokenizer": Input(
         stage="weights", note="the tokenizer, if the weights have none", option="tokenizer", required=False
     ),

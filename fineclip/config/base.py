@@ -83,9 +83,9 @@ def parse(model: Any, values: Any, *, where: str) -> Any:
     """Validate values.
 
     Args:
-        model: a Section, or a union of Sections.
-        values: the values to validate.
-        where: name of the source of the values, for messages.
+        model: A Section, or a union of Sections.
+        values: Map from YAML or JSON.
+        where: Place of the values, for messages: a file, or a section such as `train`.
 
     Returns:
         The instance of `model`.

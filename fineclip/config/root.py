@@ -194,14 +194,14 @@ def load(values: Mapping[str, Any], *, where: str = "config.yaml") -> Config:
     """Validate merged configuration values.
 
     Args:
-        values: the merged content of the configuration files.
-        where: name of the files, for messages.
+        values: Content of the files after `read_files`, not validated.
+        where: Name of the files, for messages.
 
     Returns:
         The configuration.
 
     Raises:
-        ConfigError: a key is unknown, missing or invalid; one line for each.
+        ConfigError: A key is unknown, missing or invalid; one line for each.
     """
     config: Config = parse(Config, _with_string_keys(values), where=where)
     return config
@@ -211,13 +211,13 @@ def read_files(paths: Sequence[Path]) -> dict[str, Any]:
     """Read YAML files and merge them from left to right: maps are merged, lists and values are replaced.
 
     Args:
-        paths: the files, base first.
+        paths: YAML files; later ones override earlier ones.
 
     Returns:
         The merged values, not validated.
 
     Raises:
-        ConfigError: a file is missing or is not a YAML map.
+        ConfigError: A file is missing or is not a YAML map.
     """
     merged: dict[str, Any] = {}
     for path in paths:

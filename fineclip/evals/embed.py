@@ -84,7 +84,7 @@ class Embedder:
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return the embeddings of texts, (T, D). Equal texts have equal embeddings."""
         text_TD: np.ndarray = self.encoder.encode_text(texts).cpu().numpy()
-        log.info("%d texts encoded, %d of them different", len(texts), len(set(texts)))
+        log.info("%d texts encoded, %d of them distinct", len(texts), len(set(texts)))
         return text_TD
 
     def _batches(self, rows: Sequence[BenchmarkRow], size: int) -> Iterator[tuple[Sequence[BenchmarkRow], Tensor]]:

@@ -176,7 +176,16 @@ class ImageGroup(NamedTuple):
 
 
 def sample_rng(seed: int, epoch: int, key: str) -> np.random.Generator:
-    """Return the generator of one sample in one epoch."""
+    """Return the generator of one sample in one epoch.
+
+    Args:
+        seed: Seed of the run.
+        epoch: From 0.
+        key: Key of the sample.
+
+    Returns:
+        Generator; equal arguments give equal draws on every machine.
+    """
     digest = hashlib.sha256(f"{seed}/{epoch}/{key}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
@@ -214,7 +223,16 @@ def draw_regions(
 
 
 def draw_subset(found: Sequence[T], rng: np.random.Generator, *, at_most: int) -> list[T]:
-    """Return all elements in order, or a random subset in order if there are more than `at_most`."""
+    """Return all elements in order, or a random subset in order.
+
+    Args:
+        found: Elements to draw from.
+        rng: Not used if all elements are returned.
+        at_most: Maximum number of elements.
+
+    Returns:
+        At most `at_most` elements, each at most once.
+    """
     if len(found) <= at_most:
         return list(found)
     return [found[index] for index in sorted(rng.choice(len(found), at_most, replace=False))]

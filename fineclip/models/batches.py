@@ -30,5 +30,14 @@ def full_batches(rows: Sequence[T], size: int) -> Iterator[list[T]]:
 
 
 def rows_at_once(device: torch.device, batch_size: int, *, on_cpu: int) -> int:
-    """Return the batch size: `on_cpu` on a CPU, else `batch_size`."""
+    """Return the batch size of a device.
+
+    Args:
+        device: Where the model runs.
+        batch_size: Of GPUs.
+        on_cpu: Of CPUs, where it is part of the result.
+
+    Returns:
+        `on_cpu` or `batch_size`.
+    """
     return on_cpu if device.type == "cpu" else batch_size

@@ -2,7 +2,7 @@
 
 Attention is torch's fused kernel, or two matrix products where they are faster.
 
-Legend: B images or texts, T tokens, Q of them as queries, K keys, N tokens, C width, H heads, E width of a head.
+Legend: B images or texts, T tokens, Q of them as queries, K keys, C width, H heads, E width of a head.
 """
 
 from typing import Any

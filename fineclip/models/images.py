@@ -79,9 +79,8 @@ class ResizeRule(NamedTuple):
         return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1).contiguous()
 
 
-SQUASH = ResizeRule(
-    "bilinear"
-)  # FineCLIP, training/data.py: torchvision's Resize of a Pillow image, which calls Pillow's resize
+# FineCLIP, training/data.py: torchvision's Resize of a Pillow image, which calls Pillow's resize
+SQUASH = ResizeRule("bilinear")
 SQUASH_BICUBIC = ResizeRule("bicubic")
 LETTERBOX = ResizeRule("bicubic", padding_before=0)  # CLIPSelf, `ResizeLongest`, padded before normalization
 LETTERBOX_CENTERED = ResizeRule("bicubic", padding_before=0.5)  # crops of CLIPSelf; open_clip, `ResizeMaxSize`

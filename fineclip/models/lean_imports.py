@@ -16,6 +16,7 @@ upstream module while it is executed for the first time.
 
 import gc
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
@@ -45,7 +46,8 @@ def hide_pandas() -> None:
 
     finders, sys.meta_path[:] = list(sys.meta_path), []
     try:
-        pa.array([])
+        with warnings.catch_warnings(action="ignore", category=ImportWarning):  # there is no finder
+            pa.array([])
     finally:
         sys.meta_path[:] = finders
 

@@ -43,7 +43,7 @@ def loss_charts(records: Sequence[RunRecord], images: Mapping[str, int | None]) 
         images: Number of images of each scale; None if unknown.
 
     Returns:
-        Charts by method and encoder, and in one of them in the order of the scales.
+        Charts grouped by method and encoder, each group in the order of the scales.
     """
     groups: dict[tuple[str, str], dict[str, list[Sequence[Step]]]] = {}
     for record in records:

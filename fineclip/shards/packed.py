@@ -87,8 +87,9 @@ def to_json(sample: Sample) -> dict[str, Any]:
 
 def from_json(key: str, record: dict[str, Any]) -> Sample:
     """Return the sample of a JSON object, without its image."""
-    regions = tuple(Region(**values | {"box": Box(*values["box"])}) for values in record["regions"])
-    return Sample(**record | {"key": key, "image": b"", "captions": tuple(record["captions"]), "regions": regions})
+    regions = (Region(Box(*r["box"]), r["score"], r["label"], r["caption"]) for r in record["regions"])
+    width, height, captions = record["width"], record["height"], tuple(record["captions"])
+    return Sample(key, b"", width, height, captions, url=record["url"], regions=tuple(regions))
 
 
 def read_sample(reader: ByteRangeReader, tar: Path, row: PackRow) -> Sample:

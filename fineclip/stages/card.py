@@ -183,7 +183,7 @@ def render(title: str, contents: Contents, rows: Sequence[StageCounts], made_by:
         made_by: Version and configuration of each stage, in order.
 
     Returns:
-        Text that depends on the arguments alone.
+        Markdown; equal arguments give equal text.
     """
     import jinja2
 

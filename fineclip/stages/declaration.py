@@ -27,7 +27,7 @@ class Input:
     Attributes:
         stage: Name of the stage that made it; also the name of its option, unless `option` is set.
         reads: Types of the rows that are read, of its table and of tables that it leads to. None for files of a model.
-        note: What the text of the option adds to the name of the verb that makes the manifest.
+        note: Text after the name of the verb in the help of the option.
         option: Name of the option without dashes.
         required: Whether a job always has one.
         many: Whether a job may have several; the function then gets a list.
@@ -179,15 +179,23 @@ def lineage(name: str) -> tuple[str, ...]:
     return (*lineage(required[0]), name) if required else (name,)
 
 
+def verb_of(name: str) -> str:
+    """Return the verb that makes the manifest of a stage."""
+    made_by = stages().get(name)
+    return made_by.verb or name if made_by else name
+
+
 def markdown() -> str:
     """Return the tables of stages and of drop reasons for the docs."""
     lines = ["| verb | reads | writes | what it does |", "|---|---|---|---|"]
     for name, one in stages().items():
-        reads = ", ".join(dict.fromkeys(f"`{needed.stage}`" for needed in one.inputs.values()))
+        reads = ", ".join(dict.fromkeys(f"`{verb_of(needed.stage)}`" for needed in one.inputs.values()))
         row = f"`{one.row.__name__}`" if one.row else ""
-        lines.append(f"| `{one.verb or name}` | {reads} | {row} | {one.help} |")
-    lines += ["", "| stage | reason | a sample is dropped because |", "|---|---|---|"]
+        lines.append(f"| `{verb_of(name)}` | {reads} | {row} | {one.help} |")
+    lines += ["", "| verb | reason | a sample is dropped because |", "|---|---|---|"]
     lines += [
-        f"| `{name}` | `{reason}` | {text} |" for name, one in stages().items() for reason, text in one.reasons.items()
+        f"| `{verb_of(name)}` | `{reason}` | {text} |"
+        for name, one in stages().items()
+        for reason, text in one.reasons.items()
     ]
     return "\n".join(lines) + "\n"

@@ -154,7 +154,16 @@ def _mismatch(row: DetectRow, listed: ExternalBoxesRow | None) -> str | None:
 
 
 def detected_rows(shown: Iterable[DecodedSample], detector: "Detector", *, batch_size: int) -> Iterator[DetectRow]:
-    """Yield a row for each sample with the regions that a detector finds. At most one batch of images is in memory."""
+    """Yield a row for each sample with the regions that a detector finds. At most one batch of images is in memory.
+
+    Args:
+        shown: Samples of a shard; the image is None if it cannot be decoded.
+        detector: Finds the regions of a list of images.
+        batch_size: Images at once.
+
+    Yields:
+        Rows in the order of the samples.
+    """
     for batch in batches(shown, batch_size):
         found = iter(detector.find([image for *_, image in batch if image is not None]))
         for _, row, image in batch:

@@ -96,7 +96,7 @@ def from_hub(repository: str, revision: str, target: Path, *, file: str | None) 
         raise NotFetchedError(_reason(error)) from None
     absent = sorted(name for name in wanted if not (partial_folder / name).is_file())
     if absent:
-        raise NotFetchedError(f"{len(absent)} files of {repository} did not come: {', '.join(absent[:3])}")
+        raise NotFetchedError(f"{len(absent)} files of {repository} were not downloaded: {', '.join(absent[:3])}")
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial_folder / ".cache", ignore_errors=True)
     if target.is_dir():
@@ -155,7 +155,7 @@ def _copy(response: http.client.HTTPResponse, target: Path, *, most_bytes: int) 
             file.write(block)
             bar.update(len(block))
     if 0 <= announced != received:
-        raise NotFetchedError(f"cut short: {received} of {announced} bytes came")
+        raise NotFetchedError(f"truncated: received {received} of {announced} bytes")
 
 
 class _PublicAddresses(HTTPSHandler, HTTPHandler):

@@ -105,7 +105,7 @@ def texts_shard(
     features_TD = embed_texts(encoder.to(resolve_device(device)), tokenize(list(texts)), batch_size=batch_size)
     path = manifest.with_suffix(".safetensors")
     write_texts(path, list(texts), features_TD.numpy(), text_tower=tower)
-    log.info("%d texts of %d samples, %d of them different", texts.total(), len(rows), len(texts))
+    log.info("%d texts of %d samples, %d of them distinct", texts.total(), len(rows), len(texts))
     job.finish([path], read=len(rows), kept=len(rows), regions=sum(row.regions for row in rows))
 
 

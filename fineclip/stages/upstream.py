@@ -35,7 +35,7 @@ def manifest_of(path: Path, *stages: str) -> Manifest:
     """
     manifest = read_manifest(path)
     if manifest.stage not in stages:
-        raise ShardError(f"{path}: is a manifest of {manifest.stage}; expected one of {', '.join(stages)}")
+        raise ShardError(f"{path}: is a manifest of {manifest.stage}; expected {' or '.join(stages)}")
     return manifest
 
 

@@ -36,7 +36,7 @@ class CheckpointManager:
     """Save and load checkpoints of one identity in the folder `state/` of a run.
 
     Args:
-        folder: The folder.
+        folder: `results/<dataset>/<run>/state`.
         identity: Hash of everything that determines the training.
         keep: Number of checkpoints to keep; with two, one remains if the last one is damaged.
     """

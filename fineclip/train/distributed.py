@@ -1,6 +1,6 @@
 """One rank or several: process group, collectives of host values, and checks.
 
-`torchrun` starts several processes; without it there is one rank and no communication. Every function here is called by
+`fineclip train` or torchrun starts several processes; without them there is one rank and no communication. Every function here is called by
 all ranks at the same point, or by none.
 """
 
@@ -174,7 +174,7 @@ def _checksum(module: nn.Module) -> Tensor:
 
 @contextmanager
 def init_distributed(device: str) -> Iterator[DistributedContext]:
-    """Join the process group that `torchrun` started, or run on a single rank.
+    """Join the process group that the launcher started, or run on a single rank.
 
     Args:
         device: auto, cpu, cuda or mps; auto takes a GPU if there is one.

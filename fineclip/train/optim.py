@@ -16,7 +16,7 @@ AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class EagerAdamW(AdamW):
-    """AdamW without torch's wrappers that keep the compiler out of its methods: they import it, which takes 1.4 s of CPU."""
+    """AdamW whose methods do not import the compiler of torch, which takes 1.4 CPU-seconds."""
 
     step = torch.no_grad()(unwrap(AdamW.step))
     zero_grad = unwrap(AdamW.zero_grad)

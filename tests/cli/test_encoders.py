@@ -121,7 +121,7 @@ def test_indexes_are_kept_where_that_is_asked_for(here: Path) -> None:
     assert "shipped:encoder/model.safetensors" in json.loads(first)["inputs"]
 
 
-def test_the_authors_file_by_an_entry_of_the_catalogue(here: Path) -> None:
+def test_the_authors_file_by_an_entry_of_the_catalog(here: Path) -> None:
     """What FineCLIP's trainer leaves, of a tower of the authors' kind, exported by us and scored again."""
     config = encoder_config(here, "eva")
     vocabulary = yaml.safe_load((here / "config.yaml").read_text())["encoders"]["mini"]["tokenizer"]

@@ -11,7 +11,7 @@ from tests.helpers.dag import edit_config, planned, run_all, small_world
 ASKED = {"loader": {"cached_texts": True}}
 
 
-def test_who_asks_for_them(tmp_path: Path) -> None:
+def test_runs_that_need_cached_texts(tmp_path: Path) -> None:
     small_world(tmp_path)
     without = planned(tmp_path, "train")
     assert "texts_shard" not in without

@@ -14,7 +14,7 @@ Copy = Callable[[], Path]
 EVERYTHING_AFTER_CAPTION = {"caption_shard", "pack_shard", "data_card", "train_run", "evaluate_run", "report"}
 
 
-def test_a_finished_world_has_nothing_to_do(finished_world: Path) -> None:
+def test_a_finished_workflow_plans_no_job(finished_world: Path) -> None:
     assert planned(finished_world) == {}
 
 

@@ -135,7 +135,7 @@ def test_an_index_is_made_anew_where_its_images_or_captions_are_others(flickr: P
         ([{"image": "0.jpg", "caption": ["a"]}] * 2, r"\[1\]: 'image' is '0.jpg', expected an image of its own"),
     ],
 )
-def test_what_is_wrong_with_a_list_is_said(flickr: Path, manifest: Path, rows: Any, says: str) -> None:
+def test_an_invalid_list_is_an_error(flickr: Path, manifest: Path, rows: Any, says: str) -> None:
     (flickr / "flickr30k_test.json").write_text(json.dumps(rows))
     with pytest.raises(DataError, match=says):
         index_benchmark(manifest, section(flickr, "caption_list"))
@@ -154,7 +154,7 @@ def test_what_is_wrong_with_a_list_is_said(flickr: Path, manifest: Path, rows: A
         ),
     ],
 )
-def test_what_is_wrong_with_karpathys_is_said(coco: Path, manifest: Path, change: Any, says: str) -> None:
+def test_an_invalid_json_of_karpathy_is_an_error(coco: Path, manifest: Path, change: Any, says: str) -> None:
     content = json.loads((coco / "dataset_coco.json").read_text())
     content["images"][0] |= change
     (coco / "dataset_coco.json").write_text(json.dumps(content))

@@ -233,7 +233,7 @@ STUFF_SEGMENT = ("annotations", 0, "segments_info", -1)
         (put([], "annotations"), "none of its 3 images has a box"),
     ],
 )
-def test_what_is_wrong_with_a_panoptic_json_is_said(coco: Path, manifest: Path, change: Any, message: str) -> None:
+def test_invalid_panoptic_json_is_an_error(coco: Path, manifest: Path, change: Any, message: str) -> None:
     edit(coco / PANOPTIC, change)
     with pytest.raises(DataError, match=message):
         index_benchmark(manifest, section("boxes", "coco_panoptic", coco))

@@ -192,7 +192,7 @@ def test_a_file_with_the_name_of_its_model(mini: FeatureEncoder, tmp_path: Path)
         assert torch.equal(loaded.encode_text("a star"), mini.encode_text("a star"))
 
 
-def test_catalogue_comes_first(tmp_path: Path) -> None:
+def test_catalog_comes_first(tmp_path: Path) -> None:
     config = encoder_config(tmp_path, "eva", image_size=48)
     torch.save(dict(tiny_encoder(tmp_path, "eva").state_dict()), tmp_path / "eva.pt")
     found = find_encoder(tmp_path / "eva.pt", encoder="mini", catalog={"mini": config})

@@ -58,7 +58,7 @@ def test_clips_own_vocabulary_is_refused_for_another_model(tmp_path: Path) -> No
         load_tokenizer(encoder_config(tmp_path, "openai"))
 
 
-def test_a_vocabulary_that_is_none(tmp_path: Path) -> None:
+def test_invalid_vocabulary_file(tmp_path: Path) -> None:
     path = tmp_path / "bpe.txt.gz"
     path.write_bytes(b"no gzip")
     with pytest.raises(ConfigError, match="not a vocabulary in CLIP's format"):

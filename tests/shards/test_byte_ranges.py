@@ -37,7 +37,7 @@ def test_the_eight_files_that_were_read_last_stay_open(tmp_path: Path, files: li
 
 @pytest.mark.parametrize("most", [1, 3])
 @pytest.mark.parametrize("read_ahead", [False, True])
-def test_the_number_of_open_files_is_a_choice(tmp_path: Path, files: list[Path], most: int, read_ahead: bool) -> None:
+def test_maximum_of_open_files(tmp_path: Path, files: list[Path], most: int, read_ahead: bool) -> None:
     reader = ByteRangeReader(most, read_ahead=read_ahead)
     for _ in range(2):
         for number, path in enumerate(files):

@@ -144,7 +144,7 @@ def test_a_manifest_that_is_gone_is_found(packed: list[Path]) -> None:
 
 
 def test_what_is_not_packed_is_refused(packed: list[Path]) -> None:
-    with pytest.raises(ShardError, match="is a manifest of caption; expected one of pack"):
+    with pytest.raises(ShardError, match="is a manifest of caption; expected pack"):
         funnel([Path("data/mine/caption/own.words/s0.json")])
 
 

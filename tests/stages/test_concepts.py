@@ -162,7 +162,7 @@ def test_shards_that_the_selection_does_not_use_are_not_looked_at(world: tuple[P
 
 
 def test_another_manifest_is_refused(world: tuple[Path, list[Path]]) -> None:
-    with pytest.raises(ShardError, match="is a manifest of select; expected one of concepts"):
+    with pytest.raises(ShardError, match="is a manifest of select; expected concepts"):
         read_concepts(world[0])
 
 

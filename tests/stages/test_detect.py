@@ -150,7 +150,7 @@ def weights(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("items", [[], [Item(b"<html>")]], ids=["empty shard", "nothing kept"])
-def test_nothing_to_look_at_opens_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, items: list[Item]) -> None:
+def test_no_model_is_loaded_without_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, items: list[Item]) -> None:
     monkeypatch.setattr(module, "_detector", lambda *_, **__: pytest.fail("a model was opened"))
     assert run(write_filtered(tmp_path, items), tmp_path, shipped(), weights=weights(tmp_path)) == []
     assert read_manifest(tmp_path / "detect/s.json").read == 0

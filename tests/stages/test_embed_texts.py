@@ -67,7 +67,7 @@ def test_each_different_caption_is_embedded_once_as_the_encoder_gives_it(caplog:
     caplog.set_level("INFO")
     file = embedded()
     assert len(file) == len(DIFFERENT)
-    assert "8 texts of 3 samples, 5 of them different" in caplog.text
+    assert "8 texts of 3 samples, 5 of them distinct" in caplog.text
     with torch.no_grad():
         expected = encoder().encode_text(load_tokenizer(CONFIG)(DIFFERENT))
     torch.testing.assert_close(torch.from_numpy(file.features(DIFFERENT)), expected, rtol=1e-5, atol=1e-6)
@@ -144,7 +144,7 @@ def test_files_go_to_the_encoder_that_made_them() -> None:
 def test_files_of_another_pack_vocabulary_or_stage_are_refused() -> None:
     embedded()
     tower = text_tower_hash(encoder())
-    with pytest.raises(ShardError, match="is a manifest of pack; expected one of texts"):
+    with pytest.raises(ShardError, match="is a manifest of pack; expected texts"):
         text_files({"a": PACKED}, packed={"a": PACKED}, text_tower=tower)
     fetch_weights("tokenizers", "tiny", Path("weights/other.json"), WeightsConfig(shipped="encoder/bpe.txt.gz"))
     with pytest.raises(ShardError, match=r"but not from weights/other\.json in its current form"):

@@ -192,7 +192,7 @@ def half_pixel(values: dict[str, Any]) -> None:
         (half_pixel, r"'height' is 10.5, expected a whole number of pixels"),
     ],
 )
-def test_what_is_wrong_in_a_json_of_boxes_is_said(tmp_path: Path, change: Change, message: str) -> None:
+def test_invalid_json_of_boxes_is_an_error(tmp_path: Path, change: Change, message: str) -> None:
     path = boxes_json(tmp_path, {NAME: [[1, 2, 3, 4]]})
     values = json.loads(path.read_text())
     change(values)
@@ -305,13 +305,13 @@ def test_captions_go_by_the_names_of_images(tmp_path: Path) -> None:
         ("{}", "captions.json: holds no image"),
     ],
 )
-def test_what_is_wrong_in_a_json_of_captions_is_said(tmp_path: Path, content: str, message: str) -> None:
+def test_invalid_json_of_captions_is_an_error(tmp_path: Path, content: str, message: str) -> None:
     config = captions_config(write_json(tmp_path / "captions.json", content))
     with pytest.raises(DataError, match=message):
         given(tmp_path, config)
 
 
-def test_a_key_of_absurd_numbers_is_of_another_form(tmp_path: Path) -> None:
+def test_a_key_of_long_numbers_is_of_another_form(tmp_path: Path) -> None:
     path = captions_json(tmp_path, {"a.jpg_1_2_3_99999999999999999999.jpg": "x", "a.jpg_1_2_3_4.jpg": "y"})
     [row] = captions_in(path)
     assert row.regions == [(1, 2, 3, 4, "y")]

@@ -146,7 +146,7 @@ def test_boxes_of_lvis_with_captions_of_coco(tmp_path: Path) -> None:
     assert [one.label for one in row.annotations] == ["alarm_clock"]
 
 
-def test_an_image_without_a_name_is_said(tmp_path: Path) -> None:
+def test_an_image_without_a_name_is_an_error(tmp_path: Path) -> None:
     config = lvis(tmp_path / "in")
     path = tmp_path / "in/annotations/lvis_v1_train.json"
     path.write_text(path.read_text().replace("coco_url", "flickr_url"))
@@ -222,7 +222,7 @@ def change_split(captions: Values, _: Values) -> None:
         (change_split, r"captions_train2017.json: none of its 4 images is in .*train2017"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path: Path, change: Callable[[Values, Values], None], message: str) -> None:
+def test_invalid_entries_are_an_error(tmp_path: Path, change: Callable[[Values, Values], None], message: str) -> None:
     captions, instances = captions_json(), instances_json()
     change(captions, instances)
     config = write(tmp_path / "in", captions, instances)
@@ -233,7 +233,7 @@ def test_what_is_wrong_is_said(tmp_path: Path, change: Callable[[Values, Values]
 
 
 @pytest.mark.parametrize("text", ["", '{"images": [', "[1, 2]", "\x00"])
-def test_a_json_that_is_none_is_said(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_no_json_is_an_error(tmp_path: Path, text: str) -> None:
     config = write(tmp_path / "in", text, instances_json())
     with pytest.raises(
         DataError, match=r"captions_train2017.json: (is not JSON, or is truncated|has no list 'images')"
@@ -241,7 +241,7 @@ def test_a_json_that_is_none_is_said(tmp_path: Path, text: str) -> None:
         listed(config)
 
 
-def test_a_json_that_is_gone_is_said(tmp_path: Path) -> None:
+def test_an_absent_json_is_an_error(tmp_path: Path) -> None:
     config = write(tmp_path / "in", captions_json(), instances_json())
     (tmp_path / "in/annotations/instances_train2017.json").unlink()
     with pytest.raises(DataError, match=r"instances_train2017.json: no such file"):

@@ -211,7 +211,7 @@ def test_the_listing_is_made_again_when_a_text_changes(tmp_path: Path) -> None:
     assert sha256_of(tmp_path / "listing.json") != first
 
 
-def test_what_is_asked_wrongly_is_said(tmp_path: Path) -> None:
+def test_invalid_options_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="miniature has no listing"):
         index_source(tmp_path / "l.json", MiniatureSource(kind="miniature"))
     with pytest.raises(ConfigError, match="needs the listing"):

@@ -215,7 +215,7 @@ def test_a_folder_has_one_hash(tmp_path: Path) -> None:
     ("path", "says"),
     [
         ("/absent.pt", "404"),
-        ("/cut.pt", "cut short: 100 of 7000"),
+        ("/cut.pt", "truncated: received 100 of 7000"),
         ("/endless.pt", "more than the 12000 bytes"),
         ("/to/file:///etc/passwd", "redirect|not allowed|unknown url type"),
         ("/to/ftp://127.0.0.1/x", "unknown url type"),
@@ -372,7 +372,7 @@ def test_half_a_repository_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None
     hub = Hub(monkeypatch, "config.json", "model.pt")
     hub.lost = "model.pt"
     config = WeightsConfig(hub="a/b", revision="c1")
-    with pytest.raises(CheckpointError, match="1 files of a/b did not come: model.pt"):
+    with pytest.raises(CheckpointError, match="1 files of a/b were not downloaded: model.pt"):
         fetch(config)
     hub.lost = ""
     assert (fetch(config) / "model.pt").is_file()

@@ -62,7 +62,7 @@ def run(
     return manifest.parent
 
 
-def test_it_ends_where_one_without_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_texts_give_equal_training(monkeypatch: pytest.MonkeyPatch) -> None:
     without = run("without", [], cached=False)
     monkeypatch.setattr(RegionEncoder, "encode_text", lambda *_: pytest.fail("a text was embedded"))
     found = run("with", TEXTS)

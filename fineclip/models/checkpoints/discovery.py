@@ -72,7 +72,7 @@ class EncoderSpec:
 def find_encoder(
     path_or_name: Path | str, *, encoder: str | None = None, catalog: Mapping[str, EncoderConfig] | None = None
 ) -> EncoderSpec:
-    """Find an encoder by its path or name. A shipped name comes first: use `./mini` for a folder of that name.
+    """Find an encoder by its path or name. The text `mini` is the shipped encoder; `Path("mini")` and `./mini` are a folder.
 
     Args:
         path_or_name: Folder of a run, folder of open_clip, file of weights, or `mini`.
@@ -85,7 +85,7 @@ def find_encoder(
 
     Raises:
         CheckpointError: There is no such path, or its model is not known.
-        ConfigError: There is no such model.
+        ConfigError: There is no such model, or the configuration of a run cannot be read or is invalid.
 
     Examples:
         >>> spec = find_encoder("mini")
@@ -93,8 +93,8 @@ def find_encoder(
         (96, 'model.safetensors')
     """
     path = Path(path_or_name)
-    if encoder is None and str(path_or_name) in ENCODERS:
-        config = ENCODERS[str(path_or_name)]
+    if encoder is None and isinstance(path_or_name, str) and path_or_name in ENCODERS:
+        config = ENCODERS[path_or_name]
         path = shipped(str(config.weights.shipped))
     elif not path.exists():
         raise CheckpointError(_absent(str(path_or_name)))

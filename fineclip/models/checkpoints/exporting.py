@@ -60,7 +60,7 @@ def export(found: EncoderSpec, output: Path, *, layout: str, replace: bool = Fal
 def save_encoder(encoder: RegionEncoder, folder: Path, *, config: EncoderConfig, vocabulary: Path | None = None) -> None:
     """Write `model.safetensors` and `open_clip_config.json`, each atomically. The same weights give the same bytes.
 
-    open_clip loads the folder as `local-dir:FOLDER`. `find_encoder` also takes a `config.yaml`, which training writes.
+    open_clip loads the folder as `local-dir:FOLDER`. `find_encoder` reads the `config.yaml` first that training writes there.
 
     Args:
         encoder: Its weights are written in float32 under open_clip's names.

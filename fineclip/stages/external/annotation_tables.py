@@ -37,7 +37,7 @@ Parts = tuple[str, ...]
 
 
 class ExternalBox(NamedTuple):
-    """A box of the JSON as written: corner and size in pixels, to the last bit."""
+    """A box of the JSON as written: corner and size in pixels, not clipped or rounded."""
 
     x: float
     y: float

@@ -102,10 +102,10 @@ class Entry:
         """Return a number or a text that other entries refer to.
 
         Args:
-            key: Key of the value.
+            key: Key in the JSON object.
 
         Returns:
-            The value; the type is not converted.
+            Number or text, as written.
 
         Raises:
             DataError: The value is absent or of another type.
@@ -117,10 +117,10 @@ class Entry:
         """Return a text.
 
         Args:
-            key: Key of the value.
+            key: Key in the JSON object.
 
         Returns:
-            The value.
+            The text, unchanged.
 
         Raises:
             DataError: The value is absent or not a text.
@@ -148,7 +148,7 @@ class Entry:
         """Return a finite number.
 
         Args:
-            key: Key of the value; an integer is allowed, a bool is not.
+            key: Key in the JSON object; an integer is allowed, a bool is not.
 
         Returns:
             The value as float.
@@ -162,7 +162,7 @@ class Entry:
         """Return x, y, width, height of a box as COCO states it.
 
         Args:
-            key: Key of the list.
+            key: Key in the JSON object.
 
         Returns:
             Left edge, upper edge, width and height in pixels.
@@ -226,8 +226,8 @@ def coco_samples(config: CocoSource) -> Samples:
 
 def _rows(config: CocoSource, folder: Path, sizes: Mapping[str, int]) -> Iterator[SourceRow]:
     root = Path(config.root)
-    captioned = Document(root / config.captions) if config.captions else None
-    boxed = Document(root / config.instances) if config.instances else None
+    captioned = Document(root / config.captions) if config.captions is not None else None
+    boxed = Document(root / config.instances) if config.instances is not None else None
     naming = captioned or boxed
     if naming is None:
         raise AssertionError("captions and instances are both null")

@@ -45,17 +45,26 @@ def tar_samples(tars: Iterable[str]) -> Samples:
     Raises:
         ShardError: A tar or the parquet beside it is absent, truncated, or of another form.
     """
-    stocks = {Path(tar): index_tar(Path(tar)) for tar in tars}
-    inputs = {tar.as_posix(): stock.fingerprint for tar, stock in stocks.items()}
-    inputs |= {path.as_posix(): sha256_of(path) for tar in stocks if (path := tar.with_suffix(".parquet")).is_file()}
-    of_tars = (rows_of(tar, stock, sidecar(tar.with_suffix(".parquet"))) for tar, stock in stocks.items())
+    indexes = {Path(tar): index_tar(Path(tar)) for tar in tars}
+    inputs = {tar.as_posix(): index.fingerprint for tar, index in indexes.items()}
+    inputs |= {path.as_posix(): sha256_of(path) for tar in indexes if (path := tar.with_suffix(".parquet")).is_file()}
+    of_tars = (rows_of(tar, index, sidecar(tar.with_suffix(".parquet"))) for tar, index in indexes.items())
     return Samples(inputs, chain.from_iterable(of_tars))
 
 
-def rows_of(tar: Path, stock: TarIndex, metadata: Mapping[str, Metadata]) -> Iterator[SourceRow]:
-    """Yield rows without keys: the samples of a tar, then those that only the parquet lists."""
+def rows_of(tar: Path, index: TarIndex, metadata: Mapping[str, Metadata]) -> Iterator[SourceRow]:
+    """Yield rows without keys: the samples of a tar, then those that only the parquet lists.
+
+    Args:
+        tar: Path of the tar.
+        index: Its members, as `index_tar` finds them.
+        metadata: Row of img2dataset's parquet by key; it belongs to the first sample of that key.
+
+    Yields:
+        Rows in the order of the tar.
+    """
     keys, repeated = set[str](), 0
-    for parts in stock.samples:
+    for parts in index.samples:
         keys.add(parts.key)
         repeated += parts.repeats > 0
         yield _row(parts, tar, metadata.get(parts.key, {}) if parts.repeats == 0 else {})
