@@ -35,6 +35,16 @@ def test_saved_encoder_loads_the_same(kind: str, tmp_path: Path) -> None:
         find_encoder(tmp_path / "run").tokenizer()
 
 
+def test_a_path_is_never_the_shipped_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run may be in a folder that has the name of the shipped encoder."""
+    encoder, config = tiny_encoder(tmp_path, "openai"), encoder_config(tmp_path, "openai")
+    save_encoder(encoder, tmp_path / "mini", config=config)
+    monkeypatch.chdir(tmp_path)
+    assert same(find_encoder(Path("mini")).load(), encoder)
+    assert same(find_encoder("./mini").load(), encoder)
+    assert find_encoder("mini").config.image_size == 96
+
+
 def test_saved_bytes_depend_on_the_weights_only(tmp_path: Path) -> None:
     config = encoder_config(tmp_path, "openai")
     for folder in ("one", "two"):

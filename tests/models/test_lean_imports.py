@@ -97,9 +97,11 @@ def test_pandas_can_be_imported_afterwards() -> None:
     """Also pyarrow works with its types, but does not know them."""
     pytest.importorskip("pandas")
     code = """
-import sys
+import sys, warnings
 from fineclip.models.lean_imports import hide_pandas
+warnings.simplefilter("error")
 hide_pandas()
+warnings.resetwarnings()
 import pyarrow
 assert pyarrow.array([[1], None]).to_pylist() == [[1], None] and "pandas" not in sys.modules
 import pandas

@@ -8,7 +8,7 @@ import pytest
 
 from fineclip.errors import ShardError
 from fineclip.shards import ByteRangeReader, TarAppender, add_sample, members, read_sample, sha256_of
-from fineclip.shards.packed import to_json
+from fineclip.shards.packed import from_json, to_json
 from fineclip.types import Box, Region, Sample
 
 REGION = Region(Box(0.25, 1, 2, 3.5), 0.5, "cat", "a cat, ünïcode")
@@ -120,6 +120,20 @@ def test_a_missing_byte_range_is_reported(tmp_path: Path) -> None:
             reader.read(file, 1, 8)
         with pytest.raises(ShardError, match="cannot be read"):
             reader.read(tmp_path / "y", 0, 1)
+
+
+def test_each_key_of_the_json_is_needed_and_others_are_ignored() -> None:
+    """A shard of a later version may have more keys; a missing one never becomes a default."""
+    record = json.loads(json.dumps(to_json(SAMPLES[0])))
+    changed = {**record, "later": 1, "regions": [{**region, "later": 1} for region in record["regions"]]}
+    assert json.loads(json.dumps(to_json(from_json("k", changed)))) == record
+    for name in record:
+        with pytest.raises(KeyError):
+            from_json("k", {key: value for key, value in record.items() if key != name})
+    for name in record["regions"][0]:
+        regions = [{key: value for key, value in record["regions"][0].items() if key != name}]
+        with pytest.raises(KeyError):
+            from_json("k", {**record, "regions": regions})
 
 
 def test_an_index_of_another_tar_is_reported(tmp_path: Path) -> None:
