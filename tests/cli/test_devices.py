@@ -256,3 +256,11 @@ def test_wrong_option_is_refused(tmp_path: Path, option: str, value: str, capsys
     with pytest.raises(SystemExit) as ended:
         fineclip(tmp_path, "detect", "--filter", "a", "--manifest", "b", f"{option}={value}")
     assert ended.value.code == 2
+
+
+def test_zero_gpus_can_be_stated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("fineclip.cli.data.function_of", lambda _: lambda **__: None)
+    config = {"engine": "boxes_json", "path": "boxes.json"}
+    means = ["--gpus", "0", "--device", "cpu"]
+    done = fineclip(tmp_path, "detect", "--filter", "kept.json", "--manifest", "out.json", *means, config=config)
+    assert done.code == 0

@@ -349,3 +349,13 @@ def test_two_nodes(place: Path) -> None:
     assert [code for code, _ in ended] == [0, 0], ended
     assert "world size 2, device cpu" in job.log.read_text()
     assert len(lines_of(job.folder / "metrics.jsonl")) == 6
+
+
+def test_verb_launches_one_process_on_each_of_two_nodes(
+    tmp_path: Path, verb: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in TWO_NODES.items():
+        monkeypatch.setenv(name, value)
+    done(tmp_path, "train", *WORDS, config=SECTION)
+    assert verb["launch"][1:3] == (1, nodes_of(TWO_NODES))
+    assert "train" not in verb

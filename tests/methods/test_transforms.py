@@ -157,3 +157,9 @@ def test_an_image_without_regions_has_fields_without_rows(distill: float) -> Non
     assert item.region_texts.shape == (0, 8)
     assert (item.crops is None) == (distill == 0)
     assert distill == 0 or item.crops.shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize("box", [Box(WIDTH, 0, WIDTH + 8, 8), Box(0, HEIGHT, 8, HEIGHT + 8), Box(0, -8, 8, 0)])
+def test_a_box_beside_the_image_is_left_out(box: Box) -> None:
+    beside = Sample("k", b"", WIDTH, HEIGHT, (), regions=(Region(box, 0.5, "x", "c"),))
+    assert draw_regions(beside, sample_rng(0, 0, "k"), at_most=9) == []

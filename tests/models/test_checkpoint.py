@@ -198,3 +198,10 @@ def test_vocabulary_is_copied_to_the_folder(tmp_path: Path) -> None:
     save_encoder(tiny_encoder(tmp_path, "openai"), tmp_path / "run", config=config, vocabulary=tmp_path / "own.gz")
     assert (tmp_path / "run" / "bpe.txt.gz").read_bytes() == b"merges"
     assert set(load_file(tmp_path / "run" / "model.safetensors")) == set(tiny_encoder(tmp_path, "openai").state_dict())
+
+
+def test_a_saved_folder_states_the_image_size_and_not_the_crop_size(tmp_path: Path) -> None:
+    config = encoder_config(tmp_path, "openai", image_size=32, crop_size=16)
+    save_encoder(tiny_encoder(tmp_path, "openai"), tmp_path / "saved", config=config)
+    found = find_encoder(tmp_path / "saved").config
+    assert (found.image_size, found.crop_size) == (32, 32)

@@ -703,3 +703,10 @@ def test_retrieval_names_its_scale_only_where_it_is_another(bare: World) -> None
         if "-2000-" in run:
             (bare.root / f"results/{bare.name}/{run}/evals/retrieval.json").unlink()
     assert "On whole images, trained on 37, " in collect_report(bare.config, bare.root).finding.more[1]
+
+
+def test_shards_packed_with_other_captions_cost_nothing(bare: World) -> None:
+    write_timing(bare, f"pack/{CAPTIONS}/miniature-0000", wall_s=3, cpu_s=2, peak_mb=20)
+    write_timing(bare, "pack/annotations.blip2/miniature-0000", wall_s=7000, cpu_s=7000, peak_mb=70_000)
+    [cost] = collect_costs(bare.config, ResultFiles(bare.root, bare.name))
+    assert (cost.stage, cost.jobs, cost.wall_s) == ("pack", 1, 3)

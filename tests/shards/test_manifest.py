@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,7 @@ from fineclip.shards import (
     read_manifest,
     read_rows,
     sha256_of,
+    write_text,
 )
 from fineclip.shards.atomic import atomic, remove_stale_temp_files
 from fineclip.shards.manifest import cached_manifest
@@ -211,3 +213,10 @@ def test_a_row_is_kept_or_has_a_reason(tmp_path: Path) -> None:
     with pytest.raises(AssertionError), TableWriter(job, FilterRow) as table:
         table.write(FilterRow(key="a", kept=False, width=1, height=1, format=None, sha256=""))
     assert not cached_manifest(job.manifest).exists()
+
+
+def test_a_table_that_its_manifest_does_not_name_is_refused(tmp_path: Path) -> None:
+    manifest = make(tmp_path, row("a")).manifest
+    write_text(manifest, replace(read_manifest(manifest), outputs={}).text())
+    with pytest.raises(ShardError, match=r"shard.parquet: is not the one that shard.json names"):
+        list(read_rows(manifest, FilterRow))

@@ -9,9 +9,9 @@ import pytest
 
 from fineclip.config import AnnotationsDetect, FilterConfig, PackConfig, TemplateCaption
 from fineclip.errors import ShardError
-from fineclip.shards import read_manifest, sha256_of, write_text
+from fineclip.shards import Manifest, read_manifest, sha256_of, write_text
 from fineclip.stages.caption import caption_shard
-from fineclip.stages.card import Contents, StageProvenance, checked_chain, render, write_card
+from fineclip.stages.card import Contents, StageProvenance, checked_chain, provenance, render, write_card
 from fineclip.stages.card import funnel as funnel_of_chains
 from fineclip.stages.detect import detect_shard
 from fineclip.stages.funnel import StageCounts
@@ -153,3 +153,13 @@ def test_shards_made_differently_are_refused(packed: list[Path]) -> None:
     assert funnel([*packed, other])[0].read == 10
     with pytest.raises(ShardError, match="stage caption made some of them as .*the .label."):
         write_card([*packed, other], packed[0].with_name("card.json"), PackConfig())
+
+
+def test_shards_made_with_other_weights_are_refused(packed: list[Path]) -> None:
+    chains = [checked_chain(path) for path in packed]
+    for number, chain in enumerate(chains):
+        weights = Path(f"weights/{number}.json")
+        write_text(weights, Manifest("weights", 1, {}, {}, {"yolo.pt": str(number)}).text())
+        chain["detect"] = replace(chain["detect"], inputs={**chain["detect"].inputs, weights.as_posix(): "0"})
+    with pytest.raises(ShardError, match="stage detect made some of them as"):
+        list(provenance(chains))

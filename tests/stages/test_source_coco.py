@@ -266,3 +266,11 @@ def test_photographs_through_listing_source_and_filter(tmp_path: Path) -> None:
     instances = json.loads((REAL / "annotations/instances_train2017.json").read_text())
     boxes = sum(not annotation["iscrowd"] for annotation in instances["annotations"])
     assert sum(len(row.annotations or []) for row in rows.values()) == boxes
+
+
+def test_the_url_is_that_of_coco_else_that_of_flickr(tmp_path: Path) -> None:
+    captions = captions_json()
+    for image in captions["images"][:2]:
+        image["flickr_url"] = f"http://flickr/{image['id']}.jpg"
+    rows = listed(write(tmp_path / "in", captions, instances_json()))
+    assert (rows["1.jpg"].url, rows["2.jpg"].url) == ("http://images/1.jpg", "http://flickr/2.jpg")

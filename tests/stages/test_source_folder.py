@@ -216,3 +216,9 @@ def test_invalid_options_are_an_error(tmp_path: Path) -> None:
         index_source(tmp_path / "l.json", MiniatureSource(kind="miniature"))
     with pytest.raises(ConfigError, match="needs the listing"):
         source_shard(PlannedShard("s", 0, 1), tmp_path / "s.json", FolderSource(kind="folder", root=str(tmp_path)))
+
+
+def test_an_image_without_text_names_its_file(tmp_path: Path) -> None:
+    root = put(tmp_path / "in", {"a.png": encoded(kind="PNG")})
+    row = listed(root)["a.png"]
+    assert (row.reason, row.file) == ("no-text", (root / "a.png").as_posix())

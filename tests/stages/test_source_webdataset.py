@@ -234,3 +234,19 @@ def test_the_same_tar_is_not_read_twice_and_another_is(tmp_path: Path) -> None:
     rows = stock(write_tar(tmp_path / "a.tar", [("k.jpg", JPEG), ("k.txt", b"two")]))
     assert rows[0].captions == ["two"]
     assert sha256_of(manifest) != first
+
+
+def test_a_row_of_the_table_belongs_to_the_first_sample_of_its_key(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", [("k.jpg", JPEG), ("k.jpg", encoded(color=1))])
+    write_sidecar(tar, [{"key": "k", "caption": "a cat", "url": "https://x/k", "status": "success"}])
+    rows = stock(tar)
+    assert told(rows) == [("k", ["a cat"], None), ("k", [], "no-text")]
+    assert [row.url for row in rows] == ["https://x/k", None]
+
+
+def test_the_address_in_the_json_comes_before_that_of_the_table(tmp_path: Path) -> None:
+    members = [("k.jpg", JPEG), ("k.json", as_json(caption="a cat", url="https://json/k"))]
+    tar = write_tar(tmp_path / "a.tar", members)
+    write_sidecar(tar, [{"key": "k", "caption": "a dog", "url": "https://table/k", "status": "success"}])
+    [row] = stock(tar)
+    assert (row.captions, row.url) == (["a cat"], "https://json/k")

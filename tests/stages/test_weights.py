@@ -2,15 +2,19 @@
 
 import contextlib
 import hashlib
+import io
 import json
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
+from urllib.request import Request
 
 import huggingface_hub
 import pytest
@@ -21,7 +25,7 @@ from fineclip.errors import CheckpointError
 from fineclip.models import shipped as shipped_module
 from fineclip.shards import read_manifest
 from fineclip.stages import download
-from fineclip.stages.download import is_public, needed
+from fineclip.stages.download import _connect, _Redirects, is_public, needed
 from fineclip.stages.weights import fetch_weights, hash_of, weights_at
 
 CONTENT = b"weights" * 1000
@@ -427,3 +431,29 @@ def test_the_hubs_own_client_asks_for_what_is_needed(server: str, tmp_path: Path
     assert there == {name for name, wanted in REPOSITORY.items() if wanted}
     assert all(Path("whole", name).read_bytes() == CONTENT for name in there)
     assert not any("pytorch_model-0" in path or "onnx" in path for path in Server.asked)
+
+
+def test_names_with_brackets_come_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    Hub(monkeypatch, "config.json", "part[1].bin")
+    folder = fetch(WeightsConfig(hub="a/b", revision="c1"))
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "part[1].bin"]
+
+
+def test_a_redirect_does_not_leave_https() -> None:
+    def leads(start: str, end: str) -> Request | None:
+        return _Redirects().redirect_request(Request(start), io.BytesIO(), 302, "Found", HTTPMessage(), end)
+
+    with pytest.raises(OSError, match="without encryption"):
+        leads("https://example.org/a", "http://example.org/b")
+    for start in ("http", "https"):
+        followed = leads(f"{start}://example.org/a", "https://example.org/b")
+        assert followed is not None
+        assert followed.full_url == "https://example.org/b"
+
+
+def test_every_address_of_a_host_must_be_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (text, 80)) for text in ("8.8.8.8", "127.0.0.1")]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr("socket.create_connection", lambda *_: pytest.fail("connected"))
+    with pytest.raises(OSError, match="example.org is 127.0.0.1, which is not on the public internet"):
+        _connect(("example.org", 80), 1.0)

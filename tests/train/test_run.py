@@ -22,7 +22,7 @@ from fineclip.shards import ConceptRow, Job, TableWriter, invalidate, read_manif
 from fineclip.stages.weights import fetch_weights
 from fineclip.train.checkpoint import CheckpointManager
 from fineclip.train.distributed import DistributedContext
-from fineclip.train.run import BaselineConfig, RunConfig, export_baseline, train_run
+from fineclip.train.run import BaselineConfig, RunConfig, _state_identity, export_baseline, train_run
 from tests.helpers.packs import write_select, write_world
 from tests.helpers.processes import run_processes
 from tests.helpers.tiny import ARCHITECTURE, tiny_encoder
@@ -361,3 +361,13 @@ def run_of_a_rank(rank: int, folder: Path) -> int:
         run(config_of(max_steps=2))
         assert Path("results/set/run/model.safetensors").stat().st_mtime_ns == made
         return made
+
+
+def test_checkpoints_belong_to_version_configuration_and_inputs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = [Path("data/select.json"), Path("weights/tiny.json")]
+    own = _state_identity(config_of(), inputs)
+    assert _state_identity(config_of(), inputs) == own
+    others = {_state_identity(config_of(seed=1), inputs), _state_identity(config_of(), inputs[:1])}
+    monkeypatch.setitem(_state_identity.__globals__, "VERSION", 99)
+    others.add(_state_identity(config_of(), inputs))
+    assert len(others - {own}) == 3

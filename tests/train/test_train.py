@@ -540,3 +540,13 @@ def test_memory_is_estimated_for_precision_and_rank_batch_size(
     assert training_of(world, tmp_path / "three", world_size=3, batch_size=5).rank_batch_size == RankBatchSize(
         2, 4, 5, 10
     )
+
+
+def test_the_time_limit_is_in_minutes(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, now = training_of(world, tmp_path, runtime={"time_limit_min": 2}), [1000.0]
+    monkeypatch.setattr("fineclip.train.preemption.time.monotonic", lambda: now[0])
+    stop_before(first, 1, lambda: now.append(now.pop() + 119))  # not over yet
+    stop_before(first, 4, lambda: now.append(now.pop() + 2))
+    with pytest.raises(SystemExit):
+        train(first)
+    assert first.checkpoints.load_latest()[0] == 5
