@@ -104,7 +104,16 @@ class CLIPSelf(Method[Features]):
         return Losses.weighted({}, weights={})
 
     def region_loss(self, region_RD: Tensor, crop_RD: Tensor, counts: Sequence[int]) -> Losses:
-        """Compute the distillation term; 0 if no rank has a region."""
+        """Compute the distillation term.
+
+        Args:
+            region_RD: Dense features of regions, not normalized.
+            crop_RD: Embeddings of their crops by the teacher, not normalized.
+            counts: Regions of each rank in rank order.
+
+        Returns:
+            Losses of this rank; 0 if no rank has a region.
+        """
         distill = distillation_loss(region_RD, crop_RD, counts=counts)
         return Losses.weighted({"distill": distill}, weights={"distill": 1.0})
 

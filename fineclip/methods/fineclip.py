@@ -112,7 +112,16 @@ class FineCLIP(Method[Features]):
 
     @classmethod
     def build_transform(cls, data_spec: DataSpec, config: FineCLIPConfig, *, max_regions: int) -> Transform:
-        """Return the transform; `config.relaxed.max_regions` may lower `max_regions`."""
+        """Return the transform.
+
+        Args:
+            data_spec: Sizes and tokenizer.
+            config: Section of the method; `relaxed.max_regions` may lower `max_regions`.
+            max_regions: Regions per image, at most.
+
+        Returns:
+            Picklable function (sample, rng) -> example.
+        """
         fewer = config.relaxed.max_regions or max_regions
         return super().build_transform(data_spec, config, max_regions=min(fewer, max_regions))
 
@@ -138,7 +147,16 @@ class FineCLIP(Method[Features]):
         return Losses.weighted(terms, weights=self.weights)
 
     def region_loss(self, region_RD: Tensor, crop_RD: Tensor, counts: Sequence[int]) -> Losses:
-        """Compute the distillation term."""
+        """Compute the distillation term, without its weight.
+
+        Args:
+            region_RD: Dense features of regions, not normalized.
+            crop_RD: Embeddings of their crops, not normalized.
+            counts: Regions of each rank in rank order.
+
+        Returns:
+            Losses of this rank; 0 if no rank has a region.
+        """
         distill = distillation_loss(region_RD, crop_RD, counts=counts)
         return Losses.weighted({"distill": distill}, weights={"distill": 1.0})
 

@@ -53,7 +53,7 @@ def hide_pandas() -> None:
 
 
 def import_without_collection() -> None:
-    """Let later imports of torch, open_clip, ultralytics and transformers run without garbage collection."""
+    """Let later imports of torch, open_clip, ultralytics and transformers run without garbage collection, and enable it now."""
     gc.freeze()
     gc.enable()
     sys.meta_path.insert(0, _ContextFinder(dict.fromkeys(LARGE, _without_collection)))
@@ -72,7 +72,16 @@ class _ContextFinder(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the module's spec with another `exec_module`, or None for modules without a context."""
+        """Find a module that has a context.
+
+        Args:
+            name: Full name of the module.
+            path: `__path__` of its package; None for a top-level module.
+            target: Not used.
+
+        Returns:
+            Spec whose `exec_module` runs within the context; None for other modules, so that Python goes on searching.
+        """
         context = self._contexts.get(name)
         spec = None if context is None else PathFinder.find_spec(name, path, target)
         if context is None or spec is None or spec.loader is None:

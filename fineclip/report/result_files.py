@@ -80,7 +80,13 @@ class ResultFiles:
         return path.relative_to(self.root).as_posix()
 
     def note(self, what: str, why: str, log: Path | None = None) -> None:
-        """Add a problem, once; with the end of the log of its job if that exists."""
+        """Add a problem, once.
+
+        Args:
+            what: File or job that is absent or damaged, relative to the working directory.
+            why: Reason, for the reader of the report.
+            log: Log of the job; its last lines are added if it exists.
+        """
         problem = Problem(what, why, self.shown(log), last_lines(log)) if log and log.is_file() else Problem(what, why)
         if problem not in self.problems:
             self.problems.append(problem)

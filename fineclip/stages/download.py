@@ -207,6 +207,6 @@ class _Redirects(HTTPRedirectHandler):
         allowed = ("https",) if req.type == "https" else ("http", "https")
         if urlsplit(newurl).scheme not in allowed:
             raise OSError(
-                f"the server leads from {req.type} to {newurl}, an unknown url type or one without encryption"
+                f"the server redirects from {req.type} to {newurl}, an unknown url type or one without encryption"
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -64,6 +64,14 @@ def test_the_github_workflow_runs_ci_on_supported_pythons() -> None:
     }
 
 
+def test_every_data_file_of_the_package_is_installed() -> None:
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    patterns = tools["setuptools"]["package-data"]["fineclip"]
+    installed = {path for pattern in patterns for path in (ROOT / "fineclip").glob(pattern) if path.is_file()}
+    data = [ROOT / name for name in run("git", "ls-files", "fineclip").stdout.split() if not name.endswith(".py")]
+    assert len(data) > 10 and installed >= set(data)
+
+
 def test_no_file_names_the_host_of_an_index() -> None:
     files = run("git", "ls-files", "-z").stdout.split("\0")
     texts = [path for name in files if name and (path := ROOT / name).suffix not in BINARY]

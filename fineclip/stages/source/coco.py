@@ -178,7 +178,19 @@ class Entry:
         return from_xywh(*self.xywh(key))
 
     def look_up(self, key: str, known: Mapping[Id, T], expected: str) -> T:
-        """Return the value of an id in `known`; `expected` describes these ids in the error."""
+        """Return what an id refers to.
+
+        Args:
+            key: Key in the JSON object whose value is the id.
+            known: Values by id.
+            expected: Description of the known ids, for the message.
+
+        Returns:
+            Value of the id.
+
+        Raises:
+            DataError: The id is absent, of another type, or not in `known`.
+        """
         number = self.id(key)
         if number not in known:
             raise self.wrong(key, expected)
