@@ -4,6 +4,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from glob import glob
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -67,8 +69,10 @@ def test_the_github_workflow_runs_ci_on_supported_pythons() -> None:
 def test_every_data_file_of_the_package_is_installed() -> None:
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
     patterns = tools["setuptools"]["package-data"]["fineclip"]
-    installed = {path for pattern in patterns for path in (ROOT / "fineclip").glob(pattern) if path.is_file()}
-    data = [ROOT / name for name in run("git", "ls-files", "fineclip").stdout.split() if not name.endswith(".py")]
+    found = (glob(pattern, root_dir=ROOT / "fineclip", recursive=True) for pattern in patterns)  # noqa: PTH207 (as setuptools does)
+    installed = set(chain.from_iterable(found))
+    tracked = run("git", "-C", "fineclip", "ls-files").stdout.split()
+    data = [name for name in tracked if not name.endswith(".py")]
     assert len(data) > 10 and installed >= set(data)
 
 
