@@ -107,7 +107,7 @@ class TrainingExample:
         boxes: (r, 4) x1 y1 x2 y2 in fractions of the square.
         region_texts: (r, L) or (r, D).
         region_labels: (r,) int64 numbers of concepts.
-        crops: (r, 3, s, s) uint8.
+        crops: r squares, (3, s, s) uint8 each.
         crop_plan: Resizing and cropping that the device does; None if they are done.
     """
 
@@ -117,7 +117,7 @@ class TrainingExample:
     boxes: Tensor | None = None
     region_texts: Tensor | None = None
     region_labels: Tensor | None = None
-    crops: Tensor | None = None
+    crops: Sequence[Tensor] | None = None
     crop_plan: CropPlan | None = None
 
 

@@ -13,7 +13,7 @@ of one image, R of a batch, B images, N bytes.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from math import prod
@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torch.utils.data import default_collate
 
 from fineclip.models.images import ResizeRule
 from fineclip.shards.images import MAX_PIXELS, decode, edges
@@ -90,12 +91,12 @@ class Pixels(NamedTuple):
 
     Attributes:
         image: (3, S, S), or, with `crop_plan`, the decoded image (3, H, W).
-        crops: (r, 3, s, s); None if the method has no crops, or with `crop_plan`.
+        crops: r squares, (3, s, s) each; None if the method has no crops, or with `crop_plan`.
         crop_plan: Resizes and crops that the device does; None if they are done.
     """
 
     image: Tensor
-    crops: Tensor | None
+    crops: tuple[Tensor, ...] | None
     crop_plan: CropPlan | None = None
 
 
@@ -115,12 +116,10 @@ def resize_and_crop(content: bytes, request: DecodeRequest, *, pillow: bool) -> 
     """
     if pillow:
         opened = decode(content)
-        images, crops = _squares([partial(_paste_by_pillow, opened)], [_plan(request, *opened.size)])
-    else:
-        decoded_HW3 = _decode(content, _scratch)
-        plan = _plan(request, decoded_HW3.shape[1], decoded_HW3.shape[0])
-        images, crops = _squares([partial(_paste_by_torch, decoded_HW3)], [plan])
-    return Pixels(images[0], crops)
+        return _squares(partial(_resize_by_pillow, opened), _plan(request, *opened.size))
+    decoded_HW3 = _decode(content, _scratch)
+    plan = _plan(request, decoded_HW3.shape[1], decoded_HW3.shape[0])
+    return _squares(partial(_resize_by_torch, decoded_HW3), plan)
 
 
 def decode_for_device(content: bytes, request: DecodeRequest) -> Pixels:
@@ -178,21 +177,38 @@ def _scratch(*shape: int) -> Tensor:
     return memory_HW3
 
 
-def _paste_by_torch(decoded_HW3: Tensor, box: PixelBox, rule: ResizeRule, square_SS3: Tensor) -> None:
-    """Resize a part of a decoded image, uint8 or float32, and write it to its place on a square."""
+def _squares(resize: Callable[[PixelBox, ResizeTarget], Tensor], plan: CropPlan) -> Pixels:
+    """Make the squares of one image by a function that resizes a part of it to a square."""
+    crops = None if plan.crops is None else tuple(resize(box, plan.crop) for box in plan.crops)
+    return Pixels(resize(plan.part, plan.image), crops)
+
+
+def _resize_by_torch(decoded_HW3: Tensor, box: PixelBox, target: ResizeTarget) -> Tensor:
+    """Resize a part of a decoded image, uint8 or float32, to a (3, size, size) square, uint8 with colors innermost in memory."""
     x1, y1, x2, y2 = box
-    left, top, width, height = rule.paste_box(x2 - x1, y2 - y1, len(square_SS3))
+    left, top, width, height = target.rule.paste_box(x2 - x1, y2 - y1, target.size)
     part_13hw = decoded_HW3[None, y1:y2, x1:x2].permute(0, 3, 1, 2)  # in this order the strides show channels_last
-    resized_13hw = _resize(part_13hw, width, height, rule.filter)
-    if resized_13hw.is_floating_point():
-        resized_13hw = resized_13hw.round_().clamp_(0, 255)
-    square_SS3[top : top + height, left : left + width] = resized_13hw[0].permute(1, 2, 0)
+    resized_3hw = _resize(part_13hw, width, height, target.rule.filter)[0]
+    if resized_3hw.is_floating_point():
+        resized_3hw = resized_3hw.round_().clamp_(0, 255).to(torch.uint8)
+    if width == height == target.size:
+        return resized_3hw
+    square_SS3 = resized_3hw.new_zeros(target.size, target.size, 3)
+    square_SS3[top : top + height, left : left + width] = resized_3hw.permute(1, 2, 0)
+    return square_SS3.permute(2, 0, 1)
 
 
-def _paste_by_pillow(image: Image.Image, box: PixelBox, rule: ResizeRule, square_SS3: Tensor) -> None:
-    """Resize a part of an image with Pillow and write it to its place on a square."""
-    cropped = image if box == (0, 0, *image.size) else image.crop(box)
-    square_SS3.copy_(rule(cropped, len(square_SS3)).permute(1, 2, 0))
+def _resize_by_pillow(image: Image.Image, box: PixelBox, target: ResizeTarget) -> Tensor:
+    """Resize a part of an image to a (3, size, size) square with Pillow."""
+    return target.rule(image if box == (0, 0, *image.size) else image.crop(box), target.size)
+
+
+def stack_squares(squares: Sequence[Tensor], size: int) -> Tensor:
+    """Stack n squares to (n, 3, size, size), uint8 with colors innermost in memory; in a worker of the loader, in shared memory."""
+    if not squares:
+        return torch.empty(0, 3, size, size, dtype=torch.uint8)
+    stacked_nSS3: Tensor = default_collate([square.permute(1, 2, 0) for square in squares])
+    return stacked_nSS3.permute(0, 3, 1, 2)
 
 
 def crop_on_device(decoded_N: Tensor, plans: Sequence[CropPlan]) -> tuple[Tensor, Tensor | None]:
@@ -209,38 +225,14 @@ def crop_on_device(decoded_N: Tensor, plans: Sequence[CropPlan]) -> tuple[Tensor
         Images (B, 3, S, S) and crops (R, 3, s, s), uint8 with colors innermost in memory; None for crops if plans have none.
     """
     sizes = [prod((plan.height, plan.width, 3)) for plan in plans]
-    decoded = zip(torch.split(decoded_N, sizes), plans, strict=True)
-    pastes = (partial(_paste_by_torch, rows_n.view(plan.height, plan.width, 3).float()) for rows_n, plan in decoded)
-    return _squares(pastes, plans, device=decoded_N.device)
-
-
-def _squares(
-    pastes: Iterable[Callable[[PixelBox, ResizeRule, Tensor], None]],
-    plans: Sequence[CropPlan],
-    *,
-    device: torch.device | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Make the squares of images.
-
-    Args:
-        pastes: Function of each image that resizes a part of it and writes it to its place on a black square.
-        plans: Plan of each image, at least one.
-        device: Device of the squares; None: the CPU.
-
-    Returns:
-        Images (B, 3, S, S) and crops (R, 3, s, s), uint8 with colors innermost in memory; None for crops if plans have none.
-    """
-    image, crop = plans[0].image, plans[0].crop
-    rows = sum(len(plan.crops or ()) for plan in plans)
-    images_BSS3 = torch.zeros(len(plans), image.size, image.size, 3, dtype=torch.uint8, device=device)
-    crops_Rss3 = torch.zeros(rows, crop.size, crop.size, 3, dtype=torch.uint8, device=device)
-    squares = iter(crops_Rss3)
-    for paste, plan, image_SS3 in zip(pastes, plans, images_BSS3, strict=True):
-        paste(plan.part, image.rule, image_SS3)
-        for box in plan.crops or ():
-            paste(box, crop.rule, next(squares))
+    images: list[Tensor] = []
+    crops: list[Tensor] = []
+    for rows_n, plan in zip(torch.split(decoded_N, sizes), plans, strict=True):
+        made = _squares(partial(_resize_by_torch, rows_n.view(plan.height, plan.width, 3).float()), plan)
+        images.append(made.image)
+        crops += made.crops or ()
     has_crops = plans[0].crops is not None
-    return images_BSS3.permute(0, 3, 1, 2), crops_Rss3.permute(0, 3, 1, 2) if has_crops else None
+    return stack_squares(images, plans[0].image.size), stack_squares(crops, plans[0].crop.size) if has_crops else None
 
 
 def _resize(part_13HW: Tensor, width: int, height: int, mode: str) -> Tensor:

@@ -24,12 +24,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from fineclip.errors import DataError, FineclipError
-from fineclip.methods.base import require
 from fineclip.methods.transforms import DataSpec, TrainingExample, Transform, sample_rng
-from fineclip.models.pixels import CropPlan, crop_on_device
+from fineclip.models.pixels import CropPlan, crop_on_device, stack_squares
 from fineclip.models.tokenizer import trim_padding
 from fineclip.shards import ByteRangeReader
 from fineclip.shards.images import UndecodableImage
@@ -169,7 +168,7 @@ class Collate:
         unique_region_texts, region_text_rows = _unique_texts(region_texts)
         return CPUBatch(
             keys=tuple(example.key for example in examples),
-            images=_stack([example.image for example in examples], empty.image)
+            images=stack_squares([example.image for example in examples], self.data_spec.image_size)
             if crop_plans is None
             else torch.cat([example.image.permute(1, 2, 0).reshape(-1) for example in examples]),
             texts=unique_texts,
@@ -179,12 +178,16 @@ class Collate:
             region_texts=unique_region_texts,
             region_text_rows=region_text_rows,
             region_labels=_concatenate([example.region_labels for example in examples], empty.region_labels),
-            crops=_crops([example.crops for example in examples], require(empty.crops)),
+            crops=None
+            if any(example.crops is None for example in examples)
+            else stack_squares(
+                [crop for example in examples for crop in example.crops or ()], self.data_spec.crop_size
+            ),
             crop_plans=crop_plans,
         )
 
     def _empty_example(self) -> TrainingExample:
-        size, crop_size = self.data_spec.image_size, self.data_spec.crop_size
+        size = self.data_spec.image_size
         texts = self.data_spec.texts("", [])
         return TrainingExample(
             "",
@@ -193,7 +196,6 @@ class Collate:
             boxes=torch.empty(0, 4),
             region_texts=texts,
             region_labels=torch.empty(0, dtype=torch.int64),
-            crops=torch.empty(0, 3, crop_size, crop_size, dtype=torch.uint8),
         )
 
 
@@ -202,25 +204,6 @@ def _concatenate(parts: Sequence[Tensor | None], empty: Tensor | None) -> Tensor
     if not parts:
         return empty
     return None if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])
-
-
-def _crops(parts: Sequence[Tensor | None], empty: Tensor) -> Tensor | None:
-    """Concatenate crops, (r, 3, s, s) each, of all images."""
-    present = [part for part in parts if part is not None]
-    if len(present) < len(parts):
-        return None
-    return _stack([crop for part in present for crop in part], present[0] if present else empty)
-
-
-def _stack(images: Sequence[Tensor], empty: Tensor) -> Tensor:
-    """Stack (3, S, S) images; `empty` if there are none.
-
-    They and the result have colors innermost in memory; in a worker the result is in shared memory.
-    """
-    if not images:
-        return empty
-    stacked: Tensor = default_collate([image.permute(1, 2, 0) for image in images])
-    return stacked.permute(0, 3, 1, 2)
 
 
 def _unique_texts(texts: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

@@ -127,7 +127,7 @@ def test_the_official_loader_gives_the_pixels_that_ours_gives_by_pillow() -> Non
     assert item.crops is not None and item.boxes is not None
     order = np.random.default_rng(0).permutation(3)
     torch.testing.assert_close(boxes_K5[:3, :4], item.boxes[order], atol=1e-6, rtol=0)
-    torch.testing.assert_close(crops_K3SS[:3], normalize_pixels(item.crops[order]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(crops_K3SS[:3], normalize_pixels(torch.stack(item.crops)[order]), atol=1e-5, rtol=0)
     assert not crops_K3SS[3:].any()
 
 

@@ -263,7 +263,7 @@ def test_tiny_and_narrow_crops_have_pixels(pillow: bool) -> None:
         want = DecodeRequest(ResizeTarget(fits[0], 32), ResizeTarget(fits[1], 16), boxes)
         found = resize_and_crop(content, want, pillow=pillow)
         expected = resize_and_crop(content, want, pillow=True)
-        assert found.crops.shape == (4, 3, 16, 16)
+        assert [crop.shape for crop in found.crops] == [(3, 16, 16)] * 4
         assert min(map(decibels, squares(found), squares(expected))) >= WORST["bicubic"]
         assert min(map(decibels, cropped_on_device(content, want), squares(expected))) >= 45
 
@@ -275,7 +275,7 @@ def test_decoding_another_image_leaves_earlier_squares_unchanged() -> None:
     for content, each, pixels in zip(contents, want, drawn, strict=True):
         again = resize_and_crop(content, each, pillow=False)
         assert torch.equal(again.image, pixels.image)
-        assert torch.equal(again.crops, pixels.crops)
+        assert all(map(torch.equal, again.crops, pixels.crops))
 
 
 def test_device_crops_of_a_batch_equal_those_of_single_images() -> None:

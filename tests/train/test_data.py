@@ -126,7 +126,7 @@ def test_bytes_of_a_batch() -> None:
 
 def test_ten_boxes_are_less_than_a_seventh_of_the_authors_template() -> None:
     pixels = torch.zeros(3, 224, 224, dtype=torch.uint8)
-    texts, crops = INPUTS.tokenize(list("abcdefghij")), pixels.expand(10, -1, -1, -1)
+    texts, crops = INPUTS.tokenize(list("abcdefghij")), (pixels,) * 10
     batch = Collate(INPUTS)([TrainingExample("k", pixels, texts[0], torch.zeros(10, 4), texts, crops=crops)])
     assert 7 * sum(value.nbytes for value in batch.tensors.values()) < 20 * 3 * 224 * 224 * 4
 

@@ -124,7 +124,7 @@ def drawn(item: TrainingExample, of: Sample) -> dict[str, Any]:
         "image": rounded(item.image.double().mean(dim=(1, 2)), 2),
         "text": None if item.text is None else text_of.get(tuple(item.text.tolist()), item.text.tolist()),
         "boxes": None if item.boxes is None else [rounded(box, 4) for box in item.boxes],
-        "crops": None if item.crops is None else rounded(item.crops.double().mean(dim=(1, 2, 3)), 2),
+        "crops": None if item.crops is None else [round(float(crop.double().mean()), 2) for crop in item.crops],
         "labels": None if item.region_labels is None else item.region_labels.tolist(),
     }
     if item.region_texts is not None:
