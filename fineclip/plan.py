@@ -23,8 +23,8 @@ from fineclip.config import (
 from fineclip.errors import ConfigError
 from fineclip.evals.index import missing
 from fineclip.identity import identity, planned_key
+from fineclip.readers.files import directory_fingerprint
 from fineclip.stages.declaration import Stage, stages
-from fineclip.stages.source.files import directory_fingerprint
 from fineclip.stages.source.shard_plan import (
     PlannedShard,
     captions_table,

@@ -10,11 +10,12 @@ import pytest
 
 from fineclip.config import AnnotationsDetect, BoxesJsonDetect
 from fineclip.errors import ConfigError, DataError, ShardError
+from fineclip.readers.names import ImageNames
 from fineclip.shards import CaptionRow, DetectRow, read_manifest, read_rows, sha256_of
 from fineclip.stages.caption import caption_shard
 from fineclip.stages.detect import detect_shard
 from fineclip.stages.external import reading
-from fineclip.stages.external.annotation_tables import ExternalBoxesRow, ImageNames, rows_for
+from fineclip.stages.external.annotation_tables import ExternalBoxesRow, rows_for
 from fineclip.stages.external.keyed_captions import OriginalBox
 from fineclip.stages.external.reading import captions_in
 from tests.helpers.external import boxes_config, boxes_json, captions_config, captions_json, given, key_of, write_json

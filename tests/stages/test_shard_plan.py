@@ -8,7 +8,7 @@ import pytest
 
 from fineclip.config import CocoSource, FolderSource, MiniatureSource, ScaleConfig, WebDatasetSource
 from fineclip.errors import ConfigError
-from fineclip.stages.source.files import directory_fingerprint
+from fineclip.readers.files import directory_fingerprint
 from fineclip.stages.source.shard_plan import (
     image_folder,
     images_per_shard,
@@ -70,7 +70,7 @@ def test_a_glance_sees_what_comes_goes_and_changes(tmp_path: Path, monkeypatch: 
     os.utime(tmp_path / "a.txt", ns=(1, 1))  # as if written to, at the same length
     changed = directory_fingerprint(tmp_path)
     assert changed != first
-    monkeypatch.setattr("fineclip.stages.source.files.MOST_ASKED", 1)
+    monkeypatch.setattr("fineclip.readers.files.MOST_ASKED", 1)
     many = directory_fingerprint(tmp_path)
     os.utime(tmp_path / "a.txt", ns=(2, 2))
     assert directory_fingerprint(tmp_path) == many != changed

@@ -11,8 +11,8 @@ import pytest
 
 from fineclip.config import WebDatasetSource
 from fineclip.errors import ConfigError, ShardError
+from fineclip.readers.tar_members import split_name
 from fineclip.shards import ByteRangeReader, SourceRow, read_manifest, read_rows, sha256_of
-from fineclip.stages.source.members import split_name
 from fineclip.stages.source.shard import source_shard
 from fineclip.stages.source.shard_plan import PlannedShard
 from tests.helpers.images import encoded, write_tar

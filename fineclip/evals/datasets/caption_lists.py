@@ -15,10 +15,10 @@ from typing import Any
 from fineclip.config.evaluation import CaptionList, Karpathy
 from fineclip.errors import DataError
 from fineclip.evals.datasets.benchmark_image import Contents, read_image
+from fineclip.readers.json_documents import Document, Entry
+from fineclip.readers.text import captions_of, to_valid_utf8
 from fineclip.shards import sha256_of
-from fineclip.stages.source.coco import Document, Entry
 from fineclip.stages.source.samples import fingerprint
-from fineclip.stages.source.text_encoding import captions_of, to_valid_utf8
 
 
 def list_inputs(source: CaptionList | Karpathy, listed: Mapping[Path, list[str]]) -> dict[str, str]:

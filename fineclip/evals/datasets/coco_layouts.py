@@ -21,12 +21,12 @@ from PIL import Image
 from fineclip.config.evaluation import CocoCaptions, CocoPanoptic
 from fineclip.errors import DataError
 from fineclip.evals.datasets.benchmark_image import BenchmarkClass, BenchmarkImage, Contents, read_image
+from fineclip.readers.files import files_below
+from fineclip.readers.json_documents import Document, Entry, Id
+from fineclip.readers.text import captions_of, to_valid_utf8
 from fineclip.shards import BenchmarkBox, sha256_of
 from fineclip.shards.images import UndecodableImage, decode
-from fineclip.stages.source.coco import Document, Entry, Id
-from fineclip.stages.source.files import files_below
 from fineclip.stages.source.samples import fingerprint
-from fineclip.stages.source.text_encoding import captions_of, to_valid_utf8
 from fineclip.types import Box
 
 log = logging.getLogger(__name__)

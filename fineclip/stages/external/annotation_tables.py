@@ -1,12 +1,6 @@
-"""Tables of external boxes and captions: one row per image of the JSON, and lookup of the rows of a shard by file name.
+"""Tables of external boxes and captions: one row per image of the JSON, and the rows of the images of a shard."""
 
-A data set may name an image `train2017/000000000009.jpg`, a folder `000000000009.jpg` and a tar `000000000009`. The suffix of an
-image format is ignored, and of two names the one with fewer folders must be the end of the other: `b/9.jpg` matches
-`a/b/9.jpg` and not `a/9.jpg`.
-"""
-
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -22,18 +16,17 @@ from fineclip.config import (
     DetectConfig,
     YoloDetect,
 )
-from fineclip.errors import ConfigError, DataError, ShardError
+from fineclip.errors import ConfigError, ShardError
 from fineclip.identity import identity
+from fineclip.readers.names import ImageNames
 from fineclip.shards import Row, decode_rows, read_manifest, table_of
 from fineclip.stages.declaration import Input
-from fineclip.stages.source.files import is_image
 
 LIMITS = ("max_regions", "min_side_px", "max_side_px")  # applied by the jobs of the shards; not part of the table
 
 Int32 = Annotated[int, pa.int32()]
 
 ExternalConfig = BoxesJsonDetect | CaptionsJsonCaption
-Parts = tuple[str, ...]
 
 
 class ExternalBox(NamedTuple):
@@ -162,55 +155,3 @@ def rows_for(manifest: Path, row_type: type[R], source_keys: Mapping[str, str]) 
         ) from None
     rows = {row.key: row for row in decode_rows(part, row_type)}
     return {key: rows[name] for key, name in named.items()}
-
-
-class ImageNames:
-    """Names of the images of a JSON, in order, for lookup of samples."""
-
-    def __init__(self, names: Sequence[str], *, where: str) -> None:
-        self._names, self._where = names, where
-        self._exact = {name: place for place, name in enumerate(names)}
-        self._by_last: defaultdict[Parts, list[tuple[Parts, int]]] = defaultdict(list)
-        for place, name in enumerate(names):
-            parts = parts_of(name)
-            self._by_last[parts[-1:]].append((parts, place))
-
-    def find(self, sample: str) -> int | None:
-        """Return the index of the image that a source key names, or None.
-
-        Args:
-            sample: Source key: a path, with or without folders and suffix.
-
-        Returns:
-            Index in the order of the JSON; None if no image matches.
-
-        Raises:
-            DataError: The key matches several images equally well.
-        """
-        if sample in self._exact:
-            return self._exact[sample]
-        parts = parts_of(sample)
-        similar = self._by_last.get(parts[-1:], ())
-        agreeing = {place: n for found, place in similar if (n := _agreement(parts, found))}
-        longest = max(agreeing.values(), default=0)
-        places = [place for place, n in agreeing.items() if n == longest]
-        if len(places) > 1:
-            raise DataError(
-                f"{self._where}: the sample {sample} could be {self._names[places[0]]} as well as"
-                f" {self._names[places[1]]}. Give one of them another name, in the JSON or in the source."
-            )
-        return places[0] if places else None
-
-
-def parts_of(name: str) -> Parts:
-    """Return folders and file name without the suffix of an image format."""
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if parts and is_image(parts[-1]):
-        parts[-1] = parts[-1].rpartition(".")[0]
-    return tuple(parts)
-
-
-def _agreement(one: Parts, other: Parts) -> int:
-    """Return the number of shared parts if the shorter name is the end of the longer one, else 0."""
-    shared = min(len(one), len(other))
-    return shared if one[-shared:] == other[-shared:] else 0

@@ -24,6 +24,8 @@ from pydantic import Field
 
 from fineclip.config import BoxesJsonDetect, CaptionsJsonCaption
 from fineclip.errors import DataError
+from fineclip.readers.json_documents import Document, Entry, Id, images_by_id, read_json
+from fineclip.readers.text import to_valid_utf8
 from fineclip.shards import sha256_of
 from fineclip.stages.declaration import Stage, catalog_entry, stage
 from fineclip.stages.external.annotation_tables import (
@@ -34,8 +36,6 @@ from fineclip.stages.external.annotation_tables import (
     ExternalConfig,
     table_identity,
 )
-from fineclip.stages.source.coco import Document, Entry, Id, images_by_id, read_json
-from fineclip.stages.source.text_encoding import to_valid_utf8
 
 log = logging.getLogger(__name__)
 

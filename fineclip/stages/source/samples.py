@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from fineclip.readers.text import to_valid_utf8
 from fineclip.shards import SourceRow
-from fineclip.stages.source.text_encoding import to_valid_utf8
 from fineclip.types import LabeledBox
 
 

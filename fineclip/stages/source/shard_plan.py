@@ -24,7 +24,7 @@ from fineclip.config import (
     WebDatasetSource,
 )
 from fineclip.errors import ConfigError
-from fineclip.stages.source.files import IMAGE_SUFFIXES, files_below, is_image
+from fineclip.readers.files import IMAGE_SUFFIXES, files_below, is_image
 
 COMPRESSED = frozenset({".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4"})
 

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fineclip.errors import ShardError
+from fineclip.readers.tar_members import Parts, TarIndex, index_tar
+from fineclip.readers.text import captions_of, decoded, to_valid_utf8
 from fineclip.shards import SourceRow, sha256_of
-from fineclip.stages.source.members import Parts, TarIndex, index_tar
 from fineclip.stages.source.samples import Samples
-from fineclip.stages.source.text_encoding import captions_of, decoded, to_valid_utf8
 
 log = logging.getLogger(__name__)
 

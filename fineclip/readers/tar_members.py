@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from fineclip.errors import ShardError
+from fineclip.readers.files import IMAGE_SUFFIXES
+from fineclip.readers.text import to_valid_utf8
 from fineclip.shards import ByteRange, ByteRangeReader, members
-from fineclip.stages.source.files import IMAGE_SUFFIXES
-from fineclip.stages.source.text_encoding import to_valid_utf8
 
 log = logging.getLogger(__name__)
 
