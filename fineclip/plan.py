@@ -135,6 +135,8 @@ class Plan:
         match stage:
             case "index":
                 return planned_key(version_of("evals", "index"), identity(config.benchmarks[names["benchmark"]]))
+            case "check":
+                return planned_key(version_of("check", "check"), self._check())
             case "evaluate":
                 benchmarks = {name: self._benchmark(name) for name in self.benchmarks}
                 return planned_key(version_of("evals", "evaluate"), {"benchmarks": benchmarks})
@@ -181,6 +183,12 @@ class Plan:
             "loader": {name: value for name, value in identity(self.config.loader).items() if name not in unused},
             "train": identity(self.config.training(run)),
         }
+
+    def _check(self) -> dict[str, Any]:
+        """Return the configuration without the sections that an audit does not read."""
+        unread: Any = dict.fromkeys(("runtime", "concepts", "methods", "loader", "train", "variants"), True)
+        unread |= {"plan": {"methods", "variants", "seeds"}}
+        return self.config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=unread)
 
     def _require_external(self) -> None:
         for kind, name in (("detect", self.config.regions), ("caption", self.config.captions)):

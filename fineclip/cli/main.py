@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fineclip.cli import data, encoders, report, training
+from fineclip.cli import check, data, encoders, report, training
 from fineclip.cli.launch import is_launched, rank_of, threads_of_each
 from fineclip.errors import FineclipError
 from fineclip.models.lean_imports import hide_hugging_face, hide_pandas, import_without_collection
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"fineclip {__version__}")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for module in (data, training, encoders, report):
+    for module in (check, data, training, encoders, report):
         module.add_verbs(verbs)
     return top
 

@@ -108,6 +108,16 @@ class Substitutes(Section):
     encoder: Slug | None = None
 
 
+class CheckConfig(Section):
+    """The audit of images, captions, boxes and benchmarks before the first expensive stage.
+
+    Attributes:
+        images: Samples of the source to read, drawn uniformly; null: all.
+    """
+
+    images: PositiveInt | None = key(100_000, unit="images")
+
+
 class RuntimeConfig(Section):
     """Resources of the jobs. They can be changed at any time: no job runs again.
 

@@ -21,7 +21,15 @@ from fineclip.config.data import (
 )
 from fineclip.config.evaluation import BenchmarkConfig
 from fineclip.config.methods import MethodConfig, MethodsConfig, RegionCLIPConfig
-from fineclip.config.plan import DatasetConfig, PlanConfig, RuntimeConfig, ScaleConfig, Substitutes, VariantConfig
+from fineclip.config.plan import (
+    CheckConfig,
+    DatasetConfig,
+    PlanConfig,
+    RuntimeConfig,
+    ScaleConfig,
+    Substitutes,
+    VariantConfig,
+)
 from fineclip.config.training import EncoderConfig, LoaderConfig, TrainConfig
 from fineclip.errors import ConfigError
 
@@ -48,6 +56,7 @@ class Config(Section):
     Attributes:
         dataset: Name of the outputs.
         source: Source of images and captions. One of these kinds:
+        check: Audit before the first expensive stage.
         filter: Rules that drop samples.
         select: Images that no scale contains.
         detect: Detectors and other sources of regions.
@@ -67,6 +76,7 @@ class Config(Section):
 
     dataset: DatasetConfig
     source: SourceConfig
+    check: CheckConfig = CheckConfig()
     filter: FilterConfig = FilterConfig()
     select: SelectConfig = SelectConfig()
     detect: dict[Slug, DetectConfig]

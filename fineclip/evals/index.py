@@ -89,7 +89,7 @@ def index_benchmark(manifest: Path, config: BenchmarkConfig) -> None:
         raise DataError(f"{manifest.stem}: {absent} Provide it, or name another in benchmarks.{manifest.stem}.source.")
     name = manifest.stem.replace(".", "-")  # a dot would end the key of a member in a tar
     tar = manifest.with_suffix(".tar")
-    inputs, read_contents = _data(config, tar, name)
+    inputs, read_contents = benchmark_data(config, tar, name)
     job = Job(manifest, stage="index", version=VERSION, config=index_identity(config), inputs=inputs)
     if job.is_up_to_date():
         return
@@ -136,7 +136,7 @@ def read_index(manifest: Path, config: BenchmarkConfig) -> Index:
     return Index(list(kept_rows(manifest, BenchmarkRow)), classes)
 
 
-def _data(config: BenchmarkConfig, tar: Path, name: str) -> tuple[dict[str, str], Callable[[], Contents]]:
+def benchmark_data(config: BenchmarkConfig, tar: Path, name: str) -> tuple[dict[str, str], Callable[[], Contents]]:
     """Return the names and hashes of the data, and a function that reads it."""
     match config.source:
         case MiniatureTest() as source:

@@ -105,7 +105,10 @@ def given_regions(
 
 
 def given_rows(
-    samples: Iterable[DecodedSample], config: GivenBoxes, external: Mapping[str, ExternalBoxesRow]
+    samples: Iterable[DecodedSample],
+    config: GivenBoxes,
+    external: Mapping[str, ExternalBoxesRow],
+    left_out: Counter[str],
 ) -> Iterator[DetectRow]:
     """Yield a row for each sample with the boxes of its data set or of a JSON.
 
@@ -113,6 +116,7 @@ def given_rows(
         samples: Samples; under engine annotations their source rows hold boxes in pixels.
         config: Engine, and limits of side lengths and number.
         external: Rows of the imported table by the keys of samples, for engine boxes_json.
+        left_out: The numbers of boxes that are left out, by reason, are added to it.
 
     Yields:
         Rows in the order of the samples.
@@ -121,7 +125,6 @@ def given_rows(
         ConfigError: The source has no boxes.
         DataError: A box has an edge that is not finite.
     """
-    left_out = Counter[str]()
     for source, row, _ in samples:
         reason, boxes = row.reason, list[Region]()
         if isinstance(config, AnnotationsDetect):
@@ -142,8 +145,6 @@ def given_rows(
             raise DataError(f"sample {source.key} ({source.source_key}): {error}") from None
         left_out.update(rejected)
         yield replace(row, kept=reason is None, reason=reason, regions=[] if reason else regions)
-    for why, count in sorted(left_out.items()):
-        log.info("%d boxes left out: %s", count, why)
 
 
 def _mismatch(row: DetectRow, listed: ExternalBoxesRow | None) -> str | None:
@@ -227,18 +228,21 @@ def detect_shard(
         samples = [(row, sources[row.key]) for row in kept_rows(kept, FilterRow)]
         bar = tqdm(samples, desc=f"detect {manifest.stem}", unit="image", disable=None)  # shown on a terminal
         found: Iterable[DetectRow] = ()
+        left_out = Counter[str]()
         with ByteRangeReader() as reader:
             shown = decode_samples(bar, reader)
             match config:
                 case AnnotationsDetect():
-                    found = given_rows(shown, config, {})
+                    found = given_rows(shown, config, {}, left_out)
                 case BoxesJsonDetect():
                     source_keys = {source.key: source.source_key for _, source in samples}
-                    found = given_rows(shown, config, rows_for(inputs[1], ExternalBoxesRow, source_keys))
+                    found = given_rows(shown, config, rows_for(inputs[1], ExternalBoxesRow, source_keys), left_out)
                 case YoloDetect() if samples:
                     detector = _detector(config, inputs[1], batch_size=batch_size, device=device)
                     found = detected_rows(shown, detector, batch_size=batch_size)
             rows = list(found)
+        for why, count in sorted(left_out.items()):
+            log.info("%d boxes left out: %s", count, why)
         regions = [len(row.regions) for row in rows if row.kept]
         log.info("%d regions in %d images; %d of the images have none", sum(regions), len(regions), regions.count(0))
         return rows

@@ -150,6 +150,20 @@ def source_fingerprint(wildcards):
     return PLAN.source_fingerprint
 
 
+def external_jsons(wildcards):
+    """Return the released JSON files of the planned boxes and captions."""
+    return [
+        *PLAN.external_json("detect", PLAN.config.regions),
+        *PLAN.external_json("caption", PLAN.config.captions),
+    ]
+
+
+def check_of(wildcards):
+    """Return the manifest of the check of a source that a user brings. It orders jobs and plans none."""
+    drawn = PLAN.config.source.kind == "miniature"
+    return [] if drawn else ancient(f"data/{wildcards.dataset}/check.json")
+
+
 def annotation_json(wildcards):
     """Return the released JSON of boxes or captions of an entry."""
     return PLAN.external_json(wildcards.kind, wildcards.name)

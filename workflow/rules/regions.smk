@@ -45,6 +45,7 @@ rule detect_shard:
     """Detect regions in shard {wildcards.shard}"""
     input:
         kept="data/{dataset}/filter/{shard}.json",
+        check=check_of,
         weights=weights_of("detect"),
         annotations=annotations_of("detect"),
     output:

@@ -7,9 +7,10 @@ Makes     data/weights/{kind}/{name}.json           weights of each model, with 
           data/{dataset}/source/{shard}.json         a row for each sample, with the byte range of its image
           data/{dataset}/filter/{shard}.json         kept and dropped samples, with reasons
           data/{dataset}/index/{benchmark}.json      images of a benchmark, with their hashes
+          data/{dataset}/check.json                  audit of images, captions, boxes and benchmarks; errors stop the workflow
           data/{dataset}/select/{scale}.json         samples of a scale
-Config    source, filter, select, scales, benchmarks, and the weights in detect, caption, encoders
-Targets   weights, source, filter, index, select
+Config    source, filter, check, select, scales, benchmarks, and the weights in detect, caption, encoders
+Targets   weights, source, filter, index, check, select
 
 Rules exchange only manifests (.json), which name tables with their hashes.
 """
@@ -138,6 +139,33 @@ rule index_benchmark:
         """
 
 
+rule check_dataset:
+    """Check what {wildcards.dataset} is made of"""
+    input:
+        source_annotations,
+        external_jsons,
+        tars=[tar for shard in PLAN.shards.values() for tar in shard.tars],
+    output:
+        manifest="data/{dataset}/check.json",
+    log:
+        "logs/{dataset}/check.log",
+    benchmark:
+        "logs/{dataset}/check.tsv"
+    conda:
+        "../../envs/core.yaml"
+    params:
+        config=job_key("check"),
+        fingerprint=source_fingerprint,
+    shell:
+        r"""
+        exec python -m fineclip check \
+            --manifest {output.manifest:q} \
+            --config {params.config:q} \
+            --threads {threads} \
+            --log {log:q}
+        """
+
+
 rule select_scale:
     """Select the samples of scale {wildcards.scale}"""
     input:
@@ -185,6 +213,11 @@ rule filter:
 rule index:
     input:
         planned("data/{dataset}/index/{benchmark}.json", benchmark=PLAN.benchmarks),
+
+
+rule check:
+    input:
+        f"data/{PLAN.dataset}/check.json",
 
 
 rule select:

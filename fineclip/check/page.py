@@ -1,0 +1,95 @@
+"""Table of the findings, for the terminal and as a self-contained HTML page with one image for each kind."""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+from PIL import ImageDraw
+
+from fineclip.check.audit import Audit
+from fineclip.check.findings import Finding, Picture
+from fineclip.errors import FineclipError
+from fineclip.shards import ByteRangeReader
+from fineclip.shards.images import decode
+
+THUMBNAIL_PX = 160
+TEXT_COLUMNS = 78  # of a finding in the terminal
+EXAMPLE_COLUMNS = 60
+
+
+def terminal_table(audit: Audit) -> str:
+    """Return the findings as text, one line each: severity, count, part, text, example."""
+    rows = [
+        (
+            finding.severity,
+            counted(finding),
+            finding.part,
+            _shortened(finding.text, TEXT_COLUMNS),
+            _shortened(finding.example.text, EXAMPLE_COLUMNS) if finding.example else "",
+        )
+        for finding in audit.findings.sorted()
+    ]
+    header = ("severity", "count", "part", "finding", "example")
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [header, *rows]
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def html_page(audit: Audit, *, dataset: str) -> str:
+    """Return the findings as an HTML page without scripts, which needs no network.
+
+    Args:
+        audit: Result of the audit.
+        dataset: Name of the data set.
+
+    Returns:
+        Text of the page.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    findings = audit.findings.sorted()
+    return environment.get_template("page.html").render(
+        audit=audit, dataset=dataset, findings=findings, counted=counted, thumbnails=_thumbnails(findings)
+    )
+
+
+def counted(finding: Finding) -> str:
+    """Return the count of a finding, such as `3 of 100`; empty if it is not counted."""
+    if finding.count is None:
+        return ""
+    return f"{finding.count:,}" if finding.of is None else f"{finding.count:,} of {finding.of:,}"
+
+
+def _thumbnails(findings: Sequence[Finding]) -> list[str | None]:
+    """Return a data URL of the image of each example, with its boxes; None where it has none or cannot be decoded."""
+    with ByteRangeReader() as reader:
+        pictures = [finding.example.picture if finding.example else None for finding in findings]
+        return [None if picture is None else _thumbnail(picture, reader) for picture in pictures]
+
+
+def _thumbnail(picture: Picture, reader: ByteRangeReader) -> str | None:
+    try:
+        image = decode(reader.read(picture.file, picture.offset, picture.size))
+    except FineclipError:
+        return None
+    scale = THUMBNAIL_PX / max(image.size)
+    shown = image.resize([max(1, round(side * scale)) for side in image.size])
+    draw = ImageDraw.Draw(shown)
+    for box, _ in picture.boxes:
+        left, right = sorted((box.x1 * scale, box.x2 * scale))
+        upper, lower = sorted((box.y1 * scale, box.y2 * scale))
+        draw.rectangle((left, upper, right, lower), outline="red")
+    encoded = io.BytesIO()
+    shown.save(encoded, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode("ascii")
+
+
+def _shortened(text: str, columns: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= columns else text[: columns - 1] + "…"
