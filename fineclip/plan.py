@@ -22,7 +22,7 @@ from fineclip.config import (
 )
 from fineclip.errors import ConfigError
 from fineclip.evals.index import missing
-from fineclip.identity import identity, planned_key
+from fineclip.identity import canonical, identity, planned_key
 from fineclip.readers.files import directory_fingerprint
 from fineclip.stages.declaration import Stage, stages
 from fineclip.stages.source.shard_plan import (
@@ -102,6 +102,14 @@ class Plan:
         folder = image_folder(self.config.source)
         return None if folder is None else directory_fingerprint(folder)
 
+    @property
+    def check_config(self) -> str:
+        """Return the sections of the configuration that an audit reads, as JSON of a whole configuration."""
+        unread: Any = dict.fromkeys(("runtime", "encoders", "concepts", "methods", "loader", "train", "variants"), True)
+        unread |= {"plan": {"encoders", "methods", "variants", "seeds"}, "substitutes": {"encoder"}}
+        values = self.config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=unread)
+        return canonical(values | {"encoders": {}, "plan": values["plan"] | {"encoders": []}})
+
     def external_json(self, kind: str, name: str) -> list[str]:
         """Return the JSON of an entry of `detect` or `caption` with external annotations, or nothing for other engines."""
         entry = getattr(self.config, kind)[name]
@@ -135,15 +143,15 @@ class Plan:
         match stage:
             case "index":
                 return planned_key(version_of("evals", "index"), identity(config.benchmarks[names["benchmark"]]))
-            case "check":
-                return planned_key(version_of("check", "check"), self._check())
             case "evaluate":
                 benchmarks = {name: self._benchmark(name) for name in self.benchmarks}
                 return planned_key(version_of("evals", "evaluate"), {"benchmarks": benchmarks})
             case "train" | "pretrained":
                 return planned_key(version_of("train", "run"), self._training(self.runs[names["run"]]))
             case "report":
-                values = config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"runtime"})
+                values = config.model_dump(
+                    mode="json", by_alias=True, exclude_defaults=True, exclude={"runtime", "check"}
+                )
                 return planned_key(version_of("report", "page"), values)
         return planned_key(stages()[stage].version, self._stage_config(stages()[stage], names))
 
@@ -183,12 +191,6 @@ class Plan:
             "loader": {name: value for name, value in identity(self.config.loader).items() if name not in unused},
             "train": identity(self.config.training(run)),
         }
-
-    def _check(self) -> dict[str, Any]:
-        """Return the configuration without the sections that an audit does not read."""
-        unread: Any = dict.fromkeys(("runtime", "concepts", "methods", "loader", "train", "variants"), True)
-        unread |= {"plan": {"methods", "variants", "seeds"}}
-        return self.config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=unread)
 
     def _require_external(self) -> None:
         for kind, name in (("detect", self.config.regions), ("caption", self.config.captions)):

@@ -22,7 +22,7 @@ def add_verbs(verbs: Verbs) -> None:
         "--manifest",
         type=Path,
         metavar="FILE",
-        help="path of the manifest to write, with the page beside it (default: data/DATASET/check.json)",
+        help="path of the manifest to write, with the page beside it (default: data/DATASET/check/REGIONS.json)",
     )
     verb.add_argument("--threads", type=positive, default=2, metavar="N", help="processes that read images (default 2)")
 
@@ -36,5 +36,5 @@ def _check(options: argparse.Namespace) -> None:
     if options.all or options.images:
         chosen = config.check.model_copy(update={"images": None if options.all else options.images})
         config = config.model_copy(update={"check": chosen})
-    manifest = options.manifest or Path("data") / config.dataset.folder / "check.json"
+    manifest = options.manifest or Path("data", config.dataset.folder, "check", f"{config.regions}.json")
     check_dataset(config, manifest, processes=options.threads)

@@ -78,6 +78,7 @@ def test_a_recorded_workflow_has_nothing_to_do(recorded: Path) -> None:
             {"source": {"seed": 7}},
             {
                 "index_source": 1,
+                "check_dataset": 1,
                 "source_shard": 2,
                 "filter_shard": 2,
                 "select_scale": 2,
@@ -104,6 +105,7 @@ def test_a_recorded_workflow_has_nothing_to_do(recorded: Path) -> None:
             {"index_benchmark": 1, "select_scale": 2, "train_run": 4, "evaluate_run": 5, "report": 1},
         ),
         ({"plan": {"shard_margin": 0.01}}, {"report": 1}),
+        ({"check": {"images": 5}}, {}),
         (
             {
                 "runtime": {
@@ -122,6 +124,19 @@ def test_a_recorded_workflow_has_nothing_to_do(recorded: Path) -> None:
 def test_an_edit_plans_these_jobs(copy: Path, change: dict[str, Any], rules: dict[str, int]) -> None:
     edit_config(copy, change)
     assert planned(copy) == rules
+
+
+@pytest.mark.parametrize("change", [{}, {"detect": {"annotations": {"max_regions": 2}}}])
+def test_jobs_that_follow_the_check_are_planned_with_it(copy: Path, change: dict[str, Any]) -> None:
+    edit_config(copy, change | {"source": {"seed": 7}})
+    found = planned(copy)
+    assert found["check_dataset"] == 1 and found["detect_shard"] == 2
+    assert found.items() >= AFTER_CAPTION.items()
+
+
+def test_a_check_that_runs_again_plans_no_other_job(copy: Path) -> None:
+    (copy / "data/small/check/annotations.json").touch()
+    assert planned(copy) == {}
 
 
 def test_a_new_file_among_the_images_lists_them_again(copy: Path) -> None:
@@ -167,6 +182,7 @@ def test_every_job_is_planned_once(jobs: list[Command]) -> None:
         "source_shard": 2,
         "filter_shard": 2,
         "index_benchmark": 2,
+        "check_dataset": 1,
         "select_scale": 2,
         "detect_shard": 2,
         "caption_shard": 2,
@@ -280,7 +296,7 @@ def test_each_job_passes_on_its_section(jobs: list[Command]) -> None:
     assert set(sections["pretrained_run"]) == {"encoder", "version"}
     assert sections["report"]["plan"]["scales"] == ["10", "20"]
     assert "runtime" not in sections["report"]
-    assert all("version" in section for rule, section in sections.items() if rule != "report")
+    assert all("version" in section for rule, section in sections.items() if rule not in ("report", "check_dataset"))
 
 
 def test_resources_come_from_runtime(fresh: Path, tmp_path: Path) -> None:

@@ -150,18 +150,19 @@ def source_fingerprint(wildcards):
     return PLAN.source_fingerprint
 
 
-def external_jsons(wildcards):
-    """Return the released JSON files of the planned boxes and captions."""
-    return [
-        *PLAN.external_json("detect", PLAN.config.regions),
-        *PLAN.external_json("caption", PLAN.config.captions),
-    ]
-
-
 def check_of(wildcards):
-    """Return the manifest of the check of a source that a user brings. It orders jobs and plans none."""
+    """
+    Return the manifest of the check of a source that a user brings. It orders jobs and plans none.
+
+    Snakemake ignores all other reasons to run a job whose `ancient` input is made again. Therefore the rule that makes it
+    has only triggers that plan every job of `detect` through the other inputs.
+    """
     drawn = PLAN.config.source.kind == "miniature"
-    return [] if drawn else ancient(f"data/{wildcards.dataset}/check.json")
+    return (
+        []
+        if drawn
+        else ancient(f"data/{wildcards.dataset}/check/{wildcards.regions}.json")
+    )
 
 
 def annotation_json(wildcards):

@@ -7,7 +7,7 @@ Makes     data/weights/{kind}/{name}.json           weights of each model, with 
           data/{dataset}/source/{shard}.json         a row for each sample, with the byte range of its image
           data/{dataset}/filter/{shard}.json         kept and dropped samples, with reasons
           data/{dataset}/index/{benchmark}.json      images of a benchmark, with their hashes
-          data/{dataset}/check.json                  audit of images, captions, boxes and benchmarks; errors stop the workflow
+          data/{dataset}/check/{regions}.json        audit of images, captions, boxes and benchmarks; errors stop the workflow
           data/{dataset}/select/{scale}.json         samples of a scale
 Config    source, filter, check, select, scales, benchmarks, and the weights in detect, caption, encoders
 Targets   weights, source, filter, index, check, select
@@ -143,24 +143,25 @@ rule check_dataset:
     """Check what {wildcards.dataset} is made of"""
     input:
         source_annotations,
-        external_jsons,
-        tars=[tar for shard in PLAN.shards.values() for tar in shard.tars],
+        lambda wildcards: PLAN.external_json("detect", wildcards.regions),
     output:
-        manifest="data/{dataset}/check.json",
+        manifest="data/{dataset}/check/{regions}.json",
     log:
-        "logs/{dataset}/check.log",
+        "logs/{dataset}/check/{regions}.log",
     benchmark:
-        "logs/{dataset}/check.tsv"
+        "logs/{dataset}/check/{regions}.tsv"
     conda:
         "../../envs/core.yaml"
+    resources:
+        check_config=PLAN.check_config,
     params:
-        config=job_key("check"),
+        source=job_key("source"),
         fingerprint=source_fingerprint,
     shell:
         r"""
         exec python -m fineclip check \
             --manifest {output.manifest:q} \
-            --config {params.config:q} \
+            --config {resources.check_config:q} \
             --threads {threads} \
             --log {log:q}
         """
@@ -217,7 +218,7 @@ rule index:
 
 rule check:
     input:
-        f"data/{PLAN.dataset}/check.json",
+        planned("data/{dataset}/check/{regions}.json", shard=[]),
 
 
 rule select:
