@@ -15,7 +15,7 @@ from torch import nn
 from fineclip.errors import CheckpointError, ConfigError
 from fineclip.models.checkpoints import find_encoder, load_encoder, save_encoder
 from fineclip.models.checkpoints.layouts import as_open_clip
-from fineclip.models.checkpoints.weights_files import read_weights
+from fineclip.models.checkpoints.weights_files import read_weights, write_weights
 from tests.helpers.encoders import KINDS, as_official, encoder_config, tiny_encoder
 
 
@@ -70,6 +70,20 @@ def test_authors_layout_with_wrapping(tmp_path: Path) -> None:
     path = tmp_path / "epoch_10.pt"
     torch.save({"epoch": 10, "name": "x", "state_dict": wrapped, "optimizer": {"state": {}, "lr": 1e-5}}, path)
     assert same(load_encoder(encoder_config(tmp_path, "eva"), path), encoder)
+
+
+def test_dictionaries_inside_one_another_are_unwrapped(tmp_path: Path) -> None:
+    torch.save({"model": {"state_dict": {"module": {"a": torch.ones(2)}}, "epoch": 3}}, tmp_path / "deep.pt")
+    assert read_weights(tmp_path / "deep.pt")["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+def test_saved_bytes_do_not_depend_on_the_order_of_the_names(tmp_path: Path, name: str) -> None:
+    weights, written = {"b": torch.ones(2), "a": torch.zeros(3)}, set[bytes]()
+    for names in ("ab", "ba"):
+        write_weights(tmp_path / name, {each: weights[each] for each in names})
+        written.add((tmp_path / name).read_bytes())
+    assert len(written) == 1
 
 
 def test_half_precision_becomes_float32(tmp_path: Path) -> None:
