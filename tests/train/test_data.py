@@ -300,7 +300,7 @@ def test_every_tensor_is_pinned(samples: PackedDataset, monkeypatch: pytest.Monk
 
 
 SCRIPT = """
-import multiprocessing, sys
+import multiprocessing, signal, sys
 from pathlib import Path
 from fineclip.errors import DataError
 from fineclip.train.data import Collate, build_batches
@@ -315,6 +315,7 @@ def fail(sample, rng):
     raise DataError("sample 7 is broken")
 
 def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets jobs in the background ignore it
     samples = dataset_of(*write_world(Path(sys.argv[1]), SIZES))
     sampler = BatchSampler(EpochOrder((5, 3, 4), 4, 0, 2), 0, 500, rank=0, world_size=1)
     stream = build_batches(samples, Collate(INPUTS), sampler, workers=2, pin_memory=False)
