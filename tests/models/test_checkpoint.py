@@ -113,6 +113,14 @@ def test_a_folder_of_the_hub(tmp_path: Path) -> None:
     assert same(load_encoder(encoder_config(tmp_path, "openai"), folder), encoder)
 
 
+def test_of_several_files_in_a_folder_the_safetensors_is_read(tmp_path: Path) -> None:
+    for number, name in enumerate(("open_clip_pytorch_model.bin", "pytorch_model.bin")):
+        torch.save({"a": torch.full((1,), float(number))}, tmp_path / name)
+    for number, name in enumerate(("model.safetensors", "open_clip_model.safetensors"), start=2):
+        save_file({"a": torch.full((1,), float(number))}, tmp_path / name)
+        assert read_weights(tmp_path)["a"].item() == number
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
