@@ -354,6 +354,14 @@ def test_edited_weights_are_refused(world: World) -> None:
     assert not world.output("boxes").exists()
 
 
+def test_a_file_of_the_encoder_that_the_run_did_not_write_is_refused(world: World) -> None:
+    """A vocabulary beside the weights would be used in place of the run's."""
+    files = [world.run.parent / name for name in (WEIGHTS, "open_clip_config.json", "config.yaml")]
+    Job(world.run, stage="train", version=1, config={"seed": 1}, inputs={}).finish(files)
+    with pytest.raises(ShardError, match="bpe.txt.gz: is not the one that train.json names"):
+        world.evaluate("boxes")
+
+
 def test_absent_weights_are_named(world: World) -> None:
     (world.run.parent / WEIGHTS).unlink()
     with pytest.raises(ShardError, match=r"model.safetensors: is missing"):

@@ -133,6 +133,16 @@ def test_boxes_outside_the_limits_are_left_out(coco: Path, manifest: Path) -> No
     assert read_manifest(manifest).dropped == {"no-box": 1}
 
 
+def test_limits_are_those_of_the_part_inside_the_image(coco: Path, manifest: Path) -> None:
+    def resize(content: dict[str, Any]) -> None:
+        boxes = ([-28, 0, 36, 4], [-100, 0, 116, 20])  # inside 8 x 4, less than 8 squared, and 16 x 20
+        content["annotations"][0]["segments_info"] = [{"id": 1, "category_id": 1, "bbox": box} for box in boxes]
+
+    edit(coco / PANOPTIC, resize)
+    index_benchmark(manifest, section("boxes", "coco_panoptic", coco, max_side_px=32))
+    assert [one.box for one in next(read_rows(manifest, BenchmarkRow)).boxes] == [(0, 0, 16, 20)]
+
+
 def test_an_index_is_read_without_its_dropped_images(coco: Path, manifest: Path) -> None:
     def empty(content: dict[str, Any]) -> None:
         content["annotations"][1]["segments_info"] = []

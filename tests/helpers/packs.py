@@ -33,13 +33,18 @@ def sample(key: str, *, regions: int = 2, image: bytes | None = None) -> Sample:
 
 
 def write_pack(
-    folder: Path, shard: str, samples: Sequence[Sample], *, dropped: Mapping[str, str] | None = None
+    folder: Path,
+    shard: str,
+    samples: Sequence[Sample],
+    *,
+    dropped: Mapping[str, str] | None = None,
+    inputs: Sequence[Path] = (),
 ) -> Path:
-    """A packed shard; `dropped` gives keys with reasons."""
+    """A packed shard; `dropped` gives keys with reasons, `inputs` are the manifests that it was made from."""
     manifest = folder / f"{shard}.json"
     folder.mkdir(parents=True, exist_ok=True)
     tar = TarAppender(folder / f"{shard}.tar")
-    job = Job(manifest, stage="pack", version=1, config={}, inputs={})
+    job = Job(manifest, stage="pack", version=1, config={}, inputs=inputs)
     with TableWriter(job, PackRow, also=(folder / f"{shard}.tar",)) as table:
         for one in samples:
             table.write(add_sample(tar, one, image_format="PNG"))

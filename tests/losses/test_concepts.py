@@ -102,6 +102,15 @@ def test_teacher_loss_by_hand_and_0_where_both_agree() -> None:
     assert concept_distillation_loss(3 * teacher, concepts, said, temperature=1.0).item() == pytest.approx(0, abs=1e-12)
 
 
+def test_a_region_as_confident_as_the_limit_is_not_kept() -> None:
+    teacher, concepts = torch.tensor([[1.0, 1.0], [1.0, 0.0]]), torch.eye(2)
+    said = teacher_targets(teacher, concepts, temperature=0.1, min_confidence=0.0, counts=[2])
+    least = said.log_probability.max(dim=1).values.exp()[0].item()
+    assert said.weight.tolist() == [0.5, 0.5]
+    said = teacher_targets(teacher, concepts, temperature=0.1, min_confidence=least, counts=[2])
+    assert said.weight.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("min_confidence", [0.0, 0.5, 1.0])
 def test_concept_contrast_is_its_definition(min_confidence: float) -> None:
     concepts, region, teacher = normalize(rows(4, 6, seed=1), dim=-1), rows(9, 6, seed=2), rows(9, 6, seed=3)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fineclip.losses.contrastive import contrastive_loss, global_mean
+from fineclip.losses.contrastive import all_gather_rows, contrastive_loss, global_mean
 from tests.helpers.processes import run_processes
 
 ONE = torch.tensor(1.0)
@@ -77,6 +77,22 @@ def test_processes_equal_one(world_size: int) -> None:
         for place in (1, 2):
             torch.testing.assert_close(torch.cat([one[place] for one in own]) / world_size, whole[place])
         torch.testing.assert_close(sum(one[3] for one in own) / world_size, whole[3])
+
+
+def test_gathering_leaves_the_gradients_of_other_terms_alone() -> None:
+    """Autograd hands the gradient of a sum to both terms, in the same memory."""
+    for rank, (gathered, other) in enumerate(run_processes(gradients_of_a_sum, range(2))):
+        assert torch.equal(gathered, torch.full((2 - rank, 4), 1.0 + 2.0))
+        assert torch.equal(other, torch.full((3, 4), rank + 1.0))
+
+
+def gradients_of_a_sum(rank: int) -> tuple[Tensor, Tensor]:
+    """Gradients of gathered rows and of what is added to them, weighted by 1 and by 2."""
+    own, other = torch.zeros(2 - rank, 4, requires_grad=True), torch.zeros(3, 4, requires_grad=True)
+    term = 1 * other  # made before the rows are gathered, so that its backward pass comes after theirs
+    ((all_gather_rows(own, [2, 1]) + term) * (rank + 1)).sum().backward()
+    assert own.grad is not None and other.grad is not None
+    return own.grad, other.grad
 
 
 def rows(count: int, *, seed: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 from fineclip.errors import CheckpointError, ConfigError
 from fineclip.models.checkpoints import find_encoder, load_encoder, save_encoder
 from fineclip.models.checkpoints.layouts import as_open_clip
-from fineclip.models.checkpoints.weights_files import read_weights
+from fineclip.models.checkpoints.weights_files import read_weights, write_weights
 from tests.helpers.encoders import KINDS, as_official, encoder_config, tiny_encoder
 
 
@@ -72,6 +72,20 @@ def test_authors_layout_with_wrapping(tmp_path: Path) -> None:
     assert same(load_encoder(encoder_config(tmp_path, "eva"), path), encoder)
 
 
+def test_dictionaries_inside_one_another_are_unwrapped(tmp_path: Path) -> None:
+    torch.save({"model": {"state_dict": {"module": {"a": torch.ones(2)}}, "epoch": 3}}, tmp_path / "deep.pt")
+    assert read_weights(tmp_path / "deep.pt")["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+def test_saved_bytes_do_not_depend_on_the_order_of_the_names(tmp_path: Path, name: str) -> None:
+    weights, written = {"b": torch.ones(2), "a": torch.zeros(3)}, set[bytes]()
+    for names in ("ab", "ba"):
+        write_weights(tmp_path / name, {each: weights[each] for each in names})
+        written.add((tmp_path / name).read_bytes())
+    assert len(written) == 1
+
+
 def test_half_precision_becomes_float32(tmp_path: Path) -> None:
     encoder = tiny_encoder(tmp_path, "openai")
     half = {name: value.half() for name, value in encoder.state_dict().items()}
@@ -97,6 +111,14 @@ def test_a_folder_of_the_hub(tmp_path: Path) -> None:
         load_encoder(encoder_config(tmp_path, "openai"), folder)
     save_file(dict(encoder.state_dict()), folder / "open_clip_model.safetensors")
     assert same(load_encoder(encoder_config(tmp_path, "openai"), folder), encoder)
+
+
+def test_of_several_files_in_a_folder_the_safetensors_is_read(tmp_path: Path) -> None:
+    for number, name in enumerate(("open_clip_pytorch_model.bin", "pytorch_model.bin")):
+        torch.save({"a": torch.full((1,), float(number))}, tmp_path / name)
+    for number, name in enumerate(("model.safetensors", "open_clip_model.safetensors"), start=2):
+        save_file({"a": torch.full((1,), float(number))}, tmp_path / name)
+        assert read_weights(tmp_path)["a"].item() == number
 
 
 @pytest.mark.parametrize(

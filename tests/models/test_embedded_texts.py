@@ -72,3 +72,10 @@ def test_hash_depends_on_the_activation(encoder: RegionEncoder) -> None:
     for block in encoder.text_tower.get_submodule("transformer.resblocks").children():
         block.mlp.gelu = torch.nn.ReLU()
     assert text_tower_hash(encoder) != before
+
+
+def test_hash_depends_on_the_number_of_heads(encoder: RegionEncoder) -> None:
+    before = text_tower_hash(encoder)
+    for block in encoder.text_tower.get_submodule("transformer.resblocks").children():
+        block.attn.num_heads *= 2
+    assert text_tower_hash(encoder) != before

@@ -182,6 +182,17 @@ def test_folder_with_other_preprocessing(tmp_path: Path) -> None:
     assert fineclip.load(tmp_path / "folder").image_size == 96
 
 
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_a_folder_with_another_normalization_is_refused(tmp_path: Path, name: str) -> None:
+    export(find_encoder("mini"), tmp_path / "folder", layout="open_clip")
+    path = tmp_path / "folder/open_clip_config.json"
+    content = json.loads(path.read_text())
+    content["preprocess_cfg"][name] = [0.5, 0.5, 0.5]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=rf"preprocess_cfg has {name} \[0.5, 0.5, 0.5\]"):
+        find_encoder(tmp_path / "folder")
+
+
 def test_a_file_with_the_name_of_its_model(mini: FeatureEncoder, tmp_path: Path) -> None:
     """The vocabulary is the one beside the weights; the model one of the package's, or a JSON."""
     shutil.copy(shipped("encoder/model.safetensors"), tmp_path / "epoch_10.safetensors")

@@ -205,6 +205,13 @@ def test_a_damaged_manifest_is_not_counted_as_found(bare: World) -> None:
     assert [problem.what for problem in files.problems] == [f"data/{bare.name}/filter/{SHARDS[1]}.json"]
 
 
+def test_a_problem_is_noted_once(tmp_path: Path) -> None:
+    files = ResultFiles(tmp_path, "tiny")
+    for why in ("is missing", "is damaged", "is missing"):
+        files.note("a.json", why)
+    assert [problem.why for problem in files.problems] == ["is missing", "is damaged"]
+
+
 def test_absent_shards_are_named_up_to_a_limit(tmp_path: Path) -> None:
     paths = [tmp_path / f"data/tiny/pack/{CAPTIONS}/shard-{n}.json" for n in range(6)]
     log = tmp_path / f"logs/tiny/pack/{CAPTIONS}/shard-2.log"

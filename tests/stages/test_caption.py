@@ -101,7 +101,14 @@ def test_blip2_needs_weights(tmp_path: Path) -> None:
         caption_shard(source, tmp_path / "caption/s.json", BLIP2, weights=None, batch_size=1, device="cpu")
 
 
-@pytest.mark.parametrize(("now", "message"), [(b"x", "cannot be|no header"), (encoded(17, 12), "is of 17 x 12 px")])
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        (b"x", "cannot be|no header"),
+        (encoded(17, 12), "is of 17 x 12 px"),
+        (encoded(16, 13), "is of 16 x 13 px"),
+    ],
+)
 def test_an_image_that_is_another_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: bytes, message: str
 ) -> None:

@@ -87,6 +87,15 @@ def test_a_table_accepts_declared_reasons_only(tmp_path: Path) -> None:
         writer.write(FilterRow(**row, reason="b"))
 
 
+def test_the_table_of_a_stage_accepts_the_reasons_of_that_stage_only(tmp_path: Path) -> None:
+    declared = stages()["filter"]
+    table = declared.table(declared.job(tmp_path / "x.json", {}, {}))
+    row = {"key": "k", "kept": False, "width": 1, "height": 1, "format": None, "sha256": ""}
+    table.write(FilterRow(**row, reason="duplicate"))
+    with pytest.raises(AssertionError, match="stage filter declares no reason 'undecodable'"):
+        table.write(FilterRow(**row, reason="undecodable"))
+
+
 def test_the_docs_hold_the_table_of_the_declarations() -> None:
     page = (Path(__file__).parents[2] / "docs/stages.md").read_text(encoding="utf-8")
     assert page.endswith(f"\n\n{markdown()}"), "run the command that docs/stages.md states"

@@ -179,6 +179,10 @@ def half_pixel(values: dict[str, Any]) -> None:
     values["images"][0]["height"] = 10.5
 
 
+def no_pixel(values: dict[str, Any]) -> None:
+    values["images"][0]["width"] = 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -191,6 +195,7 @@ def half_pixel(values: dict[str, Any]) -> None:
         (other_category, r"'category_id' is 8, expected the id of one of 'categories' \(or labels: false\)"),
         (great_score, r"'score' is 17, expected a score from 0 to 1 \(or score: null\)"),
         (half_pixel, r"'height' is 10.5, expected a whole number of pixels"),
+        (no_pixel, r"'width' is 0, expected a whole number of pixels"),
     ],
 )
 def test_invalid_json_of_boxes_is_an_error(tmp_path: Path, change: Change, message: str) -> None:
@@ -279,6 +284,16 @@ def test_a_missing_key_leaves_a_region_without_caption_and_is_counted(
     assert made.uncaptioned == {"empty": 1, "missing-key": 2}
     assert "4 regions of 2 images; without a caption: 1 empty, 2 missing-key" in caplog.text
     assert "1 keys are of another form and are skipped: 'odd.jpg'" in caplog.text
+
+
+def test_boxes_that_are_one_region_share_the_caption_of_any_of_them(tmp_path: Path) -> None:
+    """In hundredths of a pixel both begin at 10; their keys say 9 and 10, and only one of these has a caption."""
+    boxes = [[9.999, 5, 20, 20], [10.001, 5, 20, 20]]
+    for number, box in enumerate(boxes):
+        folder = tmp_path / str(number)
+        [row] = detected(folder, boxes_config(boxes_json(folder, {NAME: boxes})))
+        assert edges(row) == [(10, 5, 30, 25)] * 2
+        assert captioned(folder, {key_of(NAME, box): "a cat"}) == [["a cat"] * 2]
 
 
 def test_captions_of_other_boxes_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -199,6 +199,10 @@ def change_number(_: Values, instances: Values) -> None:
     instances["annotations"][0]["bbox"] = [1, 2, 3, float("nan")]
 
 
+def change_flag(_: Values, instances: Values) -> None:
+    instances["annotations"][0]["bbox"] = [1, 2, 3, True]
+
+
 def change_category(_: Values, instances: Values) -> None:
     instances["annotations"][0]["category_id"] = 5
 
@@ -218,6 +222,7 @@ def change_split(captions: Values, _: Values) -> None:
         (change_entry, r"annotations\[1\] is 'text', not an object"),
         (change_box, r"instances_train2017.json: annotations\[0\]: 'bbox' is \[1, 2, 3\], expected four numbers"),
         (change_number, r"annotations\[0\]: 'bbox' is .*nan"),
+        (change_flag, r"annotations\[0\]: 'bbox' is \[1, 2, 3, True\], expected four numbers"),
         (change_category, r"annotations\[0\]: 'category_id' is 5, expected the id of one of 'categories'"),
         (change_split, r"captions_train2017.json: none of its 4 images is in .*train2017"),
     ],

@@ -50,7 +50,7 @@ class Server(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", self.path.removeprefix("/to/"))
             self.end_headers()
-        elif self.path == "/model.pt":
+        elif self.path in {"/model.pt", "/my%20model.pt"}:
             self._answer(len(self.content), self.content)
         elif self.path == "/cut.pt":
             self._answer(len(self.content), self.content[:100])
@@ -171,6 +171,11 @@ def test_another_file_by_hand_is_not_the_fetched_one(server: str) -> None:
     Path("mine.pt").write_bytes(b"other")
     with pytest.raises(CheckpointError, match="first fetch"):
         fetch(config, allow_private=True)
+
+
+def test_the_file_has_the_name_that_the_address_encodes(server: str) -> None:
+    path = fetch(WeightsConfig(url=f"{server}/my%20model.pt"), allow_private=True)
+    assert path == MANIFEST.with_suffix("") / "my model.pt"
 
 
 def test_another_origin_is_fetched_anew(server: str) -> None:

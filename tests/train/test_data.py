@@ -1,6 +1,7 @@
 """Batches: the same samples and draws for any number of workers and ranks; workers end with the training process."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from fineclip.methods.transforms import DataSpec, TrainingExample
 from fineclip.models.images import normalize_pixels
 from fineclip.stages.upstream import keys_by_shard, manifests_of
 from fineclip.train.data import Collate, CPUBatch, PackedDataset, build_batches, to_device
-from fineclip.train.sampler import BatchSampler, EpochOrder
+from fineclip.train.grad_cache import region_bounds
+from fineclip.train.sampler import BatchSampler, EpochOrder, SampleRef
 from fineclip.train.selection import read_selection
 from fineclip.types import Counts
 from tests.helpers.packs import sample, write_pack, write_select, write_world
@@ -72,6 +74,13 @@ def test_regions_of_a_batch_are_concatenated_without_padding(samples: PackedData
 def test_workers_give_the_batches_of_the_main_process(samples: PackedDataset) -> None:
     for left, right in zip(read(samples), read(samples, workers=2), strict=True):
         assert_same(left, right)
+
+
+def test_a_data_set_that_has_read_can_be_sent_to_another_process(samples: PackedDataset) -> None:
+    """Where workers are not forked, each gets a copy, without the open files."""
+    first = samples[SampleRef(0, 0)]
+    copy = pickle.loads(pickle.dumps(samples))
+    assert torch.equal(copy[SampleRef(0, 0)].image, first.image)
 
 
 def test_a_later_start_gives_the_later_batches(samples: PackedDataset) -> None:
@@ -175,6 +184,16 @@ def test_pixels_stay_uint8_until_the_encoder_normalizes_them(samples: PackedData
     assert batch.regions_per_image == tuple(torch.bincount(batch.box_to_image, minlength=4).tolist())
     assert torch.equal(batch.boxes, host.boxes)
     assert torch.equal(batch.text_rows, host.text_rows)
+
+
+def test_regions_are_counted_for_the_last_images_too() -> None:
+    image, text = torch.zeros(3, 16, 16, dtype=torch.uint8), INPUTS.tokenize(["a"])[0]
+    items = [
+        TrainingExample(str(index), image, text, torch.zeros(count, 4)) for index, count in enumerate((0, 2, 0, 0))
+    ]
+    batch = to_device(Collate(INPUTS)(items), Counts([4], [2]), torch.device("cpu"), seed=0)
+    assert batch.regions_per_image == (0, 2, 0, 0)
+    assert region_bounds(batch, range(5)) == [0, 0, 2, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -281,7 +300,7 @@ def test_every_tensor_is_pinned(samples: PackedDataset, monkeypatch: pytest.Monk
 
 
 SCRIPT = """
-import multiprocessing, sys
+import multiprocessing, signal, sys
 from pathlib import Path
 from fineclip.errors import DataError
 from fineclip.train.data import Collate, build_batches
@@ -296,6 +315,7 @@ def fail(sample, rng):
     raise DataError("sample 7 is broken")
 
 def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets jobs in the background ignore it
     samples = dataset_of(*write_world(Path(sys.argv[1]), SIZES))
     sampler = BatchSampler(EpochOrder((5, 3, 4), 4, 0, 2), 0, 500, rank=0, world_size=1)
     stream = build_batches(samples, Collate(INPUTS), sampler, workers=2, pin_memory=False)

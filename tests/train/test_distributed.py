@@ -1,5 +1,6 @@
 """Agreement of ranks, and the device of each rank."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -76,14 +77,18 @@ def test_gradient_checksum_depends_on_the_parameter() -> None:
     everywhere = run_processes(complaints, range(2))
     assert everywhere[0] == everywhere[1]
     found = everywhere[0]
-    assert {case for case, complaint in found.items() if complaint == "returned None"} == {"equal"}
-    assert all("gradients differ" in complaint for case, complaint in found.items() if case != "equal")
+    assert {case for case, complaint in found.items() if complaint == "returned None"} == EQUAL
+    assert all("gradients differ" in complaint for case, complaint in found.items() if case not in EQUAL)
+
+
+EQUAL = {"equal", "not finite"}  # a loss that is not finite has a message of its own
 
 
 def complaints(rank: int) -> dict[str, str]:
-    """Messages for gradients that differ on rank 1."""
+    """Messages for gradients of two ranks."""
     cases = {
         "equal": ([1.0, 2.0], [1.0, 2.0]),
+        "not finite": ([math.nan, 2.0], [math.nan, 2.0]),
         "another value": ([1.0, 2.0], [1.0, 2.5]),
         "swapped": ([1.0, 2.0], [2.0, 1.0]),
         "absent": ([1.0, 0.0], [1.0, None]),

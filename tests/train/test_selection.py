@@ -6,7 +6,7 @@ import pytest
 
 from fineclip.config import TrainConfig
 from fineclip.errors import ShardError, TrainingError
-from fineclip.shards import ByteRangeReader, CaptionRow, Job, PackRow, TableWriter
+from fineclip.shards import ByteRangeReader, CaptionRow, DetectRow, Job, PackRow, TableWriter
 from fineclip.stages.upstream import keys_by_shard, manifests_of
 from fineclip.train.selection import Selection, read_selection
 from tests.helpers.packs import keys_of, sample, write_pack, write_select, write_world
@@ -49,6 +49,18 @@ def test_missing_samples_are_counted_by_the_reason_of_the_stage_that_dropped_the
     selection = selection_of(select, [manifest])
     assert selection.lost == {"no-words": 1, "not-packed": 1, "too-large": 1}
     assert (selection.selected, selection.samples) == (4, 1)
+
+
+def test_a_reason_is_found_in_the_table_before_the_captions_too(tmp_path: Path) -> None:
+    detected, captioned = tmp_path / "detect/a.json", tmp_path / "caption/a.json"
+    with TableWriter(Job(detected, stage="detect", version=1, config={}, inputs={}), DetectRow) as table:
+        for key, reason in (("a-000000", None), ("a-000001", "undecodable"), ("a-000002", "size-mismatch")):
+            table.write(DetectRow(key=key, kept=reason is None, reason=reason, width=1, height=1, regions=[]))
+    with TableWriter(Job(captioned, stage="caption", version=1, config={}, inputs=[detected]), CaptionRow) as captions:
+        captions.write(CaptionRow(key="a-000000", kept=True, regions=[]))
+    manifest = write_pack(tmp_path / "pack", "a", [sample("a-000000")], inputs=[captioned])
+    select = write_select(tmp_path / "select.json", {"a": keys_of("a", 3)})
+    assert selection_of(select, [manifest]).lost == {"size-mismatch": 1, "undecodable": 1}
 
 
 def test_too_many_missing_samples_stop_the_run_with_the_counts(tmp_path: Path) -> None:

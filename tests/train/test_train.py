@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fineclip.errors import ConfigError, DataError, TrainingError
+from fineclip.errors import ConfigError, DataError, ShardError, TrainingError
 from fineclip.train.distributed import DistributedContext
 from fineclip.train.grad_cache import MicroBatchSizes
 from fineclip.train.memory import MemoryCosts, RankBatchSize, estimate_memory
@@ -87,6 +87,21 @@ def test_resume_after_signal_is_bit_identical(
     assert first.checkpoints.load_latest() is not None
     assert first.checkpoints.load_latest()[0] == saved
     assert_same_result(training_of(world, tmp_path), undisturbed)
+
+
+def test_a_stop_before_the_first_step_saves_nothing(world: World, tmp_path: Path) -> None:
+    training = training_of(world, tmp_path)
+    own = training.samples.transform
+
+    def terminated(*arguments: Any) -> object:
+        terminate()
+        return own(*arguments)
+
+    training.samples.transform = terminated
+    with pytest.raises(SystemExit) as ended:
+        train(training)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert training.checkpoints.load_latest() is None
 
 
 def test_resume_after_time_limit(
@@ -185,6 +200,19 @@ def test_undecodable_sample_marks_the_run_as_failed(tmp_path: Path) -> None:
         train(training)
     with pytest.raises(TrainingError, match="a-000000"):
         training.checkpoints.raise_if_failed_before()
+
+
+def test_a_missing_shard_does_not_mark_the_run_as_failed(tmp_path: Path) -> None:
+    """It can be restored, and the next attempt then succeeds."""
+    select, [manifest] = write_world(tmp_path / "world", {"a": 4})
+    training = training_of((select, [manifest]), tmp_path / "run", max_steps=1)
+    tar = manifest.with_suffix(".tar")
+    tar.rename(tmp_path / "a.tar")
+    with pytest.raises(ShardError, match=r"a\.tar"):
+        train(training)
+    training.checkpoints.raise_if_failed_before()
+    (tmp_path / "a.tar").rename(tar)
+    train(training_of((select, [manifest]), tmp_path / "run", max_steps=1))
 
 
 def test_failure_of_one_rank_stops_all(world: World, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.helpers.dag import edit_config, planned, small_world, snakemake
+from tests.helpers.dag import edit_config, planned, small_world, snakemake, write_config
 from tests.helpers.external import boxes_json, captions_json
 from tests.helpers.workflow import Command, commands, pretend_finished
 
@@ -364,6 +365,53 @@ def test_weights_concepts_and_embedded_texts_reach_the_jobs_that_need_them(fresh
     edit_config(folder, {"concepts": {"from": "captions"}, "plan": {"methods": ["clip"]}})
     concepts = [job for job in commands(folder, "concepts") if job.rule == "concepts_scale"]
     assert [job.options["--detect"] for job in concepts] == [[], []]
+
+
+def test_a_run_reads_the_texts_of_its_own_encoder(fresh: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "world"
+    shutil.copytree(fresh, folder)
+    encoders = yaml.safe_load((folder / "config.yaml").read_text())["encoders"]
+    edit_config(
+        folder,
+        {
+            "encoders": {"other": encoders["mini"]},
+            "loader": {"cached_texts": True},
+            "plan": {"encoders": ["mini", "other"], "methods": ["fineclip"], "scales": ["10"]},
+        },
+    )
+    jobs = commands(folder, "train")
+    for encoder in ("mini", "other"):
+        job = of_rule(jobs, "train_run", manifest=f"results/small/fineclip-{encoder}-10-s0/train.json")
+        assert job.options["--texts"] == [f"data/small/texts/{encoder}/annotations.template/coco-0000.json"]
+        assert job.options["--weights"] == [f"data/weights/encoders/{encoder}.json"]
+
+
+def test_shards_of_tars_do_not_depend_on_the_number_of_tars(fresh: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "world"
+    shutil.copytree(fresh, folder)
+    source = {"kind": "webdataset", "root": "tars"}
+    write_config(folder, yaml.safe_load((folder / "config.yaml").read_text()) | {"source": source})
+    (folder / "tars").mkdir()
+    for number in range(3):
+        (folder / f"tars/{number}.tar").touch()
+        edit_config(folder, {"scales": {"10": {"images": None}, "20": {"images": None}}})
+        jobs = [job.options for job in commands(folder, "source") if job.rule == "source_shard"]
+        tars = {(*job["--shard"], *job["--tars"], *job["--shard-index"], *job["--listing"]) for job in jobs}
+        assert tars == {(str(each), f"tars/{each}.tar", "0/1") for each in range(number + 1)}
+
+
+def test_nothing_is_evaluated_without_a_benchmark(copy: Path) -> None:
+    edit_config(copy, {"plan": {"benchmarks": []}})
+    assert "evaluate_run" not in planned(copy)
+    (copy / "results/small/clip-mini-10-s0/train.json").write_text('{"other": 1}')
+    assert planned(copy) == {"report": 1}
+
+
+def test_the_report_needs_the_selections_of_pretrained_encoders_too(fresh: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "world"
+    shutil.copytree(fresh, folder)
+    edit_config(folder, {"plan": {"methods": []}})
+    assert Counter(job.rule for job in commands(folder, "report"))["select_scale"] == 2
 
 
 def test_released_boxes_and_captions_are_read_once_and_reach_every_shard(fresh: Path, tmp_path: Path) -> None:
