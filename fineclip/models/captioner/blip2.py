@@ -169,6 +169,9 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         raise CheckpointError(
             f"{folder}: {len(absent or unused)} weights of its BLIP-2 are {what}, {(absent or unused)[0]} the first of them{unstated_sizes(folder)}"
         )
+    broken = next((name for name, value in model.named_parameters() if not bool(torch.isfinite(value).all())), None)
+    if broken is not None:
+        raise CheckpointError(f"{folder}: {broken} holds numbers that are not finite (NaN or infinity)")
     return processor, model
 
 

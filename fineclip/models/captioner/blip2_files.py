@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fineclip.errors import CheckpointError
+from fineclip.models.file_kinds import container_of
 from fineclip.models.model_folders import absent_keys, read_object, require_keys
 
 WHAT = "the configuration of a BLIP-2"
@@ -20,6 +21,7 @@ PROCESSORS = {
 }  # of transformers 5, of 4: their keys
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model")
+WEIGHTS = (".safetensors", ".bin")
 SECTIONS = ("vision_config", "qformer_config", "text_config")
 REQUIRED = ("model_type", "num_query_tokens", *SECTIONS, "text_config.model_type")
 IMAGE_TOKEN = ("image_token_index", "image_token_id")  # two names of one key
@@ -54,8 +56,9 @@ def check_files(folder: Path) -> None:
     Raises:
         CheckpointError: A file or a key is absent; the message names it.
     """
-    content = read_object(folder / CONFIG, what=WHAT)
-    where = str(folder / CONFIG)
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{folder}: holds no BLIP-2: there is no {CONFIG}")
+    content, where = read_object(folder / CONFIG, what=WHAT), str(folder / CONFIG)
     if content.get("model_type") not in (None, MODEL):
         raise CheckpointError(
             f"{where}: is the configuration of a {content['model_type']!r} model of transformers; engine blip2 needs {MODEL!r}"
@@ -75,6 +78,9 @@ def check_files(folder: Path) -> None:
     )
     if not any((folder / name).is_file() for name in TOKENIZERS):
         raise CheckpointError(f"{folder}: holds no tokenizer: expected one of {', '.join(TOKENIZERS)}")
+    for path in sorted(folder.iterdir()):
+        if path.suffix in WEIGHTS and path.is_file():
+            container_of(path)
 
 
 def _check_processor(folder: Path) -> None:

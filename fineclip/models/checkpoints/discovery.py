@@ -25,7 +25,15 @@ from fineclip.errors import CheckpointError, ConfigError
 from fineclip.models.architecture import architecture, description, same_model_at
 from fineclip.models.checkpoints.layouts import NOT_WEIGHTS
 from fineclip.models.checkpoints.matching import match
-from fineclip.models.checkpoints.weights_files import IN_FOLDERS, WEIGHTS, read_weights, some, weights_files
+from fineclip.models.checkpoints.weights_files import (
+    IN_FOLDERS,
+    INDEX,
+    WEIGHTS,
+    parts_of,
+    read_weights,
+    some,
+    weights_files,
+)
 from fineclip.models.encoder import RegionEncoder, build_encoder
 from fineclip.models.images import MEAN, STD
 from fineclip.models.model_folders import absent_keys, read_object
@@ -56,6 +64,14 @@ class EncoderSpec:
     config: EncoderConfig
     weights: Path
     vocabulary: Path | None
+
+    def files(self) -> list[Path]:
+        """Return the files of the weights: one, or an index and the files that it names."""
+        return (
+            [self.weights, *sorted(set(parts_of(self.weights).values()))]
+            if self.weights.name.endswith(INDEX)
+            else [self.weights]
+        )
 
     def load(self) -> RegionEncoder:
         """Load the encoder, in float32 on the CPU.
@@ -177,9 +193,7 @@ def _described(model: str, *, weights: Path) -> EncoderConfig:
     vision, pixels = content["model_cfg"]["vision_cfg"], content.get("preprocess_cfg") or _preprocessing(weights)
     for name, ours in (("mean", MEAN), ("std", STD)):
         if (theirs := pixels.get(name)) is not None and tuple(theirs) != ours:
-            raise ConfigError(
-                f"{model}: its preprocess_cfg has {name} {theirs}; only CLIP's {list(ours)} is supported"
-            )
+            raise ConfigError(f"{model}: its preprocess_cfg has {name} {theirs}; only CLIP's {list(ours)} is supported")
     size = pixels.get("size") or vision["image_size"]
     side = min(size) if isinstance(size, list | tuple) else size
     values = {
@@ -288,7 +302,9 @@ def matching_weights(encoder: RegionEncoder, config: EncoderConfig, weights: Pat
         if path in found and path.name in IN_FOLDERS:
             break  # a usual name comes first, and is enough
     if len(found) > 1 and not any(path.name in IN_FOLDERS for path in found):
-        raise CheckpointError(f"{weights}: {some(path.name for path in found)} all fit {config.model}. Pass the file that you mean.")
+        raise CheckpointError(
+            f"{weights}: {some(path.name for path in found)} all fit {config.model}. Pass the file that you mean."
+        )
     if found:
         path = next(iter(found))
         if len(files) > 1:
@@ -302,7 +318,10 @@ def matching_weights(encoder: RegionEncoder, config: EncoderConfig, weights: Pat
 def _weights_of(encoder: RegionEncoder, config: EncoderConfig, path: Path) -> dict[str, Tensor]:
     where = f"{path} as {config.model}"
     matched = match(
-        read_weights(path), encoder.state_dict(), where=where, other_grid=lambda tokens: _other_grid(encoder, config, tokens)
+        read_weights(path),
+        encoder.state_dict(),
+        where=where,
+        other_grid=lambda tokens: _other_grid(encoder, config, tokens),
     )
     model = architecture(config.model)
     if matched.is_openai and not model.get("quick_gelu"):
@@ -327,7 +346,12 @@ def _check_stated_options(path: Path, model: Mapping[str, Any], *, where: str) -
         CheckpointError: They differ.
     """
     if not path.is_file():
-        log.warning("%s: has no %s beside it, so it is not known whether it was trained with QuickGELU, as %s", where, path.name, MODEL)
+        log.warning(
+            "%s: has no %s beside it, so it is not known whether it was trained with QuickGELU, as %s",
+            where,
+            path.name,
+            MODEL,
+        )
         return
     content = read_object(path, what=f"the configuration of {MODEL}")
     if absent_keys(content, ("vision_config", "text_config")) or not is_transformers(content):

@@ -20,7 +20,9 @@ from fineclip.errors import CheckpointError
 from fineclip.models.checkpoints.transformers_clip import origins
 from fineclip.models.checkpoints.weights_files import some
 
-NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})  # entries of OpenAI's files that are not weights
+NOT_WEIGHTS = frozenset(
+    {"input_resolution", "context_length", "vocab_size"}
+)  # entries of OpenAI's files that are not weights
 ROTARY_TABLE = re.compile(r"^visual\.(.+\.)?rope\.freqs_(cos|sin)$")  # computed again for every grid
 BLOCK = re.compile(r"^visual\.blocks\.(\d+)\.")
 TRUNK = "visual.trunk."
@@ -71,7 +73,9 @@ def layouts_of(wanted: Mapping[str, Any]) -> list[frozenset[str]]:
     found = [frozenset(with_texts(wanted, nested=nested)) for nested in (False, True)]
     if any(name.startswith(TRUNK) for name in wanted):
         pairs = [(TRUNK, "visual."), *((ours, theirs) for theirs, ours in OFFICIAL_PARTS)]
-        found += [frozenset(_renamed(name, pairs) if name.startswith(TRUNK) else name for name in names) for names in found]
+        found += [
+            frozenset(_renamed(name, pairs) if name.startswith(TRUNK) else name for name in names) for names in found
+        ]
     places = origins(wanted)
     return found if places is None else [*found, frozenset(name for place in places.values() for name in place.names)]
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fineclip.errors import CheckpointError
-from fineclip.models.checkpoints.file_kinds import Container, container_of, other_kind
+from fineclip.models.file_kinds import Container, container_of, other_kind
 from fineclip.models.checkpoints.naming import tensors_by_place
 from fineclip.models.checkpoints.programs import program_of
 from fineclip.models.checkpoints.torch_files import read_torch_file
@@ -55,7 +55,11 @@ def read_weights(path: Path) -> dict[str, dict[str, Tensor]]:
     places = tensors_by_place(content)
     if not places:
         program = program_of(["exp_avg"]) if {"state", "param_groups"} <= content.keys() else None
-        what = f"holds {program.what}, and no weights. {program.advice}" if program else "holds no weights: expected tensors by their names"
+        what = (
+            f"holds {program.what}, and no weights. {program.advice}"
+            if program
+            else "holds no weights: expected tensors by their names"
+        )
         raise CheckpointError(f"{path}: {what}")
     return places
 
@@ -120,7 +124,9 @@ def weights_files(path: Path) -> list[Path]:
     if not usual and not others:
         strange = {entry.name: kind.what for entry in there if (kind := other_kind(entry))}
         known = "".join(f". {name} is {what}, and is not read" for name, what in list(strange.items())[:3])
-        raise CheckpointError(f"{path}: holds none of {', '.join(IN_FOLDERS)}, and no other file that ends in {', '.join(READ)}{known}")
+        raise CheckpointError(
+            f"{path}: holds none of {', '.join(IN_FOLDERS)}, and no other file that ends in {', '.join(READ)}{known}"
+        )
     return usual + others
 
 
