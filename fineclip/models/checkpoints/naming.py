@@ -90,7 +90,15 @@ def placements(places: Mapping[str, Iterable[str]], layouts: Collection[Collecti
             )
             found.append(Placement(place, prefix, count, is_complete))
     return sorted(
-        found, key=lambda one: (not one.complete, not _is_usual(one.place), -one.found, len(one.prefix), one.place)
+        found,
+        key=lambda one: (
+            not one.complete,
+            not _is_usual(one.place),
+            -one.found,
+            len(one.prefix),
+            one.place,
+            one.prefix,
+        ),
     )
 
 

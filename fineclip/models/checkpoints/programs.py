@@ -94,13 +94,13 @@ PROGRAMS: Sequence[Program] = (
     Program(
         "transformers' CLIPModel, with its vision tower alone",
         f"{NO_TEXT} Pass the whole CLIPModel.",
-        (r"vision_model\.",),
-        (r"text_model\.",),
+        (r"vision_model\.|embeddings\.class_embedding",),
+        (r"text_model\.|token_embedding",),
     ),
     Program(
         "transformers' CLIPModel, with its text tower alone",
         "It has no vision tower. Pass the whole CLIPModel.",
-        (r"text_model\.encoder\.layers\.",),
+        (r"embeddings\.token_embedding\.weight",),
         (r"vision_model\.",),
     ),
     Program(
@@ -151,7 +151,7 @@ PROGRAMS: Sequence[Program] = (
     Program(
         "a ViT or DINOv2 of transformers",
         f"{NO_TEXT} {WHOLE_MODEL}",
-        (r"encoder\.layer\.0\.attention\.attention\.query\.",),
+        (r"embeddings\.patch_embeddings\.projection\.weight",),
     ),
     Program(
         "a ResNet of torchvision or timm",

@@ -126,8 +126,11 @@ def read_torch_file(path: Path) -> dict[str, Any]:
         CheckpointError: It is damaged, holds objects other than tensors and plain values, or no dictionary.
     """
     try:
-        with torch.serialization.safe_globals(NUMPY_SCALARS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with (
+            torch.serialization.safe_globals(NUMPY_SCALARS),
+            path.open("rb") as file,
+        ):  # torch judges a path by its ending
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: {_refusal(str(error))}") from None
     except DAMAGED as error:

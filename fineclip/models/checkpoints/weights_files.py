@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fineclip.errors import CheckpointError
-from fineclip.models.file_kinds import Container, container_of, other_kind
 from fineclip.models.checkpoints.naming import tensors_by_place
 from fineclip.models.checkpoints.programs import program_of
 from fineclip.models.checkpoints.torch_files import read_torch_file
+from fineclip.models.file_kinds import Container, container_of, other_kind
 from fineclip.models.model_folders import read_object
 from fineclip.shards import atomic
 
