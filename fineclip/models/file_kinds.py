@@ -75,8 +75,7 @@ OTHER_KINDS: Sequence[OtherKind] = (
     OtherKind("a 7z archive", "Unpack it first: 7z x.", b"7z\xbc\xaf\x27\x1c"),
     OtherKind("a RAR archive", "Unpack it first: unrar x.", b"Rar!"),
 )
-ONNX = OTHER_KINDS[7]
-TENSORFLOW = OTHER_KINDS[8]
+ONNX, TENSORFLOW = (kind for kind in OTHER_KINDS if kind.what in ("an ONNX model", "a TensorFlow model"))
 
 
 def container_of(path: Path) -> Container:
@@ -112,21 +111,23 @@ def other_kind(path: Path) -> OtherKind | None:
     """Return the kind of a file that is not read, or None if it may be weights of PyTorch.
 
     Args:
-        path: An existing, readable file.
+        path: A file.
 
     Returns:
-        Entry of `OTHER_KINDS`.
+        Entry of `OTHER_KINDS`, or None if the file cannot be read.
     """
-    head = _head(path)
+    try:
+        head, size = _head(path), path.stat().st_size
+    except OSError:
+        return None
+    if _is_safetensors(head, size) or head.startswith((b"PK", b"\x80")):
+        return None  # the first bytes of safetensors are a length, which can be those of any format
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for kind in OTHER_KINDS:
-        if kind.start is not None and head[kind.offset :].lstrip(b"\xef\xbb\xbf \r\n").lower().startswith(
-            kind.start.lower()
-        ):
+        if kind.start is not None and (head[kind.offset :].startswith(kind.start) or text.startswith(kind.start)):
             return kind
     if head[:1] == b"\x08" and head[2:3] == b"\x12":  # protocol buffers: a version, then a text or a message
         return ONNX if head[1] > 2 else TENSORFLOW
-    if head.startswith((b"PK", b"\x80")) or _is_safetensors(head, path.stat().st_size):
-        return None
     return next((kind for kind in OTHER_KINDS if path.name.lower().endswith(kind.suffixes or ("\0",))), None)
 
 

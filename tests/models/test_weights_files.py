@@ -68,6 +68,13 @@ def test_two_files_that_fit_are_an_error(tmp_path: Path) -> None:
         find_encoder(folder)
 
 
+def test_a_usual_name_is_found_among_many_files(tmp_path: Path) -> None:
+    folder = saved_folder(tmp_path)
+    for number in range(150):
+        (folder / f"a{number}.txt").touch()
+    assert find_encoder(folder).weights.name == "model.safetensors"
+
+
 def test_the_message_says_what_each_file_is(tmp_path: Path) -> None:
     folder = saved_folder(tmp_path)
     save_file(STRANGE, folder / "model.safetensors")
@@ -124,6 +131,14 @@ def test_the_content_decides_and_not_the_name(tmp_path: Path) -> None:
     assert kinds == [Container.TORCH_ZIP, Container.SAFETENSORS, Container.TORCH_PICKLE]
     for name in ("a.safetensors", "b.pt", "c.weird"):
         assert is_same(load_encoder(encoder_config(tmp_path, "openai"), tmp_path / name), weights)
+
+
+@pytest.mark.parametrize("length", [0x8B1F, 0x120708, 0x120108])
+def test_the_length_of_a_header_is_no_sign_of_another_kind(tmp_path: Path, length: int) -> None:
+    """safetensors begin with the length of their header, here the first bytes of gzip, ONNX and TensorFlow."""
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).ljust(length).encode()
+    (tmp_path / "a.bin").write_bytes(struct.pack("<Q", length) + header + struct.pack("<f", 1.5))
+    assert read_weights(tmp_path / "a.bin")[""]["a"].tolist() == [1.5]
 
 
 def test_archives_of_other_kinds(tmp_path: Path) -> None:

@@ -299,7 +299,7 @@ def matching_weights(encoder: RegionEncoder, config: EncoderConfig, weights: Pat
             found[path] = _weights_of(encoder, config, path)
         except CheckpointError as error:
             reasons.append(str(error))
-        if path in found and path.name in IN_FOLDERS:
+        if len(found) > 1 or (path in found and path.name in IN_FOLDERS):
             break  # a usual name comes first, and is enough
     if len(found) > 1 and not any(path.name in IN_FOLDERS for path in found):
         raise CheckpointError(

@@ -59,14 +59,14 @@ class ScalarType:
 
     Args:
         code: NumPy's code, such as f8.
-        *_: Flags of NumPy, which have no effect.
+        *flags: Whether NumPy aligns and copies, which has no effect.
 
     Raises:
         UnpicklingError: It is another type.
     """
 
-    def __init__(self, code: str, *_: object) -> None:
-        if code not in FORMATS:
+    def __init__(self, code: str, *flags: bool) -> None:
+        if code not in FORMATS or not all(isinstance(flag, bool) for flag in flags):
             raise pickle.UnpicklingError(f"holds a numpy scalar of type {str(code)[:20]!r}")
         self.code, self.order = code, "<"
 

@@ -118,7 +118,7 @@ def weights_files(path: Path) -> list[Path]:
             raise CheckpointError(f"{path}: no such file")
         return [path]
     there = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))[:MOST_FILES]
-    usual = [path / name for name in IN_FOLDERS if path / name in there]
+    usual = [path / name for name in IN_FOLDERS if (path / name).is_file()]
     parts = {part for index in usual if index.name.endswith(INDEX) for part in parts_of(index).values()}
     others = [entry for entry in there if entry.suffix in READ and entry not in usual and entry not in parts]
     if not usual and not others:
