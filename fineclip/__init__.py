@@ -17,8 +17,8 @@ def load(
     """Load an encoder of images, texts and regions. torch is imported here and not with the package.
 
     Args:
-        path_or_name: Folder of a run (`results/<dataset>/<run>`), folder with open_clip_config.json, file of weights, or the
-            shipped encoder `mini`.
+        path_or_name: Folder of a run (`results/<dataset>/<run>`), folder with open_clip_config.json or of transformers'
+            CLIPModel, file of weights, or the shipped encoder `mini`.
         encoder: Model of the weights, required for a file: name of an open_clip model such as EVA02-B-16, or path of a JSON.
         image_size: Images are resized to a square of this side in pixels, a multiple of the patch. None takes the encoder's
             own size.

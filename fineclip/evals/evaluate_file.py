@@ -87,7 +87,7 @@ def evaluate_checkpoint(
         found.load(), found.tokenizer(), image_size=found.config.image_size, batch_size=batch_size, device=device
     )
     embedder = Embedder(encoder, threads)
-    weights = {_written(found.weights): sha256_of(found.weights)}
+    weights = {_written(path): sha256_of(path) for path in found.files()}
     described = found.config.model_dump(mode="json", include={"model", "head", "image_size"})  # what changes scores
     records = {}
     for name, config in benchmarks.items():

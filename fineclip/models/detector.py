@@ -34,6 +34,7 @@ from fineclip.config import YoloDetect
 from fineclip.errors import CheckpointError, ConfigError
 from fineclip.models.batches import full_batches, rows_at_once
 from fineclip.models.device import resolve_device
+from fineclip.models.file_kinds import Container, container_of
 from fineclip.shards import sha256_of
 from fineclip.types import Box, Region
 
@@ -41,7 +42,18 @@ CPU_BATCH = 8  # 2.5 times as fast as 1; larger batches are not faster
 PADDING = (114, 114, 114)  # gray of ultralytics
 UPRIGHT_TASKS = ("detect", "segment", "pose")  # tasks whose heads predict axis-aligned boxes
 
-_UNUSABLE = (TypeError, KeyError, AttributeError, ImportError, RuntimeError, pickle.UnpicklingError, EOFError, OSError)
+_UNUSABLE = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ImportError,
+    RuntimeError,
+    pickle.UnpicklingError,
+    EOFError,
+    OSError,
+)
 
 
 class Detector(Protocol):
@@ -150,6 +162,7 @@ class UltralyticsDetector:
     def __init__(
         self, path: Path, config: YoloDetect, *, device: str, batch_size: int, name: str = "<its name>"
     ) -> None:
+        _require_pickle(path)
         _require_hash(path, config, name)
         self._config = config
         self._device = resolve_device(device)
@@ -184,6 +197,14 @@ class UltralyticsDetector:
         while not isinstance(predicted, Tensor):
             predicted = predicted[0]  # boxes come first, before masks and inputs of losses
         return predicted
+
+
+def _require_pickle(path: Path) -> None:
+    """Check by the first bytes that a file may be one of ultralytics; it is not loaded."""
+    if container_of(path) is Container.SAFETENSORS:
+        raise CheckpointError(
+            f"{path}: is a safetensors file, which holds tensors alone. A checkpoint of ultralytics holds the model itself; use that."
+        )
 
 
 def _require_hash(path: Path, config: YoloDetect, name: str) -> None:

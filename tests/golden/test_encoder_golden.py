@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fineclip.config import EncoderConfig, WeightsConfig
-from fineclip.models.checkpoints.discovery import load_state_dict_strict
 from fineclip.models.checkpoints.layouts import as_open_clip
 from fineclip.models.encoder import RegionEncoder, build_encoder, pool_masks, pool_regions
 from fineclip.models.tokenizer import trim_padding
@@ -187,7 +186,7 @@ def test_a_model_of_real_size() -> None:
     }
     for place, first in meta["check_values"].items():
         assert official[place.partition("[")[0]].flatten()[: len(first)].tolist() == pytest.approx(first, abs=1e-7)
-    load_state_dict_strict(encoder, as_open_clip(official), where="recipe")
+    encoder.load_state_dict(as_open_clip(official), strict=True)
     sides = sorted(int(name.removeprefix("image_embed")) for name in expected if name.startswith("image_embed"))
     for more, side in enumerate(sides):
         images = noise(len(expected[f"image_embed{side}"]), 3, side, side, seed=meta["input_seed"] + more)

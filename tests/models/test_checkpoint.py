@@ -180,9 +180,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         read_weights(tmp_path / "absent.pt")
 
 
-@pytest.mark.parametrize(
-    "content", [[torch.zeros(1)], {}, {"state_dict": {}}, {"a": 1.0}, {"a": {"b": torch.zeros(1)}}]
-)
+@pytest.mark.parametrize("content", [[torch.zeros(1)], {}, {"state_dict": {}}, {"a": 1.0}, {"a": {"b": 1.0}}])
 def test_files_without_weights(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "odd.pt")
     with pytest.raises(CheckpointError, match=r"odd\.pt: holds "):

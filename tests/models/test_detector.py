@@ -212,6 +212,24 @@ def test_a_pickle_without_its_hash_is_not_opened(tmp_path: Path) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
+        (b"GGUF", "GGUF"),
+        (b"\x02\0\0\0\0\0\0\0{}", "is a safetensors file"),
+    ],
+)
+def test_files_of_other_kinds_are_named_before_their_hash_is_asked_for(
+    tmp_path: Path, content: bytes, says: str
+) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+    without = config(path).model_copy(update={"weights": WeightsConfig(path=str(path))})
+    with pytest.raises(CheckpointError, match=says):
+        UltralyticsDetector(path, without, device="cpu", batch_size=1)
+
+
 def test_file_without_a_detector_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(b"PK nothing")

@@ -7,6 +7,7 @@ import open_clip
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fineclip.errors import CheckpointError, ConfigError
@@ -48,7 +49,7 @@ def images() -> Tensor:
 def test_authors_layout_round_trip(tmp_path: Path, suffix: str) -> None:
     encoder, found = saved(tmp_path, "eva")
     export(found, tmp_path / f"official{suffix}", layout="eva_clip")
-    official = read_weights(tmp_path / f"official{suffix}")
+    [official] = read_weights(tmp_path / f"official{suffix}").values()
     assert same(as_open_clip(official), dict(encoder.state_dict()))
     assert same(
         dict(load_encoder(found.config, tmp_path / f"official{suffix}").state_dict()), dict(encoder.state_dict())
@@ -126,7 +127,7 @@ def test_timm_loads_the_backbone_of_eva(tmp_path: Path) -> None:
     encoder, found = saved(tmp_path, "eva")
     export(found, tmp_path / "backbone.safetensors", layout="backbone")
     tower = timm.create_model("tiny_eva02", num_classes=32, global_pool="token").eval()
-    tower.load_state_dict(read_weights(tmp_path / "backbone.safetensors"), strict=True)
+    tower.load_state_dict(load_file(tmp_path / "backbone.safetensors"), strict=True)
     with torch.no_grad():
         torch.testing.assert_close(tower(images()), encoder.encode_image(images()), atol=1e-5, rtol=1e-5)
 

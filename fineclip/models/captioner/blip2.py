@@ -22,7 +22,9 @@ from transformers.utils import logging as transformers_logging
 from fineclip.config import Blip2Caption
 from fineclip.errors import CheckpointError
 from fineclip.models.batches import full_batches, rows_at_once
+from fineclip.models.captioner.blip2_files import CONFIG, WHAT, check_files, check_token, unstated_sizes
 from fineclip.models.device import resolve_device
+from fineclip.models.model_folders import absent_keys, read_object
 from fineclip.types import RegionCaption
 
 CPU_BATCH = 64  # twice as fast as 8; larger batches are hardly faster
@@ -77,9 +79,10 @@ class Blip2Captioner:
         processor, model = _load(folder, PRECISIONS[config.precision])
         self._images, self._tokenizer = processor.image_processor, processor.tokenizer
         self._model = model.to(self._device).eval().requires_grad_(requires_grad=False)
-        self._prompt = _prompt_tokens(model.config, self._tokenizer, config.prompt)
         end = model.language_model.generation_config.eos_token_id
         self._ends = [] if end is None else [end] if isinstance(end, int) else list(end)
+        _check_model(folder, model, processor, ends=self._ends)
+        self._prompt = _prompt_tokens(model.config, self._tokenizer, config.prompt)
 
     def describe(self, regions: Sequence[Image.Image]) -> list[RegionCaption]:
         """Return a caption for each crop, in order."""
@@ -136,7 +139,9 @@ def _prompt_tokens(config: Any, tokenizer: Any, prompt: str) -> list[int]:
 
 def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """Load processor and model; missing weights are an error."""
+    check_files(folder)
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # a table of all weights that do not fit; the first is reported below
     try:
         processor = Blip2Processor.from_pretrained(folder, local_files_only=True, backend="pil")
         model, found = Blip2ForConditionalGeneration.from_pretrained(
@@ -148,10 +153,53 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
             output_loading_info=True,
         )
     except _UNUSABLE as error:
-        raise CheckpointError(f"{folder}: holds no BLIP-2 that transformers can load: {error}") from error
-    absent = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
-    if absent:
-        raise CheckpointError(
-            f"{folder}: {len(absent)} weights of its BLIP-2 are absent or of another shape, {absent[0]} the first of them"
+        reason = next(
+            (line for line in str(error).splitlines() if line.strip() and "weights_only" not in line),
+            type(error).__name__,
         )
+        raise CheckpointError(
+            f"{folder}: holds no BLIP-2 that transformers can load: {reason.rstrip('.')}{unstated_sizes(folder)}"
+        ) from error
+    absent = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    unused = sorted(
+        name for name in found["unexpected_keys"] if ".crossattention." in name
+    )  # blocks without cross-attention
+    if absent or unused:
+        what = "absent or of another shape" if absent else "not used"
+        raise CheckpointError(
+            f"{folder}: {len(absent or unused)} weights of its BLIP-2 are {what}, {(absent or unused)[0]} the first of them{unstated_sizes(folder)}"
+        )
+    broken = next((name for name, value in model.named_parameters() if not bool(torch.isfinite(value).all())), None)
+    if broken is not None:
+        raise CheckpointError(f"{folder}: {broken} holds numbers that are not finite (NaN or infinity)")
     return processor, model
+
+
+def _check_model(folder: Path, model: Any, processor: Any, *, ends: Sequence[int]) -> None:
+    """Check that special tokens are tokens of the language model, and that images have the size of the vision model.
+
+    Args:
+        folder: Of model and processor.
+        model: The model.
+        processor: Of images and texts.
+        ends: Ids of end tokens.
+
+    Raises:
+        CheckpointError: One does not fit.
+    """
+    content, text = read_object(folder / CONFIG, what=WHAT), model.config.text_config
+    tokenizer = processor.tokenizer
+    tokens: list[tuple[str, int | None, int | None]] = [("image_token_index", model.config.image_token_index, None)]
+    tokens += [("text_config.eos_token_id", end, tokenizer.eos_token_id) for end in (ends or (None,))]
+    if not text.is_encoder_decoder:
+        tokens.append(("text_config.bos_token_id", text.bos_token_id, tokenizer.bos_token_id))
+    for name, token, of_tokenizer in tokens:
+        stated = not absent_keys(content, [name])
+        check_token(
+            name, token, stated=stated, of_tokenizer=of_tokenizer, vocabulary_size=text.vocab_size, folder=folder
+        )
+    side, size = model.config.vision_config.image_size, processor.image_processor.size
+    if (size.get("height"), size.get("width")) != (side, side):
+        raise CheckpointError(
+            f"{folder}: the processor's size is {dict(size)}, but vision_config.image_size is {side}. Correct the file that is wrong."
+        )

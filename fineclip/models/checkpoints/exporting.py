@@ -57,7 +57,9 @@ def export(found: EncoderSpec, output: Path, *, layout: str, replace: bool = Fal
     write_weights(output, tensors_of(found.load()), wrapping=wrapping)
 
 
-def save_encoder(encoder: RegionEncoder, folder: Path, *, config: EncoderConfig, vocabulary: Path | None = None) -> None:
+def save_encoder(
+    encoder: RegionEncoder, folder: Path, *, config: EncoderConfig, vocabulary: Path | None = None
+) -> None:
     """Write `model.safetensors` and `open_clip_config.json`, each atomically. The same weights give the same bytes.
 
     open_clip loads the folder as `local-dir:FOLDER`. `find_encoder` reads the `config.yaml` first that training writes there.

@@ -3,6 +3,7 @@
     open_clip    open_clip's names, which are used here: `visual.trunk.*` (timm's EVA-02) or `visual.*` (open_clip's
                  VisionTransformer), the text tower under `text.*` or, in OpenAI's models, at the top
     eva_clip     EVA-02-CLIP, CLIPSelf and FineCLIP as their authors save them, with rotary tables
+    transformers transformers' CLIPModel, read only (`transformers_clip`)
     backbone     the vision tower with its head, under timm's names
 
 Source of the maps: the authors' eva_vit_model.py and timm's eva.py; timm's `_convert_openai_clip`.
@@ -16,9 +17,12 @@ import torch
 from torch import Tensor
 
 from fineclip.errors import CheckpointError
+from fineclip.models.checkpoints.transformers_clip import origins
 from fineclip.models.checkpoints.weights_files import some
 
-NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})  # entries of OpenAI's files that are not weights
+NOT_WEIGHTS = frozenset(
+    {"input_resolution", "context_length", "vocab_size"}
+)  # entries of OpenAI's files that are not weights
 ROTARY_TABLE = re.compile(r"^visual\.(.+\.)?rope\.freqs_(cos|sin)$")  # computed again for every grid
 BLOCK = re.compile(r"^visual\.blocks\.(\d+)\.")
 TRUNK = "visual.trunk."
@@ -55,6 +59,25 @@ TIMM_PARTS = (  # open_clip's VisionTransformer, timm's
     (".mlp.c_fc.", ".mlp.fc1."),
     (".mlp.c_proj.", ".mlp.fc2."),
 )
+
+
+def layouts_of(wanted: Mapping[str, Any]) -> list[frozenset[str]]:
+    """Return the names of a model's tensors in each layout that is read, without those that may be absent.
+
+    Args:
+        wanted: By open_clip's names.
+
+    Returns:
+        open_clip's with the text tower at the top and nested, then the authors' likewise, then transformers'.
+    """
+    found = [frozenset(with_texts(wanted, nested=nested)) for nested in (False, True)]
+    if any(name.startswith(TRUNK) for name in wanted):
+        pairs = [(TRUNK, "visual."), *((ours, theirs) for theirs, ours in OFFICIAL_PARTS)]
+        found += [
+            frozenset(_renamed(name, pairs) if name.startswith(TRUNK) else name for name in names) for names in found
+        ]
+    places = origins(wanted)
+    return found if places is None else [*found, frozenset(name for place in places.values() for name in place.names)]
 
 
 def as_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

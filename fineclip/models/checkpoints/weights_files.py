@@ -1,7 +1,5 @@
 """Read and write files of named tensors, without running code from them."""
 
-import pickle
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,38 +10,58 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fineclip.errors import CheckpointError
+from fineclip.models.checkpoints.naming import tensors_by_place
+from fineclip.models.checkpoints.programs import program_of
+from fineclip.models.checkpoints.torch_files import read_torch_file
+from fineclip.models.file_kinds import Container, container_of, other_kind
+from fineclip.models.model_folders import read_object
 from fineclip.shards import atomic
 
 WEIGHTS = "model.safetensors"
-IN_FOLDERS = ("open_clip_model.safetensors", WEIGHTS, "open_clip_pytorch_model.bin", "pytorch_model.bin")
-WRAPPINGS = ("state_dict", "module", "model")
+INDEX = ".index.json"  # of weights in several files, which transformers writes
+IN_FOLDERS = (
+    "open_clip_model.safetensors",
+    WEIGHTS,
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+    f"{WEIGHTS}{INDEX}",
+    f"pytorch_model.bin{INDEX}",
+)
 PICKLES = (".pt", ".pth")
+READ = (".safetensors", *PICKLES, ".bin", ".ckpt")
+MOST_FILES = 100  # of a folder
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read all tensors of a file, without the dictionaries and prefixes that trainers add around them.
+def read_weights(path: Path) -> dict[str, dict[str, Tensor]]:
+    """Read all tensors of a file.
 
     Args:
-        path: A .safetensors, a file of `torch.save`, or a folder that has one under a name of `IN_FOLDERS`.
+        path: A .safetensors, a file of `torch.save`, or the index of weights in several files. The content decides, not the
+            name.
 
     Returns:
-        Tensors by their names in the file.
+        Tensors by their names in the file, for each dictionary of the file that holds some; trainers put them below a key such
+        as `state_dict`. The tensors of a file without keys are at the empty key.
 
     Raises:
-        CheckpointError: The file is absent, damaged, holds objects other than tensors and plain values, or no tensors.
+        CheckpointError: The file is absent, damaged, of another program, holds objects other than tensors and plain values, or
+            no tensors.
     """
-    path = weights_file(path)
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    while inner := next((key for key in WRAPPINGS if isinstance(content.get(key), Mapping)), None):
-        content = content[inner]
-    if not content or not all(isinstance(name, str) for name in content):
-        raise CheckpointError(f"{path}: holds no weights: expected tensors by their names")
-    strangers = [name for name, value in content.items() if not isinstance(value, Tensor)]
-    if strangers:
-        raise CheckpointError(f"{path}: holds no weights: {some(strangers)} is not a tensor")
-    if all(name.startswith("module.") for name in content):
-        content = {name.removeprefix("module."): value for name, value in content.items()}
-    return dict(content)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    if path.name.endswith(INDEX):
+        return {"": _read_parts(path)}
+    content = _read_safetensors(path) if container_of(path) is Container.SAFETENSORS else read_torch_file(path)
+    places = tensors_by_place(content)
+    if not places:
+        program = program_of(["exp_avg"]) if {"state", "param_groups"} <= content.keys() else None
+        what = (
+            f"holds {program.what}, and no weights. {program.advice}"
+            if program
+            else "holds no weights: expected tensors by their names"
+        )
+        raise CheckpointError(f"{path}: {what}")
+    return places
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor], *, wrapping: str | None = None) -> None:
@@ -83,26 +101,54 @@ def require_known_ending(path: Path) -> None:
         raise CheckpointError(f"{path}: the name of a file of weights must end in .safetensors, .pt or .pth")
 
 
-def weights_file(path: Path) -> Path:
-    """Return the file of weights.
+def weights_files(path: Path) -> list[Path]:
+    """Return the files that may hold the weights of a model.
 
     Args:
-        path: The file itself, or a folder that has one under a name of `IN_FOLDERS`.
+        path: A file, or a folder.
 
     Returns:
-        Path of an existing file.
+        The file itself, or the files of the folder, those with a name of `IN_FOLDERS` first.
 
     Raises:
         CheckpointError: There is none.
     """
-    if path.is_dir():
-        found = next((path / name for name in IN_FOLDERS if (path / name).is_file()), None)
-        if found is None:
-            raise CheckpointError(f"{path}: holds none of {', '.join(IN_FOLDERS)}")
-        return found
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    return path
+    if not path.is_dir():
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file")
+        return [path]
+    there = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))[:MOST_FILES]
+    usual = [path / name for name in IN_FOLDERS if (path / name).is_file()]
+    parts = {part for index in usual if index.name.endswith(INDEX) for part in parts_of(index).values()}
+    others = [entry for entry in there if entry.suffix in READ and entry not in usual and entry not in parts]
+    if not usual and not others:
+        strange = {entry.name: kind.what for entry in there if (kind := other_kind(entry))}
+        known = "".join(f". {name} is {what}, and is not read" for name, what in list(strange.items())[:3])
+        raise CheckpointError(
+            f"{path}: holds none of {', '.join(IN_FOLDERS)}, and no other file that ends in {', '.join(READ)}{known}"
+        )
+    return usual + others
+
+
+def parts_of(index: Path) -> dict[str, Path]:
+    """Return the files of weights that are in several.
+
+    Args:
+        index: JSON with `weight_map`: the file of each tensor, in the folder of the index.
+
+    Returns:
+        The file of each tensor.
+
+    Raises:
+        CheckpointError: The index is damaged, or names a file outside its folder.
+    """
+    names = read_object(index, what="an index of weights").get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise CheckpointError(f"{index}: is not an index of weights: it lacks weight_map")
+    for name in names.values():
+        if not isinstance(name, str) or Path(name).name != name or name.endswith(INDEX):
+            raise CheckpointError(f"{index}: names the file {name!r}; expected names of files beside it")
+    return {tensor: index.parent / name for tensor, name in names.items()}
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
@@ -111,39 +157,21 @@ def some(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def _read_parts(index: Path) -> dict[str, Tensor]:
+    """Read weights in several files; each tensor must be in the file that the index says."""
+    parts = parts_of(index)
+    tensors: dict[str, Tensor] = {}
+    for path in sorted(set(parts.values())):
+        content = read_weights(path).get("", {})
+        wrong = sorted(name for name, place in parts.items() if (place == path) != (name in content))
+        if wrong:
+            raise CheckpointError(f"{path}: does not hold the tensors that {index.name} says, such as {some(wrong)}")
+        tensors |= content
+    return tensors
+
+
 def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         return dict(load_file(path))
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, LookupError, RuntimeError, AttributeError) as error:
         raise CheckpointError(f"{path}: is not a safetensors file, or is truncated: {error}") from None
-
-
-def _read_pickle(path: Path) -> dict[str, Any]:
-    if _is_torchscript(path):
-        raise CheckpointError(
-            f"{path}: is a TorchScript archive, a program as OpenAI publishes its models, and is not run here. Use the "
-            "same weights as tensors, as open_clip publishes them on the Hugging Face hub (timm/vit_base_patch16_clip_224.openai)."
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: holds more than tensors and plain values, or is damaged, and is not loaded: {_first_line(error)}. If you trust "
-            "its source, load it yourself and save its state_dict as .safetensors."
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: is not a checkpoint of torch, or is truncated: {_first_line(error)}") from None
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}; expected tensors by their names")
-    return dict(content)
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
