@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -100,6 +101,9 @@ def _log_to(handlers: Sequence[logging.Handler], *, rank: int = 0) -> None:
     for handler in handlers:  # warnings that libraries print without a logger
         handler.addFilter(lambda record: record.name != "root" or record.levelno >= logging.WARNING)
     logging.captureWarnings(capture=True)
+    warnings.filterwarnings(
+        "ignore", "Image size .* exceeds limit", RuntimeWarning
+    )  # of Pillow; fineclip has its own limit
 
 
 class _LogFile(logging.FileHandler):
