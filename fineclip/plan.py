@@ -21,7 +21,7 @@ from fineclip.config import (
     YoloDetect,
 )
 from fineclip.errors import ConfigError
-from fineclip.evals.index import missing
+from fineclip.evals.index import annotations_of, folders_of, missing
 from fineclip.identity import identity, planned_key
 from fineclip.stages.declaration import Stage, stages
 from fineclip.stages.source.files import directory_fingerprint
@@ -56,6 +56,7 @@ class Plan:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._fingerprints: dict[Path, str] = {}
         self.dataset = config.dataset.folder
         require_outside(config.source, Path("data") / self.dataset)
         of_source = planned_shards(config.source)
@@ -100,7 +101,16 @@ class Plan:
     def source_fingerprint(self) -> str | None:
         """Return the fingerprint of names, sizes and times in the folder of images; None for a source without a listing."""
         folder = image_folder(self.config.source)
-        return None if folder is None else directory_fingerprint(folder)
+        return None if folder is None else self._fingerprint(folder)
+
+    def benchmark_annotations(self, name: str) -> list[str]:
+        """Return the JSON file that `index` reads beside the images of a benchmark, if it exists."""
+        return [str(path) for path in annotations_of(self.config.benchmarks[name]) if path.is_file()]
+
+    def benchmark_fingerprint(self, name: str) -> list[str]:
+        """Return the fingerprint of names, sizes and times in each folder of images and masks of a benchmark."""
+        folders = [folder for folder in folders_of(self.config.benchmarks[name]) if folder.is_dir()]
+        return [self._fingerprint(folder) for folder in folders]
 
     def external_json(self, kind: str, name: str) -> list[str]:
         """Return the JSON of an entry of `detect` or `caption` with external annotations, or nothing for other engines."""
@@ -181,6 +191,12 @@ class Plan:
             "loader": {name: value for name, value in identity(self.config.loader).items() if name not in unused},
             "train": identity(self.config.training(run)),
         }
+
+    def _fingerprint(self, folder: Path) -> str:
+        """Return the fingerprint of a folder, read once: benchmarks share folders."""
+        if folder not in self._fingerprints:
+            self._fingerprints[folder] = directory_fingerprint(folder)
+        return self._fingerprints[folder]
 
     def _require_external(self) -> None:
         for kind, name in (("detect", self.config.regions), ("caption", self.config.captions)):

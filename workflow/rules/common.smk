@@ -150,6 +150,16 @@ def source_fingerprint(wildcards):
     return PLAN.source_fingerprint
 
 
+def benchmark_annotations(wildcards):
+    """Return the JSON file that index_benchmark reads beside the images of a benchmark."""
+    return PLAN.benchmark_annotations(wildcards.benchmark)
+
+
+def benchmark_fingerprint(wildcards):
+    """Return the fingerprints of the folders of a benchmark: a changed image or mask plans index_benchmark again."""
+    return PLAN.benchmark_fingerprint(wildcards.benchmark)
+
+
 def annotation_json(wildcards):
     """Return the released JSON of boxes or captions of an entry."""
     return PLAN.external_json(wildcards.kind, wildcards.name)

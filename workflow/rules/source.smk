@@ -119,6 +119,8 @@ rule filter_shard:
 
 rule index_benchmark:
     """Index the images of benchmark {wildcards.benchmark}"""
+    input:
+        benchmark_annotations,
     output:
         manifest="data/{dataset}/index/{benchmark}.json",
     log:
@@ -129,6 +131,7 @@ rule index_benchmark:
         "../../envs/core.yaml"
     params:
         config=job_key("index"),
+        fingerprint=benchmark_fingerprint,
     shell:
         r"""
         exec python -m fineclip index \
