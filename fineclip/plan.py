@@ -124,6 +124,11 @@ class Plan:
         entry = getattr(self.config, kind)[name]
         return entry.weights if isinstance(entry, YoloDetect | Blip2Caption | EncoderConfig) else None
 
+    def local_weights(self, kind: str, name: str) -> list[str]:
+        """Return the file or folder of weights that the user brings, if the entry names one that exists."""
+        found = self.weights(kind, name)
+        return [found.path] if found and found.path and Path(found.path).exists() else []
+
     def needed_weights(self) -> list[tuple[str, str]]:
         """Return (kind, name) of every model that planned jobs use."""
         models = [("detect", self.config.regions), ("caption", self.config.captions)]

@@ -160,6 +160,11 @@ def benchmark_fingerprint(wildcards):
     return PLAN.benchmark_fingerprint(wildcards.benchmark)
 
 
+def local_weights(wildcards):
+    """Return the file or folder of weights that the user brings, or nothing."""
+    return PLAN.local_weights(wildcards.kind, wildcards.name)
+
+
 def annotation_json(wildcards):
     """Return the released JSON of boxes or captions of an entry."""
     return PLAN.external_json(wildcards.kind, wildcards.name)

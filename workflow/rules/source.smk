@@ -21,6 +21,8 @@ localrules:
 
 rule fetch_weights:
     """Fetch the weights of {wildcards.kind}.{wildcards.name} (needs a network)"""
+    input:
+        local_weights,
     output:
         manifest="data/weights/{kind}/{name}.json",
     log:
