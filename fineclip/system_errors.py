@@ -28,6 +28,8 @@ from fineclip.errors import FineclipError, MemoryLimitError, SystemRefusalError,
 
 SPACE = "Free space there, or write to another file system, and run again."
 AGAIN = "Check that file system, and run again."
+FEWER_WORKERS = "Lower runtime.num_workers, and run again."
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (loader workers pass batches through it)
 FILES = "Raise the limit (`ulimit -n`), or lower runtime.num_workers, and run again."
 REFUSED: dict[int, str] = {
     errno.ENOSPC: SPACE,
@@ -86,7 +88,7 @@ def explain(error: BaseException, *, memory_keys: Sequence[str] = ()) -> Finecli
         return MemoryLimitError(f"out of memory: {_first_line(error)} {advice}, and run again.")
     if isinstance(error, RuntimeError) and any(words in str(error) for words in LOST_PEER):
         return TrainingError("the connection to another process of this training is lost; see its own error message")
-    return refusal(error)
+    return _killed_worker(error) or refusal(error)
 
 
 def refusal(error: BaseException, path: Path | None = None, *, doing: str = "refused") -> SystemRefusalError | None:
@@ -143,6 +145,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in text for words in EXHAUSTED)
 
 
+def _killed_worker(error: BaseException) -> FineclipError | None:
+    """Return the sentence for a worker of `DataLoader` that the system ended. torch raises it anywhere in the main thread."""
+    text = f"{error} {error.__cause__ or ''}"
+    if not isinstance(error, RuntimeError) or "DataLoader worker" not in text:
+        return None
+    if "signal: Bus error" in text:
+        return refusal(OSError(errno.ENOSPC, ""), SHARED_MEMORY, doing="has no room for the batches of loader workers")
+    if "signal: Killed" in text:
+        return MemoryLimitError(
+            "a loader worker was killed, as the system does when memory is exhausted. " + FEWER_WORKERS
+        )
+    return None
+
+
 def _code_of(error: BaseException) -> int | None:
     """Return the code of a refusal, from the exception or from the words of a library."""
     if isinstance(error, OSError) and error.errno is not None:
@@ -153,7 +169,7 @@ def _code_of(error: BaseException) -> int | None:
     if isinstance(error, RuntimeError) and "enforce fail" in text:  # torch.save hides the error of the file
         cause = error.__cause__ or error.__context__
         return _code_of(cause) if isinstance(cause, OSError) else None
-    if all(words in text for words in ("shared memory", "Bus error")) or "No usable temporary directory" in text:
+    if "No usable temporary directory" in text:
         return errno.ENOSPC
     if text.startswith(os.strerror(errno.EMFILE)):
         return errno.EMFILE

@@ -13,13 +13,11 @@ s side of a crop in pixels.
 import atexit
 import multiprocessing
 import os
-import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,20 +26,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from fineclip.errors import DataError, FineclipError, TrainingError
+from fineclip.errors import DataError, FineclipError
 from fineclip.methods.base import require
 from fineclip.methods.transforms import DataSpec, TrainingExample, Transform, sample_rng
 from fineclip.models.pixels import CropPlan, crop_on_device
 from fineclip.models.tokenizer import trim_padding
 from fineclip.shards import ByteRangeReader
 from fineclip.shards.images import UndecodableImage
-from fineclip.system_errors import refusal
+from fineclip.system_errors import SHARED_MEMORY, explain, refusal
 from fineclip.train.sampler import BatchSampler, SampleRef
 from fineclip.train.selection import PackedShard
 from fineclip.types import Batch, Counts
-
-KILLED_WORKER = re.compile(r"DataLoader worker .* is killed by signal: Killed")
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (workers pass batches through it)
 
 
 @dataclass
@@ -172,7 +167,7 @@ class Collate:
         try:
             return self._shared(examples) if get_worker_info() else self._collated(examples)
         except (OSError, RuntimeError) as error:
-            refused = refusal(error, SHARED_MEMORY, doing="workers cannot pass a batch through it")
+            refused = refusal(error, SHARED_MEMORY, doing="has no room for the batches of loader workers")
             if refused is None:
                 raise
             return refused
@@ -313,15 +308,10 @@ def _next_of(iterator: Iterator[CPUBatch | FineclipError]) -> CPUBatch | Finecli
     try:
         return next(iterator, None)
     except (OSError, RuntimeError) as error:
-        if KILLED_WORKER.search(str(error)):
-            raise TrainingError(
-                "a loader worker was killed, probably because the machine is out of memory. Lower runtime.num_workers, and run"
-                " again."
-            ) from None
-        refused = refusal(error, SHARED_MEMORY, doing="workers cannot pass a batch through it")
-        if refused is None:
+        explained = explain(error)
+        if explained is None:
             raise
-        return refused
+        return explained
 
 
 def _init_worker(_: int) -> None:
