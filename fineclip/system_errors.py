@@ -28,6 +28,7 @@ from fineclip.errors import FineclipError, MemoryLimitError, SystemRefusalError,
 
 SPACE = "Free space there, or write to another file system, and run again."
 AGAIN = "Check that file system, and run again."
+MORE_ROOM = "Enlarge it (docker: --shm-size), or lower runtime.num_workers, and run again."
 FEWER_WORKERS = "Lower runtime.num_workers, and run again."
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (loader workers pass batches through it)
 FILES = "Raise the limit (`ulimit -n`), or lower runtime.num_workers, and run again."
@@ -67,7 +68,7 @@ LIBRARIES = ("torch", "safetensors", "pyarrow")  # they report refusals in words
 CODE_IN_WORDS = re.compile(
     r"\[errno (?P<python>\d+)\]|\(os error (?P<rust>\d+)\)|: [^:()\n]+ \((?P<torch>\d+)\)", re.IGNORECASE
 )
-LOST_PEER = ("Connection closed by peer", "Connection reset by peer")
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 EXHAUSTED = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -110,7 +111,8 @@ def refusal(error: BaseException, path: Path | None = None, *, doing: str = "ref
     if code not in REFUSED and (where is None or (path is None and _is_of_a_package(where))):
         return None
     place = f"{where}: {doing}" if where is not None else f"the system refused a request ({_first_line(error)})"
-    return SystemRefusalError(f"{place}: {_system_message(code)}. {(REFUSED | REFUSED_FOR_FILE)[code]}")
+    advice = MORE_ROOM if where == SHARED_MEMORY and code == errno.ENOSPC else (REFUSED | REFUSED_FOR_FILE)[code]
+    return SystemRefusalError(f"{place}: {_system_message(code)}. {advice}")
 
 
 @contextmanager
