@@ -31,3 +31,11 @@ class TrainingError(FineclipError):
 
 class EvaluationError(FineclipError):
     """Some benchmarks of a run failed; the scores of the others are written."""
+
+
+class SystemRefusalError(FineclipError):
+    """The operating system refused space, a lock, a flush or access. See `fineclip.system_errors`."""
+
+
+class MemoryLimitError(FineclipError):
+    """The memory of a device or of the host is not enough for the job."""

@@ -21,7 +21,7 @@ from fineclip.config import (
     YoloDetect,
 )
 from fineclip.errors import ConfigError
-from fineclip.evals.index import missing
+from fineclip.evals.index import annotations_of, folders_of, missing
 from fineclip.identity import canonical, identity, planned_key
 from fineclip.readers.files import directory_fingerprint
 from fineclip.stages.declaration import Stage, stages
@@ -56,6 +56,7 @@ class Plan:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._fingerprints: dict[Path, str] = {}
         self.dataset = config.dataset.folder
         require_outside(config.source, Path("data") / self.dataset)
         of_source = planned_shards(config.source)
@@ -100,7 +101,16 @@ class Plan:
     def source_fingerprint(self) -> str | None:
         """Return the fingerprint of names, sizes and times in the folder of images; None for a source without a listing."""
         folder = image_folder(self.config.source)
-        return None if folder is None else directory_fingerprint(folder)
+        return None if folder is None else self._fingerprint(folder)
+
+    def benchmark_annotations(self, name: str) -> list[str]:
+        """Return the JSON file that `index` reads beside the images of a benchmark, if it exists."""
+        return [str(path) for path in annotations_of(self.config.benchmarks[name]) if path.is_file()]
+
+    def benchmark_fingerprint(self, name: str) -> list[str]:
+        """Return the fingerprint of names, sizes and times in each folder of images and masks of a benchmark."""
+        folders = [folder for folder in folders_of(self.config.benchmarks[name]) if folder.is_dir()]
+        return [self._fingerprint(folder) for folder in folders]
 
     @property
     def check_config(self) -> str:
@@ -121,6 +131,11 @@ class Plan:
             return self.config.encoders[name].tokenizer
         entry = getattr(self.config, kind)[name]
         return entry.weights if isinstance(entry, YoloDetect | Blip2Caption | EncoderConfig) else None
+
+    def local_weights(self, kind: str, name: str) -> list[str]:
+        """Return the file or folder of weights that the user brings, if the entry names one that exists."""
+        found = self.weights(kind, name)
+        return [found.path] if found and found.path and Path(found.path).exists() else []
 
     def needed_weights(self) -> list[tuple[str, str]]:
         """Return (kind, name) of every model that planned jobs use."""
@@ -191,6 +206,12 @@ class Plan:
             "loader": {name: value for name, value in identity(self.config.loader).items() if name not in unused},
             "train": identity(self.config.training(run)),
         }
+
+    def _fingerprint(self, folder: Path) -> str:
+        """Return the fingerprint of a folder, read once: benchmarks share folders."""
+        if folder not in self._fingerprints:
+            self._fingerprints[folder] = directory_fingerprint(folder)
+        return self._fingerprints[folder]
 
     def _require_external(self) -> None:
         for kind, name in (("detect", self.config.regions), ("caption", self.config.captions)):

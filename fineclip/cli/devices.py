@@ -11,7 +11,6 @@ If `CUDA_VISIBLE_DEVICES` is set, by a scheduler or by the user, no other GPU is
 name of its allocation, because the same number may mean different GPUs in two allocations.
 """
 
-import fcntl
 import logging
 import os
 import re
@@ -23,7 +22,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
+from fineclip.environment import text_of
 from fineclip.errors import ConfigError
+from fineclip.shards.locks import try_lock, wait_for_lock
+from fineclip.system_errors import refusals_at
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ def claim(count: int, devices: Sequence[int] | Literal["auto"], *, folder: Path 
 
     Raises:
         ConfigError: Fewer GPUs are allowed than requested.
+        SystemRefusalError: The folder of the lock files cannot be written, or its file system has no locks.
     """
     allocation = allocation_of(os.environ)
     pool = pool_of(devices, os.environ.get(VISIBLE))
@@ -59,10 +62,11 @@ def claim(count: int, devices: Sequence[int] | Literal["auto"], *, folder: Path 
             f" Lower its resource `gpu`, or add GPUs to runtime.devices and {VISIBLE}."
         )
     folder = folder or Path(tempfile.gettempdir()) / f"fineclip-devices-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with refusals_at(folder, "cannot be made for the locks of GPUs"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     prefix = f"{allocation}-" if allocation else ""
     held = _lock_gpus(count, {name: folder / f"device-{prefix}{_slug(name)}" for name in pool})
-    os.environ["CUDA_DEVICE_ORDER"] = os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as nvidia-smi counts
+    os.environ["CUDA_DEVICE_ORDER"] = text_of("CUDA_DEVICE_ORDER", os.environ) or "PCI_BUS_ID"  # as nvidia-smi counts
     os.environ[VISIBLE] = ",".join(held)
     log.info("using GPU %s", ", ".join(held))
     return held
@@ -93,9 +97,9 @@ def allocation_of(environment: Mapping[str, str]) -> str | None:
     if VISIBLE not in environment:
         return None
     for variable in SCHEDULERS:
-        if variable in environment:
-            node = environment.get("SLURMD_NODENAME", "")  # several nodes may be one machine
-            return _slug("-".join(filter(None, (variable.partition("_")[0].lower(), environment[variable], node))))
+        if job := text_of(variable, environment):
+            node = text_of("SLURMD_NODENAME", environment)  # several nodes may be one machine
+            return _slug("-".join(filter(None, (variable.partition("_")[0].lower(), job, node))))
     return None
 
 
@@ -122,27 +126,29 @@ def _lock_gpus(count: int, lock_files: Mapping[str, Path]) -> tuple[str, ...]:
 
 def _join_queue(path: Path) -> int:
     """Lock a queue file, waiting for earlier jobs, and return its descriptor."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    descriptor = _opened(path)
+    if not try_lock(descriptor, path):
         log.info("waiting for the GPU queue: another job is ahead")
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        wait_for_lock(descriptor, path)
     return descriptor
 
 
 def _try_lock(path: Path) -> bool:
     """Return whether the file could be locked; write the name of this process into it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    descriptor = _opened(path)
+    if not try_lock(descriptor, path):
         os.close(descriptor)
         return False
     os.set_inheritable(descriptor, True)  # the lock survives exec
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"process {os.getpid()}, {' '.join(sys.argv[1:2])}".encode())
+    with refusals_at(path, "cannot be written"):
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()}, {' '.join(sys.argv[1:2])}".encode())
     return True
+
+
+def _opened(path: Path) -> int:
+    with refusals_at(path, "cannot be opened for a lock"):
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
 
 def _holder(path: Path) -> str:

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fineclip.environment import number_of, require, require_threads, text_of
 from fineclip.errors import ConfigError, TrainingError
 
 log = logging.getLogger(__name__)
@@ -56,10 +57,10 @@ def nodes_of(environment: Mapping[str, str]) -> Nodes:
         `SINGLE_NODE` without `srun`.
 
     Raises:
-        ConfigError: It was started more than once on a node.
+        ConfigError: It was started more than once on a node, or a variable is missing or not a number.
     """
-    count = int(environment.get("SLURM_STEP_NUM_NODES", "1"))
-    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", count))
+    count = number_of("SLURM_STEP_NUM_NODES", environment, at_least=1) or 1
+    tasks = number_of("SLURM_STEP_NUM_TASKS", environment, at_least=1) or count
     if tasks != count:
         raise ConfigError(
             f"srun started {tasks} tasks on {count} nodes. Use srun --ntasks-per-node=1: the verb starts one process per GPU"
@@ -67,8 +68,12 @@ def nodes_of(environment: Mapping[str, str]) -> Nodes:
         )
     if count == 1:
         return SINGLE_NODE
-    port = 10000 + int(environment["SLURM_JOB_ID"]) % 20000  # below ephemeral ports
-    return Nodes(count, int(environment["SLURM_NODEID"]), first_host(environment["SLURM_STEP_NODELIST"]), port)
+    because = f"SLURM_STEP_NUM_NODES is {count}. Start the training with srun"
+    for name in ("SLURM_JOB_ID", "SLURM_NODEID", "SLURM_STEP_NODELIST"):
+        require(name, environment, because=because)
+    job, own = number_of("SLURM_JOB_ID", environment) or 0, number_of("SLURM_NODEID", environment) or 0
+    port = 10000 + job % 20000  # below ephemeral ports
+    return Nodes(count, own, first_host(environment["SLURM_STEP_NODELIST"]), port)
 
 
 def first_host(nodes: str) -> str:
@@ -87,29 +92,6 @@ def first_host(nodes: str) -> str:
     if found is None:
         raise ConfigError(f"SLURM_STEP_NODELIST: {nodes!r} has no host")
     return "".join(part or "" for part in found.groups())
-
-
-def is_launched(environment: Mapping[str, str]) -> bool:
-    """Return whether a launcher, such as torchrun, started this process."""
-    return "WORLD_SIZE" in environment
-
-
-def rank_of(environment: Mapping[str, str]) -> int:
-    """Return the rank of this process; 0 without a launcher."""
-    return int(environment.get("RANK", "0")) if is_launched(environment) else 0
-
-
-def threads_of_each(threads: int, environment: Mapping[str, str]) -> int:
-    """Return the CPU threads of each process.
-
-    Args:
-        threads: Threads of the job on this machine.
-        environment: Has the number of processes on this machine.
-
-    Returns:
-        At least 1.
-    """
-    return max(1, threads // int(environment.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def launch(words: Sequence[str], processes: int, nodes: Nodes, *, threads: int) -> int:
@@ -131,12 +113,14 @@ def launch(words: Sequence[str], processes: int, nodes: Nodes, *, threads: int) 
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher import api
 
-    log.info("launching %d processes on node %d of %d", processes, nodes.own + 1, nodes.count)
+    log.info("launching processes: %d, on node %d of %d", processes, nodes.own + 1, nodes.count)
     os.environ[LAUNCHER] = str(os.getpid())
-    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE_S))
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(
+        number_of("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", os.environ) or GRACE_S
+    )
     # DDP warns in every process about find_unused_parameters (see DistributedContext.wrap); errors are still logged
-    os.environ["TORCH_CPP_LOG_LEVEL"] = os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if os.environ.get("OMP_NUM_THREADS") == str(threads):  # set for the whole job
+    os.environ["TORCH_CPP_LOG_LEVEL"] = text_of("TORCH_CPP_LOG_LEVEL", os.environ) or "ERROR"
+    if require_threads(os.environ) == str(threads):  # set for the whole job
         os.environ["OMP_NUM_THREADS"] = str(max(1, threads // processes))
     config = api.LaunchConfig(
         min_nodes=nodes.count,
@@ -166,9 +150,9 @@ def launch(words: Sequence[str], processes: int, nodes: Nodes, *, threads: int) 
 
 def die_with_launcher() -> None:
     """Make the kernel kill this process when its launcher ends."""
-    launcher = os.environ.get(LAUNCHER)
+    launcher = number_of(LAUNCHER, os.environ)
     if launcher is None or sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(launcher):  # it ended before the call above
+    if os.getppid() != launcher:  # it ended before the call above
         os.kill(os.getpid(), signal.SIGKILL)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from fineclip.cli.devices import claim
 from fineclip.config import parse
 from fineclip.errors import ConfigError
+from fineclip.models.device import DEVICE
 from fineclip.shards import invalidate
 
 Call = Callable[[argparse.Namespace], None]
@@ -81,7 +82,11 @@ def add_compute(verb: argparse.ArgumentParser, *, batch_size: int | None = None)
             "--batch-size", type=positive, default=batch_size, metavar="N", help=f"rows at once (default {batch_size})"
         )
     verb.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the model runs (default auto)"
+        "--device",
+        type=device,
+        default="auto",
+        metavar="NAME",
+        help="where the model runs: auto, cpu, cuda, cuda:N or mps (default auto)",
     )
     verb.add_argument(
         "--devices",
@@ -151,6 +156,13 @@ def json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{text[:60]!r} is not a JSON object")
     return value
+
+
+def device(text: str) -> str:
+    """Parse the name of a device; whether this machine has it is found out where the model is loaded."""
+    if not DEVICE.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a device: expected auto, cpu, cuda, cuda:N or mps")
+    return text
 
 
 def devices(text: str) -> tuple[int, ...] | str:

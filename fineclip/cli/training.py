@@ -5,9 +5,11 @@ import os
 
 from fineclip.cli.data import add_input
 from fineclip.cli.devices import claim
-from fineclip.cli.launch import die_with_launcher, is_launched, launch, nodes_of, threads_of_each
+from fineclip.cli.launch import LAUNCHER, die_with_launcher, launch, nodes_of
 from fineclip.cli.options import Verbs, add_job, add_resources, json_object, one, positive, section
 from fineclip.config import BenchmarkConfig, RuntimeConfig
+from fineclip.environment import launched_ranks, text_of
+from fineclip.errors import ConfigError
 from fineclip.stages.declaration import Input
 from fineclip.versions import version_of
 
@@ -26,6 +28,7 @@ INPUTS = {
 def add_verbs(verbs: Verbs) -> None:
     """Add train, export-baseline and index."""
     verb = add_job(verbs, "train", _train, about="train one run, or resume it")
+    verb.set_defaults(is_launchable=True)
     for parameter, needed in INPUTS.items():
         add_input(verb, parameter, needed)
     verb.add_argument(
@@ -58,7 +61,13 @@ def add_verbs(verbs: Verbs) -> None:
 def _train(options: argparse.Namespace) -> None:
     """Train in this process, or in several that this one launches."""
     runtime: RuntimeConfig = section(RuntimeConfig, options.runtime, where="runtime")
-    if is_launched(os.environ):
+    ranks = launched_ranks(os.environ)
+    if ranks is not None:
+        if text_of(LAUNCHER, os.environ) is None and options.processes not in (None, ranks.local_world_size):
+            raise ConfigError(
+                f"--processes {options.processes}: a launcher has started {ranks.local_world_size} on this machine"
+                " (LOCAL_WORLD_SIZE). Omit --processes, or unset WORLD_SIZE."
+            )
         die_with_launcher()
     else:
         held = () if runtime.device == "cpu" else claim(options.gpus, runtime.devices)
@@ -80,7 +89,7 @@ def _train(options: argparse.Namespace) -> None:
         concepts=one(options.concepts),
         texts=options.texts,
         runtime=runtime,
-        threads=threads_of_each(options.threads, os.environ),
+        threads=max(1, options.threads // (ranks.local_world_size if ranks else 1)),
     )
 
 

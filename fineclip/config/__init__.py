@@ -34,11 +34,12 @@ from fineclip.config.methods import (
     MethodsConfig,
     RegionCLIPConfig,
 )
-from fineclip.config.plan import RuntimeConfig, ScaleConfig
+from fineclip.config.plan import MEMORY_KEYS, RuntimeConfig, ScaleConfig
 from fineclip.config.root import Config, Run, load, merge, read_files
 from fineclip.config.training import EncoderConfig, LoaderConfig, TrainConfig
 
 __all__ = [
+    "MEMORY_KEYS",
     "AnnotationsDetect",
     "BenchmarkConfig",
     "Blip2Caption",

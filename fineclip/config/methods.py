@@ -29,6 +29,7 @@ class MethodConfig(Section):
     """
 
     needs_concepts: ClassVar[bool] = False
+    min_batch_reason: ClassVar[str] = "an image is compared with the other images of its step"
 
     train_text: bool = key(False, origin="FineCLIP paper: frozen")
     unlocked_blocks: PositiveInt | None = key(None, unit="blocks")
@@ -53,6 +54,11 @@ class MethodConfig(Section):
 
 class CLIPConfig(MethodConfig):
     """Image-text contrastive loss on whole images."""
+
+    @property
+    def min_batch_size(self) -> int:
+        """Return 2: the loss of a single pair is always 0."""
+        return 2
 
 
 class FineCLIPWeights(Section):
@@ -100,6 +106,11 @@ class FineCLIPConfig(MethodConfig):
     def uses_captions(self) -> bool:
         """Return True unless distillation is the only loss term."""
         return bool(self.weights.global_ or self.weights.region)
+
+    @property
+    def min_batch_size(self) -> int:
+        """Return 2 if images are contrasted; the regions of one image can be contrasted with each other."""
+        return 2 if self.weights.global_ else 1
 
 
 class CLIPSelfConfig(MethodConfig):
@@ -175,6 +186,11 @@ class RegionCLIPConfig(MethodConfig):
         """Return True for pseudo-labels with a global loss term."""
         return self.targets == "pseudo" and self.weights.global_ > 0
 
+    @property
+    def min_batch_size(self) -> int:
+        """Return 2 if images are contrasted with captions."""
+        return 2 if self.uses_captions else 1
+
     @model_validator(mode="after")
     def _check_losses(self) -> Self:
         weights = self.weights
@@ -198,6 +214,10 @@ class CLIMConfig(MethodConfig):
         mosaic_size: Side of the square mosaic, a multiple of the patch size.
         crop_area: Minimum and maximum area fraction of the random crop of an image; its aspect ratio is 3/4 to 4/3.
     """
+
+    min_batch_reason: ClassVar[str] = (
+        "they are one set of mosaics; fewer or smaller mosaics in methods.clim.mosaics need fewer"
+    )
 
     resize: Literal["squash"] = key("squash", origin="CLIM code")
     mosaics: tuple[Side, ...] = key((2, 3, 4), origin="CLIM scripts", min_length=1)

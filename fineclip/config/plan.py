@@ -118,6 +118,16 @@ class CheckConfig(Section):
     images: PositiveInt | None = key(100_000, unit="images")
 
 
+# Keys of `runtime` that lower the memory of a verb, for the message if it is exhausted.
+MEMORY_KEYS: dict[str, tuple[str, ...]] = {
+    "train": ("runtime.crop_micro_batch_size", "runtime.image_micro_batch_size"),
+    "detect": ("runtime.detect_batch_size", "--batch-size"),
+    "caption": ("runtime.caption_batch_size", "--batch-size"),
+    "texts": ("runtime.evaluate_batch_size", "--batch-size"),
+    "evaluate": ("runtime.evaluate_batch_size", "--batch-size"),
+}
+
+
 class RuntimeConfig(Section):
     """Resources of the jobs. They can be changed at any time: no job runs again.
 

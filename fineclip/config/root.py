@@ -128,12 +128,17 @@ class Config(Section):
         for run in self.runs().values():
             if run.method is None:
                 continue
-            options, batch_size = self.options(run), self.training(run).batch_size
-            if batch_size < options.min_batch_size:
-                raise ValueError(
-                    f"train.batch_size: {batch_size}, but run {run.id} needs at least {options.min_batch_size} images per step,"
-                    " one set of mosaics. Raise it, or set fewer or smaller mosaics in methods.clim.mosaics"
-                )
+            options, least = self.options(run), self.options(run).min_batch_size
+            images = self.scales[str(run.scale)].images
+            for place, given in (
+                ("train.batch_size", self.training(run).batch_size),
+                (f"scales.{run.scale}.images", images),
+            ):
+                if given is not None and given < least:
+                    raise ValueError(
+                        f"{place}: {given}, but run {run.id} needs at least {least} images per step:"
+                        f" {options.min_batch_reason}. Raise it"
+                    )
             uses_labels = isinstance(options, RegionCLIPConfig) and options.targets == "labels"
             if uses_labels and self.concepts.from_ == "captions":
                 raise ValueError(

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fineclip.config import BenchmarkConfig
+from fineclip.config import MEMORY_KEYS, BenchmarkConfig
 from fineclip.errors import ConfigError, EvaluationError, FineclipError, ShardError
 from fineclip.evals.benchmarks import benchmark_of
 from fineclip.evals.index import Index, read_index
@@ -28,6 +28,7 @@ from fineclip.identity import canonical, identity
 from fineclip.shards import Job, hashes_of, invalidate, read_manifest, sha256_of, write_text
 from fineclip.shards.atomic import remove_stale_temp_files
 from fineclip.shards.manifest import cached_manifest
+from fineclip.system_errors import explain
 
 if TYPE_CHECKING:
     from fineclip.evals.embed import Embedder
@@ -91,8 +92,10 @@ def evaluate_run(
             except FineclipError as error:
                 errors[name] = error
             except Exception as error:
-                log.exception("%s", name)  # a bug is logged with its traceback, and the other benchmarks continue
-                errors[name] = error
+                explained = explain(error, memory_keys=MEMORY_KEYS["evaluate"])
+                if explained is None:
+                    log.exception("%s", name)  # a bug is logged with its traceback, and the other benchmarks continue
+                errors[name] = explained or error
             else:
                 write_text(scores[name], record_text({**keys[name], **record}))
     if errors:

@@ -36,8 +36,9 @@ from fineclip.evals.datasets.caption_lists import list_contents, list_inputs, li
 from fineclip.evals.datasets.coco_layouts import captions_contents, coco_inputs, panoptic_contents
 from fineclip.evals.datasets.miniature_scenes import miniature_contents
 from fineclip.identity import canonical
+from fineclip.readers.files import files_below
 from fineclip.shards import BenchmarkBox, BenchmarkRow, Job, TableWriter, kept_rows, read_manifest, write_text
-from fineclip.shards.manifest import verified_output
+from fineclip.shards.manifest import cached_manifest, verified_output
 
 VERSION = 1
 CLASSES_SUFFIX = ".classes.json"
@@ -59,14 +60,26 @@ def missing(config: BenchmarkConfig) -> str | None:
     source = config.source
     if isinstance(source, MiniatureTest):
         return None
-    root = Path(source.root)
-    folders, file = [root, root / source.images], root / source.annotations
-    if isinstance(source, CocoPanoptic):
-        folders.append(root / source.masks)
+    folders, file = [Path(source.root), *folders_of(config)], Path(source.root) / source.annotations
     absent = next((folder for folder in folders if not folder.is_dir()), None)
     if absent is not None:
         return f"{absent} does not exist or is not a folder."
     return None if file.is_file() else f"{file} does not exist or is not a file."
+
+
+def folders_of(config: BenchmarkConfig) -> list[Path]:
+    """Return the folders of images and masks that a benchmark reads; none for scenes that the package draws."""
+    source = config.source
+    if isinstance(source, MiniatureTest):
+        return []
+    masks = [source.masks] if isinstance(source, CocoPanoptic) else []
+    return [Path(source.root) / name for name in (source.images, *masks)]
+
+
+def annotations_of(config: BenchmarkConfig) -> list[Path]:
+    """Return the JSON file that a benchmark reads; none for scenes that the package draws."""
+    source = config.source
+    return [] if isinstance(source, MiniatureTest) else [Path(source.root) / source.annotations]
 
 
 def index_identity(config: BenchmarkConfig) -> dict[str, Any]:
@@ -76,7 +89,7 @@ def index_identity(config: BenchmarkConfig) -> dict[str, Any]:
 
 
 def index_benchmark(manifest: Path, config: BenchmarkConfig) -> None:
-    """Write the index of one benchmark, its manifest last. Return at once if it is up to date.
+    """Write the index of one benchmark, its manifest last. Return at once if it is up to date and no image was modified since.
 
     Args:
         manifest: `data/<dataset>/index/<benchmark>.json`.
@@ -91,7 +104,7 @@ def index_benchmark(manifest: Path, config: BenchmarkConfig) -> None:
     tar = manifest.with_suffix(".tar")
     inputs, read_contents = benchmark_data(config, tar, name)
     job = Job(manifest, stage="index", version=VERSION, config=index_identity(config), inputs=inputs)
-    if job.is_up_to_date():
+    if not _is_changed_since(manifest, config) and job.is_up_to_date():
         return
     has_boxes, classes = isinstance(config, BoxesBenchmark), manifest.with_suffix(CLASSES_SUFFIX)
     also = ([classes] if has_boxes else []) + ([tar] if isinstance(config.source, MiniatureTest) else [])
@@ -148,6 +161,15 @@ def benchmark_data(config: BenchmarkConfig, tar: Path, name: str) -> tuple[dict[
         case CaptionList() | Karpathy() as source:
             listed = listed_images(source)
             return list_inputs(source, listed), partial(list_contents, listed)
+
+
+def _is_changed_since(manifest: Path, config: BenchmarkConfig) -> bool:
+    """Return whether an image or mask was modified after the index was made; the key holds only their names and sizes."""
+    made = cached_manifest(manifest)
+    if not made.is_file():
+        return False
+    entries = (entry for folder in folders_of(config) for _, entry in files_below(folder))
+    return any(entry.stat().st_mtime_ns > made.stat().st_mtime_ns for entry in entries)
 
 
 def _row(key: str, image: BenchmarkImage, config: BenchmarkConfig) -> BenchmarkRow:

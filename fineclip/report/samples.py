@@ -190,7 +190,7 @@ def describe_bytes(content: bytes, why: str) -> str:
     if READABLE.match(content):
         return f"text instead of an image: {content[:BEGINNING].decode('ascii', errors='ignore').strip()}\N{HORIZONTAL ELLIPSIS}"
     header = read_header(content)
-    if header:
+    if header and not header.is_too_large:
         return f"{size_text(header.width, header.height)} in the header, but the image data is truncated"
     return why
 

@@ -1,6 +1,11 @@
-"""Atomic writes: a temporary file beside the target, fsync, rename, fsync of the folder."""
+"""Atomic writes: a temporary file beside the target, fsync, rename, fsync of the folder.
 
+If the system refuses space, access or a flush, the error names the target, and nothing is left beside it.
+"""
+
+import errno
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -12,6 +17,11 @@ from pathlib import Path
 
 import psutil
 
+from fineclip.system_errors import REFUSED, refusal, refusals_at
+
+log = logging.getLogger(__name__)
+
+UNWRITTEN = "cannot be written"
 STALE_AFTER_S = 3600
 CLOCK_SKEW_S = 60  # between a file server and this host
 TEMPORARY_NAME = re.compile(r"\.(?P<host>[^.]+)\.(?P<process>\d+)\.[0-9a-f]{8}\.tmp$")
@@ -29,6 +39,9 @@ def atomic(path: Path) -> Iterator[Path]:
     Yields:
         Path in the folder of the target; the file does not exist yet.
 
+    Raises:
+        SystemRefusalError: The system refuses to write; the target is unchanged.
+
     Examples:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
@@ -37,15 +50,33 @@ def atomic(path: Path) -> Iterator[Path]:
         ...     (Path(folder) / "shard.txt").read_text()
         'complete'
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with refusals_at(path, UNWRITTEN):
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        yield temporary
-        _flush_to_disk(temporary)
-        temporary.replace(path)
-        _flush_to_disk(path.parent)
+        with _refusals_of_writing(path, temporary):
+            yield temporary
+        with refusals_at(path, UNWRITTEN):
+            _flush_to_disk(temporary)
+            temporary.replace(path)
+        _flush_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error counts
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _refusals_of_writing(path: Path, temporary: Path) -> Iterator[None]:
+    """Name the target in errors of the block, unless they name another file that the block reads."""
+    try:
+        yield
+    except Exception as error:
+        named = getattr(error, "filename", None)
+        refused = refusal(error, path, doing=UNWRITTEN)
+        is_ours = named == str(temporary) or (named is None and getattr(error, "errno", None) in {None, *REFUSED})
+        if refused is None or not is_ours:
+            raise
+        raise refused from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -113,3 +144,15 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Call fsync on a folder, whose files are flushed. Some network file systems cannot do that, and need not."""
+    try:
+        _flush_to_disk(folder)
+    except OSError as error:
+        if error.errno in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES}:
+            log.debug("%s: cannot be flushed: %s", folder, error.strerror)
+            return
+        refused = refusal(error, folder, doing="cannot be flushed")
+        raise error if refused is None else refused from error

@@ -8,6 +8,9 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from fineclip.errors import ShardError
+from fineclip.system_errors import REFUSED, refusal, refusals_at
+
+UNREAD = "cannot be read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,13 @@ class ByteRangeReader:
 
         Raises:
             ShardError: The file cannot be opened, or ends before the range does.
+            SystemRefusalError: The system refuses to read it.
         """
         path = Path(file)
         opened = self._open(path)
-        opened.seek(offset)
-        content = opened.read(size)
+        with refusals_at(path, UNREAD):
+            opened.seek(offset)
+            content = opened.read(size)
         if len(content) < size:
             raise ShardError(
                 f"{path}: ends at byte {offset + len(content):,}, where its table requires {offset + size:,}."
@@ -76,6 +81,8 @@ class ByteRangeReader:
             try:
                 opened = path.open("rb")
             except OSError as error:
+                if error.errno in REFUSED and (refused := refusal(error, path, doing=UNREAD)):
+                    raise refused from None
                 raise ShardError(f"{path}: cannot be read ({error.strerror}), though its table names it.") from None
             if self._read_ahead and hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)

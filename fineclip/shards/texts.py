@@ -56,7 +56,8 @@ def write_texts(path: Path, texts: Sequence[str], features_TD: npt.NDArray[np.fl
     with atomic(path) as temporary, temporary.open("wb") as file:
         file.write(_header_bytes({name: tensor.shape for name, tensor in tensors.items()}, text_tower))
         for name, (_, dtype) in TYPES.items():
-            np.ascontiguousarray(tensors[name], dtype=dtype).tofile(file)
+            # `tofile` hides the error of the system
+            file.write(np.ascontiguousarray(tensors[name], dtype=dtype).reshape(-1).view(np.uint8).data)
 
 
 class TextsFile:

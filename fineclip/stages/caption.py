@@ -96,7 +96,7 @@ def _same_image(row: DetectRow, place: SourceRow, reader: ByteRangeReader) -> Im
 
 CAPTION = Stage(
     name="caption",
-    version=2,
+    version=3,
     help="caption the regions of a shard",
     config=CaptionConfig,
     section="caption.{captions}",

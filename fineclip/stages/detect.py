@@ -173,7 +173,7 @@ def detected_rows(shown: Iterable[DecodedSample], detector: "Detector", *, batch
 
 DETECT = Stage(
     name="detect",
-    version=1,
+    version=2,
     help="find regions in the kept images of a shard",
     config=DetectConfig,
     section="detect.{regions}",

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from fineclip.shards import atomic
+from fineclip.system_errors import NO_SPACE, refusal
 
 BLOCK_BYTES = 1 << 16
 STALL_SECONDS = 20.0  # longest silence of a server
@@ -75,6 +76,7 @@ def from_hub(repository: str, revision: str, target: Path, *, file: str | None) 
 
     Raises:
         NotFetchedError: The client is not installed or reports an error, or a file does not exist.
+        SystemRefusalError: There is no space.
     """
     try:
         from huggingface_hub import HfApi, snapshot_download
@@ -93,6 +95,8 @@ def from_hub(repository: str, revision: str, target: Path, *, file: str | None) 
         patterns = sorted(map(glob.escape, wanted))
         snapshot_download(repository, revision=revision, local_dir=partial_folder, allow_patterns=patterns)
     except (OSError, ValueError, RuntimeError, HTTPError) as error:
+        if getattr(error, "errno", None) in NO_SPACE and (refused := refusal(error, target, doing="cannot be written")):
+            raise refused from None
         raise NotFetchedError(_reason(error)) from None
     absent = sorted(name for name in wanted if not (partial_folder / name).is_file())
     if absent:

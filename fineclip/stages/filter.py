@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fineclip.config import FilterConfig, parse
 from fineclip.shards import ByteRangeReader, FilterRow, SourceRow, kept_rows, read_manifest
-from fineclip.shards.images import read_header
+from fineclip.shards.images import MAX_PIXELS, read_header
 from fineclip.stages.declaration import Input, Stage, stage
 from fineclip.stages.upstream import content_of
 from fineclip.types import Candidate
@@ -24,6 +24,11 @@ Rule = Callable[[Candidate, FilterConfig], str | None]
 def unreadable(image: Candidate, _: FilterConfig) -> str | None:
     """Return the reason if the header could not be read."""
     return "unreadable" if image.width == 0 else None
+
+
+def too_large(image: Candidate, _: FilterConfig) -> str | None:
+    """Return the reason if the image has more pixels than are decoded."""
+    return "too-large" if image.width * image.height > MAX_PIXELS else None
 
 
 def too_small(image: Candidate, config: FilterConfig) -> str | None:
@@ -44,7 +49,7 @@ def without_good_caption(image: Candidate, config: FilterConfig) -> str | None:
     return caption_rejection_reason(image.captions[0], config) if image.captions else "caption-empty"
 
 
-RULES: tuple[Rule, ...] = (unreadable, too_small, too_elongated, without_good_caption)
+RULES: tuple[Rule, ...] = (unreadable, too_large, too_small, too_elongated, without_good_caption)
 
 
 def limits_of(manifest: Path) -> FilterConfig:
@@ -91,14 +96,15 @@ def apply_rules(images: Iterable[Candidate], config: FilterConfig) -> Iterator[s
 
 FILTER = Stage(
     name="filter",
-    version=2,
+    version=3,
     help="keep or drop each image of a shard by its header, captions and hash",
     config=FilterConfig,
     section="filter",
     inputs={"source": Input(stage="source", reads=(SourceRow,))},
     row=FilterRow,
     reasons={
-        "unreadable": "no supported decoder reads the header, or it states more pixels than are decoded",
+        "unreadable": "no supported decoder reads the header",
+        "too-large": f"the header states more than {MAX_PIXELS // 10**6} million pixels",
         "too-small": "the shorter side is less than min_side_px",
         "too-elongated": "the longer side is more than max_aspect times the shorter",
         "caption-empty": "the caption is empty or blank",

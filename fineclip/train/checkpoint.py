@@ -9,7 +9,6 @@ All files belong to an identity (configuration, inputs, versions); files of anot
 random generators is not stored: all draws are functions of the seed and the position.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -24,6 +23,8 @@ import torch
 
 from fineclip.errors import TrainingError
 from fineclip.shards import atomic, sha256_of, write_text
+from fineclip.shards.locks import try_lock
+from fineclip.system_errors import refusals_at
 from fineclip.version import __version__
 
 log = logging.getLogger(__name__)
@@ -49,24 +50,26 @@ class CheckpointManager:
         """Lock the folder inside the block.
 
         Raises:
+            SystemRefusalError: The file system has no locks, or refuses to write.
             TrainingError: Another process trains here.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "lock"
-        with path.open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+        with refusals_at(path, "cannot be written"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+", encoding="utf-8")
+        with file:
+            if not try_lock(file, path):
                 file.seek(0)
                 raise TrainingError(
                     f"{self.folder}: {file.read().strip() or 'another process'} trains here."
                     " Wait until it ends, or stop it, and run again."
-                ) from None
+                )
             for orphan in self.folder.glob(".*.tmp"):  # of a process killed while writing
                 orphan.unlink(missing_ok=True)
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+            with refusals_at(path, "cannot be written"):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
             yield
 
     def raise_if_failed_before(self) -> None:
@@ -97,8 +100,8 @@ class CheckpointManager:
             content: Tensors and plain values, as `torch.load(weights_only=True)` reads them.
         """
         path = self.folder / f"step-{step:08d}.pt"
-        with atomic(path) as temporary:
-            torch.save(content, temporary)
+        with atomic(path) as temporary, temporary.open("wb") as file:  # with a path, torch hides the system's error
+            torch.save(content, file)
         record = {"identity": self.identity, "step": step, "sha256": sha256_of(path), "code": __version__}
         write_text(path.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
         own = [path for path in self._newest_first() if self._record(path) is not None]

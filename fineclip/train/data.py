@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from fineclip.errors import DataError, FineclipError
 from fineclip.methods.transforms import DataSpec, TrainingExample, Transform, sample_rng
@@ -32,6 +32,7 @@ from fineclip.models.pixels import CropPlan, crop_on_device, stack_squares
 from fineclip.models.tokenizer import trim_padding
 from fineclip.shards import ByteRangeReader
 from fineclip.shards.images import UndecodableImage
+from fineclip.system_errors import SHARED_MEMORY, explain, refusal
 from fineclip.train.sampler import BatchSampler, SampleRef
 from fineclip.train.selection import PackedShard
 from fineclip.types import Batch, Counts
@@ -93,6 +94,11 @@ class PackedDataset(Dataset[TrainingExample]):
             return [self[sample] for sample in samples]
         except FineclipError as error:
             return error
+        except OSError as error:
+            refused = refusal(error)
+            if refused is None:
+                raise
+            return refused
 
 
 @dataclass(frozen=True)
@@ -154,9 +160,25 @@ class Collate:
     data_spec: DataSpec
 
     def __call__(self, examples: Sequence[TrainingExample] | FineclipError) -> CPUBatch | FineclipError:
-        """Collate any number of examples, also none. An error is returned unchanged."""
+        """Collate any number of examples, also none. An error is returned unchanged, a refusal of the system as an error."""
         if isinstance(examples, FineclipError):
             return examples
+        try:
+            return self._shared(examples) if get_worker_info() else self._collated(examples)
+        except (OSError, RuntimeError) as error:
+            refused = refusal(error, SHARED_MEMORY, doing="has no room for the batches of loader workers")
+            if refused is None:
+                raise
+            return refused
+
+    def _shared(self, examples: Sequence[TrainingExample]) -> CPUBatch:
+        """Collate in shared memory. A worker would else move the batch in a thread, whose errors are lost."""
+        batch = self._collated(examples)
+        for tensor in batch.tensors.values():
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
+        return batch
+
+    def _collated(self, examples: Sequence[TrainingExample]) -> CPUBatch:
         empty = self._empty_example()
         crop_plans = tuple(example.crop_plan for example in examples if example.crop_plan is not None) or None
         regions = torch.tensor(
@@ -238,6 +260,7 @@ def build_batches(
     Raises:
         DataError: An image cannot be decoded.
         ShardError: A tar is missing, truncated, or does not match its index.
+        SystemRefusalError: The system refuses shared memory or files to the workers.
     """
     loader = DataLoader(
         dataset,
@@ -254,13 +277,24 @@ def build_batches(
     # At exit, Python sends SIGTERM to the workers and joins them. They ignore it, so they must end before.
     atexit.register(end_workers)
     try:
-        for batch in iterator:
+        while (batch := _next_of(iterator)) is not None:
             if isinstance(batch, FineclipError):
                 raise batch
             yield batch
     finally:
         atexit.unregister(end_workers)
         end_workers()
+
+
+def _next_of(iterator: Iterator[CPUBatch | FineclipError]) -> CPUBatch | FineclipError | None:
+    """Return the next batch, an error that a user can act on, or None at the end."""
+    try:
+        return next(iterator, None)
+    except (OSError, RuntimeError) as error:
+        explained = explain(error)
+        if explained is None:
+            raise
+        return explained
 
 
 def _init_worker(_: int) -> None:

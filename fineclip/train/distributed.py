@@ -17,7 +17,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fineclip.errors import FineclipError, TrainingError
+from fineclip.config import MEMORY_KEYS
+from fineclip.environment import launched_ranks, number_of
+from fineclip.errors import TrainingError
+from fineclip.models.device import resolve_device
+from fineclip.system_errors import explain
 from fineclip.types import Counts
 
 PROCESS_GROUP_TIMEOUT = timedelta(minutes=30)  # longer than writing a checkpoint, for which other ranks wait
@@ -114,7 +118,7 @@ class DistributedContext:
             Result of the action, on every rank.
 
         Raises:
-            FineclipError: Raised by the action; on all ranks.
+            FineclipError: Raised by the action, or a refusal of the system; on all ranks.
         """
         if self.world_size == 1:
             return action()
@@ -122,8 +126,11 @@ class DistributedContext:
         if self.is_main_process:
             try:
                 outcome = [action(), None]
-            except FineclipError as error:
-                outcome = [None, error]
+            except Exception as error:
+                explained = explain(error, memory_keys=MEMORY_KEYS["train"])
+                if explained is None:
+                    raise
+                outcome = [None, explained]
         dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
             raise outcome[1]
@@ -183,6 +190,7 @@ def init_distributed(device: str) -> Iterator[DistributedContext]:
         Rank, world size and device.
 
     Raises:
+        ConfigError: There is no such device, or an environment variable of the launcher is wrong.
         TrainingError: There are more processes than GPUs on this machine.
     """
     if device == "auto":
@@ -191,7 +199,7 @@ def init_distributed(device: str) -> Iterator[DistributedContext]:
     if dist.is_initialized():
         yield DistributedContext(dist.get_rank(), dist.get_world_size(), chosen)
         return
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if launched_ranks(os.environ) is None:
         yield DistributedContext(0, 1, chosen)
         return
     # host integers use gloo on a GPU too, to avoid waiting for the device
@@ -205,8 +213,8 @@ def init_distributed(device: str) -> Iterator[DistributedContext]:
 def _local_device(kind: str) -> torch.device:
     """Return the GPU of this process on its machine, or another device of this kind."""
     if kind != "cuda":
-        return torch.device(kind)
-    index = int(os.environ.get("LOCAL_RANK", "0"))
+        return resolve_device(kind)
+    index = number_of("LOCAL_RANK", os.environ) or 0
     if index >= torch.cuda.device_count():
         raise TrainingError(
             f"runtime.device: process {index} of this machine finds {torch.cuda.device_count()} GPUs."

@@ -28,6 +28,7 @@ from fineclip.methods.base import Method
 from fineclip.methods.transforms import DataSpec
 from fineclip.models.flops import Gradient, image_flops, text_flops
 from fineclip.shards import write_text
+from fineclip.system_errors import refusals_at
 from fineclip.train.distributed import AsyncScalars, DistributedContext
 from fineclip.types import Batch, Losses
 
@@ -74,9 +75,10 @@ class MetricsLogger:
     ) -> None:
         self._steps, self._writes, self._device = steps, context.is_main_process, context.device
         self._peak_flops, writes = peak_flops, self._writes
-        self._board = _board(folder / "tensorboard", done) if writes and tensorboard else None
-        names = ("metrics.jsonl", "speed.jsonl") if writes else ()
-        self._files = {name: _open_truncated_after(folder / name, done) for name in names}
+        self._folder, names = folder, ("metrics.jsonl", "speed.jsonl") if writes else ()
+        with refusals_at(folder, "metrics cannot be written"):
+            self._board = _board(folder / "tensorboard", done) if writes and tensorboard else None
+            self._files = {name: _open_truncated_after(folder / name, done) for name in names}
         is_terminal = writes and sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=done, unit="step", disable=not is_terminal)
         self._logs_progress, self._tenth = writes and not is_terminal, -1
@@ -118,11 +120,16 @@ class MetricsLogger:
             return
         step = int(metrics["step"])
         speeds = self._speeds()
-        _append(self._files["metrics.jsonl"], {**metrics, **losses})
-        _append(self._files["speed.jsonl"], {"step": step, **speeds})
-        for name, value in {**metrics, **{f"loss/{name}": value for name, value in losses.items()}, **speeds}.items():
-            if self._board is not None and name != "step":
-                self._board.add_scalar(name, value, step)
+        with refusals_at(self._folder, "metrics cannot be written"):
+            _append(self._files["metrics.jsonl"], {**metrics, **losses})
+            _append(self._files["speed.jsonl"], {"step": step, **speeds})
+            for name, value in {
+                **metrics,
+                **{f"loss/{name}": value for name, value in losses.items()},
+                **speeds,
+            }.items():
+                if self._board is not None and name != "step":
+                    self._board.add_scalar(name, value, step)
         shown = {name: f"{value:.3f}" for name, value in losses.items()}
         self._bar.set_postfix(shown)
         before, self._tenth = self._tenth, step * PROGRESS_LINES // self._steps
@@ -151,10 +158,11 @@ class MetricsLogger:
         self._bar.close()
         if self._writes:
             log.info("peak memory %.3g GB", peak_memory_mb(self._device) / 1000)
-        if self._board is not None:
-            self._board.close()
-        for file in self._files.values():
-            file.close()
+        with refusals_at(self._folder, "metrics cannot be written"):
+            if self._board is not None:
+                self._board.close()
+            for file in self._files.values():
+                file.close()
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import yaml
-from pydantic import SerializeAsAny, ValidationInfo, field_validator
+from pydantic import SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from fineclip.config import (
     EncoderConfig,
@@ -101,6 +101,16 @@ class RunConfig(Section):
         if name is None or isinstance(values, MethodConfig):
             return values
         return parse(METHODS[name].config_type, values, where=f"methods.{name}")
+
+    @model_validator(mode="after")
+    def _check_batch_size(self) -> Self:
+        least = self.options.min_batch_size
+        if self.train.batch_size < least:
+            raise ValueError(
+                f"train.batch_size: {self.train.batch_size}, but {self.method} needs at least {least} images per step:"
+                f" {self.options.min_batch_reason}. Raise it"
+            )
+        return self
 
 
 class BaselineConfig(Section):

@@ -21,7 +21,7 @@ from torch.amp import GradScaler
 from torch.optim import AdamW
 
 from fineclip.config import RuntimeConfig, TrainConfig
-from fineclip.errors import DataError, FineclipError, TrainingError
+from fineclip.errors import ConfigError, DataError, FineclipError, TrainingError
 from fineclip.methods import Method
 from fineclip.methods.base import EncoderCall
 from fineclip.methods.transforms import ImageGroup
@@ -168,6 +168,7 @@ def train(run: TrainingRun) -> TrainState:
         DataError, ShardError: A sample cannot be read.
         SystemExit: A stop was requested; a checkpoint has been saved.
     """
+    require_enough_images(run)
     config, state = run.config, resume(run)
     first_step, batches_of_rank = state.step, run.batches(state.step)
     _log_setup(run, state)
@@ -197,6 +198,23 @@ def train(run: TrainingRun) -> TrainState:
             if must_save:
                 save(run, state)
     return state
+
+
+def require_enough_images(run: TrainingRun) -> None:
+    """Check that a step has the images that the method needs.
+
+    Args:
+        run: Inputs of the training.
+
+    Raises:
+        ConfigError: There are fewer samples, or the batch is smaller.
+    """
+    images, least = run.order.images_per_step, run.method.config.min_batch_size
+    if images < least:
+        raise ConfigError(
+            f"train.batch_size: a step has {images} of {run.order.samples} samples, but the method needs at least {least}:"
+            f" {run.method.config.min_batch_reason}. Raise it, or select more samples."
+        )
 
 
 def train_step(run: TrainingRun, state: TrainState, batch: Batch) -> Losses:

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from fineclip.cli.launch import SINGLE_NODE, Nodes, first_host, launch, nodes_of, rank_of, threads_of_each
+from fineclip.cli.launch import SINGLE_NODE, Nodes, first_host, launch, nodes_of
 from fineclip.errors import ConfigError
 from fineclip.methods import METHODS
 from fineclip.train.preemption import handle_stop_signals
@@ -58,12 +58,6 @@ def test_nodes_of_a_slurm_step() -> None:
         nodes_of(TWO_NODES | {"SLURM_STEP_NUM_TASKS": "4"})
     with pytest.raises(ConfigError, match="2 tasks on 1 nodes"):
         nodes_of({"SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "2"})
-
-
-def test_rank_and_threads() -> None:
-    assert (rank_of({}), rank_of({"RANK": "3"}), rank_of({"RANK": "3", "WORLD_SIZE": "4"})) == (0, 0, 3)
-    assert (threads_of_each(8, {}), threads_of_each(8, {"LOCAL_WORLD_SIZE": "3"})) == (8, 2)
-    assert threads_of_each(1, {"LOCAL_WORLD_SIZE": "2"}) == 1
 
 
 def test_second_sigint_exits() -> None:
@@ -180,8 +174,9 @@ def test_verb_passes_all_options_to_the_training(
     assert (config.method, config.options.train_text, config.train.seed, config.loader.image_backend) == (
         *("clip", True, 3, "pillow"),
     )
-    monkeypatch.setenv("WORLD_SIZE", "6")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    launched = {"WORLD_SIZE": "6", "RANK": "5", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
     done(tmp_path, "train", *WORDS, "--runtime", runtime, "--threads", "6", config=SECTION)
     assert verb["train"][1]["threads"] == 3  # of those of this machine
     assert "launch" not in verb
@@ -278,7 +273,7 @@ def test_stopped_and_killed_processes_resume_to_the_same_files(place: Path) -> N
     whole, torn = Job(place, "whole"), Job(place, "torn")
     code, said = whole.ended(whole.start("--processes", "2"))
     assert code == 0, said
-    assert "launching 2 processes" in said and "world size 2, device cpu" in said
+    assert "launching processes: 2" in said and "world size 2, device cpu" in said
     assert whole.log.read_text().count("training: 9 samples") == 1
 
     process = torn.start("--processes", "2")
@@ -326,7 +321,7 @@ def test_one_process_per_gpu_and_exit_code_2_for_a_user_error(place: Path) -> No
     )
     code, said = job.ended(job.start("--gpus", "2"))
     assert code == 2, said
-    assert "using GPU 98, 99" in said and "launching 2 processes" in said
+    assert "using GPU 98, 99" in said and "launching processes: 2" in said
     assert "no longer finite" in job.log.read_text()
 
 

@@ -115,18 +115,18 @@ def test_canonical_form() -> None:
 
 METHOD_FACTS = [
     # section, values, uses_captions, can_cache_texts, needs_concepts, min_batch_size
-    ("CLIPConfig", {}, True, True, False, 1),
-    ("CLIPConfig", {"train_text": True}, True, False, False, 1),
-    ("FineCLIPConfig", {}, True, True, False, 1),
-    ("FineCLIPConfig", {"train_text": True}, True, False, False, 1),
+    ("CLIPConfig", {}, True, True, False, 2),
+    ("CLIPConfig", {"train_text": True}, True, False, False, 2),
+    ("FineCLIPConfig", {}, True, True, False, 2),
+    ("FineCLIPConfig", {"train_text": True}, True, False, False, 2),
     ("FineCLIPConfig", {"weights": {"global": 0}}, True, True, False, 1),
-    ("FineCLIPConfig", {"weights": {"region": 0}}, True, True, False, 1),
+    ("FineCLIPConfig", {"weights": {"region": 0}}, True, True, False, 2),
     ("FineCLIPConfig", {"weights": {"global": 0, "region": 0}}, False, False, False, 1),
     ("CLIPSelfConfig", {}, False, False, False, 1),
     ("RegionCLIPConfig", {}, False, False, True, 1),
-    ("RegionCLIPConfig", {"targets": "pseudo"}, True, True, True, 1),
+    ("RegionCLIPConfig", {"targets": "pseudo"}, True, True, True, 2),
     ("RegionCLIPConfig", {"targets": "pseudo", "weights": {"global": 0}}, False, False, True, 1),
-    ("RegionCLIPConfig", {"targets": "pseudo", "weights": {"contrast": 0, "distill": 0}}, True, True, True, 1),
+    ("RegionCLIPConfig", {"targets": "pseudo", "weights": {"contrast": 0, "distill": 0}}, True, True, True, 2),
     ("CLIMConfig", {}, True, True, False, 29),
     ("CLIMConfig", {"mosaics": [2, 2], "train_text": True}, True, False, False, 8),
 ]

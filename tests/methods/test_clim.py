@@ -255,7 +255,7 @@ def steps_of_the_loop(rank: int, world_size: int, world: World, folder: Path) ->
 
 def test_fewer_samples_than_mosaics_take_are_refused_before_the_first_step(world: World, tmp_path: Path) -> None:
     training = training_of(world, tmp_path, method="clim", options={"mosaic_size": 24}, batch_size=64)
-    with pytest.raises(ConfigError, match="a step has 16 images, but a set of mosaics takes 29"):
+    with pytest.raises(ConfigError, match="a step has 16 of 16 samples, but the method needs at least 29"):
         train(training)
     assert not (tmp_path / "metrics.jsonl").exists()
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fineclip.config import FilterConfig
+from fineclip.errors import SystemRefusalError
 from fineclip.shards import FilterRow, Job, TableWriter, atomic, write_bytes, write_text, write_texts
 
 
@@ -97,7 +98,7 @@ def test_a_disk_that_cannot_be_flushed_to_leaves_the_old_file(tmp_path: Path, mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(SystemRefusalError, match=rf"{path}: cannot be written: No space left"):
         write_text(path, "new")
     assert path.read_text() == "old"
     assert [one.name for one in tmp_path.iterdir()] == ["file"]

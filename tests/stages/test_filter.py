@@ -115,7 +115,7 @@ def test_a_shard(tmp_path: Path) -> None:
         None,
         "unreadable",
         "unreadable",
-        "unreadable",
+        "too-large",
         "too-small",
         "duplicate",
         None,  # the header of an image that is cut short is whole: detect is the first to decode
@@ -129,7 +129,7 @@ def test_a_shard(tmp_path: Path) -> None:
     made = read_manifest(manifest)
     assert (made.read, made.kept) == (8, 3)
     assert list(made.inputs) == [source.as_posix()]
-    assert made.dropped == {"unreadable": 3, "too-small": 1, "duplicate": 1}
+    assert made.dropped == {"unreadable": 2, "too-large": 1, "too-small": 1, "duplicate": 1}
 
 
 def test_the_same_work_is_not_done_twice(tmp_path: Path) -> None:

@@ -132,7 +132,8 @@ def test_cpu_if_configured_or_without_gpu(cuda: list[int], monkeypatch: pytest.M
 
 def test_gpu_is_chosen_by_local_rank(cuda: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
-    for name, value in {"RANK": "6", "LOCAL_RANK": "2", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}.items():
+    launched = {"RANK": "6", "LOCAL_RANK": "2", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
+    for name, value in (launched | {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: started.append(backend))
     monkeypatch.setattr(dist, "get_rank", lambda: 6)

@@ -154,11 +154,11 @@ def test_unselected_shards_are_not_inputs(place: Path) -> None:
 
 
 def test_lost_and_dropped_samples_are_counted(place: Path) -> None:
-    select = write_select(Path("data/more.json"), {"a": ["a-000000", "a-000001", "a-000099"]})
+    select = write_select(Path("data/more.json"), {"a": ["a-000000", "a-000001", "a-000002", "a-000099"]})
     manifest = read_manifest(
         run(config_of(max_missing_fraction=0.5, require_region=True), select=select) / "train.json"
     )
-    assert (manifest.read, manifest.kept, manifest.dropped) == (3, 1, {"no-region": 1, "not-packed": 1})
+    assert (manifest.read, manifest.kept, manifest.dropped) == (4, 2, {"no-region": 1, "not-packed": 1})
 
 
 def test_failed_run_stops_until_the_configuration_changes(place: Path) -> None:

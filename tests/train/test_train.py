@@ -193,8 +193,8 @@ def test_nan_loss_marks_the_run_as_failed(world: World, tmp_path: Path) -> None:
 
 
 def test_undecodable_sample_marks_the_run_as_failed(tmp_path: Path) -> None:
-    manifest = write_pack(tmp_path / "pack", "a", [sample("a-000000", image=b"GIF89a")])
-    select = write_select(tmp_path / "select.json", {"a": ["a-000000"]})
+    manifest = write_pack(tmp_path / "pack", "a", [sample("a-000000", image=b"GIF89a"), sample("a-000001")])
+    select = write_select(tmp_path / "select.json", {"a": ["a-000000", "a-000001"]})
     training = training_of((select, [manifest]), tmp_path / "run")
     with pytest.raises(DataError, match="a-000000"):
         train(training)

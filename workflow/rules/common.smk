@@ -165,6 +165,21 @@ def check_of(wildcards):
     )
 
 
+def benchmark_annotations(wildcards):
+    """Return the JSON file that index_benchmark reads beside the images of a benchmark."""
+    return PLAN.benchmark_annotations(wildcards.benchmark)
+
+
+def benchmark_fingerprint(wildcards):
+    """Return the fingerprints of the folders of a benchmark: a changed image or mask plans index_benchmark again."""
+    return PLAN.benchmark_fingerprint(wildcards.benchmark)
+
+
+def local_weights(wildcards):
+    """Return the file or folder of weights that the user brings, or nothing."""
+    return PLAN.local_weights(wildcards.kind, wildcards.name)
+
+
 def annotation_json(wildcards):
     """Return the released JSON of boxes or captions of an entry."""
     return PLAN.external_json(wildcards.kind, wildcards.name)

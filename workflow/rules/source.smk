@@ -22,6 +22,8 @@ localrules:
 
 rule fetch_weights:
     """Fetch the weights of {wildcards.kind}.{wildcards.name} (needs a network)"""
+    input:
+        local_weights,
     output:
         manifest="data/weights/{kind}/{name}.json",
     log:
@@ -120,6 +122,8 @@ rule filter_shard:
 
 rule index_benchmark:
     """Index the images of benchmark {wildcards.benchmark}"""
+    input:
+        benchmark_annotations,
     output:
         manifest="data/{dataset}/index/{benchmark}.json",
     log:
@@ -130,6 +134,7 @@ rule index_benchmark:
         "../../envs/core.yaml"
     params:
         config=job_key("index"),
+        fingerprint=benchmark_fingerprint,
     shell:
         r"""
         exec python -m fineclip index \

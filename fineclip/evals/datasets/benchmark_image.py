@@ -58,7 +58,7 @@ def read_image(file: Path, *, captions: list[str]) -> BenchmarkImage:
         Encoded image with offset 0 and the size from its header.
 
     Raises:
-        DataError: The file cannot be read, or is not an image of a supported format.
+        DataError: The file cannot be read, is not an image of a supported format, or has too many pixels.
     """
     try:
         content = file.read_bytes()
@@ -67,4 +67,6 @@ def read_image(file: Path, *, captions: list[str]) -> BenchmarkImage:
     header = read_header(content)
     if header is None:
         raise DataError(f"{file}: is not an image of a supported format. Download it again.")
+    if header.is_too_large:
+        raise DataError(f"{file}: {header.width} x {header.height} are more pixels than are decoded. Leave it out.")
     return BenchmarkImage(file, 0, content, header.width, header.height, captions, [])
