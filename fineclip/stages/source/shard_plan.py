@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from fineclip.config import (
@@ -24,8 +25,9 @@ from fineclip.config import (
     WebDatasetSource,
 )
 from fineclip.errors import ConfigError
-from fineclip.readers.files import IMAGE_SUFFIXES, files_below, is_image
+from fineclip.readers.files import IMAGE_SUFFIXES, is_image, list_files
 
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
 COMPRESSED = frozenset({".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4"})
 
 
@@ -160,7 +162,8 @@ def _count_images(config: FolderSource | CocoSource) -> int:
         captions_table(config)
     else:
         folder = _coco_folder(config)
-    count = sum(is_image(name) for name, _ in files_below(folder))
+    listing = list_files(folder)
+    count = sum(map(is_image, chain(listing.files, listing.broken)))  # a broken link is a row too
     if not count:
         raise ConfigError(f"source.root: {folder} holds no image ({' '.join(sorted(IMAGE_SUFFIXES))}). Put some there.")
     return count
@@ -176,12 +179,14 @@ def captions_table(config: FolderSource) -> Path | None:
         Existing path, or None.
 
     Raises:
-        ConfigError: It does not exist, or is neither .csv nor .parquet.
+        ConfigError: It does not exist, or is neither .csv, .tsv nor .parquet.
     """
     if config.captions is None:
         return None
-    if PurePosixPath(config.captions).suffix.lower() not in (".csv", ".parquet"):
-        raise ConfigError(f"source.captions: {config.captions} is neither .csv nor .parquet. Save it as one of these.")
+    if PurePosixPath(config.captions).suffix.lower() not in TABLE_SUFFIXES:
+        raise ConfigError(
+            f"source.captions: {config.captions} is neither .csv, .tsv nor .parquet. Save it as one of these."
+        )
     places = [Path(config.root) / config.captions, Path(config.captions)]
     for place in places:
         if place.is_file():
