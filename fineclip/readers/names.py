@@ -12,7 +12,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from fineclip.errors import DataError
 from fineclip.readers.files import Listing, is_image
@@ -65,6 +65,21 @@ class FileNames:
             The equal name, or else the only one of equal form.
         """
         return name if name in self._names else self._by_form.get(comparable(name))
+
+    def find_below(self, name: str, folder: str) -> str | None:
+        """Return the file that a name means, whether or not it begins with the folder of the files.
+
+        Args:
+            name: Path as written, such as `train2017/1.jpg` or `1.jpg`.
+            folder: Name of the folder of the files, such as `train2017`.
+
+        Returns:
+            The file, or None.
+        """
+        found, path, inside = self.find(name), PurePosixPath(comparable(name)), comparable(folder)
+        if found is None and inside and path.is_relative_to(inside):
+            return self.find(path.relative_to(inside).as_posix())
+        return found
 
 
 class FolderNames(FileNames):

@@ -95,7 +95,7 @@ def test_a_table_of_captions_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(encoded())
     with pytest.raises(ConfigError, match="source.captions: no such file"):
         planned_shards(FolderSource(kind="folder", root=str(tmp_path), captions="c.csv"))
-    with pytest.raises(ConfigError, match="neither .csv nor .parquet"):
+    with pytest.raises(ConfigError, match=r"neither \.csv, \.tsv nor \.parquet"):
         planned_shards(FolderSource(kind="folder", root=str(tmp_path), captions="c.xlsx"))
 
 

@@ -96,7 +96,7 @@ def _panoptic_images(
         image = read_image(path, captions=[])
         if number in annotations:
             entry = annotations[number]
-            mask = masks / _file_in(mask_names, entry, f"the name of a mask in {masks}")
+            mask = _file_in(masks, mask_names, entry, "a mask")
             image = replace(image, boxes=_boxes(entry, document.path, mask, classes, image))
         yield image
 
@@ -202,15 +202,15 @@ def _image_paths(images: Mapping[Id, Entry], folder: Path) -> Iterator[tuple[Id,
     """Yield the id and file of each image, in the order of the JSON."""
     names = FileNames(_sizes(folder).keys())
     for number, entry in images.items():
-        yield number, folder / _file_in(names, entry, f"the name of an image in {folder}")
+        yield number, _file_in(folder, names, entry, "an image")
 
 
-def _file_in(names: FileNames, entry: Entry, expected: str) -> str:
+def _file_in(folder: Path, names: FileNames, entry: Entry, kind: str) -> Path:
     """Return the file that `file_name` means."""
-    found = names.find(entry.text("file_name"))
+    found = names.find_below(entry.text("file_name"), folder.name)
     if found is None:
-        raise entry.wrong("file_name", expected)
-    return found
+        raise entry.wrong("file_name", f"the name of {kind} in {folder}")
+    return folder / found
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -8,13 +8,13 @@ that `source.images` names. Boxes are in pixels as stated, also outside the imag
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Set
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from fineclip.config import CocoSource
 from fineclip.errors import DataError
-from fineclip.readers.files import Listing, is_image, list_files
+from fineclip.readers.files import Listing, is_image, list_files, log_unread
 from fineclip.readers.json_documents import Document, Entry, Id, images_by_id
-from fineclip.readers.names import FolderNames, comparable, warn_of_unmatched
+from fineclip.readers.names import FolderNames, warn_of_unmatched
 from fineclip.readers.text import captions_of, to_valid_utf8
 from fineclip.shards import SourceRow, sha256_of
 from fineclip.stages.source.samples import Samples, fingerprint, sample_row, unread_reasons
@@ -56,8 +56,10 @@ def _rows(config: CocoSource, listing: Listing, sizes: Mapping[str, int]) -> Ite
     if naming is None:
         raise AssertionError("captions and instances are both null")
     images = images_by_id(naming)
-    names = {number: _name_in(folder, entry.image_name(), in_folder) for number, entry in images.items()}
+    stated = {number: entry.image_name() for number, entry in images.items()}
+    names = {number: in_folder.find_below(name, folder.name) or name for number, name in stated.items()}
     unread = unread_reasons(names.values(), sizes, listing)
+    log_unread(listing, named=unread)
     _require_some(names.values(), sizes.keys() | unread.keys(), folder, naming.path)
     captions = _captions(captioned, images) if captioned else None
     boxes = _boxes(boxed, images) if boxed else None
@@ -74,14 +76,6 @@ def _rows(config: CocoSource, listing: Listing, sizes: Mapping[str, int]) -> Ite
             annotations=None if boxes is None else boxes[number],
             unread=unread,
         )
-
-
-def _name_in(folder: Path, name: str, files: FolderNames) -> str:
-    """Return the name of an image in the folder: `train2017/1.jpg` may be `1.jpg` of a folder `train2017`."""
-    found, path = files.find(name), PurePosixPath(comparable(name))
-    if found is None and path.is_relative_to(inside := comparable(folder.name)):
-        found = files.find(path.relative_to(inside).as_posix())
-    return name if found is None else found
 
 
 def _require_some(names: Iterable[str], sizes: Set[str], folder: Path, naming: Path) -> None:
