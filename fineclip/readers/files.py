@@ -55,10 +55,13 @@ class Listing:
         return {name: entry.stat().st_size for name, entry in sorted(self.files.items(), key=lambda item: item[0])}
 
     def find_through_link(self, name: str) -> str | None:
-        """Return the path under which a file is listed, if `name` leads to it through a link to a folder, or None.
+        """Return the path under which a file is listed, if `name` leads to it through a link to a folder.
 
         Args:
             name: Path relative to the folder. One that leaves it is not followed.
+
+        Returns:
+            Path among `files`, or None.
         """
         folder, _, file = name.rpartition("/")
         if not self.repeated or not is_inside(name):
@@ -72,6 +75,9 @@ class Listing:
 
         Args:
             name: Path relative to the folder. One that leaves it is not followed.
+
+        Returns:
+            True for a file, and for a link to one.
         """
         is_hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
         if not is_hidden or not is_inside(name):

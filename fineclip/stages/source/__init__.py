@@ -10,7 +10,7 @@ from fineclip.stages.declaration import Input, Stage
 
 LISTED = {
     "no-text": "no caption belongs to the image, though the source has captions",
-    "missing-image": "the image is named, but its file is not in the folder",
+    "missing-image": "the image is named, but its file is not in the folder, or is a link that leads nowhere",
     "unsupported-format": "the image is named and its file exists, but the suffix is of no supported image format",
     "hidden-file": "the image is named and its file exists, but its name or that of its folder begins with a dot",
     "bad-name": "the file name is not Unicode, so no table can hold it",
