@@ -1,38 +1,23 @@
-"""Tables of captions that users bring: CSV or parquet with columns `image` and `caption`.
+"""Tables of captions that users bring: CSV or parquet with columns `image` and `caption`."""
 
-A CSV is decoded as every text is. Its separator is the one of comma, semicolon, tab and `|` under which the first line has both
-columns, or the one that Excel's line `sep=;` states. Line numbers in messages are those of an editor: the breaks inside
-quoted values count.
-"""
-
-import csv
-import io
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
 from fineclip.errors import DataError
-from fineclip.readers.text import decode_text, lines_of, read_bytes
+from fineclip.readers.csv_rows import csv_rows, require_columns
+from fineclip.readers.text import decode_text
 
 log = logging.getLogger(__name__)
 
 IMAGE, CAPTION = COLUMNS = ("image", "caption")
-SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|"}
-EXAMPLE = 'image.jpg,"a dog, running"'
-
-
-class Line(NamedTuple):
-    """Values of one row of a CSV, and the line on which it begins, from 1."""
-
-    number: int
-    values: list[str]
 
 
 def captions_by_image(table: Path) -> dict[str, list[str]]:
@@ -64,60 +49,18 @@ def captions_by_image(table: Path) -> dict[str, list[str]]:
 
 
 def _csv_rows(table: Path) -> Iterator[tuple[str, list[str]]]:
-    text = decode_text(read_bytes(table))
-    separator, is_stated = _separator(text)
-    lines = _csv_lines(table, text, separator)
-    if is_stated:
-        next(lines)
-    header = next(lines, Line(1, []))
-    _require_columns(table, header.values)
-    image, caption = (header.values.index(name) for name in COLUMNS)
-    for number, values in lines:
-        if len(values) != len(header.values):
-            raise DataError(
-                f"{table}: line {number} has {len(values)} values, and the first line {len(header.values)}:"
-                f" {separator.join(values)!r:.80}. Quote each value that contains {SEPARATORS.get(separator, separator)} or a line"
-                f" break, such as {EXAMPLE.replace(',', separator)}"
-            )
+    lines = csv_rows(table, [COLUMNS])
+    header = next(lines).values
+    require_columns(table, header, COLUMNS)
+    image, caption = map(header.index, COLUMNS)
+    for _, values in lines:
         yield values[image], [values[caption]]
-
-
-def _csv_lines(table: Path, text: str, separator: str) -> Iterator[Line]:
-    """Yield the rows of a CSV that are not blank."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    number = 1
-    try:
-        for values in reader:
-            if any(map(str.strip, values)):
-                yield Line(number, values)
-            number = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(
-            f"{table}: line {number} cannot be read as CSV: {error}. Quote values that contain"
-            f" {SEPARATORS.get(separator, separator)} or quotation marks, and write a quotation mark inside as two."
-        ) from None
-
-
-def _separator(text: str) -> tuple[str, bool]:
-    """Return the separator of a CSV, and whether its first line is Excel's statement of it."""
-    first = next((line for line in lines_of(text[:100_000]) if line.strip()), "")
-    if first.strip().strip('"').lower().startswith("sep=") and len(first.strip().strip('"')) <= len("sep=") + 1:
-        return (first.strip('"\r\n ')[len("sep=") :] or "\t"), True
-    for separator in SEPARATORS:
-        names = [_plain(name) for name in first.split(separator)]
-        if set(names) >= set(COLUMNS):
-            return separator, False
-    return ",", False
-
-
-def _plain(name: str) -> str:
-    return name.strip(' \t"').casefold()
 
 
 def _parquet_rows(table: Path) -> Iterator[tuple[str, list[str]]]:
     try:
         schema = pq.read_schema(table)
-        _require_columns(table, schema.names)
+        require_columns(table, schema.names, COLUMNS)
         _require_types(table, schema)
         for batch in pq.ParquetFile(table).iter_batches(columns=list(COLUMNS)):
             images, captions = (batch.column(name).to_pylist() for name in COLUMNS)
@@ -137,19 +80,6 @@ def _written(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
-
-
-def _require_columns(table: Path, found: Sequence[str]) -> None:
-    missing = [name for name in COLUMNS if name not in found]
-    if missing:
-        similar = [(name, plain) for name in found if (plain := _plain(name)) in missing]
-        advice = " ".join(f"Rename {name!r} to {plain!r}." for name, plain in similar) or "Name them so: image,caption"
-        raise DataError(
-            f"{table}: has no column {' and no column '.join(missing)}; it has {', '.join(found) or 'none'}. {advice}"
-        )
-    twice = [name for name in COLUMNS if list(found).count(name) > 1]
-    if twice:
-        raise DataError(f"{table}: has {list(found).count(twice[0])} columns {twice[0]}. Keep one of them.")
 
 
 def _require_types(table: Path, schema: pa.Schema) -> None:

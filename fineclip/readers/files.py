@@ -12,16 +12,19 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from fineclip.errors import DataError
+from fineclip.readers.text import to_valid_utf8
 
 log = logging.getLogger(__name__)
 
 MOST_ASKED = 50_000  # stat calls each time the Snakefile is read: a fraction of a second
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".jpe"})
 IMAGE_SUFFIXES = JPEG_SUFFIXES | {".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-COMPANIONS = frozenset({".txt", ".json", ".csv", ".tsv", ".parquet", ".md"})  # files that are expected beside images
+TEXT_SUFFIXES = frozenset({".txt", ".json"})  # captions beside images
+COMPANIONS = TEXT_SUFFIXES | {".csv", ".tsv", ".parquet", ".xml", ".yaml", ".yml", ".md"}  # expected beside images
 MOST_SUFFIXES = 8  # in one message
 
 Identity = tuple[int, int]  # device and inode of a folder
@@ -119,7 +122,7 @@ def list_files(root: Path) -> Listing:
             "%s: %d links lead to folders that are read once, such as %s",
             root,
             len(listing.repeated),
-            listing.repeated[0],
+            to_valid_utf8(listing.repeated[0]),
         )
     return listing
 
@@ -147,19 +150,48 @@ def log_unread(listing: Listing, *, named: Iterable[str] = ()) -> None:
         named: Files that have a row of their own.
     """
     has_row = set(named)
-    others = [name for name in listing.files if not is_image(name) and name not in has_row]
-    counts = Counter(PurePosixPath(name).suffix.lower() for name in others)
-    unread = {suffix: count for suffix, count in counts.most_common() if suffix not in COMPANIONS}
+    unread = _unread_suffixes(name for name in listing.files if name not in has_row)
     if unread:
-        shown = [f"{count} {suffix or 'without a suffix'}" for suffix, count in list(unread.items())[:MOST_SUFFIXES]]
-        more = ["others"] if len(unread) > MOST_SUFFIXES else []
         log.warning(
             "%s: %d files are not read, because their suffix is of no supported image format: %s",
-            listing.root, sum(unread.values()), ", ".join([*shown, *more]),
+            listing.root, sum(unread.values()), _counts(unread),
         )  # fmt: skip
     broken = [name for name in listing.broken if not is_image(name)]
     if broken:
-        log.warning("%s: %d links lead nowhere and are skipped, such as %s", listing.root, len(broken), min(broken))
+        log.warning(
+            "%s: %d links lead nowhere and are skipped, such as %s",
+            listing.root,
+            len(broken),
+            to_valid_utf8(min(broken)),
+        )
+
+
+def require_images(listing: Listing) -> None:
+    """Check that a folder holds an image; one that is a broken link counts.
+
+    Args:
+        listing: Files of the folder.
+
+    Raises:
+        DataError: It holds none; the message counts the suffixes of other files.
+    """
+    if not any(map(is_image, chain(listing.files, listing.broken))):
+        unread = _unread_suffixes(listing.files)
+        found = f", only {_counts(unread)}" if unread else ""
+        raise DataError(
+            f"{listing.root}: holds no image ({' '.join(sorted(IMAGE_SUFFIXES))}){found}. Put some there, or convert them."
+        )
+
+
+def _unread_suffixes(names: Iterable[str]) -> Counter[str]:
+    """Return the number of files by suffix that are neither images nor expected beside them."""
+    suffixes = (PurePosixPath(name).suffix.lower() for name in names if not is_image(name))
+    return Counter(suffix for suffix in suffixes if suffix not in COMPANIONS)
+
+
+def _counts(suffixes: Counter[str]) -> str:
+    shown = [f"{count} {suffix or 'without a suffix'}" for suffix, count in suffixes.most_common(MOST_SUFFIXES)]
+    return to_valid_utf8(", ".join(shown + ["others"] * (len(suffixes) > MOST_SUFFIXES)))
 
 
 def directory_fingerprint(root: Path) -> str:
@@ -177,7 +209,9 @@ def directory_fingerprint(root: Path) -> str:
         DataError: A folder cannot be read.
     """
     listing = list_files(root)
-    seen = sorted(name for name in listing.files if is_image(name) or name.lower().endswith((".txt", ".json")))
+    seen = sorted(
+        name for name in listing.files if is_image(name) or PurePosixPath(name).suffix.lower() in TEXT_SUFFIXES
+    )
     digest = hashlib.sha256()
     for name in seen:
         digest.update(os.fsencode(name) + b"\0")

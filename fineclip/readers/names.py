@@ -16,13 +16,14 @@ from pathlib import Path, PurePosixPath
 
 from fineclip.errors import DataError
 from fineclip.readers.files import Listing, is_image
+from fineclip.readers.text import to_valid_utf8
 
 log = logging.getLogger(__name__)
 
 Parts = tuple[str, ...]
 
 
-def comparable(name: str) -> str:
+def canonical_name(name: str) -> str:
     r"""Return the form of a name in which spellings of one path are equal: `/` between folders, no `./`, Unicode NFC.
 
     Args:
@@ -32,7 +33,7 @@ def comparable(name: str) -> str:
         Path that is absolute if `name` is; `..` stays.
 
     Examples:
-        >>> comparable("./sub\\1.jpg"), comparable("/data/1.jpg"), comparable("../1.jpg")
+        >>> canonical_name("./sub\\1.jpg"), canonical_name("/data/1.jpg"), canonical_name("../1.jpg")
         ('sub/1.jpg', '/data/1.jpg', '../1.jpg')
     """
     parts = unicodedata.normalize("NFC", name).replace("\\", "/").split("/")
@@ -51,7 +52,7 @@ class FileNames:
         """Return the one file of each form, or None where there are several."""
         found: dict[str, str | None] = {}
         for name in self._names:
-            form = comparable(name)
+            form = canonical_name(name)
             found[form] = None if form in found else name
         return found
 
@@ -64,7 +65,7 @@ class FileNames:
         Returns:
             The equal name, or else the only one of equal form.
         """
-        return name if name in self._names else self._by_form.get(comparable(name))
+        return name if name in self._names else self._by_form.get(canonical_name(name))
 
     def find_below(self, name: str, folder: str) -> str | None:
         """Return the file that a name means, whether or not it begins with the folder of the files.
@@ -76,10 +77,11 @@ class FileNames:
         Returns:
             The file, or None.
         """
-        found, path, inside = self.find(name), PurePosixPath(comparable(name)), comparable(folder)
-        if found is None and inside and path.is_relative_to(inside):
-            return self.find(path.relative_to(inside).as_posix())
-        return found
+        found = self.find(name)
+        if found is not None:
+            return found
+        path, inside = PurePosixPath(canonical_name(name)), canonical_name(folder)
+        return self.find(path.relative_to(inside).as_posix()) if inside and path.is_relative_to(inside) else None
 
 
 class FolderNames(FileNames):
@@ -91,7 +93,7 @@ class FolderNames(FileNames):
 
     def find(self, name: str) -> str | None:
         """Return the path under which the file is listed, or None."""
-        return super().find(name) or self._listing.find_through_link(comparable(name))
+        return super().find(name) or self._listing.find_through_link(canonical_name(name))
 
 
 def warn_of_unmatched(unmatched: Collection[str], *, of: int, where: Path, folder: Path) -> None:
@@ -106,7 +108,7 @@ def warn_of_unmatched(unmatched: Collection[str], *, of: int, where: Path, folde
     if unmatched:
         log.warning(
             "%s: %d of %d image names match no file in %s, such as %s. They are dropped as missing-image.",
-            where, len(unmatched), of, folder, next(iter(unmatched)),
+            where, len(unmatched), of, folder, to_valid_utf8(next(iter(unmatched))),
         )  # fmt: skip
 
 
@@ -150,7 +152,7 @@ class ImageNames:
 
 def parts_of(name: str) -> Parts:
     """Return folders and file name without the suffix of an image format."""
-    parts = [part for part in comparable(name).split("/") if part]
+    parts = [part for part in canonical_name(name).split("/") if part]
     if parts and is_image(parts[-1]):
         parts[-1] = parts[-1].rpartition(".")[0]
     return tuple(parts)

@@ -7,7 +7,7 @@ import pytest
 
 from fineclip.errors import DataError
 from fineclip.readers.files import list_files
-from fineclip.readers.names import FileNames, FolderNames, ImageNames, comparable
+from fineclip.readers.names import FileNames, FolderNames, ImageNames, canonical_name
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "sub/café.jpg") for form in ("NFC", "NFD"))
 
@@ -88,7 +88,13 @@ def test_a_name_through_a_link_to_a_folder_that_is_listed(tmp_path: Path) -> Non
 
 
 def test_comparable_keeps_what_leads_out() -> None:
-    assert [comparable(name) for name in ("/a", "//a", "../a", "a/../b", "a/")] == ["/a", "/a", "../a", "a/../b", "a"]
+    assert [canonical_name(name) for name in ("/a", "//a", "../a", "a/../b", "a/")] == [
+        "/a",
+        "/a",
+        "../a",
+        "a/../b",
+        "a",
+    ]
 
 
 def test_images_of_a_released_json_in_other_spellings() -> None:

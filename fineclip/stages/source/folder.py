@@ -13,7 +13,7 @@ from typing import NamedTuple
 from fineclip.config import FolderSource
 from fineclip.errors import DataError
 from fineclip.readers.caption_tables import captions_by_image
-from fineclip.readers.files import IMAGE_SUFFIXES, Listing, is_image, list_files, log_unread
+from fineclip.readers.files import Listing, is_image, list_files, log_unread, require_images
 from fineclip.readers.json_documents import parse_json
 from fineclip.readers.names import FileNames, FolderNames, warn_of_unmatched
 from fineclip.readers.text import captions_of, captions_of_file, read_bytes, stated_captions
@@ -50,10 +50,9 @@ def folder_samples(config: FolderSource) -> Samples:
     """
     root = Path(config.root)
     listing = list_files(root)
+    require_images(listing)
     images = {name: size for name, size in listing.sizes().items() if is_image(name)}
     broken = dict.fromkeys(sorted(filter(is_image, listing.broken)), BROKEN)
-    if not images and not broken:
-        raise DataError(f"{root}: holds no image ({' '.join(sorted(IMAGE_SUFFIXES))}). Put some there.")
     table = captions_table(config)
     captions = _beside(images | broken, listing) if table is None else _in_table(table, images, listing)
     log_unread(listing, named=captions.unread)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from fineclip.readers.files import Listing
-from fineclip.readers.names import comparable
+from fineclip.readers.names import canonical_name
 from fineclip.readers.text import to_valid_utf8
 from fineclip.shards import SourceRow
 from fineclip.types import LabeledBox
@@ -83,7 +83,7 @@ def unread_reasons(names: Iterable[str], sizes: Mapping[str, int], listing: List
             continue
         if name in listing.files:
             reasons[name] = "bad-name" if to_valid_utf8(name) != name else "unsupported-format"
-        elif listing.is_unlisted_file(comparable(name)):
+        elif listing.is_unlisted_file(canonical_name(name)):
             reasons[name] = "hidden-file"
     return reasons
 
