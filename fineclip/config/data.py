@@ -68,8 +68,8 @@ class FolderSource(Section):
 
     Attributes:
         kind: A folder of images with captions.
-        root: Folder of the images, read recursively, never written to.
-        captions: CSV or parquet file with the columns `image` (path under root) and `caption`. null: NAME.txt beside
+        root: Folder of the images, read recursively through links, never written to.
+        captions: CSV, TSV or parquet file with the columns `image` (path under root) and `caption`. null: NAME.txt beside
             NAME.jpg, one caption per line.
         seed: Seed of the sample order.
         images_per_shard: Images per shard.
@@ -149,7 +149,8 @@ class FilterConfig(Section):
     Attributes:
         min_side_px: Minimum length of the shorter image side.
         max_aspect: Maximum ratio of the longer to the shorter image side.
-        min_words: Minimum words of a caption; 0 also keeps images without captions.
+        min_words: Minimum words of a caption; 0 also keeps images without captions. In scripts without spaces (Han, kana,
+            Thai, Lao, Khmer, Burmese) each letter counts as a word.
         max_words: Maximum words of a caption.
         boilerplate: Regular expressions, case-insensitive. A caption that matches one completely is dropped.
     """

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from fineclip.boxes import from_xywh
 from fineclip.errors import DataError
+from fineclip.readers.text import decode_text
 from fineclip.types import Box
 
 Id = int | str
@@ -18,7 +19,7 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
     Args:
-        path: File in UTF-8, UTF-16 or UTF-32.
+        path: File in UTF-8, UTF-16, UTF-32 or Windows-1252.
 
     Returns:
         The decoded value.
@@ -27,11 +28,30 @@ def read_json(path: Path) -> Any:
         DataError: The file cannot be read or is not JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}. Provide it, or name another.") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON, or is truncated: {error}. Fetch it again.") from None
+
+
+def parse_json(content: bytes) -> Any:
+    """Return the value of the bytes of a JSON file, decoded as every text is, or by the zeros of UTF-16 and UTF-32.
+
+    Args:
+        content: Whole file. JSON begins with an ASCII character, so a zero among its first bytes shows UTF-16 or UTF-32 also
+            without a byte order mark.
+
+    Returns:
+        The decoded value.
+
+    Raises:
+        ValueError: It is not JSON.
+        RecursionError: It is nested too deeply.
+    """
+    if b"\0" in content[:4]:
+        return json.loads(content)
+    return json.loads(decode_text(content))
 
 
 class Document:

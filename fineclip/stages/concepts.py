@@ -91,7 +91,7 @@ def noun_finder() -> Nouns:
 
 CONCEPTS = Stage(
     name="concepts",
-    version=1,
+    version=2,
     help="name what the regions of a scale show",
     config=ConceptsConfig,
     section="concepts",

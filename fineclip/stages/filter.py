@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fineclip.config import FilterConfig, parse
+from fineclip.readers.text import count_words, has_word
 from fineclip.shards import ByteRangeReader, FilterRow, SourceRow, kept_rows, read_manifest
 from fineclip.shards.images import MAX_PIXELS, read_header
 from fineclip.stages.declaration import Input, Stage, stage
@@ -70,14 +71,18 @@ def allows_empty_caption(captions: Sequence[str], config: FilterConfig) -> bool:
 
 def caption_rejection_reason(caption: str, config: FilterConfig) -> str | None:
     """Return the reason to reject a caption, or None for one that passes."""
-    words = caption.split()
-    if not words:
+    if not caption.strip():
         return "caption-empty"
-    if len(words) < config.min_words:
+    if "\0" in caption:
+        return "caption-binary"
+    if not has_word(caption):
+        return "caption-no-letter"
+    words = count_words(caption)
+    if words < config.min_words:
         return "caption-short"
-    if len(words) > config.max_words:
+    if words > config.max_words:
         return "caption-long"
-    text = " ".join(words)
+    text = " ".join(caption.split())
     is_boilerplate = any(re.fullmatch(pattern, text, re.IGNORECASE) for pattern in config.boilerplate)
     return "caption-boilerplate" if is_boilerplate else None
 
@@ -108,7 +113,9 @@ FILTER = Stage(
         "too-small": "the shorter side is less than min_side_px",
         "too-elongated": "the longer side is more than max_aspect times the shorter",
         "caption-empty": "the caption is empty or blank",
-        "caption-short": "the caption has fewer than min_words words",
+        "caption-binary": "the caption holds NUL characters: it is of another encoding, or no text",
+        "caption-no-letter": "the caption has no letter: numbers, such as the labels of YOLO, or punctuation",
+        "caption-short": "the caption has fewer than min_words words; in scripts without spaces each letter is a word",
         "caption-long": "the caption has more than max_words words",
         "caption-boilerplate": "the whole caption matches a pattern of boilerplate",
         "duplicate": "the same bytes were kept earlier in this shard",

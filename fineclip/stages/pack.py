@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 PACK = Stage(
     name="pack",
-    version=2,
+    version=3,
     help="write the training shard: images, captions and regions in one WebDataset tar",
     config=PackConfig,
     inputs={

@@ -1,6 +1,7 @@
 """Retrieval on the lists of the authors and of Karpathy, with all captions; errors name the entry."""
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,25 @@ def test_the_authors_list_with_every_caption(flickr: Path, manifest: Path) -> No
         ("3.jpg", ["a", "b"], None),
     ]
     assert read_manifest(manifest).dropped == {"no-text": 1}
+
+
+def test_spellings_of_names_and_a_list_in_utf_16(flickr: Path, manifest: Path) -> None:
+    folder = flickr / "flickr30k_images"
+    (folder / "sub").mkdir()
+    (folder / "3.jpg").rename(folder / "sub" / unicodedata.normalize("NFD", "é.jpg"))
+    rows = json.loads((flickr / "flickr30k_test.json").read_text())
+    rows[0]["image"], rows[3]["image"] = "./0.jpg", "sub\\é.jpg"
+    (flickr / "flickr30k_test.json").write_bytes(json.dumps(rows, ensure_ascii=False).encode("utf-16"))
+    index_benchmark(manifest, section(flickr, "caption_list"))
+    found = [unicodedata.normalize("NFC", name) for name, _, _ in rows_of(manifest)]
+    assert found == ["0.jpg", "1.jpg", "2.jpg", "é.jpg"]
+
+
+@pytest.mark.parametrize("name", ["../flickr30k_images/0.jpg", "/0.jpg", "..\\flickr30k_images\\0.jpg", "0.JPG"])
+def test_a_name_that_leads_out_or_differs_is_an_error(flickr: Path, manifest: Path, name: str) -> None:
+    (flickr / "flickr30k_test.json").write_text(json.dumps([{"image": name, "caption": ["a"]}]))
+    with pytest.raises(DataError, match=r"\[0\]: 'image' is .*expected an image in"):
+        index_benchmark(manifest, section(flickr, "caption_list"))
 
 
 def test_one_caption_may_stand_by_itself(flickr: Path, manifest: Path) -> None:

@@ -108,6 +108,20 @@ def test_things_have_their_own_box_and_stuff_that_of_its_mask(coco: Path, manife
     assert boxes == things + [(*map(float, one.box), CLASSES.index(one.label)) for one in scene.stuff]
 
 
+def test_spellings_of_names_of_images_and_masks(coco: Path, manifest: Path) -> None:
+    def respell(content: dict[str, Any]) -> None:
+        for section in ("images", "annotations"):
+            for entry, way in zip(content[section], ("./{}", ".\\{}", "{}"), strict=False):
+                entry["file_name"] = way.format(entry["file_name"])
+        content["images"][0]["file_name"] = "val2017/" + content["images"][0]["file_name"]
+
+    index_benchmark(manifest, section("boxes", "coco_panoptic", coco))
+    before = list(read_rows(manifest, BenchmarkRow))
+    edit(coco / PANOPTIC, respell)
+    index_benchmark(manifest, section("boxes", "coco_panoptic", coco))
+    assert list(read_rows(manifest, BenchmarkRow)) == before
+
+
 def test_boxes_outside_the_limits_are_left_out(coco: Path, manifest: Path) -> None:
     def resize(content: dict[str, Any]) -> None:
         first, second, third = content["annotations"]

@@ -40,6 +40,15 @@ def candidate(
         (candidate(captions=("Click  HERE now",)), "caption-boilerplate"),
         (candidate(captions=("do not click here",)), None),
         (candidate(captions=("holiday photo album",)), "caption-boilerplate"),
+        (candidate(captions=("0 0.481 0.338 0.35 0.41",)), "caption-no-letter"),
+        (candidate(captions=("0 1e-05 0.3",)), "caption-no-letter"),
+        (candidate(captions=("...",)), "caption-no-letter"),
+        (candidate(captions=("\u2028 \x85",)), "caption-empty"),
+        (candidate(captions=("two\0 words",)), "caption-binary"),
+        (candidate(captions=("狗",)), "caption-short"),
+        (candidate(captions=("一只狗",)), None),
+        (candidate(captions=("一只狗在海滩",)), "caption-long"),
+        (candidate(captions=("12", "two\0words", GOOD)), None),
         (candidate(captions=("one", GOOD)), None),
         (candidate(captions=("img 2034", "one")), "caption-boilerplate"),
         (candidate(width=9, captions=("one",)), "too-small"),
@@ -57,6 +66,9 @@ def test_reasons(image: Candidate, reason: str | None) -> None:
         (("one",), None),
         (("Click  HERE now",), "caption-boilerplate"),
         (("", "img 1"), "caption-empty"),
+        (("1 2",), "caption-no-letter"),
+        (("\0",), "caption-binary"),
+        (("狗",), None),
     ],
 )
 def test_without_a_least_number_of_words_silent_images_stay(captions: tuple[str, ...], reason: str | None) -> None:
@@ -71,7 +83,17 @@ def test_a_duplicate_is_one_of_an_image_that_was_kept() -> None:
 
 
 def test_good_captions_are_those_without_fault() -> None:
-    assert good_captions(["one", GOOD, "", "free download", "three more words"], CONFIG) == [GOOD, "three more words"]
+    faulty = ["one", "", "free download", "1 2", "a\0 b", "狗"]
+    assert good_captions([*faulty, GOOD, "three more words"], CONFIG) == [GOOD, "three more words"]
+
+
+@pytest.mark.parametrize("boilerplate", [(), ("x",)])
+@pytest.mark.parametrize("min_words", [0, 1, 2])
+@pytest.mark.parametrize("caption", ["0 0.5 0.5 0.1 0.1", "a dog\0 runs"])
+def test_no_limit_keeps_numbers_or_nul(boilerplate: tuple[str, ...], min_words: int, caption: str) -> None:
+    limits = FilterConfig(min_side_px=1, min_words=min_words, max_words=1000, boilerplate=boilerplate)
+    [reason] = apply_rules([candidate(captions=(caption,))], limits)
+    assert reason in ("caption-no-letter", "caption-binary")
 
 
 def test_without_patterns_nothing_is_boilerplate() -> None:

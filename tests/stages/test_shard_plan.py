@@ -46,13 +46,47 @@ def test_image_files_fix_the_number_of_shards(tmp_path: Path) -> None:
     assert [shard.name for shard in planned_shards(config)] == ["folder-0000", "folder-0001"]
 
 
-def test_a_linked_root_is_fine_and_a_linked_folder_inside_is_not_entered(tmp_path: Path) -> None:
+def test_linked_folders_count_once(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real/a.jpg").write_bytes(encoded())
     (tmp_path / "real/round").symlink_to(tmp_path / "real", target_is_directory=True)
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
     config = FolderSource(kind="folder", root=str(tmp_path / "link"), images_per_shard=1)
     assert len(planned_shards(config)) == 1
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/b.jfif").write_bytes(encoded())
+    for name in ("one", "two"):
+        (tmp_path / "real" / name).symlink_to(tmp_path / "elsewhere")
+    assert len(planned_shards(config)) == 2
+
+
+def test_a_folder_of_other_formats_is_refused_with_their_suffixes(tmp_path: Path) -> None:
+    for name in ("a.avif", "b.AVIF", "c", "d.txt", "e.csv"):
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=r"source\.root: .* holds no image .*, only 2 \.avif, 1 without a suffix"):
+        planned_shards(FolderSource(kind="folder", root=str(tmp_path)))
+
+
+def test_tars_in_linked_folders(tmp_path: Path) -> None:
+    tars(tmp_path / "elsewhere", "a.tar", "b.tar", ".c.tar")
+    config = tars(tmp_path / "in", "d.tar")
+    (tmp_path / "in/one").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in/two").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in/round").symlink_to("round")
+    found = {
+        pattern: sorted(names_of(config.model_copy(update={"pattern": pattern})))
+        for pattern in ("**/*.tar", "*/*.tar", "one/**/[a].tar")
+    }
+    assert found["**/*.tar"] == ["a", "b", "d"]
+    assert found["*/*.tar"] == ["a", "b"]
+    assert found["one/**/[a].tar"] == ["a"]
+
+
+def test_a_tar_that_is_a_broken_link_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = tars(tmp_path, "a.tar")
+    (tmp_path / "b.tar").symlink_to("nowhere")
+    assert names_of(config) == ["a"]
+    assert "1 tars are links that lead nowhere" in caplog.text
 
 
 def test_a_glance_sees_what_comes_goes_and_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +129,7 @@ def test_a_table_of_captions_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(encoded())
     with pytest.raises(ConfigError, match="source.captions: no such file"):
         planned_shards(FolderSource(kind="folder", root=str(tmp_path), captions="c.csv"))
-    with pytest.raises(ConfigError, match="neither .csv nor .parquet"):
+    with pytest.raises(ConfigError, match=r"neither \.csv, \.tsv nor \.parquet"):
         planned_shards(FolderSource(kind="folder", root=str(tmp_path), captions="c.xlsx"))
 
 
@@ -164,7 +198,7 @@ def test_compressed_tars_are_refused(tmp_path: Path, pattern: str, message: str)
         planned_shards(config)
 
 
-@pytest.mark.parametrize("pattern", ["", "../*.tar", "/tmp/*.tar", "nothing-*.tar"])
+@pytest.mark.parametrize("pattern", ["", "../*.tar", "/tmp/*.tar", "nothing-*.tar", "a**.tar", "**/b.tar"])
 def test_a_pattern_that_leads_nowhere_is_refused(tmp_path: Path, pattern: str) -> None:
     config = tars(tmp_path, "a.tar").model_copy(update={"pattern": pattern})
     with pytest.raises(ConfigError, match=r"source\.(pattern|root): "):

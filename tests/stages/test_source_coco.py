@@ -1,6 +1,7 @@
 """COCO's JSON becomes rows with every caption and box; what is wrong in a JSON is said with file, entry and key."""
 
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,57 @@ def test_an_image_may_be_named_with_the_folder_of_the_images(tmp_path: Path) -> 
     captions["images"][0]["file_name"] = "train2017/1.jpg"
     row = listed(write(tmp_path / "in", captions, instances_json()))["1.jpg"]
     assert (row.kept, row.file) == (True, (tmp_path / "in/train2017/1.jpg").as_posix())
+
+
+@pytest.mark.parametrize("images", ["train2017", "."])
+def test_spellings_of_file_names(tmp_path: Path, images: str, caplog: pytest.LogCaptureFixture) -> None:
+    captions = captions_json()
+    spellings = ["./train2017/1.jpg", "train2017\\2.jpg", "/data/1.jpg", "../../images/1.jpg"]
+    for image, name in zip(captions["images"], spellings, strict=True):
+        image["file_name"] = name
+    config = write(tmp_path / "in", captions, instances_json()).model_copy(update={"images": images})
+    before = "" if images == "train2017" else "train2017/"
+    assert {name: row.reason for name, row in listed(config).items()} == {
+        f"{before}1.jpg": None,
+        f"{before}2.jpg": "no-text",
+        "/data/1.jpg": "missing-image",
+        "../../images/1.jpg": "missing-image",
+    }
+    assert "captions_train2017.json: 2 of 4 image names match no file" in caplog.text
+    assert "such as /data/1.jpg" in caplog.text
+
+
+def test_links_unicode_and_formats_in_the_folder_of_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    captions = captions_json()
+    for image, name in zip(captions["images"], ["café.jpg", "2.avif", "gone.jpg", "linked/5.jfif"], strict=True):
+        image["file_name"] = name
+    config = write(tmp_path / "in", captions, instances_json())
+    folder = tmp_path / "in/train2017"
+    (folder / unicodedata.normalize("NFD", "café.jpg")).write_bytes(encoded())
+    (folder / "2.avif").write_bytes(b"")
+    (folder / "3.heic").write_bytes(b"")
+    (folder / "gone.jpg").symlink_to("nowhere")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/5.jfif").write_bytes(encoded())
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    assert {unicodedata.normalize("NFC", name): row.reason for name, row in listed(config).items()} == {
+        "café.jpg": None,
+        "2.avif": "unsupported-format",
+        "gone.jpg": "missing-image",
+        "linked/5.jfif": None,
+    }
+    assert "1 of 4 image names match no file" in caplog.text
+    assert "1 .heic" in caplog.text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32", "cp1252"])
+def test_json_of_other_encodings(tmp_path: Path, encoding: str) -> None:
+    captions = captions_json()
+    captions["annotations"] = [{"image_id": 1, "caption": "a café"}]
+    config = write(tmp_path / "in", captions, instances_json())
+    path = tmp_path / "in/annotations/captions_train2017.json"
+    path.write_bytes(json.dumps(captions, ensure_ascii=False).encode(encoding))
+    assert listed(config)["1.jpg"].captions == ["a café"]
 
 
 def test_boxes_of_lvis_with_captions_of_coco(tmp_path: Path) -> None:

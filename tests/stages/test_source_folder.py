@@ -1,6 +1,7 @@
 """Your own images: captions beside them or in a table; what lacks one or the other is a row with its reason."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -124,7 +125,6 @@ def test_a_table_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [
         ("c.csv", b"image,text\na.jpg,cat\n", r"c\.csv: has no column caption; it has image, text\. Name them so"),
         ("c.csv", b"", r"has no column image and no column caption; it has none"),
-        ("c.csv", b"image,caption\na.jpg,caf\xe9\n", "cannot be read as CSV: .*Save it as UTF-8"),
         ("c.csv", b'image,caption\na.jpg,"never closed\n', "cannot be read as CSV"),
         ("c.csv", b"image,caption\n/abs/a.jpg,cat\n", "none of its 1 images is under .*the first is '/abs/a.jpg'"),
         ("c.parquet", b"PAR1 cut", "cannot be read as parquet"),
@@ -216,6 +216,114 @@ def test_invalid_options_are_an_error(tmp_path: Path) -> None:
         index_source(tmp_path / "l.json", MiniatureSource(kind="miniature"))
     with pytest.raises(ConfigError, match="needs the listing"):
         source_shard(PlannedShard("s", 0, 1), tmp_path / "s.json", FolderSource(kind="folder", root=str(tmp_path)))
+
+
+def test_json_beside_a_text_may_state_it_as_one_caption(tmp_path: Path) -> None:
+    text = "a dog\nruns\n"
+    images = {f"{name}.jpg": encoded() for name in "abcde"}
+    texts = {f"{name}.txt": text for name in "abcde"}
+    stated = {
+        "a.json": '{"caption": "a dog runs"}',
+        "b.json": '\ufeff{"captions": ["other", "a dog\\r\\nruns"]}'.encode("utf-16-le"),
+        "c.json": '{"caption": "another"}',
+        "d.json": "not JSON",
+    }
+    found = captions(listed(put(tmp_path / "in", images | texts | stated)))
+    one, two = ["a dog\nruns"], ["a dog", "runs"]
+    assert found == {"a.jpg": one, "b.jpg": one, "c.jpg": two, "d.jpg": two, "e.jpg": two}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig", "cp1252"])
+def test_texts_of_every_encoding(tmp_path: Path, encoding: str) -> None:
+    root = put(tmp_path / "in", {"a.jpg": encoded(), "a.txt": "a café\r\ntwo cafés".encode(encoding)})
+    assert captions(listed(root)) == {"a.jpg": ["a café", "two cafés"]}
+
+
+def test_a_text_belongs_to_a_name_in_another_unicode_form(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    alone = put(tmp_path / "one", {f"{composed}.jpg": encoded(), f"{decomposed}.txt": "a cat"})
+    assert captions(listed(alone)) == {f"{composed}.jpg": ["a cat"]}
+    both = {f"{composed}.jpg": encoded(), f"{decomposed}.jpg": encoded(), f"{decomposed}.txt": "a cat"}
+    found = listed(put(tmp_path / "both", both))
+    assert captions(found) == {f"{composed}.jpg": [], f"{decomposed}.jpg": ["a cat"]}
+
+
+def test_spellings_of_one_image_in_a_table_are_one_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = put(tmp_path / "in", {"sub/1.jpg": encoded(), "2.jpg": encoded()})
+    (root / "link").symlink_to("sub")
+    stated = [
+        "sub/1.jpg",
+        "./sub/1.jpg",
+        "sub\\1.jpg",
+        "link/1.jpg",
+        "2.JPG",
+        "/data/2.jpg",
+        "C:\\2.jpg",
+        "../in/2.jpg",
+        "2",
+    ]
+    put(root, {"c.tsv": "image\tcaption\n" + "".join(f"{name}\tcaption {n}\n" for n, name in enumerate(stated))})
+    rows = listed(root, captions="c.tsv")
+    assert rows["sub/1.jpg"].captions == [f"caption {n}" for n in range(4)]
+    assert reasons(rows) == {"sub/1.jpg": None, "2.jpg": "no-text"} | dict.fromkeys(stated[4:], "missing-image")
+    assert "5 of 9 image names match no file" in caplog.text
+    assert "such as 2.JPG" in caplog.text
+
+
+def test_a_file_that_exists_is_not_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ["1.jfif", "2.avif", "3", ".4.jpg", ".x/5.jpg", "sub/6.svg", "7.jpe"]
+    root = put(tmp_path / "in", {name: encoded() for name in names} | {"8.heic": b"", "9.HEIC": b""})
+    (root / "gone.jpg").symlink_to("nowhere")
+    stated = [*names[:5], "./sub\\6.svg", "7.jpe", "gone.jpg"]
+    put(root, {"c.csv": "image;caption\n" + "".join(f"{name};a cat\n" for name in stated)})
+    rows = listed(root, captions="c.csv")
+    assert reasons(rows) == {
+        "1.jfif": None,
+        "7.jpe": None,
+        "2.avif": "unsupported-format",
+        "3": "unsupported-format",
+        "sub/6.svg": "unsupported-format",
+        ".4.jpg": "hidden-file",
+        ".x/5.jpg": "hidden-file",
+        "gone.jpg": "missing-image",
+    }
+    assert all(row.file is None for row in rows.values() if not row.kept)
+    assert "1 of 8 image names match no file" in caplog.text
+    assert "2 files are not read" in caplog.text
+    assert "2 .heic" in caplog.text
+
+
+def test_names_without_their_suffix_are_said(tmp_path: Path) -> None:
+    root = put(tmp_path / "in", {"1.jpg": encoded()})
+    pq.write_table(pa.table({"image": [1, 2], "caption": ["a", "b"]}), root / "c.parquet")
+    with pytest.raises(DataError, match=r"the first is '1'.*with their suffix, such as 1\.jpg"):
+        listed(root, captions="c.parquet")
+
+
+def test_broken_links_are_rows_and_are_planned(tmp_path: Path) -> None:
+    root = put(tmp_path / "in", {"0.jpg": encoded(), "0.txt": "a cat", "1.txt": "a dog"})
+    for name in ("1.jpg", "sub.jpg", "2.png", "folder"):
+        (root / name).symlink_to("nowhere")
+    found = listed(root)
+    assert reasons(found) == {"0.jpg": None} | dict.fromkeys(("1.jpg", "sub.jpg", "2.png"), "missing-image")
+    config = FolderSource(kind="folder", root=str(root), images_per_shard=2)
+    assert len(planned_shards(config)) == 2
+    before = sha256_of(tmp_path / "listing.json")
+    (root / "2.png").unlink()
+    listed(root)
+    assert sha256_of(tmp_path / "listing.json") != before
+
+
+@pytest.mark.parametrize("table", [None, "c.csv"])
+def test_a_folder_without_images_is_an_error(tmp_path: Path, table: str | None) -> None:
+    root = put(tmp_path / "in", {"a.txt": "a cat", "a.avif": b"", "c.csv": "image,caption\na.avif,a cat\n"})
+    with pytest.raises(DataError, match="in: holds no image"):
+        listed(root, captions=table)
+
+
+def test_a_table_of_unsupported_files_alone_is_rows(tmp_path: Path) -> None:
+    root = put(tmp_path / "in", {"a.jpg": encoded(), "b.avif": b"", "c.csv": "image,caption\nb.avif,a cat\n"})
+    assert reasons(listed(root, captions="c.csv")) == {"a.jpg": "no-text", "b.avif": "unsupported-format"}
 
 
 def test_an_image_without_text_names_its_file(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ BYTES = ("sha256", "size", "offset")  # columns that depend on who encoded a JPE
 
 @case("stages.source", loose={"miniature.brightness": 0.3})
 def every_kind() -> dict[str, Any]:
-    return {"miniature": _drawn(), "folder": _folder(), **_coco(), "webdataset": _webdataset()}
+    return {"miniature": _drawn(), "folder": _folder(), "table": _table(), **_coco(), "webdataset": _webdataset()}
 
 
 def _drawn() -> dict[str, Any]:
@@ -62,7 +62,19 @@ def _folder() -> dict[str, Any]:
     files = {f"in/{index}.bmp": picture(index) for index in range(4)}
     texts = {"in/0.txt": "a cat\n\n the same cat ", "in/1.txt": "a dog", "in/2.txt": " \n"}
     put(files | texts | {"in/sub/4.v2.jpg": HTML, "in/sub/4.v2.txt": "caf\xe9 table"})
+    put({"in/5.jfif": HTML, "in/5.txt": "one\ncaption", "in/5.json": '{"caption": "one caption"}'})
+    put({"linked/6.jpe": HTML, "linked/6.txt": "a boat\u2028at sea".encode("utf-16-le").join([b"\xff\xfe", b""])})
+    Path("in/linked").symlink_to("../linked")
+    Path("in/7.png").symlink_to("nowhere")
     return _listed(FolderSource(kind="folder", root="in", images_per_shard=3))
+
+
+def _table() -> dict[str, Any]:
+    """Spellings of names, and files that exist and are not read."""
+    names = ["sub\\0.bmp", "./1.bmp", "sub/0.bmp", "2.avif", ".3.bmp", "/data/1.bmp", "../table/1.bmp"]
+    put({"table/sub/0.bmp": picture(0), "table/1.bmp": picture(1), "table/2.avif": HTML, "table/.3.bmp": picture(3)})
+    put({"table/c.csv": "image;caption\n" + "".join(f"{name};caption {n}\n" for n, name in enumerate(names))})
+    return _listed(FolderSource(kind="folder", root="table", captions="c.csv", images_per_shard=9))
 
 
 def _coco() -> dict[str, Any]:
@@ -135,6 +147,10 @@ def every_reason() -> dict[str, Any]:
         Item(picture(2), ["one two three four five six seven eight nine"]),
         Item(picture(2), ["Click here to enlarge"]),
         Item(picture(3), ["short", "but the second is good"]),
+        Item(picture(4), ["0 0.481 0.338 0.35 4e-05"]),
+        Item(picture(4), ["three words\0 and NUL"]),
+        Item(picture(4), ["两只狗在海滩"]),
+        Item(picture(5), ["两只"]),
         *(Item(encoded(20, 15, color=3, kind=kind), ["in another format"]) for kind in ("JPEG", "PNG", "GIF", "WEBP")),
     ]
     source = write_source(Path(), items)

@@ -9,13 +9,16 @@ or seven. Other evaluations keep the first five.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fineclip.config.evaluation import CaptionList, Karpathy
 from fineclip.errors import DataError
 from fineclip.evals.datasets.benchmark_image import Contents, read_image
+from fineclip.readers.files import is_inside, list_files
 from fineclip.readers.json_documents import Document, Entry
+from fineclip.readers.names import FolderNames
 from fineclip.readers.text import captions_of, to_valid_utf8
 from fineclip.shards import sha256_of
 from fineclip.stages.source.samples import fingerprint
@@ -49,9 +52,9 @@ def listed_images(source: CaptionList | Karpathy) -> dict[Path, list[str]]:
         DataError: The file is not such a list, an entry lacks a key, or an image is absent or named twice.
     """
     document, folder = Document(Path(source.root) / source.annotations), Path(source.root) / source.images
-    found: dict[Path, list[str]] = {}
+    found, images = dict[Path, list[str]](), _Images(folder)
     for entry, key, name, texts in _entries(source, document):
-        path = _image_path(entry, key, name, folder)
+        path = images.path(entry, key, name.as_posix())
         if path in found:
             raise entry.wrong(key, "an image of its own: another entry has it too")
         found[path] = [text for text in captions_of(texts) if text]
@@ -95,9 +98,21 @@ def _sentences(entry: Entry) -> list[str]:
     return [value["raw"] for value in values]
 
 
-def _image_path(entry: Entry, key: str, name: PurePosixPath, folder: Path) -> Path:
-    """Return the path of an image, which must be inside the folder."""
-    text = name.as_posix()
-    if name.is_absolute() or ".." in name.parts or to_valid_utf8(text) != text or not (folder / name).is_file():
-        raise entry.wrong(key, f"an image in {folder}, where {text!r:.100} is not")
-    return folder / name
+class _Images:
+    """Images of a list, which must be inside the folder. The folder is searched when a name does not match exactly."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @cached_property
+    def _names(self) -> FolderNames:
+        return FolderNames(list_files(self._folder))
+
+    def path(self, entry: Entry, key: str, name: str) -> Path:
+        """Return the path of the image that the value of a key means, `name` with its folder."""
+        if is_inside(name) and to_valid_utf8(name) == name and (self._folder / name).is_file():
+            return self._folder / name
+        found = self._names.find(name)
+        if found is None or to_valid_utf8(found) != found or not (self._folder / found).is_file():
+            raise entry.wrong(key, f"an image in {self._folder}, where {name!r:.100} is not")
+        return self._folder / found

@@ -23,6 +23,7 @@ from fineclip.errors import DataError
 from fineclip.evals.datasets.benchmark_image import BenchmarkClass, BenchmarkImage, Contents, read_image
 from fineclip.readers.files import files_below
 from fineclip.readers.json_documents import Document, Entry, Id
+from fineclip.readers.names import FileNames
 from fineclip.readers.text import captions_of, to_valid_utf8
 from fineclip.shards import BenchmarkBox, sha256_of
 from fineclip.shards.images import UndecodableImage, decode
@@ -90,14 +91,13 @@ def _panoptic_images(
     images, masks = _by_id(document, "images"), Path(source.root) / source.masks
     annotations = _by_id(document, "annotations", key="image_id")
     _warn_about_unknown_images(document, annotations, images)
-    names = _sizes(masks).keys()
+    mask_names = FileNames(_sizes(masks).keys())
     for number, path in _image_paths(images, Path(source.root) / source.images):
         image = read_image(path, captions=[])
         if number in annotations:
             entry = annotations[number]
-            if entry.text("file_name") not in names:
-                raise entry.wrong("file_name", f"the name of a mask in {masks}")
-            image = replace(image, boxes=_boxes(entry, document.path, masks, classes, image))
+            mask = _file_in(masks, mask_names, entry, "a mask")
+            image = replace(image, boxes=_boxes(entry, document.path, mask, classes, image))
         yield image
 
 
@@ -144,10 +144,9 @@ def _class_of(entry: Entry) -> BenchmarkClass:
 
 
 def _boxes(
-    annotation: Entry, document: Path, masks: Path, classes: Mapping[Id, BenchmarkClass], image: BenchmarkImage
+    annotation: Entry, document: Path, mask: Path, classes: Mapping[Id, BenchmarkClass], image: BenchmarkImage
 ) -> list[BenchmarkBox]:
     """Return the boxes of the segments of one image. Its mask is read only if one of them is stuff."""
-    mask = masks / annotation.text("file_name")
     segments = annotation.values.get("segments_info")
     if not isinstance(segments, list) or not all(isinstance(values, dict) for values in segments):
         raise annotation.wrong("segments_info", "a list of objects")
@@ -201,12 +200,17 @@ def _warn_about_unknown_images(document: Document, found: Mapping[Id, object], i
 
 def _image_paths(images: Mapping[Id, Entry], folder: Path) -> Iterator[tuple[Id, Path]]:
     """Yield the id and file of each image, in the order of the JSON."""
-    present = _sizes(folder)
+    names = FileNames(_sizes(folder).keys())
     for number, entry in images.items():
-        name = entry.text("file_name")
-        if name not in present:
-            raise entry.wrong("file_name", f"the name of an image in {folder}")
-        yield number, folder / name
+        yield number, _file_in(folder, names, entry, "an image")
+
+
+def _file_in(folder: Path, names: FileNames, entry: Entry, kind: str) -> Path:
+    """Return the file that `file_name` means."""
+    found = names.find_below(entry.text("file_name"), folder.name)
+    if found is None:
+        raise entry.wrong("file_name", f"the name of {kind} in {folder}")
+    return folder / found
 
 
 def _sizes(folder: Path) -> dict[str, int]:

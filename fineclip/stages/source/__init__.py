@@ -10,14 +10,16 @@ from fineclip.stages.declaration import Input, Stage
 
 LISTED = {
     "no-text": "no caption belongs to the image, though the source has captions",
-    "missing-image": "the image is named, but its file is not in the folder",
+    "missing-image": "the image is named, but its file is not in the folder, or is a link that leads nowhere",
+    "unsupported-format": "the image is named and its file exists, but the suffix is of no supported image format",
+    "hidden-file": "the image is named and its file exists, but its name or that of its folder begins with a dot",
     "bad-name": "the file name is not Unicode, so no table can hold it",
 }
 
 INDEX_SOURCE = Stage(
     name="list",
     verb="index-source",
-    version=1,
+    version=2,
     help="read names, sizes and texts of a folder or a COCO data set into one table",
     config=SourceConfig,
     section="source",
@@ -27,7 +29,7 @@ INDEX_SOURCE = Stage(
 
 SOURCE = Stage(
     name="source",
-    version=1,
+    version=2,
     help="write the table of one shard: a row for each sample, with the byte range of its image",
     config=SourceConfig,
     section="source",

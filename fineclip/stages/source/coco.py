@@ -7,16 +7,17 @@ that `source.images` names. Boxes are in pixels as stated, also outside the imag
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Mapping, Set
+from pathlib import Path
 
 from fineclip.config import CocoSource
 from fineclip.errors import DataError
-from fineclip.readers.files import files_below, is_image
+from fineclip.readers.files import Listing, is_image, list_files, log_unread
 from fineclip.readers.json_documents import Document, Entry, Id, images_by_id
+from fineclip.readers.names import FolderNames, warn_of_unmatched
 from fineclip.readers.text import captions_of, to_valid_utf8
 from fineclip.shards import SourceRow, sha256_of
-from fineclip.stages.source.samples import Samples, fingerprint, sample_row
+from fineclip.stages.source.samples import Samples, fingerprint, sample_row, unread_reasons
 from fineclip.types import LabeledBox
 
 log = logging.getLogger(__name__)
@@ -36,26 +37,30 @@ def coco_samples(config: CocoSource) -> Samples:
     """
     root = Path(config.root)
     folder = root / config.images
-    found = sorted((name, entry.stat().st_size) for name, entry in files_below(folder) if is_image(name))
-    sizes = {name: size for name, size in found if to_valid_utf8(name) == name}
+    listing = list_files(folder)
+    sizes = {name: size for name, size in listing.sizes().items() if is_image(name) and to_valid_utf8(name) == name}
+    others = dict.fromkeys(sorted(listing.files.keys() - sizes.keys()), 0)
     jsons = [root / name for name in (config.captions, config.instances) if name is not None]
     for path in jsons:
         if not path.is_file():
             raise DataError(f"{path}: no such file. Provide it, or name another in source.")
-    inputs = {folder.as_posix(): fingerprint(sizes, {})} | {path.as_posix(): sha256_of(path) for path in jsons}
-    return Samples(inputs, _rows(config, folder, sizes))
+    inputs = {folder.as_posix(): fingerprint(sizes | others, {})} | {path.as_posix(): sha256_of(path) for path in jsons}
+    return Samples(inputs, _rows(config, listing, sizes))
 
 
-def _rows(config: CocoSource, folder: Path, sizes: Mapping[str, int]) -> Iterator[SourceRow]:
-    root = Path(config.root)
+def _rows(config: CocoSource, listing: Listing, sizes: Mapping[str, int]) -> Iterator[SourceRow]:
+    root, folder, in_folder = Path(config.root), listing.root, FolderNames(listing)
     captioned = Document(root / config.captions) if config.captions is not None else None
     boxed = Document(root / config.instances) if config.instances is not None else None
     naming = captioned or boxed
     if naming is None:
         raise AssertionError("captions and instances are both null")
     images = images_by_id(naming)
-    names = {number: _name_in(folder, entry.image_name(), sizes) for number, entry in images.items()}
-    _require_some(names.values(), sizes, folder, naming.path)
+    stated = {number: entry.image_name() for number, entry in images.items()}
+    names = {number: in_folder.find_below(name, folder.name) or name for number, name in stated.items()}
+    unread = unread_reasons(names.values(), sizes, listing)
+    log_unread(listing, named=unread)
+    _require_some(names.values(), sizes.keys() | unread.keys(), folder, naming.path)
     captions = _captions(captioned, images) if captioned else None
     boxes = _boxes(boxed, images) if boxed else None
     for number, entry in images.items():
@@ -69,25 +74,20 @@ def _rows(config: CocoSource, folder: Path, sizes: Mapping[str, int]) -> Iterato
             needs_text=captions is not None,
             url=to_valid_utf8(url) if isinstance(url, str) else None,
             annotations=None if boxes is None else boxes[number],
+            unread=unread,
         )
 
 
-def _name_in(folder: Path, name: str, sizes: Mapping[str, int]) -> str:
-    """Return the name of an image in the folder: `train2017/1.jpg` may be `1.jpg` of a folder `train2017`."""
-    if name in sizes or not PurePosixPath(name).is_relative_to(folder.name):
-        return name
-    inside = PurePosixPath(name).relative_to(folder.name).as_posix()
-    return inside if inside in sizes else name
-
-
-def _require_some(names: Collection[str], sizes: Mapping[str, int], folder: Path, naming: Path) -> None:
-    named = set(names)
-    if named and not named & sizes.keys():
+def _require_some(names: Iterable[str], sizes: Set[str], folder: Path, naming: Path) -> None:
+    named = dict.fromkeys(names)
+    unmatched = [name for name in named if name not in sizes]
+    if named and len(unmatched) == len(named):
         raise DataError(
-            f"{naming}: none of its {len(named)} images is in {folder}; the first is {min(named)}."
+            f"{naming}: none of its {len(named)} images is in {folder}; the first is {unmatched[0]}."
             " source.images and the JSON must be of the same split."
         )
-    if unnamed := len(sizes.keys() - named):
+    warn_of_unmatched(unmatched, of=len(named), where=naming, folder=folder)
+    if unnamed := len(sizes - named.keys()):
         log.info("%d of %d images in %s are not in %s and are ignored", unnamed, len(sizes), folder, naming)
 
 

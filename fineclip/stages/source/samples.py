@@ -1,10 +1,13 @@
 """Samples of a source, common to its kinds."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
+from fineclip.readers.files import Listing
+from fineclip.readers.names import canonical_name
 from fineclip.readers.text import to_valid_utf8
 from fineclip.shards import SourceRow
 from fineclip.types import LabeledBox
@@ -26,6 +29,7 @@ def sample_row(
     needs_text: bool = True,
     url: str | None = None,
     annotations: list[LabeledBox] | None = None,
+    unread: Mapping[str, str] = MappingProxyType({}),
 ) -> SourceRow:
     """Return the row of an image, without a key.
 
@@ -37,13 +41,14 @@ def sample_row(
         needs_text: Whether an image without captions is dropped.
         url: Address of the image, if the data set states it.
         annotations: Boxes of the image; None where the data set has none.
+        unread: Reasons of files that exist and are not read, by name, as `unread_reasons` returns them.
 
     Returns:
         Kept row, or a dropped one with its reason.
     """
     reason = None
     if name not in sizes:
-        reason = "missing-image"
+        reason = unread.get(name, "missing-image")
     elif to_valid_utf8(name) != name:
         reason = "bad-name"
     elif needs_text and not captions:
@@ -59,6 +64,28 @@ def sample_row(
         url=url,
         annotations=annotations,
     )
+
+
+def unread_reasons(names: Iterable[str], sizes: Mapping[str, int], listing: Listing) -> dict[str, str]:
+    """Return why a file is not read, by name, for names of existing files that are not among the images.
+
+    Args:
+        names: Names of images, as listed if a file matches.
+        sizes: Size in bytes of each image that can be read.
+        listing: Files of the folder.
+
+    Returns:
+        Reasons; a name that no file matches has none.
+    """
+    reasons = {}
+    for name in names:
+        if name in sizes:
+            continue
+        if name in listing.files:
+            reasons[name] = "bad-name" if to_valid_utf8(name) != name else "unsupported-format"
+        elif listing.is_unlisted_file(canonical_name(name)):
+            reasons[name] = "hidden-file"
+    return reasons
 
 
 def fingerprint(images: Mapping[str, int], texts: Mapping[str, list[str]]) -> str:

@@ -8,10 +8,13 @@ A prefix of the list is therefore a uniform sample. Imports nothing heavy: the S
 """
 
 import hashlib
+import logging
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from fineclip.config import (
@@ -23,9 +26,12 @@ from fineclip.config import (
     SourceConfig,
     WebDatasetSource,
 )
-from fineclip.errors import ConfigError
-from fineclip.readers.files import IMAGE_SUFFIXES, files_below, is_image
+from fineclip.errors import ConfigError, DataError
+from fineclip.readers.files import is_image, list_files, require_images
 
+log = logging.getLogger(__name__)
+
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
 COMPRESSED = frozenset({".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4"})
 
 
@@ -160,10 +166,13 @@ def _count_images(config: FolderSource | CocoSource) -> int:
         captions_table(config)
     else:
         folder = _coco_folder(config)
-    count = sum(is_image(name) for name, _ in files_below(folder))
-    if not count:
-        raise ConfigError(f"source.root: {folder} holds no image ({' '.join(sorted(IMAGE_SUFFIXES))}). Put some there.")
-    return count
+    listing = list_files(folder)
+    listing = list_files(folder)
+    try:
+        require_images(listing)
+    except DataError as error:
+        raise ConfigError(f"source.root: {error}") from None
+    return sum(map(is_image, chain(listing.files, listing.broken)))  # a broken link is a row too
 
 
 def captions_table(config: FolderSource) -> Path | None:
@@ -176,12 +185,14 @@ def captions_table(config: FolderSource) -> Path | None:
         Existing path, or None.
 
     Raises:
-        ConfigError: It does not exist, or is neither .csv nor .parquet.
+        ConfigError: It does not exist, or is neither .csv, .tsv nor .parquet.
     """
     if config.captions is None:
         return None
-    if PurePosixPath(config.captions).suffix.lower() not in (".csv", ".parquet"):
-        raise ConfigError(f"source.captions: {config.captions} is neither .csv nor .parquet. Save it as one of these.")
+    if PurePosixPath(config.captions).suffix.lower() not in TABLE_SUFFIXES:
+        raise ConfigError(
+            f"source.captions: {config.captions} is neither .csv, .tsv nor .parquet. Save it as one of these."
+        )
     places = [Path(config.root) / config.captions, Path(config.captions)]
     for place in places:
         if place.is_file():
@@ -215,7 +226,7 @@ def _tars(config: WebDatasetSource) -> list[Path]:
     pattern = PurePosixPath(config.pattern)
     if not pattern.parts or pattern.is_absolute() or ".." in pattern.parts:
         raise ConfigError(f"source.pattern: {config.pattern!r} must be a glob under source.root, such as '*.tar'")
-    matching = sorted(path for path in root.glob(config.pattern) if path.is_file())
+    matching = _matching(root, pattern)
     tars = [path for path in matching if path.suffix == ".tar"]
     packed = [path for path in (matching or sorted(root.glob("*.tar.*"))) if path.suffix in COMPRESSED]
     if packed and (matching or not tars):
@@ -233,6 +244,31 @@ def _tars(config: WebDatasetSource) -> list[Path]:
             f" The first is {tars[0].name}, the last {tars[-1].name}. Provide the right files, or correct source.expected_tars."
         )
     return tars
+
+
+def _matching(root: Path, pattern: PurePosixPath) -> list[Path]:
+    """Return the files that a glob matches; linked folders are entered, each once."""
+    if len(pattern.parts) > 1 or "**" in pattern.parts:
+        names = list_files(root).files
+        return sorted(root / name for name in names if _matches(PurePosixPath(name).parts, pattern.parts))
+    try:
+        found = sorted(root.glob(pattern.as_posix()))
+    except ValueError as error:
+        raise ConfigError(
+            f"source.pattern: {pattern.as_posix()!r} is no glob: {error}. Give one, such as '*.tar'."
+        ) from None
+    broken = [path for path in found if path.is_symlink() and not path.exists()]
+    if broken:
+        log.warning("%s: %d tars are links that lead nowhere and are skipped, such as %s", root, len(broken), broken[0])
+    return [path for path in found if path.is_file()]
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_matches(parts[start:], pattern[1:]) for start in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def _shards_of_tars(tars: list[Path], config: WebDatasetSource) -> list[PlannedShard]:

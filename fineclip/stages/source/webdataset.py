@@ -1,12 +1,11 @@
 """Source kind webdataset: tars of img2dataset, cc3m-wds or this package, read in place.
 
-The caption of a sample is its .txt as a whole; else `caption` of its JSON; else `caption` of the parquet of img2dataset beside
-the tar. The list `captions` of the JSON adds further ones. Rows are those of the samples in the tar, in the order of their first
+The captions of a sample are the lines of its .txt, or its .txt as a whole if the JSON states that as one caption; else `caption`
+of its JSON; else `caption` of the parquet of img2dataset beside the tar. The list `captions` of the JSON adds further ones. Rows are those of the samples in the tar, in the order of their first
 members, and then those of the parquet that have no member in the tar. A blank text counts as a caption; the filter decides
 about it.
 """
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
@@ -17,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fineclip.errors import ShardError
+from fineclip.readers.json_documents import parse_json
 from fineclip.readers.tar_members import Parts, TarIndex, index_tar
-from fineclip.readers.text import captions_of, decoded, to_valid_utf8
+from fineclip.readers.text import captions_of, captions_of_file, stated_captions, to_valid_utf8
 from fineclip.shards import SourceRow, sha256_of
 from fineclip.stages.source.samples import Samples
 
@@ -106,7 +106,7 @@ def sidecar(path: Path) -> dict[str, Metadata]:
 def read_json(content: bytes | None) -> Metadata | None:
     """Return the object in the JSON of a sample: empty without a JSON, None for one that cannot be read."""
     try:
-        values = {} if content is None else json.loads(content)
+        values = {} if content is None else parse_json(content)
     except (ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
@@ -142,10 +142,12 @@ def _row(parts: Parts, tar: Path, of_key: Metadata) -> SourceRow:
 
 
 def _captions(parts: Parts, in_json: Metadata, of_key: Metadata) -> list[str]:
-    text, several = parts.content("text"), in_json.get("captions")
-    own = decoded(text) if text is not None else _text(in_json, "caption")
-    further = [one for one in several if isinstance(one, str)] if isinstance(several, list) else []
-    if own is None and not further:
-        own = _text(of_key, "caption")
-    captions = captions_of([] if own is None else [own])
-    return captions_of([*captions, *(one for one in captions_of(further) if one not in captions)])
+    text, own, stated = parts.content("text"), _text(in_json, "caption"), stated_captions(in_json)
+    further = stated if own is None else stated[1:]
+    if text is not None:
+        captions = captions_of_file(text, stated)
+    else:
+        own = own if stated else _text(of_key, "caption")
+        captions = captions_of([] if own is None else [own])
+    known = [one.split() for one in captions]
+    return captions_of([*captions, *(one for one in captions_of(further) if one.split() not in known)])
