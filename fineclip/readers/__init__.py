@@ -5,5 +5,6 @@ caption_tables.py  captions in CSV or parquet
 json_documents.py  JSON in the form of COCO's, and other JSON files
 names.py           lookup of an image by name
 files.py           folders of images
-tar_members.py     members of a tar, grouped by sample
+tar_headers.py     headers of a tar, and its damaged parts
+tar_members.py     members of a tar, grouped by sample, and links
 """

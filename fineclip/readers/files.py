@@ -11,7 +11,7 @@ from fineclip.errors import DataError
 log = logging.getLogger(__name__)
 
 MOST_ASKED = 50_000  # stat calls each time the Snakefile is read: a fraction of a second
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jfif", ".jpe"})
 
 
 def is_image(name: str) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from fineclip.config import WebDatasetSource
 from fineclip.errors import ConfigError, ShardError
-from fineclip.readers.tar_members import split_name
+from fineclip.readers.tar_members import key_to_last_dot, kind_of
 from fineclip.shards import ByteRangeReader, SourceRow, read_manifest, read_rows, sha256_of
 from fineclip.stages.source.shard import source_shard
 from fineclip.stages.source.shard_plan import PlannedShard
@@ -79,7 +79,8 @@ def test_the_layout_of_cc3m(tmp_path: Path) -> None:
     ],
 )
 def test_keys(name: str, split: tuple[str, str] | None) -> None:
-    assert split_name(name) == split
+    kind = kind_of(name)
+    assert (None if kind is None else (key_to_last_dot(name), kind)) == split
 
 
 def test_members_in_any_order_and_keys_with_dots(tmp_path: Path) -> None:

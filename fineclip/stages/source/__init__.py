@@ -17,7 +17,7 @@ LISTED = {
 INDEX_SOURCE = Stage(
     name="list",
     verb="index-source",
-    version=1,
+    version=2,
     help="read names, sizes and texts of a folder or a COCO data set into one table",
     config=SourceConfig,
     section="source",
@@ -27,7 +27,7 @@ INDEX_SOURCE = Stage(
 
 SOURCE = Stage(
     name="source",
-    version=1,
+    version=2,
     help="write the table of one shard: a row for each sample, with the byte range of its image",
     config=SourceConfig,
     section="source",
@@ -41,6 +41,7 @@ SOURCE = Stage(
     | {
         "no-image": "text without an image",
         "bad-json": "the only text of the image would be in a JSON member that cannot be read",
+        "damaged-member": "the tar is damaged at these bytes; the column `error` states what is wrong",
         "failed-to-download": "img2dataset states this status",
         "failed-to-resize": "img2dataset states this status: it could not read the bytes as an image",
         "download-failed": "img2dataset states another status",
