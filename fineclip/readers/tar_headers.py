@@ -38,6 +38,7 @@ WITHOUT_DATA = frozenset({b"1", b"2", b"3", b"4", b"5", b"6"})  # though some wr
 EXTENDED = frozenset({b"L", b"K", b"x", b"X", b"g"})
 GNU_MAGIC = b"ustar  \0"
 MAGIC = re.compile(rb"ustar[\0 ]")
+CHECKSUM = re.compile(rb"[0-7 \0]{8}")
 OCTAL = re.compile(rb"[0-7]+")
 PAX_LENGTH = re.compile(rb"([0-9]{1,7}) ")
 PAX_KEYS = ("path", "linkpath", "size")  # those that change what a member is
@@ -222,7 +223,7 @@ class _Scan:
         self._archive = 0
         self._last = ""  # name of the last member
         self._has_magic = True  # whether the last header had one
-        self._is_end_lost = False  # whether damage extends to the end of the file
+        self._is_ended = False  # whether the file ends as a tar does
         self._extensions = _Extensions()
         self._held: tuple[int, Entry] | None = (
             None  # start of the header of a file, which is sound if a header follows it
@@ -236,8 +237,7 @@ class _Scan:
             if not block.strip(b"\0"):
                 yield from self._released()
                 yield from self._abandoned_extensions(self._position)
-                if self._skip_zeros():
-                    return
+                yield from self._past_zeros()
                 continue
             try:
                 header = parse_header(block)
@@ -252,7 +252,7 @@ class _Scan:
             self._has_magic = header.has_magic
             yield from self._extended(header) if header.type in EXTENDED else self._member(header)
         yield from self._released()
-        if not self._is_end_lost or self._read(self._size - BLOCK, BLOCK).strip(b"\0"):
+        if not self._is_ended:
             raise self._truncated("its end mark is missing")
 
     def _released(self) -> Iterator[Entry]:
@@ -268,28 +268,42 @@ class _Scan:
             name = found.values.get("path", "")
             yield Damage(found.start, stop, name, found.fault or "no member follows its extended header")
 
-    def _skip_zeros(self) -> bool:
-        """Move to the tar after zeros, and return whether there is none."""
+    def _past_zeros(self) -> Iterator[Damage]:
+        """Move to the tar after zeros, or to the end of the file. One zero block alone is no end mark."""
         start, stop = self._position, self._next_nonzero(self._position)
         if stop == self._size:
             if stop - start < BLOCK:
                 raise self._truncated("its end mark is missing")
-            return True
+            self._position = stop
+            self._is_ended = True
+            return
         for position in (start + (stop - start) // BLOCK * BLOCK, stop):
             if self._header_at(position) is not None:
                 self._position, self._archive = position, self._archive + 1
-                return False
+                return
+        self._position = self._next_header(stop)
+        if stop - start >= 2 * BLOCK:
+            raise self._no_tar(start, stop)
+        self._is_ended = self._position == self._size and self._ends_in_zeros()
+        yield Damage(start, self._position, "", "zeros instead of a header")
+
+    def _no_tar(self, mark: int, stop: int) -> ShardError:
         after = f", after the member {self._last}" if self._last else ""
-        raise ShardError(
-            f"{self._tar}: an end mark is at byte {start:,}{after}, and the data from byte {stop:,} to {self._size:,} is not a tar."
-            f" Fetch it again; or cut the tar, if the data is not needed: truncate --size={start + 2 * BLOCK} {self._tar.name}"
+        if self._position < self._size:
+            remedy = f"The next header is at byte {self._position:,}. Fetch the tar again."
+        else:
+            remedy = f"Fetch it again, or cut it if the data is not needed: truncate --size={mark + 2 * BLOCK} {self._tar.name}"
+        return ShardError(
+            f"{self._tar}: an end mark is at byte {mark:,}{after}, and the data from byte {stop:,} on is not a tar. {remedy}"
         )
 
     def _extended(self, header: Header) -> Iterator[Damage]:
         """Read a header about the next member."""
         start, data = self._position, self._position + BLOCK
         if data + header.size > self._size:
-            yield from self._beyond_end(start, data, header.name, header.size)
+            before = self._extensions.start
+            for damage in self._beyond_end(start, data, header.name, header.size):
+                self._extensions = _Extensions(start if before is None else before, fault=damage.fault)
             return
         self._position = data + _padded(header.size)
         if self._extensions.start is None:
@@ -403,7 +417,7 @@ class _Scan:
         else:
             yield from self._released()
             self._position = self._next_header(self._position + BLOCK)
-        self._is_end_lost = self._position == self._size
+        self._is_ended = self._position == self._size and self._ends_in_zeros()
         yield Damage(start, self._position, name, fault)
 
     def _end_as_stated(self, block: bytes) -> int:
@@ -414,6 +428,9 @@ class _Scan:
             return self._size
         end = self._position + BLOCK + _padded(size)
         return end if size >= 0 and end <= self._size and self._is_boundary(end) else self._size
+
+    def _ends_in_zeros(self) -> bool:
+        return not self._read(self._size - BLOCK, BLOCK).strip(b"\0")
 
     def _resembles_header(self, block: bytes) -> bool:
         """Return whether a block is a header apart from a few wrong bits."""
@@ -434,11 +451,11 @@ class _Scan:
 
     def _next_header(self, position: int) -> int:
         """Return where the next header with a magic number begins, at any byte from `position`; the size of the file if none does."""
-        for start, chunk in self._chunks(position, overlap=5):
-            for match in MAGIC.finditer(chunk):
-                found = start + match.start() - 257
-                if found >= position and self._header_at(found) is not None:
-                    return found
+        for start, chunk in self._chunks(position, overlap=BLOCK):
+            for match in MAGIC.finditer(chunk, 257):
+                place = match.start() - 257
+                if CHECKSUM.match(chunk, place + 148) and self._header_at(start + place) is not None:
+                    return start + place
         return self._size
 
     def _next_nonzero(self, position: int) -> int:
