@@ -410,7 +410,7 @@ class _Scan:
             if _resembles_extended(block):
                 self._extensions = _Extensions(start, fault=f"the extended header before it is damaged: {fault}")
                 return
-        elif self._held is not None and self._held[1].size:
+        elif self._held is not None and self._held[1].kind == "file":
             start, entry = self._held
             name, fault = entry.name, f"its size, {entry.size:,} bytes, is wrong, or the header after it is overwritten"
             self._position, self._held = self._next_header(entry.offset), None
