@@ -225,9 +225,7 @@ class _Scan:
         self._has_magic = True  # whether the last header had one
         self._is_ended = False  # whether the file ends as a tar does
         self._extensions = _Extensions()
-        self._held: tuple[int, Entry] | None = (
-            None  # start of the header of a file, which is sound if a header follows it
-        )
+        self._held: tuple[int, Entry] | None = None  # start and entry of a member, sound only if a header follows it
 
     def entries(self) -> Iterator[Entry | Damage]:
         while self._position < self._size:
@@ -281,18 +279,19 @@ class _Scan:
             if self._header_at(position) is not None:
                 self._position, self._archive = position, self._archive + 1
                 return
-        self._position = self._next_header(stop)
-        if stop - start >= 2 * BLOCK:
-            raise self._no_tar(start, stop)
-        self._is_ended = self._position == self._size and self._ends_in_zeros()
-        yield Damage(start, self._position, "", "zeros instead of a header")
+        following = self._next_header(stop)
+        if stop - start >= 2 * BLOCK or following == self._size:
+            raise self._no_tar(start, stop, following)
+        self._resume(following)
+        yield Damage(start, following, "", "zeros instead of a header")
 
-    def _no_tar(self, mark: int, stop: int) -> ShardError:
-        after = f", after the member {self._last}" if self._last else ""
-        if self._position < self._size:
-            remedy = f"The next header is at byte {self._position:,}. Fetch the tar again."
+    def _no_tar(self, mark: int, stop: int, following: int) -> ShardError:
+        after = f", after the member {self._last!r:.200}" if self._last else ""
+        if following < self._size:
+            remedy = f"The next header is at byte {following:,}. Fetch the tar again."
         else:
-            remedy = f"Fetch it again, or cut it if the data is not needed: truncate --size={mark + 2 * BLOCK} {self._tar.name}"
+            length = min(mark + 2 * BLOCK, stop)
+            remedy = f"Fetch it again, or cut it if the data is not needed: truncate --size={length} {self._tar.name}"
         return ShardError(
             f"{self._tar}: an end mark is at byte {mark:,}{after}, and the data from byte {stop:,} on is not a tar. {remedy}"
         )
@@ -365,7 +364,7 @@ class _Scan:
         self._position = data + _padded(size)
         if self._read(data + size, self._position - data - size).strip(b"\0"):
             if not self._is_boundary(self._position):
-                self._position = self._next_header(self._position)
+                self._resume(self._next_header(self._position))
             yield Damage(start, self._position, name, f"its size is wrong: bytes other than zero follow its {size:,}")
             return
         if found.fault:
@@ -380,7 +379,7 @@ class _Scan:
         while is_extended and count < MAX_EXTENSIONS:
             block = self._read(data, BLOCK)
             if len(block) < BLOCK:
-                raise self._truncated(f"the map of the sparse file {self._last} is cut")
+                raise self._truncated(f"the map of the sparse file {self._last!r:.200} is cut")
             is_extended, data, count = block[504] != 0, data + BLOCK, count + 1
         return data
 
@@ -394,7 +393,7 @@ class _Scan:
         """Continue after a member that is said to end after the file does; without a header to continue at, the tar is truncated."""
         following = self._next_header(data)
         if following == self._size:
-            raise self._truncated(f"member {name} should end at byte {data + size:,}")
+            raise self._truncated(f"member {name!r:.200} should end at byte {data + size:,}")
         self._position, self._extensions = following, _Extensions()
         yield Damage(start, following, name, f"its size is wrong: {size:,} bytes would end after the file")
 
@@ -406,19 +405,24 @@ class _Scan:
         if self._resembles_header(block):
             yield from self._released()
             name = name or _text(block[:100])
-            self._position = min(self._next_header(self._position + BLOCK), self._end_as_stated(block))
+            self._resume(min(self._next_header(self._position + BLOCK), self._end_as_stated(block)))
             if _resembles_extended(block):
                 self._extensions = _Extensions(start, fault=f"the extended header before it is damaged: {fault}")
                 return
         elif self._held is not None and self._held[1].kind == "file":
             start, entry = self._held
             name, fault = entry.name, f"its size, {entry.size:,} bytes, is wrong, or the header after it is overwritten"
-            self._position, self._held = self._next_header(entry.offset), None
+            self._held = None
+            self._resume(self._next_header(entry.offset))
         else:
             yield from self._released()
-            self._position = self._next_header(self._position + BLOCK)
-        self._is_ended = self._position == self._size and self._ends_in_zeros()
+            self._resume(self._next_header(self._position + BLOCK))
         yield Damage(start, self._position, name, fault)
+
+    def _resume(self, position: int) -> None:
+        """Continue at a position after damage; at the end of the file, the tar is whole if the file ends in zeros."""
+        self._position = position
+        self._is_ended = position == self._size and not self._read(self._size - BLOCK, BLOCK).strip(b"\0")
 
     def _end_as_stated(self, block: bytes) -> int:
         """Return the end of a member by the size in its damaged header, or the end of the file if that leads nowhere."""
@@ -428,9 +432,6 @@ class _Scan:
             return self._size
         end = self._position + BLOCK + _padded(size)
         return end if size >= 0 and end <= self._size and self._is_boundary(end) else self._size
-
-    def _ends_in_zeros(self) -> bool:
-        return not self._read(self._size - BLOCK, BLOCK).strip(b"\0")
 
     def _resembles_header(self, block: bytes) -> bool:
         """Return whether a block is a header apart from a few wrong bits."""
@@ -477,7 +478,7 @@ class _Scan:
         return self._file.read(length)
 
     def _truncated(self, fault: str) -> ShardError:
-        after = f" The last member is {self._last}." if self._last else ""
+        after = f" The last member is {self._last!r:.200}." if self._last else ""
         return ShardError(f"{self._tar}: is truncated at byte {self._size:,}: {fault}.{after} Fetch it again.")
 
 

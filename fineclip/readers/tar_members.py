@@ -32,6 +32,7 @@ KINDS: dict[str, Kind] = {".txt": "text", ".json": "json", **dict.fromkeys(IMAGE
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 LINKS = ("hard link", "symbolic link")
 MAX_TEXT = 16 << 20  # bytes of a text or JSON member
+MAX_TEXTS = 1 << 30  # bytes of all of them, which are held in memory
 MAX_LINKS = 40  # links from one to the next, as in Linux
 MAX_NAMED = 30  # kinds of skipped members in the log
 
@@ -77,12 +78,12 @@ def index_tar(tar: Path) -> TarIndex:
         JSON, and links that lead to no member are skipped, counted and logged.
 
     Raises:
-        ShardError: The file is absent, compressed, not a tar, truncated, or has other data after its end.
+        ShardError: The file is absent, compressed, not a tar, truncated, has other data after its end, or too many texts.
     """
     _require_plain(tar)
     entries: list[Entry] = []
     damages: list[Damage] = []
-    skipped, digest = Counter[str](), hashlib.sha256()
+    skipped, digest, held = Counter[str](), hashlib.sha256(), 0
     for found in tar_entries(tar):
         if isinstance(found, Damage):
             damages.append(found._replace(name=to_valid_utf8(found.name)))
@@ -105,6 +106,11 @@ def index_tar(tar: Path) -> TarIndex:
                 continue
             content = b"" if kind == IMAGE else reader.read(tar, place.offset, place.size)
             digest.update(content)
+            held += len(content)
+            if held > MAX_TEXTS:
+                raise ShardError(
+                    f"{tar}: has more than {MAX_TEXTS >> 20:,} MiB of texts and JSON. Split it into smaller tars."
+                )
             members.append(Member(name, kind, place, content))
     for damage in damages:
         digest.update(f"{damage}\n".encode())
@@ -212,14 +218,14 @@ def _log_losses(tar: Path, skipped: Counter[str], broken: Sequence[Entry], damag
     if broken:
         first = broken[0]
         log.warning(
-            "%s: %d links lead to no member of the tar and are skipped; the first is %a -> %a",
-            tar, len(broken), first.name[:200], first.link[:200],
+            "%s: %d links lead to no member of the tar and are skipped; the first is %.200r -> %.200r",
+            tar, len(broken), first.name, first.link,
         )  # fmt: skip
     if damages:
         one = damages[0]
         log.warning(
-            "%s: %d parts are damaged and become rows with reason damaged-member; the first is bytes %d to %d, %a: %s. Fetch it again.",
-            tar, len(damages), one.start, one.stop, one.name[:200], one.fault,
+            "%s: %d parts are damaged and become rows with reason damaged-member; the first is bytes %d to %d, %.200r: %s. Fetch it again.",
+            tar, len(damages), one.start, one.stop, one.name, one.fault,
         )  # fmt: skip
 
 

@@ -140,6 +140,34 @@ def test_the_remedy_never_cuts_a_tar_away(read: Read) -> None:
         read(TAR + b"x" * 900)
 
 
+def test_one_zero_block_before_other_data(read: Read) -> None:
+    """It stands for a lost header if a member follows, and for the end of the tar if none does."""
+    content = b"".join(MEMBERS) + bytes(BLOCK) + picture(1, 900)
+    with pytest.raises(ShardError, match=f"truncate --size={len(content) - 900} a.tar"):
+        read(content)
+    found = read(content + bytes(-900 % BLOCK) + TAR)
+    assert [lost.fault for lost in damages(found)] == ["zeros instead of a header"]
+    assert names(found) == [name for name, _ in FILES] * 2
+
+
+def test_names_in_messages_are_printable(read: Read) -> None:
+    name = "caf\udce9\n.jpg"
+    header = tarfile.TarInfo(name)
+    header.size = 600
+    block = header.tobuf(tarfile.GNU_FORMAT, errors="surrogateescape")
+    for content in (block + picture(1, 512), block + picture(1, 600) + bytes(424) + END + b"x"):
+        with pytest.raises(ShardError) as error:
+            read(content)
+        assert r"'caf\udce9\n.jpg'" in str(error.value)
+        assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("size", [b"00000000005\0", b"00000001000\0", b"00000000000\0"])
+def test_a_wrong_size_of_the_last_member(read: Read, size: bytes) -> None:
+    [lost] = damages(found := read(changed(4, member("4.jpg", size=size))))
+    assert (names(found), lost.name) == ([name for name, _ in FILES[:4]], "4.jpg")
+
+
 def test_one_zero_block_is_an_end_mark_and_between_members_is_not(read: Read) -> None:
     assert names(read(b"".join(MEMBERS) + bytes(BLOCK))) == [name for name, _ in FILES]
     assert names(read(inserted(bytes(BLOCK)))) == [name for name, _ in FILES]
@@ -311,7 +339,7 @@ def test_the_map_of_a_sparse_file_ends(read: Read) -> None:
     block[482] = 1
     block[148:156] = b" " * 8
     block[148:156] = b"%06o\0 " % sum(block)
-    with pytest.raises(ShardError, match=r"the map of the sparse file s\.jpg is cut"):
+    with pytest.raises(ShardError, match=r"the map of the sparse file 's\.jpg' is cut"):
         read(b"".join(MEMBERS) + bytes(block) + b"\1" * 50 * BLOCK)
     [sparse] = [one for one in read(inserted(bytes(block), b"\0" * BLOCK)) if one.name == "s.jpg"]
     assert isinstance(sparse, Entry)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fineclip.errors import ShardError
 from fineclip.readers import tar_members
 from fineclip.readers.tar_headers import Entry
 from fineclip.readers.tar_members import index_tar, key_to_first_dot, key_to_last_dot, link_targets, samples_of
@@ -140,3 +141,12 @@ def test_only_the_commonest_suffixes_are_logged(tmp_path: Path, caplog: pytest.L
     index_tar(write_tar(tmp_path / "a.tar", [(f"k.{number:04d}", b"") for number in range(500)]))
     assert "500 members are skipped" in caplog.text
     assert len(caplog.text) < 1000
+
+
+def test_texts_beyond_what_memory_should_hold_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_members, "MAX_TEXTS", 1 << 20)
+    tar = write_tar(tmp_path / "a.tar", [(f"{number}.txt", b"x" * (1 << 19)) for number in range(2)])
+    assert len(index_tar(tar).members) == 2
+    write_tar(tar, [(f"{number}.txt", b"x" * (1 << 19)) for number in range(3)])
+    with pytest.raises(ShardError, match="more than 1 MiB"):
+        index_tar(tar)
