@@ -6,5 +6,6 @@ caption_tables.py  captions in CSV or parquet
 json_documents.py  JSON in the form of COCO's, and other JSON files
 names.py           lookup of images by name
 files.py           folders of images, links, suffixes of formats
-tar_members.py     members of a tar, grouped by sample
+tar_headers.py     headers of a tar, and its damaged parts
+tar_members.py     members of a tar, grouped by sample, and links
 """

@@ -3,7 +3,7 @@
 from fineclip.shards.atomic import atomic, sha256_of, write_bytes, write_text
 from fineclip.shards.byte_ranges import ByteRange, ByteRangeReader
 from fineclip.shards.manifest import Job, Manifest, hashes_of, input_manifest, invalidate, read_manifest
-from fineclip.shards.packed import TarAppender, add_sample, members, read_description, read_sample
+from fineclip.shards.packed import TarAppender, add_sample, read_description, read_sample
 from fineclip.shards.tables import (
     BenchmarkBox,
     BenchmarkRow,
@@ -48,7 +48,6 @@ __all__ = [
     "input_manifest",
     "invalidate",
     "kept_rows",
-    "members",
     "read_description",
     "read_manifest",
     "read_rows",

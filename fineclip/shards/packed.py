@@ -11,7 +11,6 @@ The text file has the first caption, for readers without JSON. Equal samples giv
 import io
 import json
 import tarfile
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -139,49 +138,3 @@ def read_description(reader: ByteRangeReader, tar: Path, row: PackRow) -> Sample
         raise ShardError(
             f"{tar}: sample {row.key} is not where its index says ({error!r}). Run the stage pack again."
         ) from None
-
-
-def members(tar: Path) -> Iterator[tarfile.TarInfo]:
-    """Yield the headers of the files in a tar, in order, without reading content.
-
-    Args:
-        tar: Uncompressed tar.
-
-    Yields:
-        Header of a regular file; folders and links are skipped.
-
-    Raises:
-        ShardError: The file is not a tar, or is truncated.
-
-    Examples:
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as folder:
-        ...     tar = TarAppender(Path(folder) / "a.tar")
-        ...     _ = tar.add("a-000000.txt", b"a dog")
-        ...     tar.close()
-        ...     [(member.name, member.offset_data, member.size) for member in members(Path(folder) / "a.tar")]
-        [('a-000000.txt', 512, 5)]
-    """
-    size = tar.stat().st_size
-    try:
-        with tarfile.open(tar, "r:") as opened:
-            for member in opened:
-                if member.offset_data + member.size > size:
-                    raise ShardError(
-                        f"{tar}: is truncated: member {member.name} should end at byte {member.offset_data + member.size:,}"
-                        f" of {size:,}. Fetch it again."
-                    )
-                if member.isfile():
-                    yield member
-            _require_end(tar, size, opened.offset)
-    except tarfile.TarError as error:
-        raise ShardError(f"{tar}: is not a tar, or is damaged ({error}). Fetch it again.") from None
-
-
-def _require_end(tar: Path, size: int, end: int) -> None:
-    """Check that the tar ends in a zero block; `tarfile` accepts a tar that was cut exactly between two members."""
-    with tar.open("rb") as file:
-        file.seek(max(0, size - BLOCK))
-        last = file.read(BLOCK)
-    if size < end or len(last) < BLOCK or last.strip(b"\0"):
-        raise ShardError(f"{tar}: is truncated: its end mark is missing. Fetch it again.")

@@ -8,13 +8,15 @@ one, and the manifest names only the shards that were read, so additional shards
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fineclip.config import SelectConfig
 from fineclip.config.plan import ScaleConfig
-from fineclip.errors import ConfigError, DataError
-from fineclip.shards import BenchmarkRow, FilterRow, SelectRow, kept_rows, read_manifest, read_rows
+from fineclip.errors import ConfigError, DataError, ShardError
+from fineclip.shards import BenchmarkRow, FilterRow, SelectRow, input_manifest, kept_rows, read_manifest, read_rows
 from fineclip.stages.declaration import Input, Stage, stage
+from fineclip.stages.funnel import stage_counts
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +125,8 @@ def _require_enough(rows: Sequence[SelectRow], scale: ScaleConfig, *, name: str,
     found = f"{len(filters)} shards of {total} samples leave {kept} ({len(rows)} past the filter{left_out})"
     if not kept:
         raise DataError(
-            f"scales.{name}: nothing is left to train on: {found}. {filters[0]} counts the dropped samples by reason."
+            f"scales.{name}: nothing is left to train on: {found}.{_dropped_before(filters)} The tables beside the manifests of"
+            " these stages have a row for each sample."
         )
     if scale.allow_fewer:
         log.info("scale %s has fewer than its %d images, which allow_fewer allows: %s", name, scale.images, found)
@@ -134,3 +137,23 @@ def _require_enough(rows: Sequence[SelectRow], scale: ScaleConfig, *, name: str,
         f" If the source has more shards, plan more of them: raise plan.shard_margin, or lower plan.expected_keep_rate (to {share:.2g} or less);"
         f" otherwise lower scales.{name}.images or set scales.{name}.allow_fewer: true."
     )
+
+
+def _dropped_before(filters: Sequence[Path]) -> str:
+    """Return sentences with the samples that source and filter dropped, by reason."""
+    sentences = ""
+    for stage_name, paths in (("source", _sources_of(filters)), ("filter", filters)):
+        counts = stage_counts(stage_name, [read_manifest(path) for path in paths])
+        if counts.dropped:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in counts.dropped.items())
+            sentences += f" Of {counts.read} samples, the stage {stage_name} dropped {reasons}."
+    return sentences
+
+
+def _sources_of(filters: Sequence[Path]) -> list[Path]:
+    """Return the manifests of `source`, as far as they are still there."""
+    found: list[Path] = []
+    for path in filters:
+        with suppress(ShardError):
+            found.append(input_manifest(path, "source"))
+    return found

@@ -5,8 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fineclip.shards import ByteRangeReader, members
-from tests.helpers.images import write_tar
+from fineclip.shards import ByteRangeReader
 
 
 @pytest.fixture
@@ -55,9 +54,3 @@ def test_a_file_is_opened_once_for_many_reads(tmp_path: Path, files: list[Path])
         assert [reader.read(files[0], offset, 1)[0] for offset in (7, 2, 29, 0)] == [7, 2, 29, 0]
         assert reader.read(str(files[0]), 0, 30) == bytes(range(30))
         assert opened(tmp_path) == ["00"]
-
-
-def test_the_headers_of_a_tar_leave_nothing_open(tmp_path: Path) -> None:
-    tar = write_tar(tmp_path / "a.tar", [("one", b"1"), ("two", b"2")])
-    assert [member.name for member in members(tar)] == ["one", "two"]
-    assert opened(tmp_path) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fineclip.errors import ShardError
-from fineclip.shards import ByteRangeReader, TarAppender, add_sample, members, read_sample, sha256_of
+from fineclip.shards import ByteRangeReader, TarAppender, add_sample, read_sample, sha256_of
 from fineclip.shards.packed import from_json, to_json
 from fineclip.types import Box, Region, Sample
 
@@ -34,9 +34,9 @@ def test_samples_are_read_back(tmp_path: Path) -> None:
 
 def test_members_are_those_of_a_webdataset(tmp_path: Path) -> None:
     rows = pack(tmp_path / "a.tar")
-    names = [member.name for member in members(tmp_path / "a.tar")]
-    assert names == [f"s-00000{i}.{kind}" for i, first in ((0, "jpg"), (1, "png")) for kind in (first, "txt", "json")]
     with tarfile.open(tmp_path / "a.tar") as opened:
+        names = [f"s-00000{i}.{kind}" for i, first in ((0, "jpg"), (1, "png")) for kind in (first, "txt", "json")]
+        assert opened.getnames() == names
         assert [opened.getmember("s-000001.png").offset_data] == [rows[1].image_offset]
 
 
@@ -75,40 +75,10 @@ def test_images_and_json_of_any_size_are_read_back(tmp_path: Path, size: int) ->
         assert [read_sample(reader, tmp_path / "a.tar", row) for row in rows] == [filled, SAMPLES[1]]
 
 
-def test_a_tar_that_ends_before_its_last_member_does_is_found(tmp_path: Path) -> None:
-    path = tmp_path / "a.tar"
-    tar = TarAppender(path)
-    last = [tar.add(f"{size}", content_of(size)) for size in (512, 700, 1024)][-1]
-    tar.close()
-    whole = path.read_bytes()
-    end = last.offset + last.size
-    for size in {*range(1, end, 101), *(block + off for block in range(512, end, 512) for off in (-1, 0, 1)), end}:
-        path.write_bytes(whole[:size])
-        with pytest.raises(ShardError, match=r"a\.tar: is (truncated|not a tar)"):
-            for member in members(path):
-                assert member.offset_data + member.size <= size
-    path.write_bytes(whole)
-    assert [member.size for member in members(path)] == [512, 700, 1024]
-
-
 def test_tars_are_the_same_bytes(tmp_path: Path) -> None:
     pack(tmp_path / "a.tar")
     pack(tmp_path / "b.tar")
     assert sha256_of(tmp_path / "a.tar") == sha256_of(tmp_path / "b.tar")
-
-
-@pytest.mark.parametrize("size", [300, 1024, 2048, 5000, 3 * 512])
-def test_a_truncated_tar_is_found(tmp_path: Path, size: int) -> None:
-    path = tmp_path / "a.tar"
-    pack(path)
-    path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ShardError, match="a.tar: is (truncated|not a tar)"):
-        list(members(path))
-
-
-def test_an_empty_tar_has_no_members(tmp_path: Path) -> None:
-    TarAppender(tmp_path / "a.tar").close()
-    assert list(members(tmp_path / "a.tar")) == []
 
 
 def test_a_missing_byte_range_is_reported(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fineclip.config import ScaleConfig
+from fineclip.config import FilterConfig, ScaleConfig, WebDatasetSource
 from fineclip.errors import ConfigError, DataError, ShardError
 from fineclip.shards import (
     BenchmarkRow,
@@ -18,7 +18,11 @@ from fineclip.shards import (
     read_rows,
     sha256_of,
 )
+from fineclip.stages.filter import filter_shard
 from fineclip.stages.select import ScaledSelectConfig, select_scale
+from fineclip.stages.source.shard import source_shard
+from fineclip.stages.source.shard_plan import PlannedShard
+from tests.helpers.images import encoded, write_tar
 
 
 def digest(name: str) -> str:
@@ -170,6 +174,25 @@ def test_a_scale_of_nothing_is_an_error(tmp_path: Path, images: int | None) -> N
     filters = [shard(tmp_path, "p", "AB"), shard(tmp_path, "q", "c")]
     with pytest.raises(DataError, match=r"scales.n: nothing is left .*1 benchmark"):
         select(tmp_path, filters, images, allow_fewer=True, leaks="c")
+
+
+def test_a_scale_of_nothing_names_the_reasons_of_the_stages_before(tmp_path: Path) -> None:
+    filters = []
+    for name in ("p", "q"):
+        members = [(f"{index}.jpg", encoded(color=index)) for index in range(3)]
+        tar = write_tar(tmp_path / f"{name}.tar", [*members, ("2.txt", b"a cat on a mat"), ("3.txt", b"of no image")])
+        source, filtered = tmp_path / f"source/{name}.json", tmp_path / f"filter/{name}.json"
+        config = WebDatasetSource(kind="webdataset", root=str(tmp_path))
+        source_shard(PlannedShard(name, 0, 1, (tar.as_posix(),)), source, config)
+        filter_shard(source, filtered, FilterConfig(min_side_px=10_000))
+        filters.append(filtered)
+    with pytest.raises(DataError, match="nothing is left") as error:
+        select(tmp_path, filters, None)
+    for counted in (
+        "Of 8 samples, the stage source dropped 4 no-text, 2 no-image.",
+        "the stage filter dropped 2 too-small",
+    ):
+        assert counted in str(error.value)
 
 
 def test_a_damaged_table_is_named(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 import bz2
 import gzip
+import hashlib
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +14,7 @@ import pytest
 
 from fineclip.config import WebDatasetSource
 from fineclip.errors import ConfigError, ShardError
-from fineclip.readers.tar_members import split_name
+from fineclip.readers.tar_members import key_to_last_dot, kind_of
 from fineclip.shards import ByteRangeReader, SourceRow, read_manifest, read_rows, sha256_of
 from fineclip.stages.source.shard import source_shard
 from fineclip.stages.source.shard_plan import PlannedShard
@@ -79,7 +82,8 @@ def test_the_layout_of_cc3m(tmp_path: Path) -> None:
     ],
 )
 def test_keys(name: str, split: tuple[str, str] | None) -> None:
-    assert split_name(name) == split
+    kind = kind_of(name)
+    assert (None if kind is None else (key_to_last_dot(name), kind)) == split
 
 
 def test_members_in_any_order_and_keys_with_dots(tmp_path: Path) -> None:
@@ -250,3 +254,132 @@ def test_the_address_in_the_json_comes_before_that_of_the_table(tmp_path: Path) 
     write_sidecar(tar, [{"key": "k", "caption": "a dog", "url": "https://table/k", "status": "success"}])
     [row] = stock(tar)
     assert (row.captions, row.url) == (["a cat"], "https://json/k")
+
+
+def test_a_text_has_a_caption_per_line_unless_another_place_states_it_as_one(tmp_path: Path) -> None:
+    whole = "one\r\ntwo\u2028half\n\nthree"
+    lines = whole.encode()
+    records = {
+        "a": None,
+        "b": as_json(caption="one two half three"),
+        "c": as_json(captions=["x", "one\ntwo half\nthree"]),
+    }
+    members = []
+    for key, record in records.items():
+        members += [(f"{key}.jpg", JPEG), (f"{key}.txt", lines)]
+        members += [] if record is None else [(f"{key}.json", record)]
+    tar = write_tar(tmp_path / "a.tar", [*members, ("d.jpg", JPEG), ("d.txt", b"four\nfive")])
+    write_sidecar(tar, [{"key": "d", "caption": "four\nfive", "status": "success"}])
+    assert [row.captions for row in stock(tar)] == [
+        ["one", "two\u2028half", "three"],
+        [whole],
+        [whole, "x"],
+        ["four\nfive"],
+    ]
+
+
+def test_names_with_parts_are_paired_up_to_the_first_dot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    members = [
+        ("d.x/0.image.jpg", JPEG),
+        ("d.x/0.caption.txt", b"a cat"),
+        ("1.image.png", JPEG),
+        ("1.meta.json", as_json(caption="a dog")),
+    ]
+    rows = stock(write_tar(tmp_path / "a.tar", members))
+    assert told(rows) == [("d.x/0", ["a cat"], None), ("1", ["a dog"], None)]
+    assert "up to the first dot" in caplog.text
+
+
+def test_one_pair_up_to_the_last_dot_decides_for_it(tmp_path: Path) -> None:
+    members = [("0.image.jpg", JPEG), ("0.caption.txt", b"a cat"), ("1.v2.jpg", JPEG), ("1.v2.txt", b"a dog")]
+    rows = stock(write_tar(tmp_path / "a.tar", members))
+    assert told(rows) == [("0.image", [], "no-text"), ("0.caption", ["a cat"], "no-image"), ("1.v2", ["a dog"], None)]
+
+
+def test_a_json_without_a_caption_is_no_text(tmp_path: Path) -> None:
+    members = [("0.jpg", JPEG), ("0.json", as_json(width=3)), ("0.caption.txt", b"a cat")]
+    assert told(stock(write_tar(tmp_path / "a.tar", members))) == [("0", ["a cat"], None)]
+
+
+def test_images_alone_keep_their_keys(tmp_path: Path) -> None:
+    rows = stock(write_tar(tmp_path / "a.tar", [("0.a.jpg", JPEG), ("0.b.jpg", JPEG)]))
+    assert told(rows) == [("0.a", [], "no-text"), ("0.b", [], "no-text")]
+
+
+def test_keys_of_the_json_that_are_not_used_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    members = []
+    for number in range(3):
+        record = (
+            as_json(prompt="a cat", url="u", caption="x") if number else as_json(captions=["x"], prompt="a", sha256="0")
+        )
+        members += [(f"{number}.jpg", encoded(color=number)), (f"{number}.json", record)]
+    stock(write_tar(tmp_path / "a.tar", members))
+    assert "not used: 3 prompt, 1 sha256" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "JPE"])
+def test_further_suffixes_of_jpeg(tmp_path: Path, suffix: str) -> None:
+    rows = stock(write_tar(tmp_path / "a.tar", [(f"k.{suffix}", JPEG), ("k.txt", b"a cat")]))
+    assert told(rows) == [("k", ["a cat"], None)]
+
+
+def test_joined_tars_are_one_shard_with_the_bytes_of_both(tmp_path: Path) -> None:
+    parts = [
+        write_tar(tmp_path / f"{number}", [("k.jpg", encoded(color=number)), ("k.txt", b"text %d" % number)])
+        for number in range(3)
+    ]
+    tar = tmp_path / "a.tar"
+    tar.write_bytes(b"".join(part.read_bytes() for part in parts))
+    rows = stock(tar)
+    assert told(rows) == [("k", [f"text {number}"], None) for number in range(3)]
+    with ByteRangeReader() as reader:
+        assert [reader.read(row.file or "", row.offset, row.size) for row in rows] == [
+            encoded(color=number) for number in range(3)
+        ]
+
+
+def test_a_damaged_member_is_a_row_with_place_and_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    members = [
+        (f"{number}.{suffix}", content)
+        for number in range(10)
+        for suffix, content in (("jpg", JPEG), ("txt", b"a cat"))
+    ]
+    tar = write_tar(tmp_path / "a.tar", members)
+    content = bytearray(tar.read_bytes())
+    at = content.index(b"4.jpg")
+    content[at + 130] ^= 1
+    tar.write_bytes(content)
+    rows = stock(tar)
+    assert sorted(row.source_key for row in rows if row.kept) == [str(number) for number in range(10) if number != 4]
+    assert told(rows)[-1] == ("4.jpg", [], "damaged-member")
+    assert rows[-1].error is not None
+    assert rows[-1].error.startswith(f"bytes {at:,} to ")
+    assert "4.jpg" in caplog.text
+    made = read_manifest(tmp_path / "out/s.json")
+    assert (made.read, made.kept, dict(made.dropped)) == (11, 9, {"damaged-member": 1, "no-image": 1})
+
+
+def test_linked_members_have_the_place_of_their_target(tmp_path: Path) -> None:
+    tar = tmp_path / "a.tar"
+    with tarfile.open(tar, "w") as opened:
+        for name, content in (("a.jpg", JPEG), ("a.txt", b"a cat")):
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            opened.addfile(header, io.BytesIO(content))
+        for name, target, kind in (("d/b.jpg", "../a.jpg", tarfile.SYMTYPE), ("d/b.txt", "a.txt", tarfile.LNKTYPE)):
+            header = tarfile.TarInfo(name)
+            header.type, header.linkname = kind, target
+            opened.addfile(header)
+    rows = stock(tar)
+    assert told(rows) == [("a", ["a cat"], None), ("d/b", ["a cat"], None)]
+    assert (rows[0].offset, rows[0].size) == (rows[1].offset, rows[1].size)
+
+
+def test_the_fingerprint_of_a_plain_tar_is_that_of_names_ranges_and_texts(tmp_path: Path) -> None:
+    """Computed by hand, so that no change of the reader plans the stages of plain tars again."""
+    tar = write_tar(tmp_path / "a.tar", [("k.jpg", b"J" * 600), ("k.txt", b"a cat"), ("k.npy", b"12")])
+    stock(tar)
+    listed = b"k.jpg\x00512\x00600\nk.txt\x002048\x005\na catk.npy\x003072\x002\n"
+    assert read_manifest(tmp_path / "out/s.json").inputs == {tar.as_posix(): hashlib.sha256(listed).hexdigest()}

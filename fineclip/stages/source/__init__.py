@@ -43,6 +43,7 @@ SOURCE = Stage(
     | {
         "no-image": "text without an image",
         "bad-json": "the only text of the image would be in a JSON member that cannot be read",
+        "damaged-member": "the tar is damaged at these bytes; the column `error` states what is wrong",
         "failed-to-download": "img2dataset states this status",
         "failed-to-resize": "img2dataset states this status: it could not read the bytes as an image",
         "download-failed": "img2dataset states another status",
