@@ -10,6 +10,7 @@ from fineclip.errors import DataError
 
 log = logging.getLogger(__name__)
 
+TEXT_SUFFIXES = frozenset({".txt", ".xml"})  # captions and labels beside images
 MOST_ASKED = 50_000  # stat calls each time the Snakefile is read: a fraction of a second
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
@@ -68,7 +69,9 @@ def directory_fingerprint(root: Path) -> str:
         DataError: A folder cannot be read.
     """
     found = sorted(files_below(root), key=lambda one: one[0])
-    seen = [(name, entry) for name, entry in found if is_image(name) or name.lower().endswith(".txt")]
+    seen = [
+        (name, entry) for name, entry in found if is_image(name) or PurePosixPath(name).suffix.lower() in TEXT_SUFFIXES
+    ]
     digest = hashlib.sha256()
     for name, entry in seen:
         digest.update(os.fsencode(name) + b"\0")

@@ -1,4 +1,4 @@
-"""Stage `detect`: find regions in the kept images of one shard, by a detector or from boxes of the data set or of a JSON.
+"""Stage `detect`: find regions in the kept images of one shard, by a detector or from boxes of the data set, of a JSON or of own files.
 
 This is the first stage that decodes images. An image without regions is kept; it enters only the loss terms of whole images. Boxes
 are in pixels of the stored image, clipped to it and rounded to hundredths.
@@ -15,14 +15,20 @@ from typing import TYPE_CHECKING, NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from fineclip.boxes import clip_and_round, from_xywh, rejection_reason
-from fineclip.config import AnnotationsDetect, BoxesJsonDetect, DetectConfig, YoloDetect
+from fineclip.boxes import clip_and_round, from_fractions, from_xywh, rejection_reason
+from fineclip.config import AnnotationsDetect, BoxesFilesDetect, BoxesJsonDetect, DetectConfig, YoloDetect
 from fineclip.errors import ConfigError, DataError
 from fineclip.models.batches import batches
 from fineclip.shards import ByteRangeReader, DetectRow, FilterRow, SourceRow, input_manifest, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.declaration import Input, Stage, stage
-from fineclip.stages.external.annotation_tables import ExternalBoxesRow, annotations_input, engine_inputs, rows_for
+from fineclip.stages.external.annotation_tables import (
+    ExternalBoxesRow,
+    OwnBoxesRow,
+    annotations_input,
+    engine_inputs,
+    rows_for,
+)
 from fineclip.stages.upstream import KeptRows, content_of
 from fineclip.stages.weights import weights_at
 from fineclip.types import Region
@@ -32,7 +38,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GivenBoxes = AnnotationsDetect | BoxesJsonDetect
+GivenBoxes = AnnotationsDetect | BoxesJsonDetect | BoxesFilesDetect
+
+ENOUGH = 10  # images of a shard; if so many have no label at all, labels and images probably have other names
+ORIENTATION = 0x0112  # EXIF tag; 1: the pixels are stored as they are shown
 
 
 class DecodedSample(NamedTuple):
@@ -72,7 +81,7 @@ def decode_samples(samples: Iterable[tuple[FilterRow, SourceRow]], reader: ByteR
 def given_regions(
     boxes: Iterable[Region], *, width: int, height: int, config: GivenBoxes
 ) -> tuple[list[Region], Counter[str]]:
-    """Return the regions of an image from boxes of its data set, largest first, or of a JSON, in file order.
+    """Return the regions of an image from boxes of its data set, largest first, of a JSON, in file order, or of own files, best first.
 
     Args:
         boxes: Regions in pixels of the stored image, neither clipped nor rounded.
@@ -87,7 +96,7 @@ def given_regions(
         DataError: An edge is not finite.
     """
     regions, left_out = [], Counter[str]()
-    max_side_px = config.max_side_px if isinstance(config, BoxesJsonDetect) else None
+    max_side_px = None if isinstance(config, AnnotationsDetect) else config.max_side_px
     for one in boxes:
         if not all(map(math.isfinite, one.box)):
             raise DataError(f"a box of {one.label!r} has edges {tuple(one.box)}; expected finite numbers")
@@ -98,6 +107,8 @@ def given_regions(
             regions.append(Region(box, one.score, one.label))
     if isinstance(config, AnnotationsDetect):
         regions.sort(key=lambda region: (-region.box.width * region.box.height, region.box, region.label))
+    if isinstance(config, BoxesFilesDetect):
+        regions.sort(key=lambda region: -region.score)
     kept = regions[: config.max_regions]
     if len(kept) < len(regions):
         left_out[f"more than {config.max_regions} in their image"] += len(regions) - len(kept)
@@ -112,30 +123,34 @@ def given_rows(
     Args:
         samples: Samples; under engine annotations their source rows hold boxes in pixels.
         config: Engine, and limits of side lengths and number.
-        external: Rows of the imported table by the keys of samples, for engine boxes_json.
+        external: Rows of the imported table by the keys of samples, for engines boxes_json and boxes_files.
 
     Yields:
         Rows in the order of the samples.
 
     Raises:
         ConfigError: The source has no boxes.
-        DataError: A box has an edge that is not finite.
+        DataError: A box has an edge that is not finite, or none of many images has a label.
     """
-    left_out = Counter[str]()
-    for source, row, _ in samples:
+    left_out, unlisted, images = Counter[str](), list[str](), 0
+    for source, row, image in samples:
+        images += row.kept
         reason, boxes = row.reason, list[Region]()
         if isinstance(config, AnnotationsDetect):
             if source.annotations is None:
                 raise ConfigError(
                     f"sample {source.key}: its source has no boxes of its own, and detect engine annotations needs them."
-                    " Use an entry of engine yolo, or for kind coco set source.instances."
+                    " Use an entry of engine boxes_files or yolo, or for kind coco set source.instances."
                 )
             boxes = [Region(one.box, 1.0, one.label) for one in source.annotations]
         elif reason is None:
             listed = external.get(source.key)
-            reason = _mismatch(row, listed)
-            if listed and not reason:
-                boxes = [Region(from_xywh(*one[:4]), one.score, one.label) for one in listed.regions]
+            if listed is None:
+                unlisted.append(source.source_key)
+                reason = "not-listed" if isinstance(config, BoxesJsonDetect) else None
+            else:
+                reason = _mismatch(row, listed, image)
+                boxes = [] if reason else _in_pixels(listed, row)
         try:
             regions, rejected = given_regions(boxes, width=row.width, height=row.height, config=config)
         except DataError as error:
@@ -144,13 +159,35 @@ def given_rows(
         yield replace(row, kept=reason is None, reason=reason, regions=[] if reason else regions)
     for why, count in sorted(left_out.items()):
         log.info("%d boxes left out: %s", count, why)
+    if isinstance(config, BoxesFilesDetect):
+        _report_unlisted(unlisted, images, config)
 
 
-def _mismatch(row: DetectRow, listed: ExternalBoxesRow | None) -> str | None:
-    if listed is None:
-        return "not-listed"
+def _mismatch(row: DetectRow, listed: ExternalBoxesRow, image: Image.Image | None) -> str | None:
+    has_fractions = isinstance(listed, OwnBoxesRow) and listed.fractions and listed.regions
+    if has_fractions and image is not None and image.getexif().get(ORIENTATION, 1) > 1:
+        return "turned"
     sides = ((listed.width, row.width), (listed.height, row.height))
     return "other-size" if any(stated not in (None, actual) for stated, actual in sides) else None
+
+
+def _in_pixels(listed: ExternalBoxesRow, row: DetectRow) -> list[Region]:
+    boxes = [from_xywh(*one[:4]) for one in listed.regions]
+    if isinstance(listed, OwnBoxesRow) and listed.fractions:
+        boxes = [from_fractions(tuple(box), row.width, row.height) for box in boxes]
+    return [Region(box, one.score, one.label) for box, one in zip(boxes, listed.regions, strict=True)]
+
+
+def _report_unlisted(unlisted: list[str], images: int, config: BoxesFilesDetect) -> None:
+    """Log how many images have no label; raise if none of many images has one."""
+    if not unlisted:
+        return
+    if len(unlisted) == images >= ENOUGH:
+        raise DataError(
+            f"{config.path}: holds boxes of none of the {images} images of this shard; the first is {unlisted[0]}. Names of labels"
+            " and images must be equal but for the suffix and leading folders. An image without objects may have an empty label."
+        )
+    log.warning("%d of %d images have no label in %s, such as %s", len(unlisted), images, config.path, unlisted[0])
 
 
 def detected_rows(shown: Iterable[DecodedSample], detector: "Detector", *, batch_size: int) -> Iterator[DetectRow]:
@@ -179,14 +216,15 @@ DETECT = Stage(
     inputs={
         "kept": Input(stage="filter", reads=(FilterRow, SourceRow)),
         "weights": Input(stage="weights", note="for engine yolo", required=False),
-        "annotations": annotations_input(ExternalBoxesRow, engine="boxes_json"),
+        "annotations": annotations_input(ExternalBoxesRow, engine="boxes_json or boxes_files"),
     },
     row=DetectRow,
     reasons={
         "undecodable": "the header was read, but the pixels cannot be decoded",
         "size-mismatch": "the pixels have another size than the header states",
         "not-listed": "the JSON of boxes does not list the image",
-        "other-size": "the JSON of boxes lists the image with another size",
+        "other-size": "the JSON or file of boxes states another size of the image",
+        "turned": "EXIF turns the image, and its boxes are fractions, which do not tell whether of the stored or the shown image",
     },
     batch_size=16,
 )
@@ -210,7 +248,7 @@ def detect_shard(
         manifest: Path of the manifest to write; the table is written beside it.
         config: Engine and its limits.
         weights: Manifest of the weights of the detector, for engine yolo.
-        annotations: Manifest of `import-annotations`, for engine boxes_json.
+        annotations: Manifest of `import-annotations`, for engines boxes_json and boxes_files.
         batch_size: Images per batch of the detector.
         device: auto, cpu, cuda or mps.
 
@@ -232,9 +270,10 @@ def detect_shard(
             match config:
                 case AnnotationsDetect():
                     found = given_rows(shown, config, {})
-                case BoxesJsonDetect():
+                case BoxesJsonDetect() | BoxesFilesDetect():
                     source_keys = {source.key: source.source_key for _, source in samples}
-                    found = given_rows(shown, config, rows_for(inputs[1], ExternalBoxesRow, source_keys))
+                    row_type = ExternalBoxesRow if isinstance(config, BoxesJsonDetect) else OwnBoxesRow
+                    found = given_rows(shown, config, rows_for(inputs[1], row_type, source_keys))
                 case YoloDetect() if samples:
                     detector = _detector(config, inputs[1], batch_size=batch_size, device=device)
                     found = detected_rows(shown, detector, batch_size=batch_size)

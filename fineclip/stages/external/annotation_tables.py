@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from fineclip.config import (
     Blip2Caption,
+    BoxesFilesDetect,
     BoxesJsonDetect,
     CaptionConfig,
     CaptionsJsonCaption,
@@ -26,7 +27,7 @@ LIMITS = ("max_regions", "min_side_px", "max_side_px")  # applied by the jobs of
 
 Int32 = Annotated[int, pa.int32()]
 
-ExternalConfig = BoxesJsonDetect | CaptionsJsonCaption
+ExternalConfig = BoxesJsonDetect | BoxesFilesDetect | CaptionsJsonCaption
 
 
 class ExternalBox(NamedTuple):
@@ -60,13 +61,20 @@ class ExternalBoxesRow(Row):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnBoxesRow(ExternalBoxesRow):
+    """An image with own boxes: as above, or with boxes in fractions of its width and height."""
+
+    fractions: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExternalCaptionsRow(Row):
     """An image of a JSON of captions: name, and the captions of its boxes."""
 
     regions: list[ExternalCaption]
 
 
-R = TypeVar("R", ExternalBoxesRow, ExternalCaptionsRow)
+R = TypeVar("R", ExternalBoxesRow, OwnBoxesRow, ExternalCaptionsRow)
 
 
 def table_identity(config: ExternalConfig) -> dict[str, Any]:

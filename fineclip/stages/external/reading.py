@@ -1,9 +1,11 @@
-"""Stage `import-annotations`: read a JSON of boxes or captions once into a table with one row per image.
+"""Stage `import-annotations`: read released or own boxes, or released captions, once into a table with one row per image.
 
 Boxes have the form of COCO's instances: coco_proposals.json of FineCLIP, coco_pseudo_4764.json of CLIPSelf. Every listed image is a
 row, even without boxes, and all boxes are read, crowds included. Captions are a flat object: coco_captions.json of FineCLIP.
 
     {"000000000009.jpg_1_187_611_285.jpg": "a table with bowls of food", ...}
+
+Own boxes are read by fineclip/readers/box_files.py; every image with a file or a line in the table is a row.
 
 A JSON of several hundred megabytes takes about ten seconds and several gigabytes of memory to parse. Jobs of shards read only
 the rows of their own images from the table.
@@ -22,8 +24,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fineclip.config import BoxesJsonDetect, CaptionsJsonCaption
+from fineclip.config import BoxesFilesDetect, BoxesJsonDetect, CaptionsJsonCaption
 from fineclip.errors import DataError
+from fineclip.readers.box_files import BoxFiles, box_files, boxes_in_files
 from fineclip.readers.json_documents import Document, Entry, Id, images_by_id, read_json
 from fineclip.readers.text import to_valid_utf8
 from fineclip.shards import sha256_of
@@ -34,6 +37,7 @@ from fineclip.stages.external.annotation_tables import (
     ExternalCaption,
     ExternalCaptionsRow,
     ExternalConfig,
+    OwnBoxesRow,
     table_identity,
 )
 
@@ -45,7 +49,7 @@ IMPORT_ANNOTATIONS = Stage(
     name="given",
     verb="import-annotations",
     version=1,
-    help="read a released JSON of boxes or captions into one table",
+    help="read released boxes or captions, or own boxes, into one table",
     config=Annotated[ExternalConfig, Field(discriminator="engine")],
     section="{kind}.{name}",
     row=ExternalBoxesRow,
@@ -56,7 +60,7 @@ IMPORT_ANNOTATIONS = Stage(
 
 @stage(IMPORT_ANNOTATIONS)
 def import_annotations(manifest: Path, config: ExternalConfig, *, kind: str, name: str) -> None:
-    """Write the table of a JSON in file order, and then its manifest.
+    """Write the table of a JSON or of own boxes in file order, and then its manifest.
 
     Args:
         manifest: Path of the manifest to write; the table is written beside it.
@@ -65,8 +69,11 @@ def import_annotations(manifest: Path, config: ExternalConfig, *, kind: str, nam
         name: Name of the entry, for messages.
 
     Raises:
-        DataError: The JSON is absent, truncated, of another form, or lists no image.
+        DataError: The JSON or a file of boxes is absent, truncated, of another form, or lists no image.
     """
+    if isinstance(config, BoxesFilesDetect):
+        _import_own(manifest, config, where=f"{kind}.{name}")
+        return
     path = Path(config.path)
     if not path.is_file():
         raise DataError(f"{path}: no such file. Put it there, or name another.")
@@ -83,6 +90,47 @@ def import_annotations(manifest: Path, config: ExternalConfig, *, kind: str, nam
         return rows
 
     declared.write_table(manifest, table_identity(config), {path.as_posix(): sha256_of(path)}, rows)
+
+
+def _import_own(manifest: Path, config: BoxesFilesDetect, *, where: str) -> None:
+    files = box_files(config)
+
+    def rows() -> list[OwnBoxesRow]:
+        log.info("%s: reading %s, %d files", where, config.path, len(files.labels))
+        rows = list(own_boxes_in(config, files))
+        log.info("%d regions of %d images", sum(len(row.regions) for row in rows), len(rows))
+        return rows
+
+    declared = replace(IMPORT_ANNOTATIONS, row=OwnBoxesRow)
+    declared.write_table(manifest, table_identity(config), files.hashes(config.path), rows)
+
+
+def own_boxes_in(config: BoxesFilesDetect, files: BoxFiles) -> Iterator[OwnBoxesRow]:
+    """Yield a row for each image with a file or a line in the table.
+
+    Args:
+        config: Format, path and keys of labels; limits are not applied here.
+        files: The files of the entry.
+
+    Yields:
+        Rows in the order of the files, with corner and size of boxes in pixels or fractions.
+
+    Raises:
+        DataError: A file cannot be read or has another form.
+    """
+    for found in boxes_in_files(config, files):
+        regions = [
+            ExternalBox(box.x1, box.y1, box.width, box.height, score=score, label=label)
+            for box, label, score in found.boxes
+        ]
+        yield OwnBoxesRow(
+            key=found.image,
+            kept=True,
+            width=found.width,
+            height=found.height,
+            regions=regions,
+            fractions=found.fractions,
+        )
 
 
 def boxes_in(path: Path, config: BoxesJsonDetect) -> Iterator[ExternalBoxesRow]:
