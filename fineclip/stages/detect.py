@@ -19,6 +19,7 @@ from fineclip.boxes import clip_and_round, from_xywh, rejection_reason
 from fineclip.config import AnnotationsDetect, BoxesJsonDetect, DetectConfig, YoloDetect
 from fineclip.errors import ConfigError, DataError
 from fineclip.models.batches import batches
+from fineclip.readers.boxes import FramedBoxes, StatedSize, require_pixels
 from fineclip.shards import ByteRangeReader, DetectRow, FilterRow, SourceRow, input_manifest, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.declaration import Input, Stage, stage
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GivenBoxes = AnnotationsDetect | BoxesJsonDetect
+
+
+class GivenImage(NamedTuple):
+    """Boxes of an image as given, and the size of the image that they refer to."""
+
+    boxes: list[Region]
+    size: StatedSize
 
 
 class DecodedSample(NamedTuple):
@@ -104,6 +112,67 @@ def given_regions(
     return kept, left_out
 
 
+def boxes_of(source: SourceRow, config: GivenBoxes, external: Mapping[str, ExternalBoxesRow]) -> GivenImage | None:
+    """Return the boxes of a sample as its data set or the JSON states them, or None if the JSON does not list it.
+
+    Args:
+        source: Row of the sample; under engine annotations it holds boxes in pixels.
+        config: Engine.
+        external: Rows of the imported table by the keys of samples, for engine boxes_json.
+
+    Returns:
+        Boxes, and the size of the image that they refer to.
+
+    Raises:
+        ConfigError: The source has no boxes.
+    """
+    if isinstance(config, AnnotationsDetect):
+        if source.annotations is None:
+            raise ConfigError(
+                f"sample {source.key}: its source has no boxes of its own, and detect engine annotations needs them."
+                " Use an entry of engine yolo, or for kind coco set source.instances."
+            )
+        boxes = [Region(one.box, 1.0, one.label) for one in source.annotations]
+        return GivenImage(boxes, StatedSize(source.stated_width, source.stated_height))
+    listed = external.get(source.key)
+    if listed is None:
+        return None
+    boxes = [Region(from_xywh(*one[:4]), one.score, one.label) for one in listed.regions]
+    return GivenImage(boxes, StatedSize(listed.width, listed.height))
+
+
+def require_pixels_of_shard(
+    samples: Iterable[tuple[FilterRow, SourceRow]],
+    config: GivenBoxes,
+    external: Mapping[str, ExternalBoxesRow],
+    *,
+    where: str,
+) -> None:
+    """Check that the boxes of a shard are in pixels of its stored images, before any is decoded.
+
+    Images of another size than stated are dropped later and do not count here.
+
+    Args:
+        samples: Filter row and source row of each sample.
+        config: Engine. Its limits have no influence.
+        external: Rows of the imported table by the keys of samples, for engine boxes_json.
+        where: Table or file of the boxes, for messages.
+
+    Raises:
+        ConfigError: The source has no boxes.
+        DataError: The boxes are fractions, or too many extend beyond the border of their image.
+    """
+
+    def images() -> Iterator[FramedBoxes]:
+        for header, source in samples:
+            given = boxes_of(source, config, external)
+            if given is not None and not given.size.is_other_than(header.width, header.height):
+                stored = StatedSize(header.width, header.height)
+                yield FramedBoxes(source.source_key, [one.box for one in given.boxes], stored)
+
+    require_pixels(images(), where=where)
+
+
 def given_rows(
     samples: Iterable[DecodedSample], config: GivenBoxes, external: Mapping[str, ExternalBoxesRow]
 ) -> Iterator[DetectRow]:
@@ -123,34 +192,23 @@ def given_rows(
     """
     left_out = Counter[str]()
     for source, row, _ in samples:
-        reason, boxes = row.reason, list[Region]()
-        if isinstance(config, AnnotationsDetect):
-            if source.annotations is None:
-                raise ConfigError(
-                    f"sample {source.key}: its source has no boxes of its own, and detect engine annotations needs them."
-                    " Use an entry of engine yolo, or for kind coco set source.instances."
-                )
-            boxes = [Region(one.box, 1.0, one.label) for one in source.annotations]
-        elif reason is None:
-            listed = external.get(source.key)
-            reason = _mismatch(row, listed)
-            if listed and not reason:
-                boxes = [Region(from_xywh(*one[:4]), one.score, one.label) for one in listed.regions]
-        try:
-            regions, rejected = given_regions(boxes, width=row.width, height=row.height, config=config)
-        except DataError as error:
-            raise DataError(f"sample {source.key} ({source.source_key}): {error}") from None
-        left_out.update(rejected)
-        yield replace(row, kept=reason is None, reason=reason, regions=[] if reason else regions)
+        given = boxes_of(source, config, external)
+        reason, regions = row.reason or _mismatch(row, given), list[Region]()
+        if given and not reason:
+            try:
+                regions, rejected = given_regions(given.boxes, width=row.width, height=row.height, config=config)
+            except DataError as error:
+                raise DataError(f"sample {source.key} ({source.source_key}): {error}") from None
+            left_out.update(rejected)
+        yield replace(row, kept=reason is None, reason=reason, regions=regions)
     for why, count in sorted(left_out.items()):
         log.info("%d boxes left out: %s", count, why)
 
 
-def _mismatch(row: DetectRow, listed: ExternalBoxesRow | None) -> str | None:
-    if listed is None:
+def _mismatch(row: DetectRow, given: GivenImage | None) -> str | None:
+    if given is None:
         return "not-listed"
-    sides = ((listed.width, row.width), (listed.height, row.height))
-    return "other-size" if any(stated not in (None, actual) for stated, actual in sides) else None
+    return "other-size" if given.size.is_other_than(row.width, row.height) else None
 
 
 def detected_rows(shown: Iterable[DecodedSample], detector: "Detector", *, batch_size: int) -> Iterator[DetectRow]:
@@ -172,7 +230,7 @@ def detected_rows(shown: Iterable[DecodedSample], detector: "Detector", *, batch
 
 DETECT = Stage(
     name="detect",
-    version=1,
+    version=2,
     help="find regions in the kept images of a shard",
     config=DetectConfig,
     section="detect.{regions}",
@@ -186,7 +244,7 @@ DETECT = Stage(
         "undecodable": "the header was read, but the pixels cannot be decoded",
         "size-mismatch": "the pixels have another size than the header states",
         "not-listed": "the JSON of boxes does not list the image",
-        "other-size": "the JSON of boxes lists the image with another size",
+        "other-size": "the boxes refer to an image of another size: it was resized or turned since",
     },
     batch_size=16,
 )
@@ -217,7 +275,7 @@ def detect_shard(
     Raises:
         ConfigError: The engine does not support this source, is not installed, or lacks an input.
         CheckpointError: The weights cannot be verified or loaded.
-        DataError: A box is invalid, or the name of a sample matches several images of the JSON.
+        DataError: A box is invalid, boxes are not in pixels of the images, or the name of a sample matches several images of the JSON.
         ShardError: A table or an image file is absent or changed. Nothing is written then.
     """
     inputs = engine_inputs(kept, config, weights=weights, annotations=annotations)
@@ -231,10 +289,13 @@ def detect_shard(
             shown = decode_samples(bar, reader)
             match config:
                 case AnnotationsDetect():
+                    require_pixels_of_shard(samples, config, {}, where=str(input_manifest(kept, "source")))
                     found = given_rows(shown, config, {})
                 case BoxesJsonDetect():
                     source_keys = {source.key: source.source_key for _, source in samples}
-                    found = given_rows(shown, config, rows_for(inputs[1], ExternalBoxesRow, source_keys))
+                    external = rows_for(inputs[1], ExternalBoxesRow, source_keys)
+                    require_pixels_of_shard(samples, config, external, where=config.path)
+                    found = given_rows(shown, config, external)
                 case YoloDetect() if samples:
                     detector = _detector(config, inputs[1], batch_size=batch_size, device=device)
                     found = detected_rows(shown, detector, batch_size=batch_size)
