@@ -22,6 +22,7 @@ from fineclip.readers.box_tables import table_boxes
 from fineclip.readers.files import files_below, is_image
 from fineclip.readers.image_boxes import ImageBoxes, ScoredBox, read_labels
 from fineclip.readers.masks import mask_boxes, read_ids, tight_box
+from fineclip.readers.names import canonical_name
 from fineclip.readers.text import to_valid_utf8
 from fineclip.readers.voc_boxes import voc_boxes
 from fineclip.readers.yolo_boxes import NAMES_FILES, Classes, find_names, read_classes, yolo_boxes
@@ -75,9 +76,7 @@ def box_files(config: BoxesFilesDetect) -> BoxFiles:
     if not path.is_dir():
         raise DataError(f"{path}: no such folder. Put the labels there, or name another.")
     suffix = SUFFIXES[config.format]
-    found = {
-        name: root_entry for name, root_entry in sorted((name, Path(entry.path)) for name, entry in files_below(path))
-    }
+    found = dict(sorted((name, Path(entry.path)) for name, entry in files_below(path)))
     labels = {name: file for name, file in found.items() if PurePosixPath(name).suffix.lower() == suffix}
     names = names_file(config)
     if config.format == "yolo":
@@ -118,12 +117,12 @@ def boxes_in_files(config: BoxesFilesDetect, files: BoxFiles) -> Iterator[ImageB
     """
     taken: dict[str, str] = {}
     for where, found in _images(config, files):
-        if found.image in taken:
-            raise DataError(f"{where}: is of the image {found.image}, as is {taken[found.image]}. Remove one of them.")
-        taken[found.image] = where
-        if not config.labels:
-            found = found._replace(boxes=[box._replace(label="") for box in found.boxes])
-        yield found
+        image = canonical_name(found.image)
+        if image in taken:
+            raise DataError(f"{where}: is of the image {found.image}, as is {taken[image]}. Remove one of them.")
+        taken[image] = where
+        boxes = found.boxes if config.labels else [box._replace(label="") for box in found.boxes]
+        yield found._replace(boxes=boxes)
 
 
 def _images(config: BoxesFilesDetect, files: BoxFiles) -> Iterator[tuple[str, ImageBoxes]]:

@@ -1,4 +1,6 @@
-"""Boxes in a CSV with a header and one box per row. The names of the columns decide between three forms:
+"""Boxes in a CSV with a header and one box per row.
+
+The names of the columns decide between three forms:
 
     image,x1,y1,x2,y2[,label][,score][,width,height]        pixels, x2 and y2 exclusive
     filename,width,height,class,xmin,ymin,xmax,ymax         pixels, as TensorFlow's and Roboflow's exports
@@ -15,6 +17,7 @@ from typing import NamedTuple
 
 from fineclip.errors import DataError
 from fineclip.readers.image_boxes import ImageBoxes, ScoredBox, number_of, score_of
+from fineclip.readers.names import canonical_name
 from fineclip.readers.text import decoded, to_valid_utf8
 from fineclip.types import Box
 
@@ -67,7 +70,7 @@ def table_boxes(path: Path) -> list[ImageBoxes]:
         if not name:
             raise DataError(f"{where}: {form.image} is empty, expected the name of an image. Correct it.")
         width, height = (_side(values.get(side, ""), f"{where}: {side}") for side in (form.width, form.height))
-        found = images.setdefault(name, ImageBoxes(name, [], width, height, form.fractions))
+        found = images.setdefault(canonical_name(name), ImageBoxes(name, [], width, height, form.fractions))
         if (found.width, found.height) != (width, height):
             raise DataError(
                 f"{where}: {name} is {width} x {height} pixels here, and {found.width} x {found.height} in an earlier row. Correct one."

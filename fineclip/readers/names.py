@@ -4,8 +4,10 @@ The suffix of an image format is ignored, and of two names the one with fewer fo
 matches `a/b/9.jpg` and not `a/9.jpg`.
 """
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from fineclip.errors import DataError
 from fineclip.readers.files import is_image
@@ -51,9 +53,25 @@ class ImageNames:
         return places[0] if places else None
 
 
+def canonical_name(name: str) -> str:
+    r"""Return the form that all spellings of one name share: `/` between folders, no `./`, Unicode NFC.
+
+    Args:
+        name: Name of an image in a file of a user.
+
+    Returns:
+        Name for comparison only; the file on disk may be spelled otherwise.
+
+    Examples:
+        >>> canonical_name(r".\train2017\1.jpg")
+        'train2017/1.jpg'
+    """
+    return PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/")).as_posix()
+
+
 def parts_of(name: str) -> Parts:
     """Return folders and file name without the suffix of an image format."""
-    parts = [part for part in name.split("/") if part not in ("", ".")]
+    parts = [part for part in canonical_name(name).split("/") if part not in ("", ".")]
     if parts and is_image(parts[-1]):
         parts[-1] = parts[-1].rpartition(".")[0]
     return tuple(parts)

@@ -19,6 +19,7 @@ from fineclip.boxes import clip_and_round, from_fractions, from_xywh, rejection_
 from fineclip.config import AnnotationsDetect, BoxesFilesDetect, BoxesJsonDetect, DetectConfig, YoloDetect
 from fineclip.errors import ConfigError, DataError
 from fineclip.models.batches import batches
+from fineclip.readers.boxes import FramedBoxes, StatedSize, require_pixels
 from fineclip.shards import ByteRangeReader, DetectRow, FilterRow, SourceRow, input_manifest, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.declaration import Input, Stage, stage
@@ -42,6 +43,14 @@ GivenBoxes = AnnotationsDetect | BoxesJsonDetect | BoxesFilesDetect
 
 ENOUGH = 10  # images of a shard; if so many have no label at all, labels and images probably have other names
 ORIENTATION = 0x0112  # EXIF tag; 1: the pixels are stored as they are shown
+
+
+class GivenImage(NamedTuple):
+    """Boxes of an image in pixels, the size of the image that they refer to, and whether they were given as fractions of it."""
+
+    boxes: list[Region]
+    size: StatedSize = StatedSize()
+    are_of_fractions: bool = False
 
 
 class DecodedSample(NamedTuple):
@@ -115,6 +124,97 @@ def given_regions(
     return kept, left_out
 
 
+def boxes_of(
+    source: SourceRow, config: GivenBoxes, external: Mapping[str, ExternalBoxesRow], *, width: int, height: int
+) -> GivenImage | None:
+    """Return the boxes of a sample as its data set, the JSON or its file states them, or None if the JSON does not list it.
+
+    Args:
+        source: Row of the sample; under engine annotations it holds boxes in pixels.
+        config: Engine.
+        external: Rows of the imported table by the keys of samples, for engines boxes_json and boxes_files.
+        width: Width of the stored image in pixels, for boxes in fractions.
+        height: Height likewise.
+
+    Returns:
+        Boxes, and the size of the image that they refer to. Under engine boxes_files an image without a file has no boxes.
+
+    Raises:
+        ConfigError: The source has no boxes.
+    """
+    if isinstance(config, AnnotationsDetect):
+        if source.annotations is None:
+            raise ConfigError(
+                f"sample {source.key}: its source has no boxes of its own, and detect engine annotations needs them."
+                " Use an entry of engine boxes_files or yolo, or for kind coco set source.instances."
+            )
+        boxes = [Region(one.box, 1.0, one.label) for one in source.annotations]
+        return GivenImage(boxes, StatedSize(source.stated_width, source.stated_height))
+    listed = external.get(source.key)
+    if listed is None:
+        return GivenImage([]) if isinstance(config, BoxesFilesDetect) else None
+    boxes = [Region(from_xywh(*one[:4]), one.score, one.label) for one in listed.regions]
+    are_of_fractions = isinstance(listed, OwnBoxesRow) and listed.fractions
+    if are_of_fractions:
+        boxes = [replace(one, box=from_fractions(one.box, width, height)) for one in boxes]
+    return GivenImage(boxes, StatedSize(listed.width, listed.height), are_of_fractions)
+
+
+def report_unlabeled(source_keys: Mapping[str, str], external: Mapping[str, ExternalBoxesRow], *, where: str) -> None:
+    """Log how many images have no file of boxes and therefore no boxes.
+
+    Args:
+        source_keys: Source key of each sample of a shard by key.
+        external: Rows of the imported table by key.
+        where: Folder or table of the boxes, for messages.
+
+    Raises:
+        DataError: None of `ENOUGH` or more images has one: the names differ.
+    """
+    without = [source_key for key, source_key in source_keys.items() if key not in external]
+    if len(without) == len(source_keys) >= ENOUGH:
+        raise DataError(
+            f"{where}: names none of the {len(without)} images of this shard; the first is {without[0]}. Names of labels and images"
+            " must be equal but for the suffix and leading folders. An image without objects may have an empty label."
+        )
+    if without:
+        log.warning(
+            "%d of %d images have no label in %s, such as %s", len(without), len(source_keys), where, without[0]
+        )
+
+
+def require_pixels_of_shard(
+    samples: Iterable[tuple[FilterRow, SourceRow]],
+    config: GivenBoxes,
+    external: Mapping[str, ExternalBoxesRow],
+    *,
+    where: str,
+) -> None:
+    """Check that the boxes of a shard are in pixels of its stored images, before any is decoded.
+
+    Images of another size than stated are dropped later and do not count here.
+
+    Args:
+        samples: Filter row and source row of each sample.
+        config: Engine. Its limits have no influence.
+        external: Rows of the imported table by the keys of samples, for engine boxes_json.
+        where: Table or file of the boxes, for messages.
+
+    Raises:
+        ConfigError: The source has no boxes.
+        DataError: The boxes are fractions, or too many extend beyond the border of their image.
+    """
+
+    def images() -> Iterator[FramedBoxes]:
+        for header, source in samples:
+            given = boxes_of(source, config, external, width=header.width, height=header.height)
+            if given is not None and not given.size.is_other_than(header.width, header.height):
+                stored = StatedSize(header.width, header.height)
+                yield FramedBoxes(source.source_key, [one.box for one in given.boxes], stored)
+
+    require_pixels(images(), where=where)
+
+
 def given_rows(
     samples: Iterable[DecodedSample], config: GivenBoxes, external: Mapping[str, ExternalBoxesRow]
 ) -> Iterator[DetectRow]:
@@ -130,64 +230,29 @@ def given_rows(
 
     Raises:
         ConfigError: The source has no boxes.
-        DataError: A box has an edge that is not finite, or none of many images has a label.
+        DataError: A box has an edge that is not finite.
     """
-    left_out, unlisted, images = Counter[str](), list[str](), 0
+    left_out = Counter[str]()
     for source, row, image in samples:
-        images += row.kept
-        reason, boxes = row.reason, list[Region]()
-        if isinstance(config, AnnotationsDetect):
-            if source.annotations is None:
-                raise ConfigError(
-                    f"sample {source.key}: its source has no boxes of its own, and detect engine annotations needs them."
-                    " Use an entry of engine boxes_files or yolo, or for kind coco set source.instances."
-                )
-            boxes = [Region(one.box, 1.0, one.label) for one in source.annotations]
-        elif reason is None:
-            listed = external.get(source.key)
-            if listed is None:
-                unlisted.append(source.source_key)
-                reason = "not-listed" if isinstance(config, BoxesJsonDetect) else None
-            else:
-                reason = _mismatch(row, listed, image)
-                boxes = [] if reason else _in_pixels(listed, row)
-        try:
-            regions, rejected = given_regions(boxes, width=row.width, height=row.height, config=config)
-        except DataError as error:
-            raise DataError(f"sample {source.key} ({source.source_key}): {error}") from None
-        left_out.update(rejected)
-        yield replace(row, kept=reason is None, reason=reason, regions=[] if reason else regions)
+        given = boxes_of(source, config, external, width=row.width, height=row.height)
+        reason, regions = row.reason or _mismatch(row, given, image), list[Region]()
+        if given and not reason:
+            try:
+                regions, rejected = given_regions(given.boxes, width=row.width, height=row.height, config=config)
+            except DataError as error:
+                raise DataError(f"sample {source.key} ({source.source_key}): {error}") from None
+            left_out.update(rejected)
+        yield replace(row, kept=reason is None, reason=reason, regions=regions)
     for why, count in sorted(left_out.items()):
         log.info("%d boxes left out: %s", count, why)
-    if isinstance(config, BoxesFilesDetect):
-        _report_unlisted(unlisted, images, config)
 
 
-def _mismatch(row: DetectRow, listed: ExternalBoxesRow, image: Image.Image | None) -> str | None:
-    has_fractions = isinstance(listed, OwnBoxesRow) and listed.fractions and listed.regions
-    if has_fractions and image is not None and image.getexif().get(ORIENTATION, 1) > 1:
+def _mismatch(row: DetectRow, given: GivenImage | None, image: Image.Image | None) -> str | None:
+    if given is None:
+        return "not-listed"
+    if given.are_of_fractions and given.boxes and image is not None and image.getexif().get(ORIENTATION, 1) > 1:
         return "turned"
-    sides = ((listed.width, row.width), (listed.height, row.height))
-    return "other-size" if any(stated not in (None, actual) for stated, actual in sides) else None
-
-
-def _in_pixels(listed: ExternalBoxesRow, row: DetectRow) -> list[Region]:
-    boxes = [from_xywh(*one[:4]) for one in listed.regions]
-    if isinstance(listed, OwnBoxesRow) and listed.fractions:
-        boxes = [from_fractions(tuple(box), row.width, row.height) for box in boxes]
-    return [Region(box, one.score, one.label) for box, one in zip(boxes, listed.regions, strict=True)]
-
-
-def _report_unlisted(unlisted: list[str], images: int, config: BoxesFilesDetect) -> None:
-    """Log how many images have no label; raise if none of many images has one."""
-    if not unlisted:
-        return
-    if len(unlisted) == images >= ENOUGH:
-        raise DataError(
-            f"{config.path}: holds boxes of none of the {images} images of this shard; the first is {unlisted[0]}. Names of labels"
-            " and images must be equal but for the suffix and leading folders. An image without objects may have an empty label."
-        )
-    log.warning("%d of %d images have no label in %s, such as %s", len(unlisted), images, config.path, unlisted[0])
+    return "other-size" if given.size.is_other_than(row.width, row.height) else None
 
 
 def detected_rows(shown: Iterable[DecodedSample], detector: "Detector", *, batch_size: int) -> Iterator[DetectRow]:
@@ -209,7 +274,7 @@ def detected_rows(shown: Iterable[DecodedSample], detector: "Detector", *, batch
 
 DETECT = Stage(
     name="detect",
-    version=1,
+    version=2,
     help="find regions in the kept images of a shard",
     config=DetectConfig,
     section="detect.{regions}",
@@ -223,7 +288,7 @@ DETECT = Stage(
         "undecodable": "the header was read, but the pixels cannot be decoded",
         "size-mismatch": "the pixels have another size than the header states",
         "not-listed": "the JSON of boxes does not list the image",
-        "other-size": "the JSON or file of boxes states another size of the image",
+        "other-size": "the boxes refer to an image of another size: it was resized or turned since",
         "turned": "EXIF turns the image, and its boxes are fractions, which do not tell whether of the stored or the shown image",
     },
     batch_size=16,
@@ -255,7 +320,7 @@ def detect_shard(
     Raises:
         ConfigError: The engine does not support this source, is not installed, or lacks an input.
         CheckpointError: The weights cannot be verified or loaded.
-        DataError: A box is invalid, or the name of a sample matches several images of the JSON.
+        DataError: A box is invalid, boxes are not in pixels of the images, or the name of a sample matches several images of the JSON.
         ShardError: A table or an image file is absent or changed. Nothing is written then.
     """
     inputs = engine_inputs(kept, config, weights=weights, annotations=annotations)
@@ -269,11 +334,16 @@ def detect_shard(
             shown = decode_samples(bar, reader)
             match config:
                 case AnnotationsDetect():
+                    require_pixels_of_shard(samples, config, {}, where=str(input_manifest(kept, "source")))
                     found = given_rows(shown, config, {})
                 case BoxesJsonDetect() | BoxesFilesDetect():
                     source_keys = {source.key: source.source_key for _, source in samples}
                     row_type = ExternalBoxesRow if isinstance(config, BoxesJsonDetect) else OwnBoxesRow
-                    found = given_rows(shown, config, rows_for(inputs[1], row_type, source_keys))
+                    external = rows_for(inputs[1], row_type, source_keys)
+                    if isinstance(config, BoxesFilesDetect):
+                        report_unlabeled(source_keys, external, where=config.path)
+                    require_pixels_of_shard(samples, config, external, where=config.path)
+                    found = given_rows(shown, config, external)
                 case YoloDetect() if samples:
                     detector = _detector(config, inputs[1], batch_size=batch_size, device=device)
                     found = detected_rows(shown, detector, batch_size=batch_size)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fineclip.boxes import from_xywh
 from fineclip.config import (
     Blip2Caption,
     BoxesFilesDetect,
@@ -19,6 +20,7 @@ from fineclip.config import (
 )
 from fineclip.errors import ConfigError, ShardError
 from fineclip.identity import identity
+from fineclip.readers.boxes import FramedBoxes, StatedSize
 from fineclip.readers.names import ImageNames
 from fineclip.shards import Row, decode_rows, read_manifest, table_of
 from fineclip.stages.declaration import Input
@@ -58,6 +60,11 @@ class ExternalBoxesRow(Row):
     width: int | None
     height: int | None
     regions: list[ExternalBox]
+
+    def framed(self) -> FramedBoxes:
+        """Return the boxes with the size that the JSON states."""
+        boxes = [from_xywh(*region[:4]) for region in self.regions]
+        return FramedBoxes(self.key, boxes, StatedSize(self.width, self.height))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Stage `import-annotations`: read released or own boxes, or released captions, once into a table with one row per image.
 
 Boxes have the form of COCO's instances: coco_proposals.json of FineCLIP, coco_pseudo_4764.json of CLIPSelf. Every listed image is a
-row, even without boxes, and all boxes are read, crowds included. Captions are a flat object: coco_captions.json of FineCLIP.
+row, even without boxes, and all boxes are read, crowds included. Entries of one image are one row. Captions are a flat object: coco_captions.json of FineCLIP.
 
     {"000000000009.jpg_1_187_611_285.jpg": "a table with bowls of food", ...}
 
@@ -27,7 +27,10 @@ from pydantic import Field
 from fineclip.config import BoxesFilesDetect, BoxesJsonDetect, CaptionsJsonCaption
 from fineclip.errors import DataError
 from fineclip.readers.box_files import BoxFiles, box_files, boxes_in_files
-from fineclip.readers.json_documents import Document, Entry, Id, images_by_id, read_json
+from fineclip.readers.boxes import require_pixels
+from fineclip.readers.json_documents import Document, Entry, Id, read_json, with_content
+from fineclip.readers.listed_images import by_name, images_by_id, listed_once, referring
+from fineclip.readers.names import canonical_name
 from fineclip.readers.text import to_valid_utf8
 from fineclip.shards import sha256_of
 from fineclip.stages.declaration import Stage, catalog_entry, stage
@@ -48,7 +51,7 @@ KEY = re.compile(r"(?P<image>.+)" + r"_(-?[0-9]{1,9})" * 4 + r"\.jpg", re.DOTALL
 IMPORT_ANNOTATIONS = Stage(
     name="given",
     verb="import-annotations",
-    version=1,
+    version=2,
     help="read released boxes or captions, or own boxes, into one table",
     config=Annotated[ExternalConfig, Field(discriminator="engine")],
     section="{kind}.{name}",
@@ -144,27 +147,25 @@ def boxes_in(path: Path, config: BoxesJsonDetect) -> Iterator[ExternalBoxesRow]:
         Rows with boxes in pixels; an image without boxes has an empty list.
 
     Raises:
-        DataError: The JSON is absent, truncated or lacks a key, or two images have equal names.
+        DataError: The JSON is absent, truncated or lacks a key, its ids match no image, or its boxes are not pixels.
     """
     document = Document(path)
     categories = _categories(document) if config.labels else {}
+    images = images_by_id(document, lambda entry: canonical_name(to_valid_utf8(entry.image_name())))
     boxes: defaultdict[Id, list[ExternalBox]] = defaultdict(list)
-    for entry in document.entries("annotations"):
+    required = ("bbox", "category_id") if config.labels else ("bbox",)
+    for number, entry in referring(with_content(document.entries("annotations"), *required), images):
         label = ""
         if config.labels:
             label = entry.look_up("category_id", categories, "the id of one of 'categories' (or labels: false)")
-        boxes[entry.id("image_id")].append(ExternalBox(*entry.xywh("bbox"), score=_score(entry, config), label=label))
-    images, names = images_by_id(document), set[str]()
-    for number, image in images.items():
-        name = to_valid_utf8(image.image_name())
-        if name in names:
-            key = "file_name" if "file_name" in image.values else "coco_url"
-            raise image.wrong(key, "a name that no other image has")
-        names.add(name)
-        width, height = (_side(image, side) for side in ("width", "height"))
-        yield ExternalBoxesRow(key=name, kept=True, width=width, height=height, regions=boxes.get(number, []))
-    if strays := len(boxes.keys() - images.keys()):
-        log.warning("%s: %d images have boxes but no entry in 'images' and are skipped", path, strays)
+        boxes[number].append(ExternalBox(*entry.xywh("bbox"), score=_score(entry, config), label=label))
+    found = by_name(boxes, images)
+    rows = []
+    for image in listed_once(images):
+        (width, height), name = image.stated_size(), to_valid_utf8(image.entry.image_name())
+        rows.append(ExternalBoxesRow(key=name, kept=True, width=width, height=height, regions=found[image.name]))
+    require_pixels((row.framed() for row in rows), where=path.as_posix())
+    yield from rows
 
 
 def _categories(document: Document) -> dict[Id, str]:
@@ -183,15 +184,6 @@ def _score(entry: Entry, config: BoxesJsonDetect) -> float:
     return score
 
 
-def _side(image: Entry, side: str) -> int | None:
-    if image.values.get(side) is None:
-        return None
-    pixels = image.number(side)
-    if pixels < 1 or pixels != int(pixels):
-        raise image.wrong(side, "a whole number of pixels")
-    return int(pixels)
-
-
 def captions_in(path: Path) -> Iterator[ExternalCaptionsRow]:
     """Yield a row for each image that a key names, in the order of first keys.
 
@@ -208,8 +200,12 @@ def captions_in(path: Path) -> Iterator[ExternalCaptionsRow]:
     if not isinstance(captions, dict):
         raise DataError(f"{path}: is not a JSON object of captions by key. Check that it is the right file.")
     by_image: dict[str, list[ExternalCaption]] = {}
+    names: dict[str, str] = {}  # first spelling of each name
     others: list[str] = []
+    without = [key for key, caption in captions.items() if caption is None]
     for key, caption in captions.items():
+        if caption is None:
+            continue
         if not isinstance(caption, str):
             raise DataError(
                 f"{path}: {key!r} is {caption!r:.60}, expected a caption. Correct it, or download it again."
@@ -221,10 +217,13 @@ def captions_in(path: Path) -> Iterator[ExternalCaptionsRow]:
         image, *box = found.groups()
         x, y, width, height = map(int, box)
         one = ExternalCaption(x, y, width, height, to_valid_utf8(caption))
-        by_image.setdefault(to_valid_utf8(image), []).append(one)
+        name = to_valid_utf8(image)
+        by_image.setdefault(names.setdefault(canonical_name(name), name), []).append(one)
     if others and not by_image:
         raise DataError(f"{path}: no key is of the form IMAGE_X_Y_WIDTH_HEIGHT.jpg; the first is {others[0]!r:.80}.")
     if others:
         log.warning("%s: %d keys are of another form and are skipped: %r", path, len(others), others[0])
+    if without:
+        log.warning("%s: %d keys have no caption and are left out, such as %r", path, len(without), without[0])
     for image, regions in by_image.items():
         yield ExternalCaptionsRow(key=image, kept=True, regions=regions)

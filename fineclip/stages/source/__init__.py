@@ -17,7 +17,7 @@ LISTED = {
 INDEX_SOURCE = Stage(
     name="list",
     verb="index-source",
-    version=1,
+    version=2,
     help="read names, sizes and texts of a folder or a COCO data set into one table",
     config=SourceConfig,
     section="source",
@@ -27,7 +27,7 @@ INDEX_SOURCE = Stage(
 
 SOURCE = Stage(
     name="source",
-    version=1,
+    version=2,
     help="write the table of one shard: a row for each sample, with the byte range of its image",
     config=SourceConfig,
     section="source",

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from fineclip.readers.boxes import ImageAnnotations
 from fineclip.readers.text import to_valid_utf8
 from fineclip.shards import SourceRow
-from fineclip.types import LabeledBox
 
 
 class Samples(NamedTuple):
@@ -25,7 +25,7 @@ def sample_row(
     *,
     needs_text: bool = True,
     url: str | None = None,
-    annotations: list[LabeledBox] | None = None,
+    annotations: ImageAnnotations | None = None,
 ) -> SourceRow:
     """Return the row of an image, without a key.
 
@@ -36,7 +36,7 @@ def sample_row(
         captions: Captions of the image.
         needs_text: Whether an image without captions is dropped.
         url: Address of the image, if the data set states it.
-        annotations: Boxes of the image; None where the data set has none.
+        annotations: Boxes of the image and the size that they refer to; None where the data set has none.
 
     Returns:
         Kept row, or a dropped one with its reason.
@@ -57,7 +57,9 @@ def sample_row(
         size=sizes.get(name, 0),
         captions=captions,
         url=url,
-        annotations=annotations,
+        annotations=None if annotations is None else annotations.boxes,
+        stated_width=annotations.size.width if annotations else None,
+        stated_height=annotations.size.height if annotations else None,
     )
 
 
