@@ -141,11 +141,9 @@ def _images(config: BoxesFilesDetect, files: BoxFiles) -> Iterator[tuple[str, Im
                 yield str(file), voc_boxes(read_labels(file), image_name(root, name), str(file))
         case "masks":
             for name, file in files.labels.items():
-                boxes, (width, height) = mask_boxes(file)
-                yield (
-                    str(file),
-                    ImageBoxes(image_name(root, name), [ScoredBox(box, "") for box in boxes], width, height),
-                )
+                instances, (width, height) = mask_boxes(file)
+                unnamed = [ScoredBox(box, "") for box in instances]
+                yield str(file), ImageBoxes(image_name(root, name), unnamed, width, height)
         case "mask_folders":
             yield from _mask_folders(root, files.labels)
 

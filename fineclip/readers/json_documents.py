@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from fineclip.boxes import from_xywh
 from fineclip.errors import DataError
 from fineclip.readers.boxes import StatedSize
+from fineclip.readers.mask_annotations import add_boxes_of_masks
 from fineclip.types import Box
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Document:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._sections = read_json(path)
+        add_boxes_of_masks(self._sections, path)
 
     def entries(self, section: str) -> Iterator["Entry"]:
         """Yield the objects of a list.

@@ -146,7 +146,7 @@ def boxes_of(
         if source.annotations is None:
             raise ConfigError(
                 f"sample {source.key}: its source has no boxes of its own, and detect engine annotations needs them."
-                " Use an entry of engine boxes_files or yolo, or for kind coco set source.instances."
+                " Use an entry of engine yolo or boxes_files, or for kind coco set source.instances."
             )
         boxes = [Region(one.box, 1.0, one.label) for one in source.annotations]
         return GivenImage(boxes, StatedSize(source.stated_width, source.stated_height))

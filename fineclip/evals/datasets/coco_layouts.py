@@ -18,21 +18,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fineclip.config.evaluation import CocoCaptions, CocoPanoptic
+from fineclip.config.evaluation import CocoCaptions, CocoInstances, CocoPanoptic
 from fineclip.errors import DataError
 from fineclip.evals.datasets.benchmark_image import BenchmarkClass, BenchmarkImage, Contents, read_image
 from fineclip.readers.files import files_below
 from fineclip.readers.json_documents import Document, Entry, Id
+from fineclip.readers.masks import tight_box
 from fineclip.readers.text import captions_of, to_valid_utf8
 from fineclip.shards import BenchmarkBox, sha256_of
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.source.samples import fingerprint
-from fineclip.types import Box
 
 log = logging.getLogger(__name__)
 
 
-def coco_inputs(source: CocoPanoptic | CocoCaptions) -> dict[str, str]:
+def coco_inputs(source: CocoPanoptic | CocoInstances | CocoCaptions) -> dict[str, str]:
     """Return the hash of the JSON, and of the names and sizes in each folder."""
     root = Path(source.root)
     folders = [root / source.images, *([root / source.masks] if isinstance(source, CocoPanoptic) else [])]
@@ -99,25 +99,6 @@ def _panoptic_images(
                 raise entry.wrong("file_name", f"the name of a mask in {masks}")
             image = replace(image, boxes=_boxes(entry, document.path, masks, classes, image))
         yield image
-
-
-def tight_box(is_inside_HW: np.ndarray) -> Box:
-    """Return the smallest box that contains the true pixels.
-
-    Args:
-        is_inside_HW: bool; at least one pixel is true.
-
-    Returns:
-        Half-open box in pixels.
-
-    Examples:
-        >>> mask_HW = np.zeros((4, 6), dtype=bool)
-        >>> mask_HW[1:3, 2:5] = True
-        >>> tight_box(mask_HW)
-        Box(x1=2.0, y1=1.0, x2=5.0, y2=3.0)
-    """
-    rows, columns = (np.flatnonzero(is_inside_HW.any(axis=axis)) for axis in (1, 0))
-    return Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
 
 
 def segment_ids(png: Image.Image) -> np.ndarray:
