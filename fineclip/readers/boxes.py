@@ -31,7 +31,7 @@ class StatedSize(NamedTuple):
     width: int | None = None
     height: int | None = None
 
-    def is_other_than(self, width: int, height: int) -> bool:
+    def is_other_than(self, width: int | None, height: int | None) -> bool:
         """Return whether a stated side differs from that of the stored image."""
         return self.width not in (None, width) or self.height not in (None, height)
 
@@ -165,23 +165,22 @@ def require_pixels(images: Iterable[FramedBoxes], *, where: str) -> None:
         log.warning("%s: %d of %d boxes lie within one pixel: are they fractions?", where, found.fractions, found.boxes)
 
 
-def require_stated_size(stated: StatedSize, *, width: int, height: int, image: str, where: str) -> None:
+def require_stated_size(stated: StatedSize, stored: StatedSize, *, image: str, where: str) -> None:
     """Check that an image of a benchmark has the size that the file of its boxes states.
 
     Args:
         stated: Size in the file; sides that are None are not compared.
-        width: Width of the stored image in pixels.
-        height: Height of the stored image in pixels.
+        stored: Size of the stored image.
         image: Path of the image, for the message.
         where: File that states the size, for the message.
 
     Raises:
         DataError: A side differs.
     """
-    if stated.is_other_than(width, height):
+    if stated.is_other_than(*stored):
         raise DataError(
-            f"{image}: is stored with {width} x {height} pixels, but {where} states {stated}, and its boxes refer to that. Provide the"
-            " image as it was annotated, neither resized nor turned."
+            f"{image}: is stored with {stored} px, but {where} states {stated} px, and its boxes refer to that. Provide the image as it"
+            " was annotated, neither resized nor turned."
         )
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -262,23 +262,39 @@ def with_content(entries: Iterable[Entry], *keys: str) -> Iterator[Entry]:
     Raises:
         DataError: There are entries, and none has content.
     """
-    total, left_out, first = 0, 0, None
+    total, section, left_out = 0, "", list[Entry]()
     for entry in entries:
-        total += 1
+        total, section = total + 1, entry.section
         if any(map(entry.is_empty, keys)):
-            left_out, first = left_out + 1, first or entry
+            left_out.append(entry)
         else:
             yield entry
-    if first is None:
+    report_left_out(left_out, total=total, what=section, keys=keys)
+
+
+def report_left_out(left_out: Sequence[Entry], *, total: int, what: str, keys: Sequence[str]) -> None:
+    """Count the entries without content in the log.
+
+    Args:
+        left_out: Entries that lack a value.
+        total: Number of entries with these.
+        what: What the entries are, in the plural, such as `annotations`.
+        keys: Keys that an entry must have.
+
+    Raises:
+        DataError: All of the entries lack a value: the file is another one than expected.
+    """
+    if not left_out:
         return
-    what = " and ".join(map(repr, keys))
-    if left_out == total:
+    first, wanted = left_out[0], list(map(repr, keys))
+    if len(left_out) == total:
         raise DataError(
-            f"{first.path}: none of its {total} {first.section} has {what}; the first has only"
+            f"{first.path}: none of its {total} {what} has {' and '.join(wanted)}; {first.place} has only"
             f" {', '.join(first.values) or 'nothing'}. Check that it is the right file."
         )
     log.warning(
-        "%s: %d of %d %s have no %s and are left out, such as %s", first.path, left_out, total, first.section, what, first.place
+        "%s: %d of %d %s have no %s and are left out, such as %s",
+        first.path, len(left_out), total, what, " or ".join(wanted), first.place,
     )  # fmt: skip
 
 

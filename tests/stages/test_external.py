@@ -155,8 +155,9 @@ def without_name(values: dict[str, Any]) -> None:
     del values["images"][0]["file_name"]
 
 
-def same_name(values: dict[str, Any]) -> None:
-    values["images"].append({"id": 5, "file_name": NAME})
+def other_sizes(values: dict[str, Any]) -> None:
+    values["images"][0]["width"] = 10
+    values["images"].append({"id": 5, "file_name": f"./{NAME}", "width": 20})
 
 
 def same_id(values: dict[str, Any]) -> None:
@@ -182,10 +183,13 @@ def half_pixel(values: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without_box, r"boxes.json: annotations\[0\]: has no 'bbox', only image_id, category_id"),
+        (without_box, r"boxes.json: none of its 1 annotations has 'bbox' and 'category_id'; annotations\[0\] has only"),
         (without_image, r"annotations\[0\]: has no 'image_id'"),
         (without_name, r"images\[0\]: has no 'file_name'"),
-        (same_name, r"images\[1\]: 'file_name' is '000000000009.jpg', expected a name that no other image has"),
+        (
+            other_sizes,
+            r"images\[1\]: 'width' is 20, expected 10 as in images\[0\], because both are the image 000000000009.jpg",
+        ),
         (same_id, r"images\[1\]: 'id' is 0, expected one of its own"),
         (without_images, r"boxes.json: holds no image"),
         (other_category, r"'category_id' is 8, expected the id of one of 'categories' \(or labels: false\)"),

@@ -172,7 +172,7 @@ def test_images_without_captions_pass_a_filter_that_asks_for_no_word(tmp_path: P
 
 
 def change_caption(captions: Values, _: Values) -> None:
-    del captions["annotations"][2]["caption"]
+    captions["annotations"][2]["caption"] = 7
 
 
 def change_id(captions: Values, _: Values) -> None:
@@ -211,7 +211,7 @@ def change_split(captions: Values, _: Values) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (change_caption, r"captions_train2017.json: annotations\[2\]: has no 'caption', only image_id"),
+        (change_caption, r"captions_train2017.json: annotations\[2\]: 'caption' is 7, expected a text"),
         (change_id, r"captions_train2017.json: images\[2\]: 'id' is 1, expected one of its own: 1.jpg has it too"),
         (change_name, r"images\[2\]: 'file_name' is 7, expected a text"),
         (change_list, r"captions_train2017.json: has no list 'images'"),
