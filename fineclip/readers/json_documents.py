@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from fineclip.boxes import from_xywh
 from fineclip.errors import DataError
 from fineclip.readers.boxes import StatedSize
+from fineclip.readers.text import to_valid_utf8
 from fineclip.types import Box
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,22 @@ class Document:
         """
         yield from self._entries("", self._sections, f"is a JSON {type(self._sections).__name__}, not a list")
 
+    def categories(self) -> dict[Id, str]:
+        """Return the names of `categories` by id.
+
+        Returns:
+            Names in file order, as valid UTF-8.
+
+        Raises:
+            DataError: The list does not exist, an entry lacks a key, or two names have equal ids.
+        """
+        names: dict[Id, str] = {}
+        for entry in self.entries("categories"):
+            number, name = entry.id("id"), to_valid_utf8(entry.text("name"))
+            if names.setdefault(number, name) != name:
+                raise entry.wrong("id", f"one of its own: {names[number]!r} has it too")
+        return names
+
     def lists_any(self, section: str) -> bool:
         """Return whether the outermost object has a list of this key that is not empty."""
         return isinstance(self._sections, dict) and bool(self._sections.get(section))
@@ -109,6 +126,23 @@ class Entry:
         number = self._valid(key, _is_id, "a whole number or a text")
         return int(number) if isinstance(number, float) else number
 
+    def is_set(self, key: str) -> bool:
+        """Return whether a flag is 1 or true; an absent one and null are 0.
+
+        Args:
+            key: Key in the JSON object, such as `iscrowd`.
+
+        Returns:
+            Value of the flag.
+
+        Raises:
+            DataError: The value is not 0, 1, true, false or null.
+        """
+        value = self.values.get(key)
+        if not (value is None or (isinstance(value, int | float) and value in (0, 1))):
+            raise self.wrong(key, "0 or 1")
+        return bool(value)
+
     def is_empty(self, key: str) -> bool:
         """Return whether a value is absent, null, a blank text or an empty list or object."""
         value = self.values.get(key)
@@ -143,7 +177,10 @@ class Entry:
         Source:
             CLIPSelf, training/data.py.
         """
-        if "file_name" in self.values or "coco_url" not in self.values:
+        if self.is_empty("coco_url"):
+            name: str = self._valid("file_name", _is_name, "a text that names a file")
+            return name
+        if not self.is_empty("file_name"):
             return self.text("file_name")
         return "/".join(self.text("coco_url").split("/")[-2:])
 
@@ -309,6 +346,10 @@ def _is_number(value: Any) -> bool:
         return math.isfinite(value)
     except OverflowError:  # a whole number beyond the range of float
         return False
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _is_id(value: Any) -> bool:

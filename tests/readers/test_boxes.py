@@ -7,7 +7,7 @@ import pytest
 
 from fineclip.boxes import from_xywh
 from fineclip.errors import DataError
-from fineclip.readers.boxes import FramedBoxes, StatedSize, require_pixels, require_stated_size
+from fineclip.readers.boxes import FramedBoxes, StatedSize, require_no_fractions, require_pixels, require_stated_size
 
 SIZE = StatedSize(160, 120)
 INSIDE = (10, 8, 60, 40)
@@ -80,6 +80,15 @@ def test_each_side_has_a_margin_of_two_pixels(box: Xywh, is_outside: bool) -> No
             check([box, box])
     else:
         check([box, box])
+
+
+def test_a_file_whose_images_are_not_read_may_have_boxes_beyond_the_border(caplog: pytest.LogCaptureFixture) -> None:
+    images = [FramedBoxes("a.jpg", [from_xywh(*OUTSIDE)] * 3, SIZE)]
+    with caplog.at_level(logging.WARNING):
+        assert require_no_fractions(images, where="x.json").are_beyond_the_border
+    assert "x.json: 3 of 3 boxes extend more than 2 px beyond the border" in caplog.text
+    with pytest.raises(DataError, match="x.json: all boxes .* fractions"):
+        require_no_fractions([FramedBoxes("a.jpg", [from_xywh(*FRACTION)])], where="x.json")
 
 
 def test_a_side_that_is_not_stated_is_not_compared() -> None:

@@ -168,14 +168,32 @@ def test_fractions_stop_the_import(tmp_path: Path, size: tuple[int, int] | None,
         given(tmp_path, boxes_config(path, min_side_px=side))
 
 
-def test_boxes_beyond_the_border_stop_the_import_or_the_shard(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [None, SIZE])
+def test_boxes_beyond_the_border_stop_the_shard(tmp_path: Path, size: tuple[int, int] | None) -> None:
     boxes = {NAME: [[600, 400, 620, 430], [0, 0, 50, 50]], "b.jpg": [[500, 300, 530, 320]]}
-    with pytest.raises(DataError, match=r"boxes.json: 2 of 3 boxes .* border .*two corners"):
-        given(tmp_path, boxes_config(boxes_json(tmp_path, boxes, size=SIZE)))
-    config = boxes_config(boxes_json(tmp_path, boxes))
+    config = boxes_config(boxes_json(tmp_path, boxes, size=size))
     given(tmp_path, config)
-    with pytest.raises(DataError, match=r"boxes.json: 2 of 3 boxes .* border .*\(640 x 480 px\)"):
+    with pytest.raises(DataError, match=r"boxes.json: 2 of 3 boxes .* border .*\(640 x 480 px\).*two corners"):
         detected(tmp_path, config, [NAME, "b.jpg"])
+
+
+def test_an_image_of_another_size_does_not_stop_the_shard(tmp_path: Path) -> None:
+    """The size in the JSON is too small for the boxes, and not that of the stored image: its image alone is dropped."""
+    path = boxes_json(tmp_path, {NAME: [[600, 400, 20, 20], [610, 400, 20, 20]], "b.jpg": [[1, 2, 30, 30]]}, size=SIZE)
+    values = json.loads(path.read_text())
+    values["images"][0] |= {"width": 320, "height": 240}
+    write_json(path, values)
+    assert [row.reason for row in detected(tmp_path, boxes_config(path), [NAME, "b.jpg"])] == ["other-size", None]
+
+
+@pytest.mark.parametrize("second", [{"id": 7.0, "name": "dog"}, {"id": 7, "name": "dog"}])
+def test_two_categories_of_one_id_are_an_error(tmp_path: Path, second: dict[str, Any]) -> None:
+    path = boxes_json(tmp_path, {NAME: [[1, 2, 3, 4]]})
+    values = json.loads(path.read_text())
+    values["categories"] += [{"id": 7.0, "name": "cat"}, second]
+    write_json(path, values)
+    with pytest.raises(DataError, match=r"categories\[2\]: 'id' is 7.*, expected one of its own: 'cat' has it too"):
+        given(tmp_path, boxes_config(path))
 
 
 def test_ids_of_another_type_match_nothing(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def change_split(captions: Values, _: Values) -> None:
     [
         (change_caption, r"captions_train2017.json: annotations\[2\]: 'caption' is 7, expected a text"),
         (change_id, r"captions_train2017.json: images\[2\]: 'id' is 1, expected one of its own: 1.jpg has it too"),
-        (change_name, r"images\[2\]: 'file_name' is 7, expected a text"),
+        (change_name, r"images\[2\]: 'file_name' is 7, expected a text that names a file"),
         (change_list, r"captions_train2017.json: has no list 'images'"),
         (change_entry, r"annotations\[1\] is 'text', not an object"),
         (change_box, r"instances_train2017.json: annotations\[0\]: 'bbox' is \[1, 2, 3\], expected four numbers"),
@@ -344,7 +344,7 @@ def test_entries_of_one_image_are_one_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("boxes_alone", [False, True])
-def test_boxes_that_are_not_pixels_of_the_stated_size_stop_the_listing(tmp_path: Path, boxes_alone: bool) -> None:
+def test_fractions_stop_the_listing(tmp_path: Path, boxes_alone: bool) -> None:
     instances = instances_json()
     instances["images"] = [{"id": number, "file_name": f"{number}.jpg", "width": 32, "height": 24} for number in (1, 2)]
     for entry, bbox in zip(instances["annotations"], ([0.1, 0.2, 0.3, 0.4],) * 4, strict=True):
@@ -353,7 +353,27 @@ def test_boxes_that_are_not_pixels_of_the_stated_size_stop_the_listing(tmp_path:
     config = config.model_copy(update={"captions": None}) if boxes_alone else config
     with pytest.raises(DataError, match="instances_train2017.json: .*fractions"):
         listed(config)
-    instances["annotations"] = [{"image_id": number, "category_id": 17, "bbox": [20, 10, 30, 20]} for number in (1, 2)]
-    write(tmp_path / "in", captions_json(), instances)
-    with pytest.raises(DataError, match="instances_train2017.json: 2 of 2 boxes .*border .*two corners"):
-        listed(config)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_crowd"), [(True, True), (1.0, True), (False, False), (None, False), ("0", None), (2, None)]
+)
+def test_a_crowd_is_1_or_true(tmp_path: Path, value: Any, is_crowd: bool | None) -> None:
+    instances = instances_json()
+    instances["annotations"][0]["iscrowd"] = value
+    config = write(tmp_path / "in", captions_json(), instances)
+    if is_crowd is None:
+        with pytest.raises(DataError, match=r"annotations\[0\]: 'iscrowd' is .*, expected 0 or 1"):
+            listed(config)
+    else:
+        assert len(listed(config)["1.jpg"].annotations or []) == 2 - is_crowd
+
+
+@pytest.mark.parametrize("name", [None, "", " "])
+def test_a_url_replaces_an_empty_file_name(tmp_path: Path, name: str | None) -> None:
+    captions = captions_json()
+    captions["images"] = [{"id": 1, "file_name": name, "coco_url": "http://images/train2017/1.jpg"}]
+    assert listed(write(tmp_path / "in", captions, instances_json()))["1.jpg"].kept
+    captions["images"] = [{"id": 1, "file_name": name}]
+    with pytest.raises(DataError, match=r"images\[0\]: 'file_name' is .*, expected a text that names a file"):
+        listed(write(tmp_path / "in", captions, instances_json()))
