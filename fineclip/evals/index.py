@@ -41,7 +41,7 @@ from fineclip.identity import canonical
 from fineclip.shards import BenchmarkBox, BenchmarkRow, Job, TableWriter, kept_rows, read_manifest, write_text
 from fineclip.shards.manifest import verified_output
 
-VERSION = 1
+VERSION = 2
 CLASSES_SUFFIX = ".classes.json"
 
 

@@ -31,7 +31,7 @@ class StatedSize(NamedTuple):
     width: int | None = None
     height: int | None = None
 
-    def is_other_than(self, width: int, height: int) -> bool:
+    def is_other_than(self, width: int | None, height: int | None) -> bool:
         """Return whether a stated side differs from that of the stored image."""
         return self.width not in (None, width) or self.height not in (None, height)
 
@@ -128,60 +128,78 @@ class Evidence(NamedTuple):
         return f"{numbers} in {self.example.image}{known}"
 
 
-def require_pixels(images: Iterable[FramedBoxes], *, where: str) -> None:
-    """Check that boxes are in pixels of their images; a few that extend beyond the border are counted in the log.
+def require_no_fractions(images: Iterable[FramedBoxes], *, where: str) -> Evidence:
+    """Check the boxes of a file whose images have not been read: they must not be fractions.
+
+    Boxes beyond a stated size are counted in the log. They are no error yet, because an image of another size is dropped later.
 
     Args:
-        images: Boxes of each image of a file, a shard or a benchmark. Images whose size is another than the stated one are left
-            out by the caller; where no size is known, only fractions are found.
-        where: File or table that holds the boxes, for messages.
+        images: Boxes of each image with the stated size, if any.
+        where: File that holds the boxes, for messages.
+
+    Returns:
+        What the boxes say about their unit.
 
     Raises:
-        DataError: The boxes are fractions, or too many extend beyond the border.
+        DataError: All boxes are fractions.
 
     Examples:
         >>> boxes = [Box(0.25, 0.5, 0.75, 1.0)]
-        >>> require_pixels([FramedBoxes("1.jpg", boxes)], where="boxes.json")
+        >>> require_no_fractions([FramedBoxes("1.jpg", boxes)], where="boxes.json")
         Traceback (most recent call last):
         fineclip.errors.DataError: boxes.json: all boxes (1) are fractions, ...
     """
     found = Evidence.of(images)
     if found.are_fractions:
         raise DataError(
-            f"{where}: all boxes ({found.solid}) are fractions, numbers between 0 and 1, such as {found.shown}. Boxes must be"
-            " in pixels of the stored image: multiply x and width by its width, y and height by its height."
+            f"{where}: all boxes ({found.solid}) are fractions, numbers between 0 and 1, such as {found.shown}. Boxes must be in pixels"
+            " of the stored image: multiply x and width by its width, y and height by its height."
         )
+    if found.fractions:
+        log.warning("%s: %d of %d boxes lie within one pixel: are they fractions?", where, found.fractions, found.boxes)
+    if found.outside:
+        log.warning(
+            "%s: %d of %d boxes extend more than %g px beyond the border of their image, such as %s",
+            where, found.outside, found.boxes, MARGIN_PX, found.shown,
+        )  # fmt: skip
+    return found
+
+
+def require_pixels(images: Iterable[FramedBoxes], *, where: str) -> None:
+    """Check that boxes are in pixels of their images; a few that extend beyond the border are counted in the log.
+
+    Args:
+        images: Boxes of each image of a shard or a benchmark, with the size of the stored image. Images whose size is another than
+            the stated one are left out by the caller.
+        where: File or table that holds the boxes, for messages.
+
+    Raises:
+        DataError: The boxes are fractions, or too many extend beyond the border.
+    """
+    found = require_no_fractions(images, where=where)
     if found.are_beyond_the_border:
         raise DataError(
             f"{where}: {found.outside} of {found.boxes} boxes extend more than {MARGIN_PX:g} px beyond the border of their image, such"
             f" as x, y, width, height {found.shown}. {_advice(found)}"
         )
-    if found.outside:
-        log.warning(
-            "%s: %d of %d boxes extend more than %g px beyond the border of their image and are clipped, such as %s",
-            where, found.outside, found.boxes, MARGIN_PX, found.shown,
-        )  # fmt: skip
-    if found.fractions:
-        log.warning("%s: %d of %d boxes lie within one pixel: are they fractions?", where, found.fractions, found.boxes)
 
 
-def require_stated_size(stated: StatedSize, *, width: int, height: int, image: str, where: str) -> None:
+def require_stated_size(stated: StatedSize, stored: StatedSize, *, image: str, where: str) -> None:
     """Check that an image of a benchmark has the size that the file of its boxes states.
 
     Args:
         stated: Size in the file; sides that are None are not compared.
-        width: Width of the stored image in pixels.
-        height: Height of the stored image in pixels.
+        stored: Size of the stored image.
         image: Path of the image, for the message.
         where: File that states the size, for the message.
 
     Raises:
         DataError: A side differs.
     """
-    if stated.is_other_than(width, height):
+    if stated.is_other_than(*stored):
         raise DataError(
-            f"{image}: is stored with {width} x {height} pixels, but {where} states {stated}, and its boxes refer to that. Provide the"
-            " image as it was annotated, neither resized nor turned."
+            f"{image}: is stored with {stored} px, but {where} states {stated} px, and its boxes refer to that. Provide the image as it"
+            " was annotated, neither resized nor turned."
         )
 
 

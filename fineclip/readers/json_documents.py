@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from fineclip.boxes import from_xywh
 from fineclip.errors import DataError
 from fineclip.readers.boxes import StatedSize
 from fineclip.readers.mask_annotations import add_boxes_of_masks
+from fineclip.readers.text import to_valid_utf8
 from fineclip.types import Box
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,22 @@ class Document:
         """
         yield from self._entries("", self._sections, f"is a JSON {type(self._sections).__name__}, not a list")
 
+    def categories(self) -> dict[Id, str]:
+        """Return the names of `categories` by id.
+
+        Returns:
+            Names in file order, as valid UTF-8.
+
+        Raises:
+            DataError: The list does not exist, an entry lacks a key, or two names have equal ids.
+        """
+        names: dict[Id, str] = {}
+        for entry in self.entries("categories"):
+            number, name = entry.id("id"), to_valid_utf8(entry.text("name"))
+            if names.setdefault(number, name) != name:
+                raise entry.wrong("id", f"one of its own: {names[number]!r} has it too")
+        return names
+
     def lists_any(self, section: str) -> bool:
         """Return whether the outermost object has a list of this key that is not empty."""
         return isinstance(self._sections, dict) and bool(self._sections.get(section))
@@ -111,6 +128,23 @@ class Entry:
         number = self._valid(key, _is_id, "a whole number or a text")
         return int(number) if isinstance(number, float) else number
 
+    def is_set(self, key: str) -> bool:
+        """Return whether a flag is 1 or true; an absent one and null are 0.
+
+        Args:
+            key: Key in the JSON object, such as `iscrowd`.
+
+        Returns:
+            Value of the flag.
+
+        Raises:
+            DataError: The value is not 0, 1, true, false or null.
+        """
+        value = self.values.get(key)
+        if not (value is None or (isinstance(value, int | float) and value in (0, 1))):
+            raise self.wrong(key, "0 or 1")
+        return bool(value)
+
     def is_empty(self, key: str) -> bool:
         """Return whether a value is absent, null, a blank text or an empty list or object."""
         value = self.values.get(key)
@@ -145,7 +179,10 @@ class Entry:
         Source:
             CLIPSelf, training/data.py.
         """
-        if "file_name" in self.values or "coco_url" not in self.values:
+        if self.is_empty("coco_url"):
+            name: str = self._valid("file_name", _is_name, "a text that names a file")
+            return name
+        if not self.is_empty("file_name"):
             return self.text("file_name")
         return "/".join(self.text("coco_url").split("/")[-2:])
 
@@ -264,23 +301,39 @@ def with_content(entries: Iterable[Entry], *keys: str) -> Iterator[Entry]:
     Raises:
         DataError: There are entries, and none has content.
     """
-    total, left_out, first = 0, 0, None
+    total, section, left_out = 0, "", list[Entry]()
     for entry in entries:
-        total += 1
+        total, section = total + 1, entry.section
         if any(map(entry.is_empty, keys)):
-            left_out, first = left_out + 1, first or entry
+            left_out.append(entry)
         else:
             yield entry
-    if first is None:
+    report_left_out(left_out, total=total, what=section, keys=keys)
+
+
+def report_left_out(left_out: Sequence[Entry], *, total: int, what: str, keys: Sequence[str]) -> None:
+    """Count the entries without content in the log.
+
+    Args:
+        left_out: Entries that lack a value.
+        total: Number of entries with these.
+        what: What the entries are, in the plural, such as `annotations`.
+        keys: Keys that an entry must have.
+
+    Raises:
+        DataError: All of the entries lack a value: the file is another one than expected.
+    """
+    if not left_out:
         return
-    what = " and ".join(map(repr, keys))
-    if left_out == total:
+    first, wanted = left_out[0], list(map(repr, keys))
+    if len(left_out) == total:
         raise DataError(
-            f"{first.path}: none of its {total} {first.section} has {what}; the first has only"
+            f"{first.path}: none of its {total} {what} has {' and '.join(wanted)}; {first.place} has only"
             f" {', '.join(first.values) or 'nothing'}. Check that it is the right file."
         )
     log.warning(
-        "%s: %d of %d %s have no %s and are left out, such as %s", first.path, left_out, total, first.section, what, first.place
+        "%s: %d of %d %s have no %s and are left out, such as %s",
+        first.path, len(left_out), total, what, " or ".join(wanted), first.place,
     )  # fmt: skip
 
 
@@ -295,6 +348,10 @@ def _is_number(value: Any) -> bool:
         return math.isfinite(value)
     except OverflowError:  # a whole number beyond the range of float
         return False
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _is_id(value: Any) -> bool:

@@ -91,7 +91,7 @@ def referring(
 
     Args:
         entries: Entries of one list, such as `annotations`.
-        images: Image of each id.
+        images: Image of each id. If there is none, nothing is read.
         key: Key of the id of the image.
 
     Yields:
@@ -100,6 +100,8 @@ def referring(
     Raises:
         DataError: There are entries, and none refers to an image.
     """
+    if not images:
+        return
     total, unknown, first = 0, 0, None
     for entry in entries:
         total += 1
@@ -111,14 +113,14 @@ def referring(
     if first is None:
         return
     written = first.values[key]
-    known = f"such as {next(iter(images.values())).entry.values['id']!r:.60}" if images else "none"
+    known = next(iter(images.values())).entry.values["id"]
     if unknown == total:
         raise DataError(
             f"{first.path}: no {key!r} of its {total} {first.section} is the 'id' of an image: {first.place} has {written!r:.60}, and"
-            f" the images have {known}. Both must be of the same split, and both numbers or both texts."
+            f" the images have ids such as {known!r:.60}. Both must be of the same split, and both numbers or both texts."
         )
     log.warning(
-        "%s: %d of %d %s refer to no image and are left out, such as %s: its %r is %.60r, and the images have ids %s",
+        "%s: %d of %d %s refer to no image and are left out, such as %s: its %r is %.60r, and the images have ids such as %.60r",
         first.path, unknown, total, first.section, first.place, key, written, known,
     )  # fmt: skip
 

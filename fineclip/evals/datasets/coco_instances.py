@@ -68,7 +68,7 @@ def _images(source: CocoInstances, document: Document, categories: list[Id]) -> 
     for listed in listed_once(images):
         image = replace(read_image(folder / listed.name, captions=[]), boxes=of_images[listed.name])
         file, size = image.file.as_posix(), StatedSize(image.width, image.height)
-        require_stated_size(listed.stated_size(), width=image.width, height=image.height, image=file, where=where)
+        require_stated_size(listed.stated_size(), size, image=file, where=where)
         framed.append(FramedBoxes(file, [one.box for one in image.boxes], size))
         yield image
     require_pixels(framed, where=where)

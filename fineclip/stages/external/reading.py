@@ -27,7 +27,7 @@ from pydantic import Field
 from fineclip.config import BoxesFilesDetect, BoxesJsonDetect, CaptionsJsonCaption
 from fineclip.errors import DataError
 from fineclip.readers.box_files import BoxFiles, box_files, boxes_in_files
-from fineclip.readers.boxes import require_pixels
+from fineclip.readers.boxes import require_no_fractions
 from fineclip.readers.json_documents import Document, Entry, Id, read_json, with_content
 from fineclip.readers.listed_images import by_name, images_by_id, listed_once, referring
 from fineclip.readers.names import canonical_name
@@ -101,6 +101,7 @@ def _import_own(manifest: Path, config: BoxesFilesDetect, *, where: str) -> None
     def rows() -> list[OwnBoxesRow]:
         log.info("%s: reading %s, %d files", where, config.path, len(files.labels))
         rows = list(own_boxes_in(config, files))
+        require_no_fractions((row.framed() for row in rows if not row.fractions), where=config.path)
         log.info("%d regions of %d images", sum(len(row.regions) for row in rows), len(rows))
         return rows
 
@@ -147,7 +148,7 @@ def boxes_in(path: Path, config: BoxesJsonDetect) -> Iterator[ExternalBoxesRow]:
         Rows with boxes in pixels; an image without boxes has an empty list.
 
     Raises:
-        DataError: The JSON is absent, truncated or lacks a key, its ids match no image, or its boxes are not pixels.
+        DataError: The JSON is absent, truncated or lacks a key, its ids match no image, or its boxes are fractions.
     """
     document = Document(path)
     categories = _categories(document) if config.labels else {}
@@ -164,13 +165,13 @@ def boxes_in(path: Path, config: BoxesJsonDetect) -> Iterator[ExternalBoxesRow]:
     for image in listed_once(images):
         (width, height), name = image.stated_size(), to_valid_utf8(image.entry.image_name())
         rows.append(ExternalBoxesRow(key=name, kept=True, width=width, height=height, regions=found[image.name]))
-    require_pixels((row.framed() for row in rows), where=path.as_posix())
+    require_no_fractions((row.framed() for row in rows), where=path.as_posix())
     yield from rows
 
 
 def _categories(document: Document) -> dict[Id, str]:
     try:
-        return {entry.id("id"): to_valid_utf8(entry.text("name")) for entry in document.entries("categories")}
+        return document.categories()
     except DataError as error:
         raise DataError(f"{error} If the categories are placeholders, set labels: false.") from None
 

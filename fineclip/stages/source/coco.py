@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from fineclip.config import CocoSource
 from fineclip.errors import DataError
-from fineclip.readers.boxes import ImageAnnotations, require_pixels
+from fineclip.readers.boxes import ImageAnnotations, require_no_fractions
 from fineclip.readers.files import files_below, is_image
 from fineclip.readers.json_documents import Document, Entry, Id, with_content
 from fineclip.readers.listed_images import ListedImage, by_name, images_by_id, listed_once, referring
@@ -119,7 +119,7 @@ def _boxes(
         Boxes of each image that the document lists.
 
     Raises:
-        DataError: The document lists none of the samples, lacks a key, or holds boxes that are not pixels.
+        DataError: The document lists none of the samples, lacks a key, or its boxes are fractions.
     """
     images = images_by_id(document, name_of) if document.lists_any("images") else samples
     known = {image.name for image in samples.values()}
@@ -128,18 +128,18 @@ def _boxes(
             f"{document.path}: lists none of the {len(known)} images of the captions JSON; its first is"
             f" {next(iter(images.values())).name}. Both must be of the same split."
         )
-    labels = {entry.id("id"): to_valid_utf8(entry.text("name")) for entry in document.entries("categories")}
+    labels = document.categories()
     boxes: defaultdict[Id, list[LabeledBox]] = defaultdict(list)
     crowds = 0
     for number, entry in referring(with_content(document.entries("annotations"), "bbox", "category_id"), images):
-        if entry.values.get("iscrowd"):
+        if entry.is_set("iscrowd"):
             crowds += 1
             continue
         label = entry.look_up("category_id", labels, "the id of one of 'categories'")
         boxes[number].append(LabeledBox(entry.box("bbox"), label))
     sizes = {image.name: image.stated_size() for image in listed_once(images)}
     found = {name: ImageAnnotations(of_image, sizes[name]) for name, of_image in by_name(boxes, images).items()}
-    require_pixels((one.framed(name) for name, one in found.items()), where=document.path.as_posix())
+    require_no_fractions((one.framed(name) for name, one in found.items()), where=document.path.as_posix())
     log.info(
         "%s: %d crowds left out, and the boxes of %d images that are not samples",
         document.path, crowds, sum(bool(one.boxes) for name, one in found.items() if name not in known),
