@@ -75,7 +75,7 @@ def test_entries_of_one_image_are_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("images", 0, "width"), 128, r"a.jpg: is stored with 64 x 48 pixels, but .*boxes.json states 128 x 48"),
+        (("images", 0, "width"), 128, r"a.jpg: is stored with 64 x 48 px, but .*boxes.json states 128 x 48"),
         (("images", 0, "file_name"), "d.jpg", r"images\[0\]: 'file_name' is 'd.jpg', expected the name of an image in"),
         (
             ("annotations", 0, "category_id"),
@@ -85,7 +85,7 @@ def test_entries_of_one_image_are_one(tmp_path: Path) -> None:
         (
             ("annotations", 2, "segmentation", "size"),
             [24, 128],
-            r"c.jpg: is stored with 64 x 48 pixels, but .* states 128 x 24",
+            r"c.jpg: is stored with 64 x 48 px, but .* states 128 x 24",
         ),
         (("categories", 0, "name"), "cat", "two categories have the name 'cat'"),
         (("categories", 0, "isthing"), "no", r"'isthing' is 'no', expected 0 or 1"),

@@ -187,6 +187,15 @@ def test_a_stated_box_stays_and_an_empty_mask_gives_none() -> None:
     assert "bbox" not in values["annotations"][0]
 
 
-def test_a_mask_of_another_form_is_an_error_with_its_entry() -> None:
-    with pytest.raises(DataError, match=r"x.json: annotations\[0\]: 'segmentation' cannot be read: its runs cover 35"):
-        add_boxes_of_masks(document({"size": [5, 8], "counts": ";230009"}), Path("x.json"))
+def test_a_mask_of_another_form_gives_no_box_and_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    values = document({"size": [5, 8], "counts": ";230009"})
+    add_boxes_of_masks(values, Path("x.json"))
+    assert "bbox" not in values["annotations"][0]
+    assert "x.json: 1 masks cannot be read, such as that of annotations[0]: its runs cover 35 pixels" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "values", [[], {}, {"annotations": None}, {"annotations": [1, {"segmentation": RUNS, "image_id": []}]}]
+)
+def test_json_of_another_form_is_not_touched(values: Any) -> None:
+    add_boxes_of_masks(values, Path("x.json"))
