@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 MARGIN_PX = 2.0
 MAX_OUTSIDE_FRACTION = 0.1
 MIN_OUTSIDE = 2  # boxes
+MIN_UPPER_LEFT = 20  # boxes
 FRACTION_SLACK = 0.05  # fractions that a program computed may lie a little outside 0 to 1
 
 
@@ -77,6 +78,7 @@ class Evidence(NamedTuple):
         fractions: Number of those whose numbers x, y, width, height are all between 0 and 1.
         outside: Number of boxes that extend beyond their image.
         corners: Number of those that are inside it if their numbers are read as two corners.
+        upper_left: Number of boxes inside the upper left quarter of their image.
         example: First of the boxes with its image: outside if there is one, else of fractions.
     """
 
@@ -85,12 +87,13 @@ class Evidence(NamedTuple):
     fractions: int = 0
     outside: int = 0
     corners: int = 0
+    upper_left: int = 0
     example: FramedBoxes | None = None
 
     @classmethod
     def of(cls, images: Iterable[FramedBoxes]) -> Self:
         """Return the evidence of the boxes of images, each visited once."""
-        counts = dict.fromkeys(("boxes", "solid", "fractions", "outside", "corners"), 0)
+        counts = dict.fromkeys(("boxes", "solid", "fractions", "outside", "corners", "upper_left"), 0)
         first_fraction: FramedBoxes | None = None
         first_outside: FramedBoxes | None = None
         for one in images:
@@ -101,6 +104,7 @@ class Evidence(NamedTuple):
             counts["fractions"] += len(fractions)
             counts["outside"] += len(outside)
             counts["corners"] += sum(_fits_as_corners(box, one.size) for box in outside)
+            counts["upper_left"] += sum(_is_upper_left(box, one.size) for box in one.boxes)
             if fractions and first_fraction is None:
                 first_fraction = one._replace(boxes=fractions[:1])
             if outside and first_outside is None:
@@ -116,6 +120,11 @@ class Evidence(NamedTuple):
     def are_beyond_the_border(self) -> bool:
         """Whether too many boxes extend beyond their image."""
         return self.outside >= MIN_OUTSIDE and self.outside > MAX_OUTSIDE_FRACTION * self.boxes
+
+    @property
+    def may_be_of_smaller_images(self) -> bool:
+        """Whether all boxes, and not just a few, are in the upper left quarter: their images may have been smaller."""
+        return self.boxes >= MIN_UPPER_LEFT and self.upper_left == self.boxes
 
     @property
     def shown(self) -> str:
@@ -182,6 +191,11 @@ def require_pixels(images: Iterable[FramedBoxes], *, where: str) -> None:
             f"{where}: {found.outside} of {found.boxes} boxes extend more than {MARGIN_PX:g} px beyond the border of their image, such"
             f" as x, y, width, height {found.shown}. {_advice(found)}"
         )
+    if found.may_be_of_smaller_images:
+        log.warning(
+            "%s: all %d boxes lie in the upper left quarter of their images: are they percentages, or of smaller images?",
+            where, found.boxes,
+        )  # fmt: skip
 
 
 def require_stated_size(stated: StatedSize, stored: StatedSize, *, image: str, where: str) -> None:
@@ -215,6 +229,10 @@ def _excess(box: Box, size: StatedSize) -> float:
 
 def _is_fraction(box: Box) -> bool:
     return all(-FRACTION_SLACK <= number <= 1 + FRACTION_SLACK for number in (box.x1, box.y1, box.width, box.height))
+
+
+def _is_upper_left(box: Box, size: StatedSize) -> bool:
+    return None not in size and 2 * box.x2 <= (size.width or 0) and 2 * box.y2 <= (size.height or 0)
 
 
 def _fits_as_corners(box: Box, size: StatedSize) -> bool:

@@ -118,6 +118,18 @@ def test_images_beyond_are_counted_in_the_log(caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.parametrize(
+    ("count", "last", "is_warned"),
+    [(20, None, True), (19, None, False), (20, INSIDE, True), (20, (81, 0, 9, 9), False)],
+)
+def test_boxes_that_may_be_of_smaller_images_are_warned_of(
+    count: int, last: Xywh | None, is_warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        check([(10, 10, 70, 50)] * count + ([last] if last else []))
+    assert ("boxes lie in the upper left quarter" in caplog.text) is is_warned
+
+
+@pytest.mark.parametrize(
     ("stated", "is_other"),
     [((160, 120), False), ((120, 160), True), ((160, None), False), ((161, None), True), ((None, None), False)],
 )

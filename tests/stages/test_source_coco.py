@@ -295,6 +295,16 @@ def test_boxes_belong_to_the_image_of_their_own_file_names(tmp_path: Path) -> No
     ]
 
 
+def test_ids_decide_where_folders_are_written_otherwise(tmp_path: Path) -> None:
+    names = {1: "images/2017/1.jpg", 2: "images\\2.jpg", 3: "images/2.jpg"}
+    instances = instances_json()
+    instances["images"] = [{"id": number, "file_name": name} for number, name in names.items()]
+    for entry, number in zip(instances["annotations"], (1, 1, 2, 3), strict=True):
+        entry |= {"image_id": number, "iscrowd": 0}
+    rows = listed(write(tmp_path / "in", captions_json(), instances))
+    assert {name: len(row.annotations or []) for name, row in rows.items() if row.file} == {"1.jpg": 2, "2.jpg": 1}
+
+
 def test_instances_of_another_split_are_an_error(tmp_path: Path) -> None:
     instances = instances_json() | {"images": [{"id": 1, "file_name": "val.jpg"}]}
     with pytest.raises(

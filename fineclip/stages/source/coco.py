@@ -17,6 +17,7 @@ from fineclip.readers.boxes import ImageAnnotations, require_no_fractions
 from fineclip.readers.files import files_below, is_image
 from fineclip.readers.json_documents import Document, Entry, Id, with_content
 from fineclip.readers.listed_images import ListedImage, by_name, images_by_id, listed_once, referring
+from fineclip.readers.names import canonical_name
 from fineclip.readers.text import captions_of, to_valid_utf8
 from fineclip.shards import SourceRow, sha256_of
 from fineclip.stages.source.samples import Samples, fingerprint, sample_row
@@ -121,8 +122,17 @@ def _boxes(
     Raises:
         DataError: The document lists none of the samples, lacks a key, or its boxes are fractions.
     """
-    images = images_by_id(document, name_of) if document.lists_any("images") else samples
     known = {image.name for image in samples.values()}
+
+    def sample_of(entry: Entry) -> str:
+        """Return the name of a sample: that of the same file, or of the same id and base name if folders are written otherwise."""
+        name, sample = name_of(entry), samples.get(entry.id("id"))
+        has_base_name = (
+            sample is not None and PurePosixPath(sample.name).name == PurePosixPath(canonical_name(name)).name
+        )
+        return sample.name if sample is not None and has_base_name and name not in known else name
+
+    images = images_by_id(document, sample_of) if document.lists_any("images") else samples
     if images and known.isdisjoint(image.name for image in images.values()):
         raise DataError(
             f"{document.path}: lists none of the {len(known)} images of the captions JSON; its first is"
