@@ -20,6 +20,7 @@ from fineclip.config import AnnotationsDetect, BoxesFilesDetect, BoxesJsonDetect
 from fineclip.errors import ConfigError, DataError
 from fineclip.models.batches import batches
 from fineclip.readers.boxes import FramedBoxes, StatedSize, require_pixels
+from fineclip.readers.names import canonical_name
 from fineclip.shards import ByteRangeReader, DetectRow, FilterRow, SourceRow, input_manifest, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.declaration import Input, Stage, stage
@@ -160,8 +161,8 @@ def boxes_of(
     return GivenImage(boxes, StatedSize(listed.width, listed.height), are_of_fractions)
 
 
-def report_unlabeled(source_keys: Mapping[str, str], external: Mapping[str, ExternalBoxesRow], *, where: str) -> None:
-    """Log how many images have no file of boxes and therefore no boxes.
+def match_labels(source_keys: Mapping[str, str], external: Mapping[str, ExternalBoxesRow], *, where: str) -> None:
+    """Check that no two images take the same boxes, and log how many have no file of boxes and therefore no boxes.
 
     Args:
         source_keys: Source key of each sample of a shard by key.
@@ -169,7 +170,7 @@ def report_unlabeled(source_keys: Mapping[str, str], external: Mapping[str, Exte
         where: Folder or table of the boxes, for messages.
 
     Raises:
-        DataError: None of `ENOUGH` or more images has one: the names differ.
+        DataError: None of `ENOUGH` or more images has one, so the names differ, or two images have the same.
     """
     without = [source_key for key, source_key in source_keys.items() if key not in external]
     if len(without) == len(source_keys) >= ENOUGH:
@@ -341,7 +342,7 @@ def detect_shard(
                     row_type = ExternalBoxesRow if isinstance(config, BoxesJsonDetect) else OwnBoxesRow
                     external = rows_for(inputs[1], row_type, source_keys)
                     if isinstance(config, BoxesFilesDetect):
-                        report_unlabeled(source_keys, external, where=config.path)
+                        match_labels(source_keys, external, where=config.path)
                     require_pixels_of_shard(samples, config, external, where=config.path)
                     found = given_rows(shown, config, external)
                 case YoloDetect() if samples:

@@ -240,6 +240,13 @@ def test_two_files_of_one_image_are_an_error(tmp_path: Path) -> None:
         imported(own(tmp_path / "boxes", labels=False), tmp_path)
 
 
+@pytest.mark.parametrize("others", [("1/a.jpg", "2/a.jpg"), ("a.jpg", "a.png")])
+def test_two_images_of_one_file_are_an_error(tmp_path: Path, others: tuple[str, str]) -> None:
+    put(tmp_path, {"boxes/a.txt": "0 .5 .5 .5 .5", "boxes/b.txt": ""})
+    with pytest.raises(DataError, match=f"boxes: the label of a could be of {others[0]} as well as of {others[1]}"):
+        detected(own(tmp_path / "boxes", labels=False), tmp_path, [*others, "1/b.jpg"])
+
+
 def test_other_texts_are_no_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = {
         "classes.txt": "cat",
