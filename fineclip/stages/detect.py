@@ -178,6 +178,14 @@ def match_labels(source_keys: Mapping[str, str], external: Mapping[str, External
             f"{where}: names none of the {len(without)} images of this shard; the first is {without[0]}. Names of labels and images"
             " must be equal but for the suffix and leading folders. An image without objects may have an empty label."
         )
+    named: dict[str, str] = {}
+    for key, row in external.items():
+        earlier, name = named.setdefault(row.key, source_keys[key]), source_keys[key]
+        if canonical_name(earlier) != canonical_name(name):
+            raise DataError(
+                f"{where}: the label of {row.key} could be of {earlier} as well as of {name}. Put labels into folders with the names of"
+                " those of the images, or give one of the images another name."
+            )
     if without:
         log.warning(
             "%d of %d images have no label in %s, such as %s", len(without), len(source_keys), where, without[0]
