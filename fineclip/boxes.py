@@ -61,6 +61,12 @@ def fractions(box: Box, width: float, height: float) -> Fractions:
     return box.x1 / width, box.y1 / height, box.x2 / width, box.y2 / height
 
 
+def from_fractions(edges: Fractions | Box, width: float, height: float) -> Box:
+    """Return the box in pixels of edges that are fractions of a rectangle of `width` x `height` pixels."""
+    x1, y1, x2, y2 = edges
+    return Box(x1 * width, y1 * height, x2 * width, y2 * height)
+
+
 def rejection_reason(box: Box, *, min_side_px: float, max_side_px: float | None = None) -> str | None:
     """Return the reason to skip a clipped box, as a phrase for the log, or None for a box that is kept.
 

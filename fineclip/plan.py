@@ -10,6 +10,7 @@ from typing import Any
 
 from fineclip.config import (
     Blip2Caption,
+    BoxesFilesDetect,
     BoxesJsonDetect,
     CaptionsJsonCaption,
     CocoSource,
@@ -23,6 +24,7 @@ from fineclip.config import (
 from fineclip.errors import ConfigError
 from fineclip.evals.index import annotations_of, folders_of, missing
 from fineclip.identity import canonical, identity, planned_key
+from fineclip.readers.box_files import names_file
 from fineclip.readers.files import directory_fingerprint
 from fineclip.stages.declaration import Stage, stages
 from fineclip.stages.source.shard_plan import (
@@ -120,10 +122,23 @@ class Plan:
         values = self.config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=unread)
         return canonical(values | {"encoders": {}, "plan": values["plan"] | {"encoders": []}})
 
+    def is_external(self, kind: str, name: str) -> bool:
+        """Return whether an entry of `detect` or `caption` reads the table of `import-annotations`."""
+        return isinstance(getattr(self.config, kind)[name], BoxesJsonDetect | BoxesFilesDetect | CaptionsJsonCaption)
+
     def external_json(self, kind: str, name: str) -> list[str]:
-        """Return the JSON of an entry of `detect` or `caption` with external annotations, or nothing for other engines."""
+        """Return the files that `import-annotations` reads for an entry: a JSON, a table, or class names. None for other engines."""
         entry = getattr(self.config, kind)[name]
-        return [entry.path] if isinstance(entry, BoxesJsonDetect | CaptionsJsonCaption) else []
+        if isinstance(entry, BoxesFilesDetect) and entry.format != "csv":
+            names = names_file(entry)
+            return [] if names is None else [str(names)]
+        return [entry.path] if self.is_external(kind, name) else []
+
+    def external_fingerprint(self, kind: str, name: str) -> str | None:
+        """Return the fingerprint of the folder of boxes of an entry; None for entries without one."""
+        entry = getattr(self.config, kind)[name]
+        has_folder = isinstance(entry, BoxesFilesDetect) and entry.format != "csv"
+        return directory_fingerprint(Path(entry.path)) if has_folder else None
 
     def weights(self, kind: str, name: str) -> WeightsConfig | None:
         """Return the weights of a catalog entry, or None if it needs none."""
@@ -215,9 +230,13 @@ class Plan:
 
     def _require_external(self) -> None:
         for kind, name in (("detect", self.config.regions), ("caption", self.config.captions)):
+            entry = getattr(self.config, kind)[name]
+            if isinstance(entry, BoxesFilesDetect) and entry.format != "csv" and not Path(entry.path).is_dir():
+                raise ConfigError(f"{kind}.{name}.path: {entry.path}: no such folder. Put it there, or name another.")
             for path in self.external_json(kind, name):
                 if not Path(path).is_file():
-                    raise ConfigError(f"{kind}.{name}.path: {path}: no such file. Put it there, or name another.")
+                    wrong = "path" if path == entry.path else "names"
+                    raise ConfigError(f"{kind}.{name}.{wrong}: {path}: no such file. Put it there, or name another.")
 
     def _is_there(self, name: str) -> bool:
         benchmark = self.config.benchmarks[name]

@@ -386,6 +386,39 @@ def test_external_annotations_must_be_there_where_they_are_planned(
     plan_of({"plan": {"regions": "released", "captions": "released"}})
 
 
+def test_files_of_own_boxes_are_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = {
+        name: {"engine": "boxes_files", "format": kind, "path": path}
+        for name, kind, path in (("yolo", "yolo", "mine/labels"), ("voc", "voc", "voc"), ("csv", "csv", "boxes.csv"))
+    }
+
+    def plan_with(name: str, **more: Any) -> Plan:
+        return plan_of({"detect": own | {name: own[name] | more}, "plan": {"regions": name}})
+
+    with pytest.raises(ConfigError, match=r"detect\.yolo\.path: mine/labels: no such folder"):
+        plan_with("yolo")
+    with pytest.raises(ConfigError, match=r"detect\.csv\.path: boxes.csv: no such file"):
+        plan_with("csv")
+    for path in ("mine/labels/a.txt", "mine/data.yaml", "voc/a.xml", "boxes.csv"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    with pytest.raises(ConfigError, match=r"detect\.yolo\.names: none.txt: no such file"):
+        plan_with("yolo", names="none.txt")
+    plan = plan_with("yolo")
+    assert all(plan.is_external("detect", name) for name in own) and not plan.is_external("detect", "yolov9t.mini")
+    assert {name: plan.external_json("detect", name) for name in own} == {
+        "yolo": ["mine/data.yaml"], "voc": [], "csv": ["boxes.csv"],
+    }  # fmt: skip
+    assert plan_with("yolo", labels=False).external_json("detect", "yolo") == []
+    assert plan.external_fingerprint("detect", "csv") is plan.external_fingerprint("detect", "released") is None
+    before = {name: plan.external_fingerprint("detect", name) for name in ("yolo", "voc")}
+    (tmp_path / "mine/labels/a.txt").write_text("0 .5 .5 .5 .5")
+    (tmp_path / "voc/b.xml").touch()
+    after = {name: plan.external_fingerprint("detect", name) for name in ("yolo", "voc")}
+    assert None not in before.values() and all(before[name] != after[name] for name in before)
+
+
 def test_files_that_the_index_of_a_source_reads(tmp_path: Path) -> None:
     assert plan_of().source_annotations == []
     assert plan_of().source_fingerprint is None

@@ -7,6 +7,7 @@ from fineclip.config.base import Section, parse
 from fineclip.config.data import (
     AnnotationsDetect,
     Blip2Caption,
+    BoxesFilesDetect,
     BoxesJsonDetect,
     CaptionConfig,
     CaptionsJsonCaption,
@@ -43,6 +44,7 @@ __all__ = [
     "AnnotationsDetect",
     "BenchmarkConfig",
     "Blip2Caption",
+    "BoxesFilesDetect",
     "BoxesJsonDetect",
     "CLIMConfig",
     "CLIPConfig",

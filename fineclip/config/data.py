@@ -239,7 +239,42 @@ class BoxesJsonDetect(Section):
     max_side_px: PositiveFloat | None = key(None, unit="px")
 
 
-DetectConfig = Annotated[YoloDetect | AnnotationsDetect | BoxesJsonDetect, Field(discriminator="engine")]
+class BoxesFilesDetect(Section):
+    """Own boxes, or boxes of own masks, in the files of other tools.
+
+    Attributes:
+        engine: Files of boxes or masks that belong to images by name.
+        format: `yolo`: a .txt per image; `voc`: a Pascal VOC .xml per image; `csv`: a table with the columns image, x1, y1, x2, y2
+            and label; `masks`: a .png per image with a value per instance; `mask_folders`: a folder per image with a .png per
+            instance.
+        path: Folder of the files, read recursively, or the table.
+        names: Class names of format yolo: a YAML with the key `names`, or a text with a name per line. null: data.yaml or classes.txt
+            in `path` or in one of the two folders around it.
+        labels: Take class names as region labels.
+        max_regions: Maximum boxes per image, highest scores first, then in file order; null: all.
+        min_side_px: Minimum length of the shorter side of a box.
+        max_side_px: Maximum length of the longer side of a box; null: no limit.
+    """
+
+    engine: Literal["boxes_files"]
+    format: Literal["yolo", "voc", "csv", "masks", "mask_folders"]
+    path: str
+    names: str | None = None
+    labels: bool = True
+    max_regions: PositiveInt | None = key(20, unit="boxes", origin="FineCLIP scripts: 20")
+    min_side_px: NonNegativeFloat = key(8.0, unit="px", origin="FineCLIP: 8")
+    max_side_px: PositiveFloat | None = key(None, unit="px")
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        if self.names is not None and self.format != "yolo":
+            raise ValueError(f"names is used with format: yolo alone; format {self.format} has names of its own")
+        return self
+
+
+DetectConfig = Annotated[
+    YoloDetect | AnnotationsDetect | BoxesJsonDetect | BoxesFilesDetect, Field(discriminator="engine")
+]
 
 
 class Blip2Caption(Section):

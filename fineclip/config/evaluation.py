@@ -39,6 +39,22 @@ class CocoPanoptic(Section):
     masks: str = key("annotations/panoptic_val2017", origin="COCO 2017")
 
 
+class CocoInstances(Section):
+    """Boxes of any JSON in the form of COCO's instances, such as an export of an annotation tool.
+
+    Attributes:
+        layout: Instances JSON. Categories are things unless they state `isthing: 0`; crowds are left out.
+        root: Folder of the two paths below.
+        images: Folder of the images, under root.
+        annotations: Instances JSON, under root.
+    """
+
+    layout: Literal["coco_instances"]
+    root: str
+    images: str = key("val2017", origin="COCO 2017")
+    annotations: str = key("annotations/instances_val2017.json", origin="COCO 2017")
+
+
 class CocoCaptions(Section):
     """COCO captions, all captions of each image.
 
@@ -108,7 +124,7 @@ class BoxesBenchmark(Section):
     """
 
     kind: Literal["boxes"]
-    source: Annotated[MiniatureTest | CocoPanoptic, Field(discriminator="layout")]
+    source: Annotated[MiniatureTest | CocoPanoptic | CocoInstances, Field(discriminator="layout")]
     image_size: PositiveInt | None = key(None, unit="px", origin="FineCLIP")
     prompts: Literal["photo", "vild"] = "photo"
     candidates: Literal["all", "own_kind"] = key("all", origin="CLIPSelf, FineCLIP")

@@ -26,6 +26,7 @@ from fineclip.config.evaluation import (
     BoxesBenchmark,
     CaptionList,
     CocoCaptions,
+    CocoInstances,
     CocoPanoptic,
     Karpathy,
     MiniatureTest,
@@ -33,6 +34,7 @@ from fineclip.config.evaluation import (
 from fineclip.errors import DataError, ShardError
 from fineclip.evals.datasets.benchmark_image import BenchmarkClass, BenchmarkImage, Contents
 from fineclip.evals.datasets.caption_lists import list_contents, list_inputs, listed_images
+from fineclip.evals.datasets.coco_instances import instances_contents
 from fineclip.evals.datasets.coco_layouts import captions_contents, coco_inputs, panoptic_contents
 from fineclip.evals.datasets.miniature_scenes import miniature_contents
 from fineclip.identity import canonical
@@ -40,7 +42,7 @@ from fineclip.readers.files import files_below
 from fineclip.shards import BenchmarkBox, BenchmarkRow, Job, TableWriter, kept_rows, read_manifest, write_text
 from fineclip.shards.manifest import cached_manifest, verified_output
 
-VERSION = 1
+VERSION = 2
 CLASSES_SUFFIX = ".classes.json"
 
 
@@ -156,6 +158,8 @@ def benchmark_data(config: BenchmarkConfig, tar: Path, name: str) -> tuple[dict[
             return {}, partial(miniature_contents, source, tar, name=name)
         case CocoPanoptic() as source:
             return coco_inputs(source), partial(panoptic_contents, source)
+        case CocoInstances() as source:
+            return coco_inputs(source), partial(instances_contents, source)
         case CocoCaptions() as source:
             return coco_inputs(source), partial(captions_contents, source)
         case CaptionList() | Karpathy() as source:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 MOST_ASKED = 50_000  # stat calls each time the Snakefile is read: a fraction of a second
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".jpe"})
 IMAGE_SUFFIXES = JPEG_SUFFIXES | {".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-TEXT_SUFFIXES = frozenset({".txt", ".json"})  # captions beside images
+TEXT_SUFFIXES = frozenset({".txt", ".json", ".xml"})  # captions and labels beside images
 COMPANIONS = TEXT_SUFFIXES | {".csv", ".tsv", ".parquet", ".xml", ".yaml", ".yml", ".md"}  # expected beside images
 MOST_SUFFIXES = 8  # in one message
 

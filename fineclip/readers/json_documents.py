@@ -1,18 +1,25 @@
 """JSON files that users bring: COCO's form, lists, and flat objects. Errors name the file, the entry and the key."""
 
 import json
+import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fineclip.boxes import from_xywh
 from fineclip.errors import DataError
-from fineclip.readers.text import decode_text
+from fineclip.readers.boxes import StatedSize
+from fineclip.readers.mask_annotations import add_boxes_of_masks
+from fineclip.readers.text import decode_text, to_valid_utf8
 from fineclip.types import Box
+
+log = logging.getLogger(__name__)
 
 Id = int | str
 T = TypeVar("T")
+
+EXACT_BELOW = 2**53  # a float of this size or more may stand for several whole numbers
 
 
 def read_json(path: Path) -> Any:
@@ -60,6 +67,7 @@ class Document:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._sections = read_json(path)
+        add_boxes_of_masks(self._sections, path)
 
     def entries(self, section: str) -> Iterator["Entry"]:
         """Yield the objects of a list.
@@ -87,6 +95,26 @@ class Document:
         """
         yield from self._entries("", self._sections, f"is a JSON {type(self._sections).__name__}, not a list")
 
+    def categories(self) -> dict[Id, str]:
+        """Return the names of `categories` by id.
+
+        Returns:
+            Names in file order, as valid UTF-8.
+
+        Raises:
+            DataError: The list does not exist, an entry lacks a key, or two names have equal ids.
+        """
+        names: dict[Id, str] = {}
+        for entry in self.entries("categories"):
+            number, name = entry.id("id"), to_valid_utf8(entry.text("name"))
+            if names.setdefault(number, name) != name:
+                raise entry.wrong("id", f"one of its own: {names[number]!r} has it too")
+        return names
+
+    def lists_any(self, section: str) -> bool:
+        """Return whether the outermost object has a list of this key that is not empty."""
+        return isinstance(self._sections, dict) and bool(self._sections.get(section))
+
     def _entries(self, section: str, found: Any, fault: str) -> Iterator["Entry"]:
         if not isinstance(found, list):
             raise DataError(f"{self.path}: {fault}. Check that it is the right file.")
@@ -111,13 +139,37 @@ class Entry:
             key: Key in the JSON object.
 
         Returns:
-            Number or text, as written.
+            Number or text. Equal numbers are equal ids: 1.0 is 1. A text is never equal to a number.
 
         Raises:
-            DataError: The value is absent or of another type.
+            DataError: The value is absent or of another type, or a float that may stand for several whole numbers.
         """
-        number: Id = self._valid(key, lambda value: isinstance(value, int | str), "a number or a text")
-        return number
+        number = self._valid(key, _is_id, "a whole number or a text")
+        return int(number) if isinstance(number, float) else number
+
+    def is_set(self, key: str) -> bool:
+        """Return whether a flag is 1 or true; an absent one and null are 0.
+
+        Args:
+            key: Key in the JSON object, such as `iscrowd`.
+
+        Returns:
+            Value of the flag.
+
+        Raises:
+            DataError: The value is not 0, 1, true, false or null.
+        """
+        value = self.values.get(key)
+        if not (value is None or (isinstance(value, int | float) and value in (0, 1))):
+            raise self.wrong(key, "0 or 1")
+        return bool(value)
+
+    def is_empty(self, key: str) -> bool:
+        """Return whether a value is absent, null, a blank text or an empty list or object."""
+        value = self.values.get(key)
+        return value is None or (
+            isinstance(value, str | list | dict) and not (value.strip() if isinstance(value, str) else value)
+        )
 
     def text(self, key: str) -> str:
         """Return a text.
@@ -146,7 +198,10 @@ class Entry:
         Source:
             CLIPSelf, training/data.py.
         """
-        if "file_name" in self.values or "coco_url" not in self.values:
+        if self.is_empty("coco_url"):
+            name: str = self._valid("file_name", _is_name, "a text that names a file")
+            return name
+        if not self.is_empty("file_name"):
             return self.text("file_name")
         return "/".join(self.text("coco_url").split("/")[-2:])
 
@@ -183,6 +238,25 @@ class Entry:
         """Return the box of COCO's x, y, width, height."""
         return from_xywh(*self.xywh(key))
 
+    def stated_size(self) -> StatedSize:
+        """Return `width` and `height` of an image, None for a side that is absent or null.
+
+        Returns:
+            Size in pixels.
+
+        Raises:
+            DataError: A side is not a whole number of pixels, at least 1.
+        """
+        return StatedSize(self._side("width"), self._side("height"))
+
+    def _side(self, key: str) -> int | None:
+        if self.values.get(key) is None:
+            return None
+        pixels = self.number(key)
+        if pixels < 1 or pixels != int(pixels):
+            raise self.wrong(key, "a whole number of pixels")
+        return int(pixels)
+
     def look_up(self, key: str, known: Mapping[Id, T], expected: str) -> T:
         """Return what an id refers to.
 
@@ -199,7 +273,8 @@ class Entry:
         """
         number = self.id(key)
         if number not in known:
-            raise self.wrong(key, expected)
+            such = f", such as {next(iter(known))!r}" if known else ""
+            raise self.wrong(key, f"{expected}{such}")
         return known[number]
 
     def wrong(self, key: str, expected: str) -> DataError:
@@ -213,30 +288,72 @@ class Entry:
             raise self.wrong(key, expected)
         return self.values[key]
 
+    @property
+    def place(self) -> str:
+        """Section and index, such as `images[3]`."""
+        return f"{self._section}[{self._index}]"
+
+    @property
+    def path(self) -> Path:
+        """File that holds the entry."""
+        return self._path
+
+    @property
+    def section(self) -> str:
+        """Key of the list that holds the entry."""
+        return self._section
+
     def _error(self, fault: str) -> DataError:
-        place = f"{self._path}: {self._section}[{self._index}]"
-        return DataError(f"{place}: {fault}. Correct it, or download it again.")
+        return DataError(f"{self._path}: {self.place}: {fault}. Correct it, or download it again.")
 
 
-def images_by_id(document: Document) -> dict[Id, Entry]:
-    """Return the entries of `images` by id, in file order.
+def with_content(entries: Iterable[Entry], *keys: str) -> Iterator[Entry]:
+    """Yield the entries that have a value for each key, and count the others in the log.
 
     Args:
-        document: JSON in the form of COCO's.
+        entries: Entries of one list, such as `annotations`.
+        *keys: Keys whose value must not be absent, null, blank or empty.
 
-    Returns:
-        Entry of each image.
+    Yields:
+        Entries in order.
 
     Raises:
-        DataError: Two entries have equal ids.
+        DataError: There are entries, and none has content.
     """
-    images: dict[Id, Entry] = {}
-    for entry in document.entries("images"):
-        number = entry.id("id")
-        if number in images:
-            raise entry.wrong("id", f"one of its own: {images[number].image_name()} has it too")
-        images[number] = entry
-    return images
+    total, section, left_out = 0, "", list[Entry]()
+    for entry in entries:
+        total, section = total + 1, entry.section
+        if any(map(entry.is_empty, keys)):
+            left_out.append(entry)
+        else:
+            yield entry
+    report_left_out(left_out, total=total, what=section, keys=keys)
+
+
+def report_left_out(left_out: Sequence[Entry], *, total: int, what: str, keys: Sequence[str]) -> None:
+    """Count the entries without content in the log.
+
+    Args:
+        left_out: Entries that lack a value.
+        total: Number of entries with these.
+        what: What the entries are, in the plural, such as `annotations`.
+        keys: Keys that an entry must have.
+
+    Raises:
+        DataError: All of the entries lack a value: the file is another one than expected.
+    """
+    if not left_out:
+        return
+    first, wanted = left_out[0], list(map(repr, keys))
+    if len(left_out) == total:
+        raise DataError(
+            f"{first.path}: none of its {total} {what} has {' and '.join(wanted)}; {first.place} has only"
+            f" {', '.join(first.values) or 'nothing'}. Check that it is the right file."
+        )
+    log.warning(
+        "%s: %d of %d %s have no %s and are left out, such as %s",
+        first.path, len(left_out), total, what, " or ".join(wanted), first.place,
+    )  # fmt: skip
 
 
 def _is_box(value: Any) -> bool:
@@ -244,4 +361,19 @@ def _is_box(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond the range of float
+        return False
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_id(value: Any) -> bool:
+    if isinstance(value, float):
+        return value.is_integer() and abs(value) < EXACT_BELOW
+    return isinstance(value, int | str) and not isinstance(value, bool)

@@ -43,7 +43,8 @@ class Row:
 class SourceRow(Row):
     """A sample of the source. Its image is `size` bytes of `file` from `offset`; `file` is relative to the working directory.
 
-    `annotations` are the boxes of the data set, None where it has none for any image.
+    `annotations` are the boxes of the data set, None where it has none for any image. They refer to an image of `stated_width` x
+    `stated_height` pixels, as their file states it; None where it states none.
     """
 
     source_key: str
@@ -54,6 +55,8 @@ class SourceRow(Row):
     url: str | None = None
     error: str | None = None
     annotations: list[LabeledBox] | None = None
+    stated_width: int | None = None
+    stated_height: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Stage `detect`: find regions in the kept images of one shard, by a detector or from boxes of the data set or of a JSON.
+"""Stage `detect`: find regions in the kept images of one shard, by a detector or from boxes of the data set, of a JSON or of own files.
 
 This is the first stage that decodes images. An image without regions is kept; it enters only the loss terms of whole images. Boxes
 are in pixels of the stored image, clipped to it and rounded to hundredths.
@@ -15,14 +15,22 @@ from typing import TYPE_CHECKING, NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from fineclip.boxes import clip_and_round, from_xywh, rejection_reason
-from fineclip.config import AnnotationsDetect, BoxesJsonDetect, DetectConfig, YoloDetect
+from fineclip.boxes import clip_and_round, from_fractions, from_xywh, rejection_reason
+from fineclip.config import AnnotationsDetect, BoxesFilesDetect, BoxesJsonDetect, DetectConfig, YoloDetect
 from fineclip.errors import ConfigError, DataError
 from fineclip.models.batches import batches
+from fineclip.readers.boxes import FramedBoxes, StatedSize, require_pixels
+from fineclip.readers.names import canonical_name
 from fineclip.shards import ByteRangeReader, DetectRow, FilterRow, SourceRow, input_manifest, kept_rows
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.declaration import Input, Stage, stage
-from fineclip.stages.external.annotation_tables import ExternalBoxesRow, annotations_input, engine_inputs, rows_for
+from fineclip.stages.external.annotation_tables import (
+    ExternalBoxesRow,
+    OwnBoxesRow,
+    annotations_input,
+    engine_inputs,
+    rows_for,
+)
 from fineclip.stages.upstream import KeptRows, content_of
 from fineclip.stages.weights import weights_at
 from fineclip.types import Region
@@ -32,7 +40,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GivenBoxes = AnnotationsDetect | BoxesJsonDetect
+GivenBoxes = AnnotationsDetect | BoxesJsonDetect | BoxesFilesDetect
+
+ENOUGH = 10  # images of a shard; if so many have no label at all, labels and images probably have other names
+ORIENTATION = 0x0112  # EXIF tag; 1: the pixels are stored as they are shown
+
+
+class GivenImage(NamedTuple):
+    """Boxes of an image in pixels, the size of the image that they refer to, and whether they were given as fractions of it."""
+
+    boxes: list[Region]
+    size: StatedSize = StatedSize()
+    are_of_fractions: bool = False
 
 
 class DecodedSample(NamedTuple):
@@ -72,7 +91,7 @@ def decode_samples(samples: Iterable[tuple[FilterRow, SourceRow]], reader: ByteR
 def given_regions(
     boxes: Iterable[Region], *, width: int, height: int, config: GivenBoxes
 ) -> tuple[list[Region], Counter[str]]:
-    """Return the regions of an image from boxes of its data set, largest first, or of a JSON, in file order.
+    """Return the regions of an image from boxes of its data set, largest first, of a JSON, in file order, or of own files, best first.
 
     Args:
         boxes: Regions in pixels of the stored image, neither clipped nor rounded.
@@ -87,7 +106,7 @@ def given_regions(
         DataError: An edge is not finite.
     """
     regions, left_out = [], Counter[str]()
-    max_side_px = config.max_side_px if isinstance(config, BoxesJsonDetect) else None
+    max_side_px = None if isinstance(config, AnnotationsDetect) else config.max_side_px
     for one in boxes:
         if not all(map(math.isfinite, one.box)):
             raise DataError(f"a box of {one.label!r} has edges {tuple(one.box)}; expected finite numbers")
@@ -98,10 +117,111 @@ def given_regions(
             regions.append(Region(box, one.score, one.label))
     if isinstance(config, AnnotationsDetect):
         regions.sort(key=lambda region: (-region.box.width * region.box.height, region.box, region.label))
+    if isinstance(config, BoxesFilesDetect):
+        regions.sort(key=lambda region: -region.score)
     kept = regions[: config.max_regions]
     if len(kept) < len(regions):
         left_out[f"more than {config.max_regions} in their image"] += len(regions) - len(kept)
     return kept, left_out
+
+
+def boxes_of(
+    source: SourceRow, config: GivenBoxes, external: Mapping[str, ExternalBoxesRow], *, width: int, height: int
+) -> GivenImage | None:
+    """Return the boxes of a sample as its data set, the JSON or its file states them, or None if the JSON does not list it.
+
+    Args:
+        source: Row of the sample; under engine annotations it holds boxes in pixels.
+        config: Engine.
+        external: Rows of the imported table by the keys of samples, for engines boxes_json and boxes_files.
+        width: Width of the stored image in pixels, for boxes in fractions.
+        height: Height likewise.
+
+    Returns:
+        Boxes, and the size of the image that they refer to. Under engine boxes_files an image without a file has no boxes.
+
+    Raises:
+        ConfigError: The source has no boxes.
+    """
+    if isinstance(config, AnnotationsDetect):
+        if source.annotations is None:
+            raise ConfigError(
+                f"sample {source.key}: its source has no boxes of its own, and detect engine annotations needs them."
+                " Use an entry of engine yolo or boxes_files, or for kind coco set source.instances."
+            )
+        boxes = [Region(one.box, 1.0, one.label) for one in source.annotations]
+        return GivenImage(boxes, StatedSize(source.stated_width, source.stated_height))
+    listed = external.get(source.key)
+    if listed is None:
+        return GivenImage([]) if isinstance(config, BoxesFilesDetect) else None
+    boxes = [Region(from_xywh(*one[:4]), one.score, one.label) for one in listed.regions]
+    are_of_fractions = isinstance(listed, OwnBoxesRow) and listed.fractions
+    if are_of_fractions:
+        boxes = [replace(one, box=from_fractions(one.box, width, height)) for one in boxes]
+    return GivenImage(boxes, StatedSize(listed.width, listed.height), are_of_fractions)
+
+
+def match_labels(source_keys: Mapping[str, str], external: Mapping[str, ExternalBoxesRow], *, where: str) -> None:
+    """Check that no two images take the same boxes, and log how many have no file of boxes and therefore no boxes.
+
+    Args:
+        source_keys: Source key of each sample of a shard by key.
+        external: Rows of the imported table by key.
+        where: Folder or table of the boxes, for messages.
+
+    Raises:
+        DataError: None of `ENOUGH` or more images has one, so the names differ, or two images have the same.
+    """
+    without = [source_key for key, source_key in source_keys.items() if key not in external]
+    if len(without) == len(source_keys) >= ENOUGH:
+        raise DataError(
+            f"{where}: names none of the {len(without)} images of this shard; the first is {without[0]}. Names of labels and images"
+            " must be equal but for the suffix and leading folders. An image without objects may have an empty label."
+        )
+    named: dict[str, str] = {}
+    for key, row in external.items():
+        earlier, name = named.setdefault(row.key, source_keys[key]), source_keys[key]
+        if canonical_name(earlier) != canonical_name(name):
+            raise DataError(
+                f"{where}: the label of {row.key} could be of {earlier} as well as of {name}. Put labels into folders with the names of"
+                " those of the images, or give one of the images another name."
+            )
+    if without:
+        log.warning(
+            "%d of %d images have no label in %s, such as %s", len(without), len(source_keys), where, without[0]
+        )
+
+
+def require_pixels_of_shard(
+    samples: Iterable[tuple[FilterRow, SourceRow]],
+    config: GivenBoxes,
+    external: Mapping[str, ExternalBoxesRow],
+    *,
+    where: str,
+) -> None:
+    """Check that the boxes of a shard are in pixels of its stored images, before any is decoded.
+
+    Images of another size than stated are dropped later and do not count here.
+
+    Args:
+        samples: Filter row and source row of each sample.
+        config: Engine. Its limits have no influence.
+        external: Rows of the imported table by the keys of samples, for engine boxes_json.
+        where: Table or file of the boxes, for messages.
+
+    Raises:
+        ConfigError: The source has no boxes.
+        DataError: The boxes are fractions, or too many extend beyond the border of their image.
+    """
+
+    def images() -> Iterator[FramedBoxes]:
+        for header, source in samples:
+            given = boxes_of(source, config, external, width=header.width, height=header.height)
+            if given is not None and not given.size.is_other_than(header.width, header.height):
+                stored = StatedSize(header.width, header.height)
+                yield FramedBoxes(source.source_key, [one.box for one in given.boxes], stored)
+
+    require_pixels(images(), where=where)
 
 
 def given_rows(
@@ -115,7 +235,7 @@ def given_rows(
     Args:
         samples: Samples; under engine annotations their source rows hold boxes in pixels.
         config: Engine, and limits of side lengths and number.
-        external: Rows of the imported table by the keys of samples, for engine boxes_json.
+        external: Rows of the imported table by the keys of samples, for engines boxes_json and boxes_files.
         left_out: The numbers of boxes that are left out, by reason, are added to it.
 
     Yields:
@@ -125,33 +245,24 @@ def given_rows(
         ConfigError: The source has no boxes.
         DataError: A box has an edge that is not finite.
     """
-    for source, row, _ in samples:
-        reason, boxes = row.reason, list[Region]()
-        if isinstance(config, AnnotationsDetect):
-            if source.annotations is None:
-                raise ConfigError(
-                    f"sample {source.key}: its source has no boxes of its own, and detect engine annotations needs them."
-                    " Use an entry of engine yolo, or for kind coco set source.instances."
-                )
-            boxes = [Region(one.box, 1.0, one.label) for one in source.annotations]
-        elif reason is None:
-            listed = external.get(source.key)
-            reason = _mismatch(row, listed)
-            if listed and not reason:
-                boxes = [Region(from_xywh(*one[:4]), one.score, one.label) for one in listed.regions]
-        try:
-            regions, rejected = given_regions(boxes, width=row.width, height=row.height, config=config)
-        except DataError as error:
-            raise DataError(f"sample {source.key} ({source.source_key}): {error}") from None
-        left_out.update(rejected)
-        yield replace(row, kept=reason is None, reason=reason, regions=[] if reason else regions)
+    for source, row, image in samples:
+        given = boxes_of(source, config, external, width=row.width, height=row.height)
+        reason, regions = row.reason or _mismatch(row, given, image), list[Region]()
+        if given and not reason:
+            try:
+                regions, rejected = given_regions(given.boxes, width=row.width, height=row.height, config=config)
+            except DataError as error:
+                raise DataError(f"sample {source.key} ({source.source_key}): {error}") from None
+            left_out.update(rejected)
+        yield replace(row, kept=reason is None, reason=reason, regions=regions)
 
 
-def _mismatch(row: DetectRow, listed: ExternalBoxesRow | None) -> str | None:
-    if listed is None:
+def _mismatch(row: DetectRow, given: GivenImage | None, image: Image.Image | None) -> str | None:
+    if given is None:
         return "not-listed"
-    sides = ((listed.width, row.width), (listed.height, row.height))
-    return "other-size" if any(stated not in (None, actual) for stated, actual in sides) else None
+    if given.are_of_fractions and given.boxes and image is not None and image.getexif().get(ORIENTATION, 1) > 1:
+        return "turned"
+    return "other-size" if given.size.is_other_than(row.width, row.height) else None
 
 
 def detected_rows(shown: Iterable[DecodedSample], detector: "Detector", *, batch_size: int) -> Iterator[DetectRow]:
@@ -180,14 +291,15 @@ DETECT = Stage(
     inputs={
         "kept": Input(stage="filter", reads=(FilterRow, SourceRow)),
         "weights": Input(stage="weights", note="for engine yolo", required=False),
-        "annotations": annotations_input(ExternalBoxesRow, engine="boxes_json"),
+        "annotations": annotations_input(ExternalBoxesRow, engine="boxes_json or boxes_files"),
     },
     row=DetectRow,
     reasons={
         "undecodable": "the header was read, but the pixels cannot be decoded",
         "size-mismatch": "the pixels have another size than the header states",
         "not-listed": "the JSON of boxes does not list the image",
-        "other-size": "the JSON of boxes lists the image with another size",
+        "other-size": "the boxes refer to an image of another size: it was resized or turned since",
+        "turned": "EXIF turns the image, and its boxes are fractions, which do not tell whether of the stored or the shown image",
     },
     batch_size=16,
 )
@@ -211,14 +323,14 @@ def detect_shard(
         manifest: Path of the manifest to write; the table is written beside it.
         config: Engine and its limits.
         weights: Manifest of the weights of the detector, for engine yolo.
-        annotations: Manifest of `import-annotations`, for engine boxes_json.
+        annotations: Manifest of `import-annotations`, for engines boxes_json and boxes_files.
         batch_size: Images per batch of the detector.
         device: auto, cpu, cuda or mps.
 
     Raises:
         ConfigError: The engine does not support this source, is not installed, or lacks an input.
         CheckpointError: The weights cannot be verified or loaded.
-        DataError: A box is invalid, or the name of a sample matches several images of the JSON.
+        DataError: A box is invalid, boxes are not in pixels of the images, or the name of a sample matches several images of the JSON.
         ShardError: A table or an image file is absent or changed. Nothing is written then.
     """
     inputs = engine_inputs(kept, config, weights=weights, annotations=annotations)
@@ -233,10 +345,16 @@ def detect_shard(
             shown = decode_samples(bar, reader)
             match config:
                 case AnnotationsDetect():
+                    require_pixels_of_shard(samples, config, {}, where=str(input_manifest(kept, "source")))
                     found = given_rows(shown, config, {}, left_out)
-                case BoxesJsonDetect():
+                case BoxesJsonDetect() | BoxesFilesDetect():
                     source_keys = {source.key: source.source_key for _, source in samples}
-                    found = given_rows(shown, config, rows_for(inputs[1], ExternalBoxesRow, source_keys), left_out)
+                    row_type = ExternalBoxesRow if isinstance(config, BoxesJsonDetect) else OwnBoxesRow
+                    external = rows_for(inputs[1], row_type, source_keys)
+                    if isinstance(config, BoxesFilesDetect):
+                        match_labels(source_keys, external, where=config.path)
+                    require_pixels_of_shard(samples, config, external, where=config.path)
+                    found = given_rows(shown, config, external, left_out)
                 case YoloDetect() if samples:
                     detector = _detector(config, inputs[1], batch_size=batch_size, device=device)
                     found = detected_rows(shown, detector, batch_size=batch_size)

@@ -32,7 +32,7 @@ def test_declarations_import_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-MODULES = ("benchmarks", "benchmarks.boxes", "benchmarks.retrieval", "datasets.coco_layouts", "metrics")
+MODULES = ("benchmarks", "benchmarks.boxes", "benchmarks.retrieval", "metrics")
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -129,7 +129,7 @@ def test_boxes_outside_the_limits_are_left_out(coco: Path, manifest: Path) -> No
         first, second, third = content["annotations"]
         first["segments_info"] = [
             {"id": 1, "category_id": 1, "bbox": box}
-            for box in ([5, 5, 8, 8], [5, 5, 9, 7], [5, 5, 32, 32], [5, 5, 33, 32], [-20, 0, 36, 4], [900, 5, 20, 20])
+            for box in ([5, 5, 8, 8], [5, 5, 9, 7], [5, 5, 32, 32], [5, 5, 33, 32], [-2, 0, 18, 4], [900, 5, 20, 20])
         ]
         second["segments_info"] = []
         third["segments_info"] = third["segments_info"][:1]
@@ -243,11 +243,8 @@ STUFF_SEGMENT = ("annotations", 0, "segments_info", -1)
         (remove_key("categories"), "has no list 'categories'"),
         (remove_key("annotations", 1, "image_id"), r"annotations\[1\]: has no 'image_id'"),
         (remove_key("annotations", 1, "segments_info"), r"annotations\[1\]: 'segments_info' is None"),
-        (
-            remove_key("annotations", 0, "segments_info", 0, "category_id"),
-            r"100001.png: segments_info\[0\].*category_id",
-        ),
-        (remove_key("annotations", 0, "segments_info", 0, "bbox"), r"100001.png: segments_info\[0\].*no 'bbox'"),
+        (put([1, 2, 3], "annotations", 0, "segments_info", 0, "bbox"), r"100001.png: segments_info\[0\].*four numbers"),
+        (put(True, "annotations", 0, "segments_info", 0, "category_id"), r"segments_info\[0\]: 'category_id' is True"),
         (put(999, "annotations", 0, "segments_info", 0, "category_id"), "expected the id of one of 'categories'"),
         (put(12345, *STUFF_SEGMENT, "id"), "expected the id of a pixel of .*100001.png"),
         (put("gone.png", "annotations", 0, "file_name"), r"annotations\[0\]: 'file_name' is 'gone.png'.*mask in"),
@@ -264,6 +261,101 @@ def test_invalid_panoptic_json_is_an_error(coco: Path, manifest: Path, change: A
     with pytest.raises(DataError, match=message):
         index_benchmark(manifest, section("boxes", "coco_panoptic", coco))
     assert not manifest.parent.exists() or not list(manifest.parent.iterdir())
+
+
+@pytest.mark.parametrize("side", ["width", "height"])
+def test_a_resized_image_stops_the_index(coco: Path, manifest: Path, side: str) -> None:
+    image = Image.open(coco / "val2017/000000100002.jpg")
+    stated = {"width": image.width, "height": image.height} | {side: 2 * getattr(image, side)}
+    edit(coco / PANOPTIC, lambda content: content["images"][1].update(stated))
+    says = (
+        rf"100002.jpg: is stored with {image.width} x {image.height} px, .* {stated['width']} x {stated['height']} px"
+    )
+    with pytest.raises(DataError, match=says):
+        index_benchmark(manifest, section("boxes", "coco_panoptic", coco))
+    assert not manifest.exists()
+    edit(coco / PANOPTIC, lambda content: content["images"][1].update(width=None, height=None))
+    index_benchmark(manifest, section("boxes", "coco_panoptic", coco))
+    edit(coco / CAPTIONS, lambda content: content["images"][1].update(stated))  # no box refers to it
+    index_benchmark(manifest.with_name("captions.json"), section("retrieval", "coco_captions", coco))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda x, y, w, h: [x / 400, y / 400, w / 400, h / 400], "fractions"),
+        (lambda x, y, w, h: [x + 150, y, w, h], "border"),
+    ],
+)
+def test_boxes_of_things_that_are_not_pixels_stop_the_index(coco: Path, manifest: Path, change: Any, word: str) -> None:
+    def changed(content: dict[str, Any]) -> None:
+        for image in content["images"]:
+            del image["width"], image["height"]
+        for annotation in content["annotations"]:
+            for segment in annotation["segments_info"]:
+                segment["bbox"] = change(*segment["bbox"])
+
+    edit(coco / PANOPTIC, changed)
+    with pytest.raises(DataError, match=f"panoptic_val2017.json: .*{word}"):
+        index_benchmark(manifest, section("boxes", "coco_panoptic", coco, min_side_px=0))
+    assert not manifest.exists()
+
+
+def test_entries_of_one_image_are_one_image(coco: Path, manifest: Path) -> None:
+    def boxes_of(manifest: Path) -> list[list[Any]]:
+        return [sorted(row.boxes) for row in read_rows(manifest, BenchmarkRow)]
+
+    def spread(content: dict[str, Any]) -> None:
+        content["images"].append(content["images"][0] | {"id": 7})
+        first = content["annotations"][0]
+        content["annotations"].append(first | {"image_id": 7.0, "segments_info": first["segments_info"][1:]})
+        content["annotations"][0] = first | {"segments_info": first["segments_info"][:2]}  # one of them twice
+
+    def spread_captions(content: dict[str, Any]) -> None:
+        content["images"].append(content["images"][0] | {"id": 7})
+        content["annotations"][1]["image_id"] = 7
+        content["annotations"].append({"image_id": 7, "caption": None})
+
+    config, retrieval = section("boxes", "coco_panoptic", coco), section("retrieval", "coco_captions", coco)
+    captions = manifest.with_name("captions.json")
+    index_benchmark(manifest, config)
+    index_benchmark(captions, retrieval)
+    before = boxes_of(manifest), [row.captions for row in read_rows(captions, BenchmarkRow)]
+    edit(coco / PANOPTIC, spread)
+    edit(coco / CAPTIONS, spread_captions)
+    index_benchmark(manifest, config)
+    index_benchmark(captions, retrieval)
+    assert (boxes_of(manifest), [row.captions for row in read_rows(captions, BenchmarkRow)]) == before
+
+
+def test_segments_without_content_are_left_out_and_counted(
+    coco: Path, manifest: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def empty(content: dict[str, Any]) -> None:
+        segments = content["annotations"][0]["segments_info"]
+        for segment in segments:
+            del segment["bbox"]
+        del segments[-1]["category_id"]
+
+    edit(coco / PANOPTIC, empty)
+    index_benchmark(manifest, section("boxes", "coco_panoptic", coco, min_side_px=0))
+    scene = draw_scene(SEED, FIRST)
+    assert len(next(read_rows(manifest, BenchmarkRow)).boxes) == len(scene.stuff) - 1
+    assert f"{len(scene.things) + 1} of " in caplog.text
+    assert "segments have no 'category_id' or 'bbox'" in caplog.text
+
+
+def test_ids_that_match_nothing_stop_the_index(coco: Path, manifest: Path) -> None:
+    def as_texts(content: dict[str, Any]) -> None:
+        for annotation in content["annotations"]:
+            annotation["image_id"] = str(annotation["image_id"])
+
+    edit(coco / PANOPTIC, as_texts)
+    with pytest.raises(DataError, match=r"panoptic_val2017.json: no 'image_id' .*'100001', .* such as 100001"):
+        index_benchmark(manifest, section("boxes", "coco_panoptic", coco))
+    edit(coco / CAPTIONS, as_texts)
+    with pytest.raises(DataError, match=r"captions_val2017.json: no 'image_id' .*'100001', .* such as 100001"):
+        index_benchmark(manifest, section("retrieval", "coco_captions", coco))
 
 
 def test_a_broken_image_or_mask_is_named(coco: Path, manifest: Path) -> None:

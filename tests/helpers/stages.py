@@ -21,6 +21,7 @@ class Item:
     annotations: list[LabeledBox] | None = None
     url: str | None = None
     source_key: str | None = None
+    stated: tuple[int | None, int | None] = (None, None)
 
 
 def box(x1: float, y1: float, x2: float, y2: float, label: str = "cat") -> LabeledBox:
@@ -45,6 +46,8 @@ def write_source(folder: Path, items: Sequence[Item], *, name: str = "s") -> Pat
                 size=len(item.image),
                 captions=item.captions,
                 annotations=item.annotations,
+                stated_width=item.stated[0],
+                stated_height=item.stated[1],
                 url=item.url,
             )
             table.write(row)

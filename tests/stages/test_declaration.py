@@ -37,7 +37,7 @@ def test_every_stage_is_a_verb_with_an_option_for_each_input() -> None:
             options
         )
         assert ("--batch-size" in options) == (declared.batch_size is not None)
-    assert set(stages()["detect"].reasons) == {"undecodable", "size-mismatch", "not-listed", "other-size"}
+    assert set(stages()["detect"].reasons) == {"undecodable", "size-mismatch", "not-listed", "other-size", "turned"}
 
 
 def test_a_new_stage_needs_its_declaration_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

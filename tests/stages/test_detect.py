@@ -1,6 +1,8 @@
 """Every reason of the stage, boxes of both engines, and what bad input ends in."""
 
+import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from fineclip.shards.images import read_header
 from fineclip.stages import detect as module
 from fineclip.stages.detect import detect_shard, given_regions
 from fineclip.stages.weights import fetch_weights
-from fineclip.types import Box, Region
+from fineclip.types import Box, LabeledBox, Region
 from tests.helpers.images import encoded
 from tests.helpers.stages import Item, box, write_filtered, write_source
 
@@ -97,6 +99,61 @@ def test_what_the_filter_dropped_does_not_come_in(tmp_path: Path) -> None:
     items = [Item(b"<html>", annotations=[]), Item(encoded(), annotations=[box(0, 0, 5, 5)])]
     [row] = run(write_filtered(tmp_path, items), tmp_path, OWN)
     assert (row.key, edges(row)) == ("s-000001", [(0, 0, 5, 5)])
+
+
+def test_boxes_of_another_size_than_stated_drop_their_image_alone(tmp_path: Path) -> None:
+    boxes = [box(0, 0, 9, 9)]
+    far = [box(30, 0, 90, 9), box(40, 0, 90, 9)]  # beyond the border, but of images that are dropped
+    items = [
+        Item(encoded(20, 10), annotations=boxes, stated=(20, 10)),
+        Item(encoded(20, 11), annotations=far, stated=(40, 22)),
+        Item(encoded(20, 12), annotations=boxes, stated=(12, 20)),
+        Item(encoded(20, 13), annotations=boxes, stated=(20, None)),
+        Item(encoded(20, 14), annotations=far, stated=(None, 15)),
+        Item(encoded(20, 15), annotations=boxes),
+    ]
+    rows = run(write_filtered(tmp_path, items), tmp_path, OWN)
+    assert [row.reason for row in rows] == [None, "other-size", "other-size", None, "other-size", None]
+    assert [len(row.regions) for row in rows] == [1, 0, 0, 1, 0, 1]
+    assert read_manifest(tmp_path / "detect/s.json").dropped == {"other-size": 3}
+
+
+def test_stored_pixels_count_and_not_the_upright_picture(tmp_path: Path) -> None:
+    """A PNG with an orientation, whose boxes were drawn before and after it was applied."""
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    file = io.BytesIO()
+    Image.new("RGB", (40, 20)).save(file, "PNG", exif=exif)
+    boxes = [box(0, 0, 15, 15)]
+    items = [Item(file.getvalue(), annotations=boxes, stated=stated) for stated in ((40, 20), (20, 40))]
+    items[1] = replace(items[1], image=items[1].image + b"\0")  # another image for the filter
+    rows = run(write_filtered(tmp_path, items), tmp_path, OWN)
+    assert [row.reason for row in rows] == [None, "other-size"]
+
+
+@pytest.mark.parametrize("least", [0, 2, 8])
+@pytest.mark.parametrize(
+    ("annotations", "word"),
+    [
+        ([box(0.1, 0.2, 0.5, 0.9), box(0, 0, 1, 1)], "fractions"),
+        ([box(0, 0, 9, 9), box(12, 2, 24, 8), box(0, 0, 4, 13)], "border"),
+    ],
+)
+def test_boxes_that_are_not_pixels_stop_the_shard(
+    tmp_path: Path, least: int, annotations: list[LabeledBox], word: str
+) -> None:
+    items = [Item(encoded(20, 10), annotations=annotations), Item(encoded(20, 11), annotations=[])]
+    kept = write_filtered(tmp_path, items)
+    with pytest.raises(DataError, match=rf"source/s.json: .*{word}"):
+        run(kept, tmp_path, OWN.model_copy(update={"min_side_px": least}))
+    assert not (tmp_path / "detect").exists()
+
+
+def test_a_detector_does_not_mind_the_boxes_of_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_detector", lambda *_, **__: Recorder())
+    items = [Item(encoded(20, 10), annotations=[box(0, 0, 0.5, 0.5)], stated=(40, 20))]
+    [row] = run(write_filtered(tmp_path, items), tmp_path, shipped(), weights=weights(tmp_path))
+    assert row.kept
 
 
 def test_a_source_without_boxes(tmp_path: Path) -> None:

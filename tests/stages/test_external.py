@@ -109,6 +109,102 @@ def test_boxes_stand_in_the_order_of_the_file_and_keep_their_category(tmp_path: 
     assert [one.box.x1 for one in row.regions] == [10, 1]
 
 
+def test_entries_of_one_image_are_one_row(tmp_path: Path) -> None:
+    names = [(1, f"./{NAME}", {}), (5, "b.jpg", {}), (101, NAME, {"height": 480}), ("x", f".\\{NAME}", {"width": 640})]
+    boxes = [
+        (101, [9, 9, 9, 9]),
+        (1, [1, 1, 5, 5]),
+        (1, [1, 1, 5, 5]),
+        ("x", [1, 1, 5, 5]),
+        (1.0, [2, 2, 5, 5]),
+        (5, [3, 3, 5, 5]),
+    ]
+    values = {
+        "images": [{"id": number, "file_name": name} | size for number, name, size in names],
+        "annotations": [{"image_id": number, "category_id": 2, "bbox": edges} for number, edges in boxes],
+        "categories": [{"id": 2.0, "name": "cat"}],
+    }
+    config = boxes_config(write_json(tmp_path / "merged.json", values))
+    rows = list(read_rows(given(tmp_path, config), ExternalBoxesRow))
+    assert [(row.key, row.width, row.height, [one.x for one in row.regions]) for row in rows] == [
+        (f"./{NAME}", 640, 480, [1, 1, 2, 9]),  # what a later entry repeats is left out
+        ("b.jpg", None, None, [3]),
+    ]
+    [row] = detected(tmp_path, config)
+    assert len(row.regions) == 4
+
+
+def test_captions_of_one_image_under_two_spellings(tmp_path: Path) -> None:
+    keys = {"a/\u00e9.jpg_1_2_3_4.jpg": "one", ".\\a\\e\u0301.jpg_5_6_7_8.jpg": "two", "a/b.jpg_1_2_3_4.jpg": None}
+    [row] = captions_in(captions_json(tmp_path, keys))  # type: ignore[arg-type]
+    assert (row.key, [one.caption for one in row.regions]) == ("a/\u00e9.jpg", ["one", "two"])
+
+
+def test_keys_without_a_caption_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keys = {"a.jpg_1_2_3_4.jpg": None, "a.jpg_1_2_3_5.jpg": "one", "b.jpg_1_2_3_4.jpg": None}
+    [row] = captions_in(captions_json(tmp_path, keys))  # type: ignore[arg-type]
+    assert len(row.regions) == 1
+    assert "2 keys have no caption and are left out, such as 'a.jpg_1_2_3_4.jpg'" in caplog.text
+
+
+def test_boxes_without_content_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = boxes_json(tmp_path, {NAME: [[1, 2, 3, 4], [5, 6, 7, 8], [], [9, 9, 9, 9]], "b.jpg": []})
+    values = json.loads(path.read_text())
+    values["annotations"][0] |= {"bbox": None, "segmentation": {"counts": "abc", "size": [4, 4]}}
+    del values["annotations"][3]["category_id"]
+    write_json(path, values)
+    first, second = read_rows(given(tmp_path, boxes_config(path)), ExternalBoxesRow)
+    assert ([one.x for one in first.regions], second.regions) == ([5], [])
+    assert "3 of 4 annotations have no 'bbox' or 'category_id' and are left out, such as annotations[0]" in caplog.text
+    [first, _] = read_rows(given(tmp_path / "x", boxes_config(path, labels=False)), ExternalBoxesRow)
+    assert [one.x for one in first.regions] == [5, 9]  # nobody asks for the category
+
+
+@pytest.mark.parametrize("size", [None, SIZE])
+@pytest.mark.parametrize("side", [0, 400])
+def test_fractions_stop_the_import(tmp_path: Path, size: tuple[int, int] | None, side: int) -> None:
+    path = boxes_json(tmp_path, {NAME: [[0.25, 0.5, 0.25, 0.5]], "b.jpg": [[0, 0, 1, 1]], "c.jpg": []}, size=size)
+    with pytest.raises(DataError, match=r"boxes.json: .* fractions.* 0.25, 0.5, 0.25, 0.5 in 000000000009.jpg"):
+        given(tmp_path, boxes_config(path, min_side_px=side))
+
+
+@pytest.mark.parametrize("size", [None, SIZE])
+def test_boxes_beyond_the_border_stop_the_shard(tmp_path: Path, size: tuple[int, int] | None) -> None:
+    boxes = {NAME: [[600, 400, 620, 430], [0, 0, 50, 50]], "b.jpg": [[500, 300, 530, 320]]}
+    config = boxes_config(boxes_json(tmp_path, boxes, size=size))
+    given(tmp_path, config)
+    with pytest.raises(DataError, match=r"boxes.json: 2 of 3 boxes .* border .*\(640 x 480 px\).*two corners"):
+        detected(tmp_path, config, [NAME, "b.jpg"])
+
+
+def test_an_image_of_another_size_does_not_stop_the_shard(tmp_path: Path) -> None:
+    """The size in the JSON is too small for the boxes, and not that of the stored image: its image alone is dropped."""
+    path = boxes_json(tmp_path, {NAME: [[600, 400, 20, 20], [610, 400, 20, 20]], "b.jpg": [[1, 2, 30, 30]]}, size=SIZE)
+    values = json.loads(path.read_text())
+    values["images"][0] |= {"width": 320, "height": 240}
+    write_json(path, values)
+    assert [row.reason for row in detected(tmp_path, boxes_config(path), [NAME, "b.jpg"])] == ["other-size", None]
+
+
+@pytest.mark.parametrize("second", [{"id": 7.0, "name": "dog"}, {"id": 7, "name": "dog"}])
+def test_two_categories_of_one_id_are_an_error(tmp_path: Path, second: dict[str, Any]) -> None:
+    path = boxes_json(tmp_path, {NAME: [[1, 2, 3, 4]]})
+    values = json.loads(path.read_text())
+    values["categories"] += [{"id": 7.0, "name": "cat"}, second]
+    write_json(path, values)
+    with pytest.raises(DataError, match=r"categories\[2\]: 'id' is 7.*, expected one of its own: 'cat' has it too"):
+        given(tmp_path, boxes_config(path))
+
+
+def test_ids_of_another_type_match_nothing(tmp_path: Path) -> None:
+    path = boxes_json(tmp_path, {NAME: [[1, 2, 3, 4]]})
+    values = json.loads(path.read_text())
+    values["images"][0]["id"] = "0"
+    write_json(path, values)
+    with pytest.raises(DataError, match=r"boxes.json: no 'image_id' .* has 0, .* such as '0'"):
+        given(tmp_path, boxes_config(path))
+
+
 def test_categories_that_say_nothing(tmp_path: Path) -> None:
     values = {
         "images": [{"id": 4, "coco_url": f"http://images.cocodataset.org/train2017/{NAME}"}],
@@ -155,8 +251,9 @@ def without_name(values: dict[str, Any]) -> None:
     del values["images"][0]["file_name"]
 
 
-def same_name(values: dict[str, Any]) -> None:
-    values["images"].append({"id": 5, "file_name": NAME})
+def other_sizes(values: dict[str, Any]) -> None:
+    values["images"][0]["width"] = 10
+    values["images"].append({"id": 5, "file_name": f"./{NAME}", "width": 20})
 
 
 def same_id(values: dict[str, Any]) -> None:
@@ -186,10 +283,13 @@ def no_pixel(values: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without_box, r"boxes.json: annotations\[0\]: has no 'bbox', only image_id, category_id"),
+        (without_box, r"boxes.json: none of its 1 annotations has 'bbox' and 'category_id'; annotations\[0\] has only"),
         (without_image, r"annotations\[0\]: has no 'image_id'"),
         (without_name, r"images\[0\]: has no 'file_name'"),
-        (same_name, r"images\[1\]: 'file_name' is '000000000009.jpg', expected a name that no other image has"),
+        (
+            other_sizes,
+            r"images\[1\]: 'width' is 20, expected 10 as in images\[0\], because both are the image 000000000009.jpg",
+        ),
         (same_id, r"images\[1\]: 'id' is 0, expected one of its own"),
         (without_images, r"boxes.json: holds no image"),
         (other_category, r"'category_id' is 8, expected the id of one of 'categories' \(or labels: false\)"),

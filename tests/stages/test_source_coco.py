@@ -224,7 +224,7 @@ def test_images_without_captions_pass_a_filter_that_asks_for_no_word(tmp_path: P
 
 
 def change_caption(captions: Values, _: Values) -> None:
-    del captions["annotations"][2]["caption"]
+    captions["annotations"][2]["caption"] = 7
 
 
 def change_id(captions: Values, _: Values) -> None:
@@ -267,9 +267,9 @@ def change_split(captions: Values, _: Values) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (change_caption, r"captions_train2017.json: annotations\[2\]: has no 'caption', only image_id"),
+        (change_caption, r"captions_train2017.json: annotations\[2\]: 'caption' is 7, expected a text"),
         (change_id, r"captions_train2017.json: images\[2\]: 'id' is 1, expected one of its own: 1.jpg has it too"),
-        (change_name, r"images\[2\]: 'file_name' is 7, expected a text"),
+        (change_name, r"images\[2\]: 'file_name' is 7, expected a text that names a file"),
         (change_list, r"captions_train2017.json: has no list 'images'"),
         (change_entry, r"annotations\[1\] is 'text', not an object"),
         (change_box, r"instances_train2017.json: annotations\[0\]: 'bbox' is \[1, 2, 3\], expected four numbers"),
@@ -331,3 +331,116 @@ def test_the_url_is_that_of_coco_else_that_of_flickr(tmp_path: Path) -> None:
         image["flickr_url"] = f"http://flickr/{image['id']}.jpg"
     rows = listed(write(tmp_path / "in", captions, instances_json()))
     assert (rows["1.jpg"].url, rows["2.jpg"].url) == ("http://images/1.jpg", "http://flickr/2.jpg")
+
+
+def test_boxes_belong_to_the_image_of_their_own_file_names(tmp_path: Path) -> None:
+    """Two exports with other ids: 1 is 1.jpg in the captions and 2.jpg in the instances."""
+    instances = instances_json()
+    instances["images"] = [
+        {"id": 1, "file_name": "train2017/2.jpg", "width": 30, "height": 20},
+        {"id": 2, "file_name": "1.jpg"},
+    ]
+    instances["annotations"].append({"image_id": 2, "category_id": 17, "bbox": [3, 3, 4, 4]})
+    rows = listed(write(tmp_path / "in", captions_json(), instances))
+    assert {name: [one.label for one in row.annotations or []] for name, row in rows.items() if row.file} == {
+        "1.jpg": ["cat"],
+        "2.jpg": ["cat", "dog"],
+    }
+    assert [(rows[name].stated_width, rows[name].stated_height) for name in ("2.jpg", "1.jpg")] == [
+        (30, 20),
+        (None, None),
+    ]
+
+
+def test_ids_decide_where_folders_are_written_otherwise(tmp_path: Path) -> None:
+    names = {1: "images/2017/1.jpg", 2: "images\\2.jpg", 3: "images/2.jpg"}
+    instances = instances_json()
+    instances["images"] = [{"id": number, "file_name": name} for number, name in names.items()]
+    for entry, number in zip(instances["annotations"], (1, 1, 2, 3), strict=True):
+        entry |= {"image_id": number, "iscrowd": 0}
+    rows = listed(write(tmp_path / "in", captions_json(), instances))
+    assert {name: len(row.annotations or []) for name, row in rows.items() if row.file} == {"1.jpg": 2, "2.jpg": 1}
+
+
+def test_instances_of_another_split_are_an_error(tmp_path: Path) -> None:
+    instances = instances_json() | {"images": [{"id": 1, "file_name": "val.jpg"}]}
+    with pytest.raises(
+        DataError, match=r"instances_train2017.json: lists none of the 4 images .* its first is val.jpg"
+    ):
+        listed(write(tmp_path / "in", captions_json(), instances))
+
+
+def test_the_size_is_that_of_the_file_of_the_boxes(tmp_path: Path) -> None:
+    captions = captions_json()
+    captions["images"][0] |= {"width": 500, "height": 400}
+    config = write(tmp_path / "in", captions, instances_json())  # its ids are those of the captions
+    row = listed(config)["1.jpg"]
+    assert (row.stated_width, row.stated_height) == (500, 400)
+    captions["images"][0]["width"] = "wide"
+    with pytest.raises(DataError, match=r"images\[0\]: 'width' is 'wide', expected a number"):
+        listed(write(tmp_path / "in", captions, instances_json()))
+    row = listed(config.model_copy(update={"instances": None}))["1.jpg"]  # no box refers to it
+    assert (row.kept, row.stated_width) == (True, None)
+
+
+def test_entries_of_one_image_are_one_row(tmp_path: Path) -> None:
+    captions = captions_json()
+    captions["images"] += [{"id": 11, "file_name": "train2017/1.jpg"}, {"id": "a", "file_name": "1.jpg"}]
+    captions["annotations"] += [
+        {"image_id": 11.0, "caption": "a third"},
+        {"image_id": "a", "caption": "one cat"},
+        {"image_id": 2, "caption": None},
+        {"image_id": 2, "caption": " "},
+        {"image_id": 2},
+    ]
+    instances = instances_json()
+    instances["annotations"] += [
+        {"image_id": "a", "category_id": 17, "bbox": [4, 4, 9, 9]},
+        {"image_id": 11, "category_id": 17, "bbox": [1, 2.5, 30, 4]},
+        {"image_id": 11, "category_id": 18, "bbox": []},
+        {"image_id": 11, "category_id": 18},
+        {"image_id": 11, "bbox": [1, 1, 2, 2]},
+    ]
+    config = write(tmp_path / "in", captions, instances)
+    rows = list(listed(config).values())
+    assert len(rows) == read_manifest(tmp_path / "listing.json").read == 4
+    [row] = [row for row in rows if row.source_key == "1.jpg"]
+    assert row.captions == ["one cat", "another \\ud83d cat", "a third"]
+    assert [one.box.x1 for one in row.annotations or []] == [1, -1, 4]
+    assert {row.source_key: row.reason for row in rows}["2.jpg"] == "no-text"
+
+
+@pytest.mark.parametrize("boxes_alone", [False, True])
+def test_fractions_stop_the_listing(tmp_path: Path, boxes_alone: bool) -> None:
+    instances = instances_json()
+    instances["images"] = [{"id": number, "file_name": f"{number}.jpg", "width": 32, "height": 24} for number in (1, 2)]
+    for entry, bbox in zip(instances["annotations"], ([0.1, 0.2, 0.3, 0.4],) * 4, strict=True):
+        entry["bbox"] = bbox
+    config = write(tmp_path / "in", captions_json(), instances)
+    config = config.model_copy(update={"captions": None}) if boxes_alone else config
+    with pytest.raises(DataError, match="instances_train2017.json: .*fractions"):
+        listed(config)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_crowd"), [(True, True), (1.0, True), (False, False), (None, False), ("0", None), (2, None)]
+)
+def test_a_crowd_is_1_or_true(tmp_path: Path, value: Any, is_crowd: bool | None) -> None:
+    instances = instances_json()
+    instances["annotations"][0]["iscrowd"] = value
+    config = write(tmp_path / "in", captions_json(), instances)
+    if is_crowd is None:
+        with pytest.raises(DataError, match=r"annotations\[0\]: 'iscrowd' is .*, expected 0 or 1"):
+            listed(config)
+    else:
+        assert len(listed(config)["1.jpg"].annotations or []) == 2 - is_crowd
+
+
+@pytest.mark.parametrize("name", [None, "", " "])
+def test_a_url_replaces_an_empty_file_name(tmp_path: Path, name: str | None) -> None:
+    captions = captions_json()
+    captions["images"] = [{"id": 1, "file_name": name, "coco_url": "http://images/train2017/1.jpg"}]
+    assert listed(write(tmp_path / "in", captions, instances_json()))["1.jpg"].kept
+    captions["images"] = [{"id": 1, "file_name": name}]
+    with pytest.raises(DataError, match=r"images\[0\]: 'file_name' is .*, expected a text that names a file"):
+        listed(write(tmp_path / "in", captions, instances_json()))

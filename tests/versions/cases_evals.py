@@ -118,6 +118,7 @@ def every_layout() -> dict[str, Any]:
         "miniature boxes": section("boxes", min_side_px=20, max_side_px=60),
         "miniature captions": section("retrieval"),
         "coco panoptic": section("boxes", {"layout": "coco_panoptic"} | root),
+        "coco instances": section("boxes", {"layout": "coco_instances"} | root),
         "coco captions": section("retrieval", {"layout": "coco_captions"} | root),
         **lists(),
     }

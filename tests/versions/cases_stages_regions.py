@@ -1,14 +1,19 @@
 """Cases of the stages from detect to card: every row of their tables, from pictures made by hand and a few drawn scenes."""
 
+import io
 import json
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from fineclip.config import (
     AnnotationsDetect,
     Blip2Caption,
+    BoxesFilesDetect,
     BoxesJsonDetect,
     CaptionConfig,
     CaptionsJsonCaption,
@@ -29,7 +34,7 @@ from fineclip.stages.caption import caption_shard
 from fineclip.stages.card import write_card
 from fineclip.stages.detect import detect_shard
 from fineclip.stages.embed_texts import texts_shard
-from fineclip.stages.external.annotation_tables import ExternalBoxesRow, ExternalCaptionsRow
+from fineclip.stages.external.annotation_tables import ExternalBoxesRow, ExternalCaptionsRow, OwnBoxesRow
 from fineclip.stages.external.reading import import_annotations
 from fineclip.stages.pack import pack_shard
 from fineclip.stages.weights import fetch_weights
@@ -74,16 +79,46 @@ def given() -> tuple[BoxesJsonDetect, CaptionsJsonCaption]:
     return configs
 
 
-def given_of(config: BoxesJsonDetect | CaptionsJsonCaption) -> Path:
-    return Path(f"given/{config.engine}.json")
+def own() -> list[BoxesFilesDetect]:
+    """Boxes of the pictures 0 and 2 in files of every format, and the manifests of all."""
+    sizes = "<size><width>{}</width><height>16</height></size>"
+    bounds = "<bndbox><xmin>4</xmin><ymin>5</ymin><xmax>12.5</xmax><ymax>13</ymax></bndbox>"
+    voc = f"<annotation>{sizes}<object><name>dog</name>{bounds}</object></annotation>"
+    ids = np.zeros((16, 24), np.uint8)
+    ids[3:9, 2:8], ids[12:, 20:] = 7, 3
+    png = io.BytesIO()
+    Image.fromarray(ids).save(png, format="PNG")
+    yolo = "1 0.5 0.5 0.5 0.5 0.25\r\n0 0.1 0.2 0.2 0.4\n0 .25 .25 .75 .25 .75 1 .9\n1 .5 .5 .01 .01 1\n"
+    put(
+        {
+            "yolo/labels/0.txt": yolo, "yolo/labels/2.txt": "", "yolo/data.yaml": "names: [cat, dog]",
+            "voc/0.xml": voc.format(24), "voc/2.xml": voc.format(25),
+            "boxes_in.csv": "image,x1,y1,x2,y2,label,score\n0.jpg,3,4,12.5,12.25,dog,.5\n0.jpg,0,0,9,9,cat,1\n2.jpg,,,,,,\n",
+            "masks/0.png": png.getvalue(), "folders/0/0.png": png.getvalue(),
+        }
+    )  # fmt: skip
+    paths = {"yolo": "yolo/labels", "voc": "voc", "csv": "boxes_in.csv", "masks": "masks", "mask_folders": "folders"}
+    configs = [
+        BoxesFilesDetect(engine="boxes_files", format=name, path=path, min_side_px=3, max_regions=2)  # type: ignore[arg-type]
+        for name, path in paths.items()
+    ]
+    for config in configs:
+        import_annotations(given_of(config), config, kind="detect", name="own")
+    return configs
+
+
+def given_of(config: BoxesJsonDetect | BoxesFilesDetect | CaptionsJsonCaption) -> Path:
+    name = config.format if isinstance(config, BoxesFilesDetect) else config.engine
+    return Path(f"given/{name}.json")
 
 
 @case("stages.given")
-def tables_of_both_jsons() -> dict[str, Any]:
+def tables_of_every_engine() -> dict[str, Any]:
     boxes, captions = given()
     return {
         "boxes": table(given_of(boxes), ExternalBoxesRow),
         "captions": table(given_of(captions), ExternalCaptionsRow),
+        **{config.format: table(given_of(config), OwnBoxesRow) for config in own()},
     }
 
 
@@ -91,7 +126,7 @@ def tables_of_both_jsons() -> dict[str, Any]:
 def every_engine() -> dict[str, Any]:
     """The detector's scores in percent, so that one tolerance does for them and for pixels."""
     boxes = [
-        box(-3, 4, 10.004, 12.3456), box(20, 0, 40, 60, "dog"), box(30, 0, 40, 9), box(5, 5, 5, 9), box(5, 5, 7, 9),
+        box(-2, 4, 10.004, 12.3456), box(20, 0, 26, 18, "dog"), box(30, 0, 40, 9), box(5, 5, 5, 9), box(5, 5, 7, 9),
         box(2, 2, 8, 8, "b"), box(2, 2, 8, 8, "a"), box(0, 0, 5, 5),
     ]  # fmt: skip
     items = [
@@ -100,7 +135,8 @@ def every_engine() -> dict[str, Any]:
         Item(picture(2), annotations=[]),
     ]
     kept = write_filtered(Path("own"), [*items, Item(picture(3), annotations=[])])
-    own, listed = detected(kept, OWN), detected(kept, given()[0])
+    stated, listed = detected(kept, OWN), detected(kept, given()[0])
+    in_files = {config.format: detected(kept, config) for config in own()}
     scenes = [Item(jpeg(draw_scene(VALIDATION, index))) for index in SEEN]
     weights = WeightsConfig(shipped="detector.pt", sha256=sha256_of(shipped("detector.pt")))
     yolo = YoloDetect(engine="yolo", weights=weights, image_size=128, confidence=0.22, min_side_px=18, max_regions=5)
@@ -109,7 +145,7 @@ def every_engine() -> dict[str, Any]:
     for region in (region for row in found["rows"] for region in row["regions"]):
         region["score"] *= 100
         region.update({name: round(region[name], 1) for name in ("x1", "y1", "x2", "y2", "score")})
-    return {"annotations": own, "boxes_json": listed, "yolo": found}
+    return {"annotations": stated, "boxes_json": listed, "boxes_files": in_files, "yolo": found}
 
 
 def detected(kept: Path, config: DetectConfig) -> dict[str, Any]:
@@ -118,7 +154,7 @@ def detected(kept: Path, config: DetectConfig) -> dict[str, Any]:
         weights = Path("weights/detect.json")
         fetch_weights("detect", "mini", weights, config.weights)
     manifest = Path(f"detect/{config.engine}/s.json")
-    boxes = given_of(config) if isinstance(config, BoxesJsonDetect) else None
+    boxes = given_of(config) if isinstance(config, BoxesJsonDetect | BoxesFilesDetect) else None
     detect_shard(kept, manifest, config, weights=weights, annotations=boxes, batch_size=2, device="cpu")
     return table(manifest, DetectRow)
 

@@ -79,7 +79,10 @@ def _table() -> dict[str, Any]:
 
 def _coco() -> dict[str, Any]:
     """With captions, and by its boxes alone."""
-    images = [{"id": index, "file_name": f"{index}.bmp", "coco_url": f"http://x/{index}"} for index in range(4)]
+    images = [
+        {"id": index, "file_name": f"{index}.bmp", "coco_url": f"http://x/{index}", "width": 24, "height": 16}
+        for index in range(4)
+    ]
     texts = [(0, "one cat"), (1, "a dog"), (0, "another cat"), (3, "nothing here"), (9, "of no image")]
     boxes = [(0, 1, [1, 2.5, 20, 4], 0), (0, 2, [0, 0, 5, 5], 1), (1, 2, [-1, 0, 2, 3], 0)]
     captions = [{"image_id": image, "caption": text} for image, text in texts]

@@ -442,6 +442,27 @@ def test_released_boxes_and_captions_are_read_once_and_reach_every_shard(fresh: 
         assert given == [[f"data/small/given/{manifest}.json"]] * 2
 
 
+def test_own_boxes_are_read_once_and_a_new_label_plans_them_again(fresh: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "world"
+    shutil.copytree(fresh, folder)
+    labels = folder / "mine/labels/1.txt"
+    labels.parent.mkdir(parents=True)
+    labels.write_text("0 .5 .5 .5 .5")
+    (folder / "mine/classes.txt").write_text("cat")
+    own = {"engine": "boxes_files", "format": "yolo", "path": "mine/labels"}
+    edit_config(folder, {"detect": {"own": own}, "plan": {"regions": "own"}})
+    jobs = commands(folder, "detect")
+    manifest = "data/small/given/detect/own.json"
+    assert of_rule(jobs, "import_annotations").options["--manifest"] == [manifest]
+    assert [job.options["--annotations"] for job in jobs if job.rule == "detect_shard"] == [[manifest]] * 2
+    pretend_finished(folder)
+    assert "import_annotations" not in planned(folder, "detect")
+    for change in (labels, labels.with_name("2.txt"), folder / "mine/classes.txt"):
+        pretend_finished(folder)
+        change.write_text("0 .5 .5 .5 .25 " if change.suffix == ".txt" and change.parent == labels.parent else "dog")
+        assert planned(folder, "detect")["import_annotations"] == 1, change
+
+
 # --- a failed job, a wrong configuration
 
 

@@ -181,8 +181,13 @@ def local_weights(wildcards):
 
 
 def annotation_json(wildcards):
-    """Return the released JSON of boxes or captions of an entry."""
+    """Return the released JSON of boxes or captions of an entry, or the table or class names of own boxes."""
     return PLAN.external_json(wildcards.kind, wildcards.name)
+
+
+def annotation_fingerprint(wildcards):
+    """Return the fingerprint of a folder of own boxes: a new, removed or changed file plans import_annotations again."""
+    return PLAN.external_fingerprint(wildcards.kind, wildcards.name)
 
 
 def annotations_of(kind):
@@ -192,7 +197,7 @@ def annotations_of(kind):
         name = wildcards["regions" if kind == "detect" else "captions"]
         return (
             [f"data/{wildcards.dataset}/given/{kind}/{name}.json"]
-            if PLAN.external_json(kind, name)
+            if PLAN.is_external(kind, name)
             else []
         )
 

@@ -2,7 +2,7 @@
 Regions, captions and training shards.
 
 Needs     data/{dataset}/filter/{shard}.json                     kept images of a shard
-Makes     data/{dataset}/given/{kind}/{name}.json               engines boxes_json and captions_json: a released JSON as a table
+Makes     data/{dataset}/given/{kind}/{name}.json               engines boxes_json, boxes_files, captions_json: boxes or captions as a table
           data/{dataset}/detect/{regions}/{shard}.json           boxes of the kept images
           data/{dataset}/caption/{regions}.{captions}/{shard}.json    a caption for every box
           data/{dataset}/pack/{regions}.{captions}/{shard}.json  the training shard: a tar and its index
@@ -30,6 +30,7 @@ rule import_annotations:
         "../../envs/core.yaml"
     params:
         config=job_key("given"),
+        fingerprint=annotation_fingerprint,
     shell:
         r"""
         exec python -m fineclip import-annotations \

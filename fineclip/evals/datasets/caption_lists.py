@@ -8,7 +8,9 @@ All captions of an image count, as in FineCLIP's test_flickr.py and test_mscoco.
 or seven. Other evaluations keep the first five.
 """
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,10 +20,13 @@ from fineclip.errors import DataError
 from fineclip.evals.datasets.benchmark_image import Contents, read_image
 from fineclip.readers.files import is_inside, list_files
 from fineclip.readers.json_documents import Document, Entry
+from fineclip.readers.listed_images import distinct
 from fineclip.readers.names import FolderNames
 from fineclip.readers.text import captions_of, to_valid_utf8
 from fineclip.shards import sha256_of
 from fineclip.stages.source.samples import fingerprint
+
+log = logging.getLogger(__name__)
 
 
 def list_inputs(source: CaptionList | Karpathy, listed: Mapping[Path, list[str]]) -> dict[str, str]:
@@ -46,27 +51,29 @@ def listed_images(source: CaptionList | Karpathy) -> dict[Path, list[str]]:
         source: Folder and names of the JSON and the images; `split` for the layout karpathy.
 
     Returns:
-        Captions by path of the image; captions that are blank are left out.
+        Captions by path of the image; captions that are null or blank are left out. Entries of one image are one image.
 
     Raises:
-        DataError: The file is not such a list, an entry lacks a key, or an image is absent or named twice.
+        DataError: The file is not such a list, an entry lacks a key, or an image is absent.
     """
     document, folder = Document(Path(source.root) / source.annotations), Path(source.root) / source.images
-    found, images = dict[Path, list[str]](), _Images(folder)
+    found: defaultdict[Path, list[list[str]]] = defaultdict(list)
+    without, images = list[Entry](), _Images(folder)
     for entry, key, name, texts in _entries(source, document):
-        path = images.path(entry, key, name.as_posix())
-        if path in found:
-            raise entry.wrong(key, "an image of its own: another entry has it too")
-        found[path] = [text for text in captions_of(texts) if text]
+        captions = [text for text in captions_of(text for text in texts if text is not None) if text]
+        found[images.path(entry, key, name.as_posix())].append(captions)
+        without += [] if captions else [entry]
+    if without:
+        log.warning("%s: %d entries have no caption, such as %s", document.path, len(without), without[0].place)
     if not found:
         of = f"of the split {source.split!r}" if isinstance(source, Karpathy) else "at all"
         raise DataError(f"{document.path}: names no image {of}. Is it the right file?")
-    return found
+    return {path: distinct(captions) for path, captions in found.items()}
 
 
 def _entries(
     source: CaptionList | Karpathy, document: Document
-) -> Iterator[tuple[Entry, str, PurePosixPath, list[str]]]:
+) -> Iterator[tuple[Entry, str, PurePosixPath, Sequence[str | None]]]:
     """Yield each entry, the key that names its image, the path and the captions."""
     if isinstance(source, CaptionList):
         for entry in document.rows():
@@ -78,24 +85,28 @@ def _entries(
             yield entry, "filename", PurePosixPath(folder, entry.text("filename")), _sentences(entry)
 
 
-def _texts(entry: Entry, key: str) -> list[str]:
-    """Return the captions of an entry of the authors' lists; a single text counts as one."""
-    values: Any = entry.values.get(key)
-    if isinstance(values, str):
+def _texts(entry: Entry, key: str) -> Sequence[str | None]:
+    """Return the captions of an entry of the authors' lists; a single text counts as one, null as none."""
+    values: Any = entry.values.get(key, ...)
+    if values is None or isinstance(values, str):
         return [values]
-    if not (isinstance(values, list) and all(isinstance(value, str) for value in values)):
+    if not (isinstance(values, list) and all(value is None or isinstance(value, str) for value in values)):
         raise entry.wrong(key, "a list of texts")
     return values
 
 
-def _sentences(entry: Entry) -> list[str]:
-    values: Any = entry.values.get("sentences")
-    if not (
-        isinstance(values, list)
-        and all(isinstance(value, dict) and isinstance(value.get("raw"), str) for value in values)
-    ):
+def _sentences(entry: Entry) -> Sequence[str | None]:
+    """Return the captions of an entry of Karpathy's files; a sentence whose `raw` is null, or null itself, has none."""
+    values: Any = entry.values.get("sentences", ...)
+    if values is None:
+        return []
+    if not (isinstance(values, list) and all(map(_is_sentence, values))):
         raise entry.wrong("sentences", "a list of objects that each have a text 'raw'")
-    return [value["raw"] for value in values]
+    return [value["raw"] for value in values if value is not None]
+
+
+def _is_sentence(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and isinstance(value.get("raw", ...), str | None))
 
 
 class _Images:

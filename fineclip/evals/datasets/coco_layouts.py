@@ -9,31 +9,30 @@ on it, one pixel too narrow and too low.
 Legend: H W pixels.
 """
 
-import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from fineclip.config.evaluation import CocoCaptions, CocoPanoptic
+from fineclip.config.evaluation import CocoCaptions, CocoInstances, CocoPanoptic
 from fineclip.errors import DataError
 from fineclip.evals.datasets.benchmark_image import BenchmarkClass, BenchmarkImage, Contents, read_image
+from fineclip.readers.boxes import FramedBoxes, StatedSize, require_pixels, require_stated_size
 from fineclip.readers.files import files_below
-from fineclip.readers.json_documents import Document, Entry, Id
+from fineclip.readers.json_documents import Document, Entry, Id, report_left_out, with_content
+from fineclip.readers.listed_images import ListedImage, by_name, distinct, images_by_id, listed_once, referring
+from fineclip.readers.masks import tight_box
 from fineclip.readers.names import FileNames
 from fineclip.readers.text import captions_of, to_valid_utf8
 from fineclip.shards import BenchmarkBox, sha256_of
 from fineclip.shards.images import UndecodableImage, decode
 from fineclip.stages.source.samples import fingerprint
-from fineclip.types import Box
-
-log = logging.getLogger(__name__)
 
 
-def coco_inputs(source: CocoPanoptic | CocoCaptions) -> dict[str, str]:
+def coco_inputs(source: CocoPanoptic | CocoInstances | CocoCaptions) -> dict[str, str]:
     """Return the hash of the JSON, and of the names and sizes in each folder."""
     root = Path(source.root)
     folders = [root / source.images, *([root / source.masks] if isinstance(source, CocoPanoptic) else [])]
@@ -55,15 +54,14 @@ def captions_contents(source: CocoCaptions) -> Contents:
     Raises:
         DataError: An image is absent or broken, or an entry lacks a key.
     """
-    document = Document(Path(source.root) / source.annotations)
-    images = _by_id(document, "images")
+    document, folder = Document(Path(source.root) / source.annotations), Path(source.root) / source.images
+    images = images_by_id(document, _name_among(folder))
     captions: defaultdict[Id, list[str]] = defaultdict(list)
-    for entry in document.entries("annotations"):
-        captions[entry.id("image_id")].append(entry.text("caption"))
-    _warn_about_unknown_images(document, captions, images)
-    paths = _image_paths(images, Path(source.root) / source.images)
+    for number, entry in referring(with_content(document.entries("annotations"), "caption"), images):
+        captions[number].append(entry.text("caption"))
+    of_images = by_name(captions, images).items()
     with_captions = (
-        read_image(path, captions=[text for text in captions_of(captions[number]) if text]) for number, path in paths
+        read_image(folder / name, captions=[text for text in captions_of(texts) if text]) for name, texts in of_images
     )
     return Contents([], with_captions)
 
@@ -78,7 +76,8 @@ def panoptic_contents(source: CocoPanoptic) -> Contents:
         Classes in the order of their ids, and images in the order of the JSON.
 
     Raises:
-        DataError: An image or a mask is absent or broken, a mask has another size than its image, or an entry lacks a key.
+        DataError: An image or a mask is absent or broken, an image has another size than its mask or than the JSON states, boxes
+            are not in pixels, or an entry lacks a key.
     """
     document = Document(Path(source.root) / source.annotations)
     classes = _classes(document)
@@ -88,36 +87,59 @@ def panoptic_contents(source: CocoPanoptic) -> Contents:
 def _panoptic_images(
     source: CocoPanoptic, document: Document, classes: Mapping[Id, BenchmarkClass]
 ) -> Iterator[BenchmarkImage]:
-    images, masks = _by_id(document, "images"), Path(source.root) / source.masks
-    annotations = _by_id(document, "annotations", key="image_id")
-    _warn_about_unknown_images(document, annotations, images)
-    mask_names = FileNames(_sizes(masks).keys())
-    for number, path in _image_paths(images, Path(source.root) / source.images):
-        image = read_image(path, captions=[])
+    folder, masks = Path(source.root) / source.images, Path(source.root) / source.masks
+    images = images_by_id(document, _name_among(folder))
+    annotations = _segments_by_image(document, images, classes)
+    names, things, stated = FileNames(_sizes(masks).keys()), _things(classes), list[FramedBoxes]()
+    for listed in listed_once(images):
+        image, boxes = read_image(folder / listed.name, captions=[]), list[list[BenchmarkBox]]()
+        size = StatedSize(image.width, image.height)
+        require_stated_size(listed.stated_size(), size, image=image.file.as_posix(), where=document.path.as_posix())
+        for entry, segments in (annotations[number] for number in listed.ids if number in annotations):
+            boxes.append(_boxes(segments, masks / _file_in(masks, names, entry, "a mask"), classes, image))
+        of_image = distinct(boxes)
+        stated.append(FramedBoxes(listed.name, [one.box for one in of_image if one.label in things], size))
+        yield replace(image, boxes=of_image)
+    require_pixels(stated, where=document.path.as_posix())
+
+
+def _things(classes: Mapping[Id, BenchmarkClass]) -> set[int]:
+    """Return the labels of things, whose boxes the JSON states."""
+    return {label for label, one in enumerate(classes.values()) if one.is_thing}
+
+
+def _segments_by_image(
+    document: Document, images: Mapping[Id, ListedImage], classes: Mapping[Id, BenchmarkClass]
+) -> dict[Id, tuple[Entry, list[Entry]]]:
+    """Return the annotation of each image with its segments that have content: a category, and a box if they are things."""
+    annotations: dict[Id, tuple[Entry, list[Entry]]] = {}
+    things = {number for number, one in classes.items() if one.is_thing}
+    total, left_out = 0, list[Entry]()
+    for number, annotation in referring(document.entries("annotations"), images):
         if number in annotations:
-            entry = annotations[number]
-            mask = _file_in(masks, mask_names, entry, "a mask")
-            image = replace(image, boxes=_boxes(entry, document.path, mask, classes, image))
-        yield image
+            raise annotation.wrong("image_id", "one of its own: another entry has it too")
+        segments = _segments(annotation)
+        usable = [one for one in segments if _has_content(one, things)]
+        total += len(segments)
+        left_out += [one for one in segments if one not in usable]
+        annotations[number] = annotation, usable
+    report_left_out(left_out, total=total, what="segments", keys=("category_id", "bbox"))
+    return annotations
 
 
-def tight_box(is_inside_HW: np.ndarray) -> Box:
-    """Return the smallest box that contains the true pixels.
+def _has_content(segment: Entry, things: Collection[Id]) -> bool:
+    """Return whether a segment has a category and, if that is a thing, a box. The box of stuff is that of its mask."""
+    return not segment.is_empty("category_id") and not (
+        segment.is_empty("bbox") and segment.id("category_id") in things
+    )
 
-    Args:
-        is_inside_HW: bool; at least one pixel is true.
 
-    Returns:
-        Half-open box in pixels.
-
-    Examples:
-        >>> mask_HW = np.zeros((4, 6), dtype=bool)
-        >>> mask_HW[1:3, 2:5] = True
-        >>> tight_box(mask_HW)
-        Box(x1=2.0, y1=1.0, x2=5.0, y2=3.0)
-    """
-    rows, columns = (np.flatnonzero(is_inside_HW.any(axis=axis)) for axis in (1, 0))
-    return Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+def _segments(annotation: Entry) -> list[Entry]:
+    segments, mask = annotation.values.get("segments_info"), annotation.values.get("file_name")
+    if not isinstance(segments, list) or not all(isinstance(values, dict) for values in segments):
+        raise annotation.wrong("segments_info", "a list of objects")
+    section = f"annotations of {mask}: segments_info"
+    return [Entry(annotation.path, section, index, values) for index, values in enumerate(segments)]
 
 
 def segment_ids(png: Image.Image) -> np.ndarray:
@@ -129,8 +151,14 @@ def segment_ids(png: Image.Image) -> np.ndarray:
 
 def _classes(document: Document) -> dict[Id, BenchmarkClass]:
     """Return the classes by their ids, in the order of the ids."""
-    entries = sorted(_by_id(document, "categories").items(), key=lambda item: (str(type(item[0])), item[0]))
-    classes = {number: _class_of(entry) for number, entry in entries}
+    entries: dict[Id, Entry] = {}
+    for entry in document.entries("categories"):
+        number = entry.id("id")
+        if number in entries:
+            raise entry.wrong("id", "one of its own: another entry has it too")
+        entries[number] = entry
+    ordered = sorted(entries.items(), key=lambda item: (str(type(item[0])), item[0]))
+    classes = {number: _class_of(entry) for number, entry in ordered}
     twice = [name for name, count in Counter(one.name for one in classes.values()).items() if count > 1]
     if twice:
         raise DataError(f"{document.path}: two categories have the name {twice[0]!r}. Is it the right file?")
@@ -144,16 +172,12 @@ def _class_of(entry: Entry) -> BenchmarkClass:
 
 
 def _boxes(
-    annotation: Entry, document: Path, mask: Path, classes: Mapping[Id, BenchmarkClass], image: BenchmarkImage
+    segments: Sequence[Entry], mask: Path, classes: Mapping[Id, BenchmarkClass], image: BenchmarkImage
 ) -> list[BenchmarkBox]:
-    """Return the boxes of the segments of one image. Its mask is read only if one of them is stuff."""
-    segments = annotation.values.get("segments_info")
-    if not isinstance(segments, list) or not all(isinstance(values, dict) for values in segments):
-        raise annotation.wrong("segments_info", "a list of objects")
+    """Return the boxes of the segments of one mask. The mask is read only if one of them is stuff."""
     boxes: list[BenchmarkBox] = []
     ids_HW: np.ndarray | None = None
-    for index, values in enumerate(segments):
-        segment = Entry(document, f"annotations of {mask.name}: segments_info", index, values)
+    for segment in segments:
         category = segment.id("category_id")
         if category not in classes:
             raise segment.wrong("category_id", "the id of one of 'categories'")
@@ -182,35 +206,22 @@ def _read_mask(path: Path, image: BenchmarkImage) -> np.ndarray:
     return segment_ids(mask)
 
 
-def _by_id(document: Document, section: str, *, key: str = "id") -> dict[Id, Entry]:
-    """Return the entries of a section by an id that no two of them share."""
-    entries: dict[Id, Entry] = {}
-    for entry in document.entries(section):
-        number = entry.id(key)
-        if number in entries:
-            raise entry.wrong(key, "one of its own: another entry has it too")
-        entries[number] = entry
-    return entries
-
-
-def _warn_about_unknown_images(document: Document, found: Mapping[Id, object], images: Mapping[Id, Entry]) -> None:
-    if unknown := len(found.keys() - images.keys()):
-        log.warning("%s: %d images have annotations but no entry in 'images': left out", document.path, unknown)
-
-
-def _image_paths(images: Mapping[Id, Entry], folder: Path) -> Iterator[tuple[Id, Path]]:
-    """Yield the id and file of each image, in the order of the JSON."""
+def _name_among(folder: Path) -> Callable[[Entry], str]:
+    """Return a function from an entry of `images` to the name of its file in the folder."""
     names = FileNames(_sizes(folder).keys())
-    for number, entry in images.items():
-        yield number, _file_in(folder, names, entry, "an image")
+
+    def name_of(entry: Entry) -> str:
+        return _file_in(folder, names, entry, "an image")
+
+    return name_of
 
 
-def _file_in(folder: Path, names: FileNames, entry: Entry, kind: str) -> Path:
-    """Return the file that `file_name` means."""
+def _file_in(folder: Path, names: FileNames, entry: Entry, kind: str) -> str:
+    """Return the name of the file in a folder that `file_name` means."""
     found = names.find_below(entry.text("file_name"), folder.name)
     if found is None:
         raise entry.wrong("file_name", f"the name of {kind} in {folder}")
-    return folder / found
+    return found
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -8,8 +8,10 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fineclip.boxes import from_xywh
 from fineclip.config import (
     Blip2Caption,
+    BoxesFilesDetect,
     BoxesJsonDetect,
     CaptionConfig,
     CaptionsJsonCaption,
@@ -18,6 +20,7 @@ from fineclip.config import (
 )
 from fineclip.errors import ConfigError, ShardError
 from fineclip.identity import identity
+from fineclip.readers.boxes import FramedBoxes, StatedSize
 from fineclip.readers.names import ImageNames
 from fineclip.shards import Row, decode_rows, read_manifest, table_of
 from fineclip.stages.declaration import Input
@@ -26,7 +29,7 @@ LIMITS = ("max_regions", "min_side_px", "max_side_px")  # applied by the jobs of
 
 Int32 = Annotated[int, pa.int32()]
 
-ExternalConfig = BoxesJsonDetect | CaptionsJsonCaption
+ExternalConfig = BoxesJsonDetect | BoxesFilesDetect | CaptionsJsonCaption
 
 
 class ExternalBox(NamedTuple):
@@ -58,6 +61,18 @@ class ExternalBoxesRow(Row):
     height: int | None
     regions: list[ExternalBox]
 
+    def framed(self) -> FramedBoxes:
+        """Return the boxes with the size that the JSON states."""
+        boxes = [from_xywh(*region[:4]) for region in self.regions]
+        return FramedBoxes(self.key, boxes, StatedSize(self.width, self.height))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnBoxesRow(ExternalBoxesRow):
+    """An image with own boxes: as above, or with boxes in fractions of its width and height."""
+
+    fractions: bool
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExternalCaptionsRow(Row):
@@ -66,7 +81,7 @@ class ExternalCaptionsRow(Row):
     regions: list[ExternalCaption]
 
 
-R = TypeVar("R", ExternalBoxesRow, ExternalCaptionsRow)
+R = TypeVar("R", ExternalBoxesRow, OwnBoxesRow, ExternalCaptionsRow)
 
 
 def table_identity(config: ExternalConfig) -> dict[str, Any]:

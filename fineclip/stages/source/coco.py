@@ -1,20 +1,23 @@
 """Source kind coco: captions and instances JSON of COCO or LVIS with a folder of images.
 
 There is a row for every image of the captions JSON or, without one, of the instances JSON. All captions of an image are
-kept. LVIS states no `file_name`; the last two parts of `coco_url`, folder and file, replace it, and the folder may be the one
-that `source.images` names. Boxes are in pixels as stated, also outside the image; crowds (`iscrowd: 1`) are skipped.
+kept, of all its entries. Boxes belong to an image by its name, since the two files may use other ids. LVIS states no `file_name`; the last two parts of `coco_url`, folder and file, replace it, and the folder may be the one
+that `source.images` names. Boxes are in pixels as stated, also outside the image; crowds (`iscrowd: 1`) are skipped. The size that
+the instances JSON states is part of the row, and the stage `detect` compares it with the stored image.
 """
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Set
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from pathlib import Path, PurePosixPath
 
 from fineclip.config import CocoSource
 from fineclip.errors import DataError
+from fineclip.readers.boxes import ImageAnnotations, require_no_fractions
 from fineclip.readers.files import Listing, is_image, list_files, log_unread
-from fineclip.readers.json_documents import Document, Entry, Id, images_by_id
-from fineclip.readers.names import FolderNames, warn_of_unmatched
+from fineclip.readers.json_documents import Document, Entry, Id, with_content
+from fineclip.readers.listed_images import ListedImage, by_name, images_by_id, listed_once, referring
+from fineclip.readers.names import FolderNames, canonical_name, warn_of_unmatched
 from fineclip.readers.text import captions_of, to_valid_utf8
 from fineclip.shards import SourceRow, sha256_of
 from fineclip.stages.source.samples import Samples, fingerprint, sample_row, unread_reasons
@@ -55,25 +58,29 @@ def _rows(config: CocoSource, listing: Listing, sizes: Mapping[str, int]) -> Ite
     naming = captioned or boxed
     if naming is None:
         raise AssertionError("captions and instances are both null")
-    images = images_by_id(naming)
-    stated = {number: entry.image_name() for number, entry in images.items()}
-    names = {number: in_folder.find_below(name, folder.name) or name for number, name in stated.items()}
-    unread = unread_reasons(names.values(), sizes, listing)
+
+    def name_of(entry: Entry) -> str:
+        name = entry.image_name()
+        return in_folder.find_below(name, folder.name) or name
+
+    images = images_by_id(naming, name_of)
+    names = [image.name for image in images.values()]
+    unread = unread_reasons(names, sizes, listing)
     log_unread(listing, named=unread)
-    _require_some(names.values(), sizes.keys() | unread.keys(), folder, naming.path)
+    _require_some(names, sizes.keys() | unread.keys(), folder, naming.path)
     captions = _captions(captioned, images) if captioned else None
-    boxes = _boxes(boxed, images) if boxed else None
-    for number, entry in images.items():
-        texts = [] if captions is None else captions_of(captions[number])
-        url = entry.values.get("coco_url") or entry.values.get("flickr_url")
+    boxes = _boxes(boxed, name_of, images) if boxed else None
+    for image in listed_once(images):
+        texts = [] if captions is None else captions_of(captions[image.name])
+        url = image.entry.values.get("coco_url") or image.entry.values.get("flickr_url")
         yield sample_row(
             folder,
-            names[number],
+            image.name,
             sizes,
             texts,
             needs_text=captions is not None,
             url=to_valid_utf8(url) if isinstance(url, str) else None,
-            annotations=None if boxes is None else boxes[number],
+            annotations=None if boxes is None else boxes.get(image.name, ImageAnnotations([])),
             unread=unread,
         )
 
@@ -91,25 +98,60 @@ def _require_some(names: Iterable[str], sizes: Set[str], folder: Path, naming: P
         log.info("%d of %d images in %s are not in %s and are ignored", unnamed, len(sizes), folder, naming)
 
 
-def _captions(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id, list[str]]:
+def _captions(document: Document, images: Mapping[Id, ListedImage]) -> dict[str, list[str]]:
+    """Return the captions of each image by its name."""
     captions: defaultdict[Id, list[str]] = defaultdict(list)
-    for entry in document.entries("annotations"):
-        captions[entry.id("image_id")].append(entry.text("caption"))
-    if strays := len(captions.keys() - images.keys()):
-        log.warning("%s: %d images have captions but no entry in 'images' and are skipped", document.path, strays)
-    return captions
+    for number, entry in referring(with_content(document.entries("annotations"), "caption"), images):
+        captions[number].append(entry.text("caption"))
+    return by_name(captions, images)
 
 
-def _boxes(document: Document, images: Mapping[Id, Entry]) -> defaultdict[Id, list[LabeledBox]]:
-    names = {entry.id("id"): to_valid_utf8(entry.text("name")) for entry in document.entries("categories")}
+def _boxes(
+    document: Document, name_of: Callable[[Entry], str], samples: Mapping[Id, ListedImage]
+) -> dict[str, ImageAnnotations]:
+    """Return the boxes of each image by its name, with the size that the document states.
+
+    Args:
+        document: Instances JSON. Without a list `images` its ids are those of `samples`.
+        name_of: Function from an entry of `images` to its name.
+        samples: Images of the data set by id.
+
+    Returns:
+        Boxes of each image that the document lists.
+
+    Raises:
+        DataError: The document lists none of the samples, lacks a key, or its boxes are fractions.
+    """
+    known = {image.name for image in samples.values()}
+
+    def sample_of(entry: Entry) -> str:
+        """Return the name of a sample: that of the same file, or of the same id and base name if folders are written otherwise."""
+        name, sample = name_of(entry), samples.get(entry.id("id"))
+        has_base_name = (
+            sample is not None and PurePosixPath(sample.name).name == PurePosixPath(canonical_name(name)).name
+        )
+        return sample.name if sample is not None and has_base_name and name not in known else name
+
+    images = images_by_id(document, sample_of) if document.lists_any("images") else samples
+    if images and known.isdisjoint(image.name for image in images.values()):
+        raise DataError(
+            f"{document.path}: lists none of the {len(known)} images of the captions JSON; its first is"
+            f" {next(iter(images.values())).name}. Both must be of the same split."
+        )
+    labels = document.categories()
     boxes: defaultdict[Id, list[LabeledBox]] = defaultdict(list)
     crowds = 0
-    for entry in document.entries("annotations"):
-        if entry.values.get("iscrowd"):
+    for number, entry in referring(with_content(document.entries("annotations"), "bbox", "category_id"), images):
+        if entry.is_set("iscrowd"):
             crowds += 1
             continue
-        label = entry.look_up("category_id", names, "the id of one of 'categories'")
-        boxes[entry.id("image_id")].append(LabeledBox(entry.box("bbox"), label))
-    strays = len(boxes.keys() - images.keys())
-    log.info("%s: %d crowds left out, and the boxes of %d images that are not samples", document.path, crowds, strays)
-    return boxes
+        label = entry.look_up("category_id", labels, "the id of one of 'categories'")
+        boxes[number].append(LabeledBox(entry.box("bbox"), label))
+    sizes = {image.name: image.stated_size() for image in listed_once(images)}
+    found = {name: ImageAnnotations(of_image, sizes[name]) for name, of_image in by_name(boxes, images).items()}
+    require_no_fractions((one.framed(name) for name, one in found.items()), where=document.path.as_posix())
+    log.info(
+        "%s: %d crowds left out, and the boxes of %d images that are not samples",
+        document.path, crowds, sum(bool(one.boxes) for name, one in found.items() if name not in known),
+    )  # fmt: skip
+    return found

@@ -6,11 +6,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from fineclip.readers.boxes import ImageAnnotations
 from fineclip.readers.files import Listing
 from fineclip.readers.names import canonical_name
 from fineclip.readers.text import to_valid_utf8
 from fineclip.shards import SourceRow
-from fineclip.types import LabeledBox
 
 
 class Samples(NamedTuple):
@@ -28,7 +28,7 @@ def sample_row(
     *,
     needs_text: bool = True,
     url: str | None = None,
-    annotations: list[LabeledBox] | None = None,
+    annotations: ImageAnnotations | None = None,
     unread: Mapping[str, str] = MappingProxyType({}),
 ) -> SourceRow:
     """Return the row of an image, without a key.
@@ -40,7 +40,7 @@ def sample_row(
         captions: Captions of the image.
         needs_text: Whether an image without captions is dropped.
         url: Address of the image, if the data set states it.
-        annotations: Boxes of the image; None where the data set has none.
+        annotations: Boxes of the image and the size that they refer to; None where the data set has none.
         unread: Reasons of files that exist and are not read, by name, as `unread_reasons` returns them.
 
     Returns:
@@ -62,7 +62,9 @@ def sample_row(
         size=sizes.get(name, 0),
         captions=captions,
         url=url,
-        annotations=annotations,
+        annotations=None if annotations is None else annotations.boxes,
+        stated_width=annotations.size.width if annotations else None,
+        stated_height=annotations.size.height if annotations else None,
     )
 
 

@@ -1,0 +1,113 @@
+"""Layout coco_instances: any JSON in the form of COCO's instances, with a folder of images.
+
+Every category is a thing, unless it states `isthing: 0`. Crowds are left out, as in the stages: their boxes are around groups. An
+annotation without `bbox` has the tight box of its `segmentation`. An image without boxes is dropped as `no-box` by the index.
+"""
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from fineclip.config.evaluation import CocoInstances
+from fineclip.errors import DataError
+from fineclip.evals.datasets.benchmark_image import BenchmarkClass, BenchmarkImage, Contents, read_image
+from fineclip.readers.boxes import FramedBoxes, StatedSize, require_pixels, require_stated_size
+from fineclip.readers.files import files_below
+from fineclip.readers.json_documents import Document, Entry, Id, with_content
+from fineclip.readers.listed_images import ListedImage, by_name, images_by_id, listed_once, referring
+from fineclip.readers.names import canonical_name
+from fineclip.readers.text import to_valid_utf8
+from fineclip.shards import BenchmarkBox
+
+log = logging.getLogger(__name__)
+
+
+def instances_contents(source: CocoInstances) -> Contents:
+    """Return the categories, and every image that the JSON names with its boxes.
+
+    Args:
+        source: Folder and names of the JSON and the images.
+
+    Returns:
+        Classes in the order of their ids, and images in the order of the JSON.
+
+    Raises:
+        DataError: An image is absent, broken or of another size than stated, boxes are not in pixels, or an entry lacks a key.
+    """
+    document = Document(Path(source.root) / source.annotations)
+    classes = _classes(document)
+    return Contents(list(classes.values()), _images(source, document, list(classes)))
+
+
+def _classes(document: Document) -> dict[Id, BenchmarkClass]:
+    entries = {entry.id("id"): entry for entry in document.entries("categories")}
+    order = sorted(entries, key=lambda number: (isinstance(number, str), number))
+    classes = {number: _class_of(entries[number]) for number in order}
+    twice = [name for name, count in Counter(one.name for one in classes.values()).items() if count > 1]
+    if twice:
+        raise DataError(f"{document.path}: two categories have the name {twice[0]!r}. Rename one, or merge them.")
+    return classes
+
+
+def _class_of(entry: Entry) -> BenchmarkClass:
+    is_thing = entry.values.get("isthing", 1)
+    if is_thing not in (0, 1):
+        raise entry.wrong("isthing", "0 or 1")
+    return BenchmarkClass(to_valid_utf8(entry.text("name")), is_thing=bool(is_thing))
+
+
+def _images(source: CocoInstances, document: Document, categories: list[Id]) -> Iterator[BenchmarkImage]:
+    folder, where = Path(source.root) / source.images, document.path.as_posix()
+    images = images_by_id(document, _name_in(folder))
+    boxes: defaultdict[Id, list[BenchmarkBox]] = defaultdict(list)
+    for number, box in _boxes(document, images, {category: label for label, category in enumerate(categories)}):
+        boxes[number].append(box)
+    of_images, framed = by_name(boxes, images), list[FramedBoxes]()
+    for listed in listed_once(images):
+        image = replace(read_image(folder / listed.name, captions=[]), boxes=of_images[listed.name])
+        file, size = image.file.as_posix(), StatedSize(image.width, image.height)
+        require_stated_size(listed.stated_size(), size, image=file, where=where)
+        framed.append(FramedBoxes(file, [one.box for one in image.boxes], size))
+        yield image
+    require_pixels(framed, where=where)
+
+
+def _boxes(
+    document: Document, images: Mapping[Id, ListedImage], labels: Mapping[Id, int]
+) -> Iterator[tuple[Id, BenchmarkBox]]:
+    """Yield the id of the image and the box of each annotation that is no crowd."""
+    crowds = 0
+    for number, entry in referring(with_content(document.entries("annotations"), "bbox", "category_id"), images):
+        if entry.values.get("iscrowd"):
+            crowds += 1
+            continue
+        label = entry.look_up("category_id", labels, "the id of one of 'categories'")
+        yield number, BenchmarkBox(entry.box("bbox"), label)
+    if crowds:
+        log.info("%s: %d crowds left out", document.path, crowds)
+
+
+def _name_in(folder: Path) -> Callable[[Entry], str]:
+    """Return a function from an entry of `images` to the name of its file; `val2017/1.jpg` may be `1.jpg` of a folder `val2017`."""
+    present = {name for name, _ in files_below(folder) if to_valid_utf8(name) == name}
+    forms: defaultdict[str, list[str]] = defaultdict(list)
+    for name in present:
+        forms[canonical_name(name)].append(name)
+
+    def name_of(entry: Entry) -> str:
+        stated = entry.image_name()
+        if stated in present:
+            return stated
+        form = canonical_name(stated)
+        path = PurePosixPath(form)
+        inside = path.relative_to(folder.name).as_posix() if path.is_relative_to(folder.name) else form
+        found = forms.get(form) or forms.get(inside, [])
+        if len(found) != 1:
+            raise entry.wrong(
+                "file_name" if "file_name" in entry.values else "coco_url", f"the name of an image in {folder}"
+            )
+        return found[0]
+
+    return name_of

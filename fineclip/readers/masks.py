@@ -1,0 +1,258 @@
+"""Masks of instances, as PNG or in COCO's JSON, and their tight half-open boxes.
+
+    one PNG per image       equal pixels are one instance, 0 (black) is background; colors count as R + 256 G + 65536 B
+    one PNG per instance    every pixel that is not 0 belongs to it
+    JSON                    `segmentation`: polygons, or runs (`counts`, a list or compressed to a text) of `size` [height, width]
+
+Runs are counted down the columns, from the left, and begin with background. Their box follows from the runs; no mask is made.
+
+Source: pycocotools, maskApi.c: rleFrString, rleToBbox.
+
+Legend: H W pixels.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fineclip.errors import DataError
+from fineclip.shards.images import MAX_PIXELS
+from fineclip.types import Box
+
+MOST_INSTANCES = 2000  # of one PNG; a photograph, or a mask that was scaled or saved as JPEG, has far more values
+VOID = 255  # index of the border between instances in a palette, as in VOC's SegmentationObject
+
+_BROKEN = (OSError, SyntaxError, ValueError, ArithmeticError, EOFError, LookupError, Image.DecompressionBombError)
+
+
+def tight_box(is_inside_HW: np.ndarray) -> Box:
+    """Return the smallest box that contains the true pixels.
+
+    Args:
+        is_inside_HW: bool; at least one pixel is true.
+
+    Returns:
+        Half-open box in pixels.
+
+    Examples:
+        >>> mask_HW = np.zeros((4, 6), dtype=bool)
+        >>> mask_HW[1:3, 2:5] = True
+        >>> tight_box(mask_HW)
+        Box(x1=2.0, y1=1.0, x2=5.0, y2=3.0)
+    """
+    rows, columns = (np.flatnonzero(is_inside_HW.any(axis=axis)) for axis in (1, 0))
+    return Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+
+
+def boxes_of_ids(ids_HW: np.ndarray) -> list[Box]:
+    """Return the tight box of each id but 0, in the order of the ids.
+
+    Args:
+        ids_HW: Whole numbers.
+
+    Returns:
+        Half-open boxes in pixels.
+
+    Examples:
+        >>> boxes_of_ids(np.array([[7, 0, 0], [0, 2, 2]]))
+        [Box(x1=1.0, y1=1.0, x2=3.0, y2=2.0), Box(x1=0.0, y1=0.0, x2=1.0, y2=1.0)]
+    """
+    rows, columns = np.nonzero(ids_HW)
+    ids, which = np.unique(ids_HW[rows, columns], return_inverse=True)
+    first, last = np.full((2, len(ids)), np.iinfo(np.int64).max), np.full((2, len(ids)), -1)
+    for axis, positions in enumerate((columns, rows)):
+        np.minimum.at(first[axis], which, positions)
+        np.maximum.at(last[axis], which, positions)
+    edges = np.stack([*first, *(last + 1)], axis=1).astype(float)
+    return [Box(*one) for one in edges.tolist()]
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """Return the id of each pixel of a PNG: (H, W), int64.
+
+    Args:
+        path: Gray, RGB or palette PNG. Of a palette the indices count, and `VOID` is background; a transparent pixel is background.
+
+    Returns:
+        Ids; 0 is background.
+
+    Raises:
+        DataError: The file cannot be read, is not a PNG, or is too large.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(
+                    f"{path}: {image.width} x {image.height} are more than {MAX_PIXELS} pixels. Move it away."
+                )
+            image.load()
+            mode, pixels = image.mode, np.asarray(image).astype(np.int64)
+    except _BROKEN as error:
+        raise DataError(
+            f"{path}: cannot be read as a PNG: {error}. Masks must be PNG files, which lose nothing."
+        ) from None
+    if mode == "P":
+        return np.where(pixels == VOID, 0, pixels)
+    if mode in ("LA", "RGBA"):
+        pixels, is_seen = pixels[..., :-1], pixels[..., -1] > 0
+        pixels = pixels * is_seen[..., None]
+    weights = 256 ** np.arange(pixels.shape[-1]) if pixels.ndim == 3 else None
+    ids_HW: np.ndarray = pixels if weights is None else pixels @ weights
+    return ids_HW
+
+
+def mask_boxes(path: Path) -> tuple[list[Box], tuple[int, int]]:
+    """Return the boxes of the instances of one PNG, and its width and height.
+
+    Args:
+        path: PNG in which equal pixels are one instance.
+
+    Returns:
+        Half-open boxes in the order of the ids; width and height.
+
+    Raises:
+        DataError: The file cannot be read, or has more than `MOST_INSTANCES` different pixels.
+    """
+    ids_HW = read_ids(path)
+    boxes = boxes_of_ids(ids_HW)
+    if len(boxes) > MOST_INSTANCES:
+        raise DataError(
+            f"{path}: has {len(boxes)} different values, expected one for each of at most {MOST_INSTANCES} instances. A photograph,"
+            " or a mask that was scaled, is no mask of instances."
+        )
+    return boxes, (ids_HW.shape[1], ids_HW.shape[0])
+
+
+def run_lengths(counts: str) -> list[int]:
+    """Return the lengths of the runs of a compressed `counts`.
+
+    A length has one or more characters of five bits, the lowest bits first, and from the fourth length on is the difference from the
+    length two before it.
+
+    Args:
+        counts: Text of COCO's tools, characters `0` to `o`.
+
+    Returns:
+        Lengths, of background first.
+
+    Raises:
+        ValueError: The text has another character, or ends within a number.
+
+    Examples:
+        >>> run_lengths(";230009")
+        [11, 2, 3, 2, 3, 2, 12]
+    """
+    lengths: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 30:
+            raise ValueError(f"{character!r} is not a part of a run length")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError("it ends within a run length")
+    return lengths
+
+
+def box_of_runs(lengths: Sequence[int], height: int) -> Box | None:
+    """Return the tight box of runs down the columns, or None if all is background.
+
+    Args:
+        lengths: Lengths of the runs, of background first.
+        height: Height of the mask in pixels.
+
+    Returns:
+        Half-open box in pixels.
+
+    Examples:
+        >>> box_of_runs([11, 2, 3, 2, 3, 2, 12], height=5)
+        Box(x1=2.0, y1=1.0, x2=5.0, y2=3.0)
+    """
+    ends = np.cumsum(np.asarray(lengths, dtype=np.int64))
+    runs = [(int(start), int(end)) for start, end in list(pairwise(ends))[::2] if end > start]
+    if not runs:
+        return None
+    columns = [place // height for start, end in runs for place in (start, end - 1)]
+    spans = [
+        (0, height) if start // height < (end - 1) // height else (start % height, (end - 1) % height + 1)
+        for start, end in runs
+    ]
+    return Box(
+        float(min(columns)),
+        float(min(first for first, _ in spans)),
+        float(max(columns) + 1),
+        float(max(last for _, last in spans)),
+    )
+
+
+def box_of_segmentation(segmentation: Any) -> Box | None:
+    """Return the box of a `segmentation` of COCO's JSON.
+
+    Args:
+        segmentation: List of polygons [x, y, x, y, ...], or a map with `size` [height, width] and `counts`, a list or a text.
+
+    Returns:
+        Box around all polygons, or half-open box of the mask; None if there is no pixel or polygon.
+
+    Raises:
+        ValueError: The value has another form, or the runs do not fill the size.
+    """
+    if isinstance(segmentation, list):
+        polygons = [_points(one) for one in segmentation]
+        xs, ys = [x for one in polygons for x in one[::2]], [y for one in polygons for y in one[1::2]]
+        return Box(min(xs), min(ys), max(xs), max(ys)) if xs else None
+    height, _ = size_of_segmentation(segmentation)
+    return box_of_runs(_lengths(segmentation), height)
+
+
+def size_of_segmentation(segmentation: Any) -> tuple[int, int]:
+    """Return height and width of a mask in runs.
+
+    Args:
+        segmentation: Map with `size` and `counts`.
+
+    Returns:
+        Height and width in pixels.
+
+    Raises:
+        ValueError: The value has another form.
+    """
+    size = segmentation.get("size") if isinstance(segmentation, dict) else None
+    if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
+        raise ValueError("it has no size [height, width]")
+    height, width = size
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"its size {height} x {width} is more than {MAX_PIXELS} pixels")
+    return height, width
+
+
+def _lengths(segmentation: dict[str, Any]) -> list[int]:
+    height, width = size_of_segmentation(segmentation)
+    counts = segmentation.get("counts")
+    lengths = run_lengths(counts) if isinstance(counts, str) else counts
+    if not isinstance(lengths, list) or not all(type(length) is int and length >= 0 for length in lengths):
+        raise ValueError("counts are neither a list of run lengths nor their text")
+    if sum(lengths) != height * width:
+        raise ValueError(f"its runs cover {sum(lengths)} pixels, and its size is {height} x {width}")
+    return lengths
+
+
+def _points(polygon: Any) -> list[float]:
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        raise ValueError("a polygon is a list x, y, x, y, ... of three or more points")
+    if not all(
+        isinstance(number, int | float) and not isinstance(number, bool) and np.isfinite(number) for number in polygon
+    ):
+        raise ValueError("a polygon holds something other than numbers")
+    return [float(number) for number in polygon]
