@@ -69,7 +69,7 @@ def _side(root: Element, side: str, where: str) -> int | None:
 
 
 def _parsed(content: bytes, where: str) -> Element:
-    """Return the outermost element. Bytes without a declared encoding are decode_text as any text is."""
+    """Return the outermost element. Bytes without a declared encoding are decoded as any text is."""
     is_declared = b"encoding" in content[:200].partition(b"?>")[0]
     parser = expat.ParserCreate(None if is_declared else "utf-8")
     tree = TreeBuilder()
