@@ -35,6 +35,7 @@ from fineclip.models.checkpoints.weights_files import (
     weights_files,
 )
 from fineclip.models.encoder import RegionEncoder, build_encoder
+from fineclip.models.file_kinds import container_of
 from fineclip.models.images import MEAN, STD
 from fineclip.models.model_folders import absent_keys, read_object
 from fineclip.models.shipped import ENCODERS, shipped
@@ -135,6 +136,8 @@ def find_encoder(
     elif (path / TRANSFORMERS).is_file() and is_transformers(read_object(path / TRANSFORMERS, what="a model config")):
         config = _described(str(path / TRANSFORMERS), weights=path)
     else:
+        if path.is_file():
+            container_of(path)  # a file of another kind has no model that could be set
         raise CheckpointError(_does_not_say(path))
     path = matching_file(config, path)
     beside = path.parent / VOCABULARY
