@@ -156,6 +156,12 @@ def test_everything_else_stays_strict(tmp_path: Path, change, says: str) -> None
         load(tmp_path, weights)
 
 
+def test_names_in_a_message_are_one_short_line(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="2 keys are not expected") as caught:
+        load(tmp_path, weights_of(tmp_path) | {"a\n\x1b[31m": torch.zeros(1), "b" * 10_000: torch.zeros(1)})
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+
+
 def test_extra_tensors_without_a_prefix_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="1 keys are not expected: loss.scale"):
         load(tmp_path, weights_of(tmp_path) | {"loss.scale": torch.zeros(1)})
