@@ -12,7 +12,11 @@ import pytest
         "fineclip",
         "fineclip.models.encoder",
         "fineclip.models.tokenizer",
+        "fineclip.models.architecture",
         "fineclip.models.checkpoints.discovery",
+        "fineclip.models.checkpoints.naming",
+        "fineclip.models.checkpoints.programs",
+        "fineclip.models.model_folders",
         "fineclip.models.checkpoints.exporting",
     ],
 )

@@ -116,6 +116,8 @@ def test_files_of_other_programs_are_named_by_their_bytes(tmp_path: Path, name: 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=says):
         read_weights(tmp_path / name)
+    with pytest.raises(CheckpointError, match=says):
+        find_encoder(tmp_path / name)
 
 
 def test_every_kind_can_be_recognized() -> None:

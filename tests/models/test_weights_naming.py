@@ -104,6 +104,13 @@ def test_the_weights_are_preferred_to_their_average(tmp_path: Path) -> None:
     assert is_same(load(tmp_path, content), average)
 
 
+def test_one_dictionary_below_two_keys_is_one_model(tmp_path: Path) -> None:
+    weights = weights_of(tmp_path)
+    content: dict = {"state_dict": weights, "model": weights}
+    content["itself"] = content
+    assert is_same(load(tmp_path, content), weights)
+
+
 def test_several_models_are_an_error_that_names_both(tmp_path: Path) -> None:
     weights = weights_of(tmp_path)
     both = prefixed(weights, "student.") | prefixed(weights, "teacher.")
@@ -112,7 +119,7 @@ def test_several_models_are_an_error_that_names_both(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"several models .*the top.*'teacher\.'"):
         load(tmp_path, weights | prefixed(weights, "teacher."))
     with pytest.raises(CheckpointError, match=r"several models .*'student'.*'teacher'"):
-        load(tmp_path, {"student": weights, "teacher": weights})
+        load(tmp_path, {"student": weights, "teacher": dict(weights)})
 
 
 def test_tensors_of_the_trainer_are_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -147,6 +154,12 @@ def test_everything_else_stays_strict(tmp_path: Path, change, says: str) -> None
     change(weights)
     with pytest.raises(CheckpointError, match=says):
         load(tmp_path, weights)
+
+
+def test_names_in_a_message_are_one_short_line(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="2 keys are not expected") as caught:
+        load(tmp_path, weights_of(tmp_path) | {"a\n\x1b[31m": torch.zeros(1), "b" * 10_000: torch.zeros(1)})
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
 
 
 def test_extra_tensors_without_a_prefix_are_an_error(tmp_path: Path) -> None:

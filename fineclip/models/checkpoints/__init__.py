@@ -7,11 +7,12 @@ transformers' CLIPModel. Ours is open_clip's. A missing or unexpected key or ano
     file_kinds, weights_files, torch_files    a file: what it is, its tensors, without running code
     naming, layouts, transformers_clip        names: place, prefix, layout
     matching, programs                        tensors against a model; what a file is that does not fit
-    discovery, exporting                      paths and names of encoders; layouts of other programs
+    discovery, loading, exporting             paths and names of encoders; their weights; layouts of other programs
 """
 
-from fineclip.models.checkpoints.discovery import ARCHITECTURE, VOCABULARY, EncoderSpec, find_encoder, load_encoder
+from fineclip.models.checkpoints.discovery import ARCHITECTURE, VOCABULARY, EncoderSpec, find_encoder
 from fineclip.models.checkpoints.exporting import export, save_encoder
+from fineclip.models.checkpoints.loading import load_encoder
 from fineclip.models.checkpoints.weights_files import WEIGHTS
 
 __all__ = [

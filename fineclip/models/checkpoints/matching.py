@@ -117,13 +117,18 @@ def match(
     if mismatch.is_resolution:
         [(shape, _)] = mismatch.shapes.values()
         raise CheckpointError(f"{where}: {other_grid(shape[-2])}")
-    program = program_of([*weights, *outside]) if mismatch.names or mismatch.shapes else None
-    if program is not None:
-        raise CheckpointError(
-            f"{where}: is a file of {program.what}. {program.advice} ({'; '.join(mismatch.complaints)})"
-        )
-    what = "are of another model" if mismatch.names or mismatch.shapes else "cannot be used"
-    raise CheckpointError(f"{where}: these weights {what}; {'; '.join(mismatch.complaints)}")
+    raise CheckpointError(f"{where}: {_explained(mismatch, [*weights, *outside])}")
+
+
+def _explained(mismatch: Mismatch, names: Collection[str]) -> str:
+    """Say what a file is, and what is wrong with it."""
+    complaints = "; ".join(mismatch.complaints)
+    if not (mismatch.names or mismatch.shapes):
+        return f"these weights cannot be used; {complaints}"
+    program = program_of(names)
+    if program is None:
+        return f"these weights are of another model; {complaints}"
+    return f"is a file of {program.what}. {program.advice} ({complaints})"
 
 
 def _split(

@@ -53,7 +53,11 @@ def tensors_by_place(content: Mapping[Any, Any]) -> dict[str, dict[str, Tensor]]
     """
     found: dict[str, dict[str, Tensor]] = {}
     waiting: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), content)]
+    seen: set[int] = set()
     for keys, mapping in waiting:  # which grows
+        if id(mapping) in seen:
+            continue  # the same dictionary below two keys
+        seen.add(id(mapping))
         named = {name: value for name, value in mapping.items() if isinstance(name, str)}
         if tensors := {name: value for name, value in named.items() if isinstance(value, Tensor)}:
             found[".".join(keys)] = tensors

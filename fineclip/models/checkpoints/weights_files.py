@@ -30,6 +30,7 @@ IN_FOLDERS = (
 PICKLES = (".pt", ".pth")
 READ = (".safetensors", *PICKLES, ".bin", ".ckpt")
 MOST_FILES = 100  # of a folder
+MOST_SHOWN = 200  # characters of a name in a message
 
 
 def read_weights(path: Path) -> dict[str, dict[str, Tensor]]:
@@ -152,9 +153,11 @@ def parts_of(index: Path) -> dict[str, Path]:
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
-    """Join the first names, and state the number of the others."""
+    """Join the first names, and state the number of the others. Names of files are not trusted: they are one short line each."""
     names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    shown = [name if name.isprintable() else ascii(name) for name in names[:most]]
+    short = [name if len(name) <= MOST_SHOWN else f"{name[:MOST_SHOWN]}..." for name in shown]
+    return ", ".join(short) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _read_parts(index: Path) -> dict[str, Tensor]:
