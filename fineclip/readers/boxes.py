@@ -159,11 +159,20 @@ def require_no_fractions(images: Iterable[FramedBoxes], *, where: str) -> Eviden
         fineclip.errors.DataError: boxes.json: all boxes (1) are fractions, ...
     """
     found = Evidence.of(images)
+    _refuse_fractions(found, where)
+    _warn_of_some(found, where)
+    return found
+
+
+def _refuse_fractions(found: Evidence, where: str) -> None:
     if found.are_fractions:
         raise DataError(
             f"{where}: all boxes ({found.solid}) are fractions, numbers between 0 and 1, such as {found.shown}. Boxes must be in pixels"
             " of the stored image: multiply x and width by its width, y and height by its height."
         )
+
+
+def _warn_of_some(found: Evidence, where: str) -> None:
     if found.fractions:
         log.warning("%s: %d of %d boxes lie within one pixel: are they fractions?", where, found.fractions, found.boxes)
     if found.outside:
@@ -171,7 +180,6 @@ def require_no_fractions(images: Iterable[FramedBoxes], *, where: str) -> Eviden
             "%s: %d of %d boxes extend more than %g px beyond the border of their image, such as %s",
             where, found.outside, found.boxes, MARGIN_PX, found.shown,
         )  # fmt: skip
-    return found
 
 
 def require_pixels(images: Iterable[FramedBoxes], *, where: str) -> None:
@@ -185,12 +193,14 @@ def require_pixels(images: Iterable[FramedBoxes], *, where: str) -> None:
     Raises:
         DataError: The boxes are fractions, or too many extend beyond the border.
     """
-    found = require_no_fractions(images, where=where)
+    found = Evidence.of(images)
+    _refuse_fractions(found, where)
     if found.are_beyond_the_border:
         raise DataError(
             f"{where}: {found.outside} of {found.boxes} boxes extend more than {MARGIN_PX:g} px beyond the border of their image, such"
             f" as x, y, width, height {found.shown}. {_advice(found)}"
         )
+    _warn_of_some(found, where)
     if found.may_be_of_smaller_images:
         log.warning(
             "%s: all %d boxes lie in the upper left quarter of their images: are they percentages, or of smaller images?",

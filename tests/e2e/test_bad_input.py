@@ -138,8 +138,6 @@ def test_images_that_are_gone_since(tmp_path: Path) -> None:
         ("images", "id", "has no 'id', only file_name."),
         ("images", "file_name", "has no 'file_name', only id."),
         ("annotations", "image_id", "has no 'image_id', only"),
-        ("annotations", "bbox", "has no 'bbox', only"),
-        ("annotations", "category_id", "has no 'category_id', only"),
         ("categories", "name", "has no 'name', only id."),
     ],
 )
@@ -156,6 +154,26 @@ def test_a_key_that_is_missing_in_a_json(tmp_path: Path, verb: str, section: str
     said = refused(tmp_path, verb, *arguments, config=config)
     assert said.startswith(f"in/annotations/instances_train2017.json: {section}[0]: {message}"), said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("key", ["bbox", "category_id"])
+@pytest.mark.parametrize("verb", ["index-source", "import-annotations"])
+def test_an_annotation_without_content_is_left_out_and_counted(tmp_path: Path, verb: str, key: str) -> None:
+    path = tmp_path / "in/annotations/instances_train2017.json"
+    instances = coco(tmp_path, boxes=[[1, 2, 3, 4]])
+    del instances["annotations"][0][key]
+    write_json(path, instances)
+    config = COCO | {"captions": None}
+    arguments = ["--manifest", "out/x.json"]
+    if verb == "import-annotations":
+        config = {"engine": "boxes_json", "path": "in/annotations/instances_train2017.json"}
+        arguments += ["--kind", "detect", "--name", "x"]
+    said = done(tmp_path, verb, *arguments, config=config)
+    assert "1 of 2 annotations have no 'bbox' or 'category_id' and are left out, such as annotations[0]" in said
+    del instances["annotations"][1][key]
+    write_json(path, instances)
+    said = refused(tmp_path, verb, *arguments, config=config)
+    assert said.startswith("in/annotations/instances_train2017.json: none of its 2 annotations has 'bbox'"), said
 
 
 @pytest.mark.parametrize("content", ["", '{"images": [', "[]", "<html>", '{"images": 3}', '{"images": [3]}'])
@@ -189,7 +207,7 @@ def test_an_image_that_is_a_page_and_one_that_is_cut(tmp_path: Path) -> None:
 
 
 def test_a_box_outside_its_image(tmp_path: Path) -> None:
-    coco(tmp_path, boxes=[[30, 0, 5, 5], [-9, -9, 5, 5], [15, 5, 50, 50], [3, 3, 0, 4], [3, 3, -2, 4]])
+    coco(tmp_path, boxes=[[20, 0, 2, 5], [-2, -2, 2, 2], [15, 5, 7, 7], [3, 3, 0, 4], [3, 3, -2, 4]])
     said = to_detect(tmp_path)
     assert "8 boxes left out: outside the image or empty" in said
     rows = list(read_rows(tmp_path / "data/detect/s.json", DetectRow))
@@ -197,6 +215,21 @@ def test_a_box_outside_its_image(tmp_path: Path) -> None:
         [(15, 5, 20, 10)],
         [(15, 5, 20, 10)],
     ]
+
+
+def test_boxes_far_outside_their_images_stop_detect(tmp_path: Path) -> None:
+    coco(tmp_path, boxes=[[3, 3, 5, 5]])
+    to_detect(tmp_path)
+    before = written(tmp_path)
+    coco(tmp_path, boxes=[[3, 3, 5, 5], [30, 0, 5, 5]])
+    done(tmp_path, "index-source", "--manifest", "data/listing.json", config=COCO)
+    slices = ("--shard", "s", "--listing", "data/listing.json")
+    done(tmp_path, "source", *slices, "--manifest", "data/source/s.json", config=COCO)
+    done(tmp_path, "filter", "--source", "data/source/s.json", "--manifest", "data/filter/s.json", config=ANY)
+    again = ("--filter", "data/filter/s.json", "--manifest", "data/detect/s.json")
+    said = refused(tmp_path, "detect", *again, config=OWN)
+    assert said.startswith("data/source/s.json: 2 of 4 boxes extend more than 2 px beyond the border"), said
+    assert written(tmp_path) == before
 
 
 def test_a_box_that_is_no_box(tmp_path: Path) -> None:
@@ -230,7 +263,7 @@ def test_a_tar_without_samples_is_an_empty_shard(tmp_path: Path) -> None:
 # --- shards with nothing in them
 
 
-@pytest.mark.parametrize(("place", "read", "boxes"), [("0/1", 2, [[50.0, 50.0, 5.0, 5.0]]), ("1/2", 0, [])])
+@pytest.mark.parametrize(("place", "read", "boxes"), [("0/1", 2, [[20.0, 10.0, 2.0, 2.0]]), ("1/2", 0, [])])
 def test_no_region_and_no_row_come_through_to_the_card(
     tmp_path: Path, place: str, read: int, boxes: list[list[float]]
 ) -> None:
@@ -289,12 +322,12 @@ def test_a_job_that_is_refused_leaves_nothing_and_says_why(tmp_path: Path) -> No
     small_world(tmp_path, images=12)
     path = tmp_path / "input/annotations/instances_train2017.json"
     values = json.loads(path.read_text())
-    del values["annotations"][3]["bbox"]
+    values["annotations"][3]["bbox"] = [1, 2, 3]
     path.write_text(json.dumps(values))
     ended = snakemake(tmp_path, "source")
     assert ended.returncode == 1
     said = ended.stdout + ended.stderr
-    assert "instances_train2017.json: annotations[3]: has no 'bbox'" in said
+    assert "instances_train2017.json: annotations[3]: 'bbox' is [1, 2, 3]" in said
     assert written(tmp_path / "data") == []
     log = (tmp_path / "logs/small/listing.log").read_text()
-    assert "has no 'bbox'" in log and "Traceback" not in log
+    assert "'bbox' is [1, 2, 3]" in log and "Traceback" not in log
