@@ -11,6 +11,7 @@ ultralytics leaves out the image.
 """
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,7 +58,7 @@ def read_classes(path: Path) -> Classes:
         return Classes({index: to_valid_utf8(line.strip()) for index, line in enumerate(lines) if line.strip()})
     try:
         values = yaml.safe_load(decoded(content))
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not YAML: {str(error).splitlines()[0]}. Correct it.") from None
     values = values if isinstance(values, dict) else {}
     return Classes(_names(path, values.get("names")), _keypoints(path, values.get("kpt_shape")))
@@ -150,7 +151,7 @@ def _names(path: Path, names: Any) -> dict[int, str]:
         str(index).isdecimal() and isinstance(name, str | int | float) for index, name in named.items()
     ):
         raise DataError(
-            f"{path}: names is {names!r:.60}, expected a list of names, or a map from the number of a class to its name."
+            f"{path}: names is {reprlib.repr(names):.60}, expected a list of names, or a map from the number of a class to its name."
         )
     return {int(index): to_valid_utf8(str(name)) for index, name in named.items()}
 
@@ -159,5 +160,5 @@ def _keypoints(path: Path, shape: Any) -> int:
     if shape is None:
         return 0
     if not isinstance(shape, list) or not all(isinstance(side, int) and side > 0 for side in shape):
-        raise DataError(f"{path}: kpt_shape is {shape!r:.60}, expected two numbers such as [17, 3].")
+        raise DataError(f"{path}: kpt_shape is {reprlib.repr(shape):.60}, expected two numbers such as [17, 3].")
     return math.prod(shape)
