@@ -79,12 +79,18 @@ def boxes_of_ids(ids_HW: np.ndarray) -> list[Box]:
 
 def _boxes_of_part(ids_HW: np.ndarray, top: int) -> list[tuple[int, Box]]:
     """Return each id but 0 of some rows, the first of which is row `top`, with its box."""
-    rows, columns = np.nonzero(ids_HW)
-    ids, which = np.unique(ids_HW[rows, columns], return_inverse=True)
+    width = ids_HW.shape[1]
+    is_start_HW = np.ones(ids_HW.shape, dtype=bool)  # of a run of equal ids in a row
+    is_start_HW[:, 1:] = ids_HW[:, 1:] != ids_HW[:, :-1]
+    starts = np.flatnonzero(is_start_HW)
+    ends = np.append(starts[1:], ids_HW.size)
+    found = ids_HW.reshape(-1)[starts]
+    starts, ends, found = starts[found != 0], ends[found != 0], found[found != 0]
+    ids, which = np.unique(found, return_inverse=True)
     first, last = np.full((2, len(ids)), np.iinfo(np.int64).max), np.full((2, len(ids)), -1)
-    for axis, positions in enumerate((columns, rows + top)):
-        np.minimum.at(first[axis], which, positions)
-        np.maximum.at(last[axis], which, positions)
+    for axis, (low, high) in enumerate(((starts % width, (ends - 1) % width), (starts // width + top,) * 2)):
+        np.minimum.at(first[axis], which, low)
+        np.maximum.at(last[axis], which, high)
     edges = np.stack([*first, *(last + 1)], axis=1).astype(float)
     return [(number, Box(*box)) for number, box in zip(ids.tolist(), edges.tolist(), strict=True)]
 
