@@ -125,12 +125,11 @@ def _boxes(
     known = {image.name for image in samples.values()}
 
     def sample_of(entry: Entry) -> str:
-        """Return the name of a sample: that of the same file, or of the same id and base name if folders are written otherwise."""
+        """Return the name of the sample of this file or, if folders are written otherwise, of this id and base name."""
         name, sample = name_of(entry), samples.get(entry.id("id"))
-        has_base_name = (
-            sample is not None and PurePosixPath(sample.name).name == PurePosixPath(canonical_name(name)).name
-        )
-        return sample.name if sample is not None and has_base_name and name not in known else name
+        if name in known or sample is None or _base_name(sample.name) != _base_name(name):
+            return name
+        return sample.name
 
     images = images_by_id(document, sample_of) if document.lists_any("images") else samples
     if images and known.isdisjoint(image.name for image in images.values()):
@@ -155,3 +154,7 @@ def _boxes(
         document.path, crowds, sum(bool(one.boxes) for name, one in found.items() if name not in known),
     )  # fmt: skip
     return found
+
+
+def _base_name(name: str) -> str:
+    return PurePosixPath(canonical_name(name)).name
