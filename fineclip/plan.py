@@ -24,7 +24,7 @@ from fineclip.config import (
 from fineclip.errors import ConfigError
 from fineclip.evals.index import annotations_of, folders_of, missing
 from fineclip.identity import canonical, identity, planned_key
-from fineclip.readers.box_files import names_file
+from fineclip.readers.box_files import names_file, require_names
 from fineclip.readers.files import directory_fingerprint
 from fineclip.stages.declaration import Stage, stages
 from fineclip.stages.source.shard_plan import (
@@ -233,6 +233,8 @@ class Plan:
             entry = getattr(self.config, kind)[name]
             if isinstance(entry, BoxesFilesDetect) and entry.format != "csv" and not Path(entry.path).is_dir():
                 raise ConfigError(f"{kind}.{name}.path: {entry.path}: no such folder. Put it there, or name another.")
+            if isinstance(entry, BoxesFilesDetect):
+                require_names(entry, where=f"{kind}.{name}")
             for path in self.external_json(kind, name):
                 if not Path(path).is_file():
                     wrong = "path" if path == entry.path else "names"

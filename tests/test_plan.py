@@ -14,7 +14,7 @@ import yaml
 
 from fineclip import plan as module
 from fineclip.config import load, merge
-from fineclip.errors import ConfigError
+from fineclip.errors import ConfigError, DataError
 from fineclip.plan import Plan, run_this_checkout
 from fineclip.stages.declaration import stages
 from fineclip.versions import version_of
@@ -400,6 +400,9 @@ def test_files_of_own_boxes_are_watched(tmp_path: Path, monkeypatch: pytest.Monk
         plan_with("yolo")
     with pytest.raises(ConfigError, match=r"detect\.csv\.path: boxes.csv: no such file"):
         plan_with("csv")
+    (tmp_path / "mine/labels").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"detect\.yolo: none of data.yaml.* is in mine/labels"):
+        plan_with("yolo")
     for path in ("mine/labels/a.txt", "mine/data.yaml", "voc/a.xml", "boxes.csv"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()

@@ -26,6 +26,7 @@ from fineclip.readers.names import canonical_name
 from fineclip.readers.text import to_valid_utf8
 from fineclip.readers.voc_boxes import voc_boxes
 from fineclip.readers.yolo_boxes import NAMES_FILES, Classes, find_names, read_classes, yolo_boxes
+from fineclip.shards import sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +47,29 @@ class BoxFiles:
     names: Path | None = None
 
     def hashes(self, path: str) -> dict[str, str]:
-        """Return the hash of names and contents of the labels, and of the class names."""
+        """Return the hash of names and contents of the labels, and of the class names.
+
+        Args:
+            path: Name of the labels in the result.
+
+        Returns:
+            SHA-256 in hexadecimal by name.
+
+        Raises:
+            DataError: A file cannot be read.
+        """
         digest = hashlib.sha256()
         for name, file in self.labels.items():
-            digest.update(to_valid_utf8(name).encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-        names = (
-            {} if self.names is None else {self.names.as_posix(): hashlib.sha256(read_labels(self.names)).hexdigest()}
-        )
+            digest.update(to_valid_utf8(name).encode() + b"\0" + _sha256(file).encode())
+        names = {} if self.names is None else {self.names.as_posix(): _sha256(self.names)}
         return {path: digest.hexdigest()} | names
+
+
+def _sha256(file: Path) -> str:
+    try:
+        return sha256_of(file)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}. Provide it, or make it readable.") from None
 
 
 def box_files(config: BoxesFilesDetect) -> BoxFiles:
@@ -85,6 +101,7 @@ def box_files(config: BoxesFilesDetect) -> BoxFiles:
         raise DataError(
             f"{path}: holds no {suffix} of format {config.format}. Put the labels there, or name another folder."
         )
+    require_names(config, where=config.path)
     return BoxFiles(labels, names)
 
 
@@ -132,7 +149,7 @@ def _images(config: BoxesFilesDetect, files: BoxFiles) -> Iterator[tuple[str, Im
         case "csv":
             yield from ((config.path, found) for found in table_boxes(root))
         case "yolo":
-            classes = _classes(config, files)
+            classes = _classes(files)
             for name, file in files.labels.items():
                 boxes = yolo_boxes(read_labels(file), classes, str(file))
                 yield str(file), ImageBoxes(image_name(root, name), boxes, fractions=True)
@@ -148,14 +165,26 @@ def _images(config: BoxesFilesDetect, files: BoxFiles) -> Iterator[tuple[str, Im
             yield from _mask_folders(root, files.labels)
 
 
-def _classes(config: BoxesFilesDetect, files: BoxFiles) -> Classes | None:
-    if not config.labels:
-        return None
-    if files.names is None:
+def require_names(config: BoxesFilesDetect, *, where: str) -> None:
+    """Check that class names are there if the labels of an entry are numbers of classes.
+
+    Args:
+        config: Keys `format`, `labels` and `names`.
+        where: Place of the entry, for the message.
+
+    Raises:
+        DataError: There is no file of names.
+    """
+    if config.format == "yolo" and config.labels and names_file(config) is None:
         raise DataError(
-            f"{config.path}: none of {', '.join(NAMES_FILES)} is there or in the two folders around it, so classes have no names. Set"
-            " names: FILE, or labels: false."
+            f"{where}: none of {', '.join(NAMES_FILES)} is in {config.path} or in the two folders around it, so classes have no names."
+            " Set names: FILE, or labels: false."
         )
+
+
+def _classes(files: BoxFiles) -> Classes | None:
+    if files.names is None:
+        return None
     log.info("names of classes are those of %s", files.names)
     return read_classes(files.names)
 

@@ -9,16 +9,15 @@ The names of the columns decide between three forms:
 Order and further columns do not matter. A row with four empty edges lists an image without boxes.
 """
 
-import csv
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from fineclip.errors import DataError
+from fineclip.readers.csv_rows import csv_rows
 from fineclip.readers.image_boxes import ImageBoxes, ScoredBox, number_of, score_of
 from fineclip.readers.names import canonical_name
-from fineclip.readers.text import decode_text, to_valid_utf8
+from fineclip.readers.text import to_valid_utf8
 from fineclip.types import Box
 
 
@@ -45,7 +44,7 @@ def table_boxes(path: Path) -> list[ImageBoxes]:
     """Return the boxes of a CSV by image.
 
     Args:
-        path: CSV with commas and a header.
+        path: CSV with a header.
 
     Returns:
         Images in the order of their first rows, with boxes in file order.
@@ -54,17 +53,12 @@ def table_boxes(path: Path) -> list[ImageBoxes]:
         DataError: The header has none of the three forms, or a row has another number of fields, an edge that is not a number, or
             corners in the wrong order.
     """
-    rows = numbered_rows(path)
-    _, header = next(rows, (1, []))
-    header = [name.strip() for name in header]
+    rows = csv_rows(path, [[form.image, *form.edges] for form in FORMS])
+    header = [name.strip() for name in next(rows).values]
     form = _form(path, header)
     images: dict[str, ImageBoxes] = {}
     for line, fields in rows:
         where = f"{path}: line {line}"
-        if len(fields) != len(header):
-            raise DataError(
-                f"{where}: has {len(fields)} fields, but the header has {len(header)}. Quote values that contain commas."
-            )
         values = dict(zip(header, (field.strip() for field in fields), strict=True))
         name = to_valid_utf8(values[form.image])
         if not name:
@@ -78,33 +72,6 @@ def table_boxes(path: Path) -> list[ImageBoxes]:
         if any(values[edge] for edge in form.edges):
             found.boxes.append(_box(values, form, where))
     return list(images.values())
-
-
-def numbered_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a CSV that are not blank, each with the number of the line in which it begins, from 1.
-
-    Args:
-        path: CSV with commas.
-
-    Yields:
-        Line number and fields, the header first.
-
-    Raises:
-        DataError: The file cannot be read, or a quote does not end.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}. Provide it, or name another.") from None
-    reader = csv.reader(io.StringIO(decode_text(content), newline=""), strict=True)
-    line = 1
-    try:
-        for fields in reader:
-            if any(field.strip() for field in fields):
-                yield line, fields
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{path}: line {line}: cannot be read as CSV: {error}. Correct it.") from None
 
 
 def _form(path: Path, header: Sequence[str]) -> Columns:

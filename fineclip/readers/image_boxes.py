@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fineclip.errors import DataError
-from fineclip.readers.text import decode_text
+from fineclip.readers.text import decode_text, lines_of
 from fineclip.types import Box
 
 MOST_BYTES = 64_000_000  # of one file of labels or names: far above any real one, and bounds the memory of a wrong file
@@ -66,8 +66,8 @@ def read_labels(path: Path) -> bytes:
 
 def numbered_lines(content: bytes) -> Iterator[tuple[int, str]]:
     """Yield number, from 1, and text of each line that is not blank; LF, CR LF and CR end a line."""
-    text = decode_text(content).replace("\r\n", "\n").replace("\r", "\n")
-    return ((number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+    lines = lines_of(decode_text(content))
+    return ((number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip())
 
 
 def number_of(text: str, where: str, what: str) -> float:

@@ -24,6 +24,7 @@ from fineclip.shards.images import MAX_PIXELS
 from fineclip.types import Box
 
 MOST_INSTANCES = 2000  # of one PNG; a photograph, or a mask that was scaled or saved as JPEG, has far more values
+PIXELS_AT_ONCE = 1 << 20
 VOID = 255  # index of the border between instances in a palette, as in VOC's SegmentationObject
 
 _BROKEN = (OSError, SyntaxError, ValueError, ArithmeticError, EOFError, LookupError, Image.DecompressionBombError)
@@ -49,7 +50,7 @@ def tight_box(is_inside_HW: np.ndarray) -> Box:
 
 
 def boxes_of_ids(ids_HW: np.ndarray) -> list[Box]:
-    """Return the tight box of each id but 0, in the order of the ids.
+    """Return the tight box of each id but 0, in the order of the ids. A part of the rows is in memory at a time.
 
     Args:
         ids_HW: Whole numbers.
@@ -57,22 +58,45 @@ def boxes_of_ids(ids_HW: np.ndarray) -> list[Box]:
     Returns:
         Half-open boxes in pixels.
 
+    Raises:
+        ValueError: There are more than `MOST_INSTANCES` ids.
+
     Examples:
         >>> boxes_of_ids(np.array([[7, 0, 0], [0, 2, 2]]))
         [Box(x1=1.0, y1=1.0, x2=3.0, y2=2.0), Box(x1=0.0, y1=0.0, x2=1.0, y2=1.0)]
     """
-    rows, columns = np.nonzero(ids_HW)
-    ids, which = np.unique(ids_HW[rows, columns], return_inverse=True)
+    boxes: dict[int, Box] = {}
+    height, width = ids_HW.shape
+    rows = max(1, PIXELS_AT_ONCE // width)
+    for top in range(0, height, rows):
+        for number, box in _boxes_of_part(ids_HW[top : top + rows], top):
+            known = boxes.get(number, box)
+            boxes[number] = Box(*map(min, known[:2], box[:2]), *map(max, known[2:], box[2:]))
+        if len(boxes) > MOST_INSTANCES:
+            raise ValueError(f"it has more than {MOST_INSTANCES} different values")
+    return [boxes[number] for number in sorted(boxes)]
+
+
+def _boxes_of_part(ids_HW: np.ndarray, top: int) -> list[tuple[int, Box]]:
+    """Return each id but 0 of some rows, the first of which is row `top`, with its box."""
+    width = ids_HW.shape[1]
+    is_start_HW = np.ones(ids_HW.shape, dtype=bool)  # of a run of equal ids in a row
+    is_start_HW[:, 1:] = ids_HW[:, 1:] != ids_HW[:, :-1]
+    starts = np.flatnonzero(is_start_HW)
+    ends = np.append(starts[1:], ids_HW.size)
+    found = ids_HW.reshape(-1)[starts]
+    starts, ends, found = starts[found != 0], ends[found != 0], found[found != 0]
+    ids, which = np.unique(found, return_inverse=True)
     first, last = np.full((2, len(ids)), np.iinfo(np.int64).max), np.full((2, len(ids)), -1)
-    for axis, positions in enumerate((columns, rows)):
-        np.minimum.at(first[axis], which, positions)
-        np.maximum.at(last[axis], which, positions)
+    for axis, (low, high) in enumerate(((starts % width, (ends - 1) % width), (starts // width + top,) * 2)):
+        np.minimum.at(first[axis], which, low)
+        np.maximum.at(last[axis], which, high)
     edges = np.stack([*first, *(last + 1)], axis=1).astype(float)
-    return [Box(*one) for one in edges.tolist()]
+    return [(number, Box(*box)) for number, box in zip(ids.tolist(), edges.tolist(), strict=True)]
 
 
 def read_ids(path: Path) -> np.ndarray:
-    """Return the id of each pixel of a PNG: (H, W), int64.
+    """Return the id of each pixel of a PNG: (H, W), whole numbers.
 
     Args:
         path: Gray, RGB or palette PNG. Of a palette the indices count, and `VOID` is background; a transparent pixel is background.
@@ -90,18 +114,21 @@ def read_ids(path: Path) -> np.ndarray:
                     f"{path}: {image.width} x {image.height} are more than {MAX_PIXELS} pixels. Move it away."
                 )
             image.load()
-            mode, pixels = image.mode, np.asarray(image).astype(np.int64)
+            mode, pixels = image.mode, np.asarray(image)
     except _BROKEN as error:
         raise DataError(
             f"{path}: cannot be read as a PNG: {error}. Masks must be PNG files, which lose nothing."
         ) from None
     if mode == "P":
         return np.where(pixels == VOID, 0, pixels)
+    if pixels.ndim == 2:
+        return pixels
+    channels = pixels.shape[-1] - (mode in ("LA", "RGBA"))
+    ids_HW = np.zeros(pixels.shape[:2], np.int32)
+    for channel in range(channels):
+        ids_HW += pixels[..., channel].astype(np.int32) << (8 * channel)
     if mode in ("LA", "RGBA"):
-        pixels, is_seen = pixels[..., :-1], pixels[..., -1] > 0
-        pixels = pixels * is_seen[..., None]
-    weights = 256 ** np.arange(pixels.shape[-1]) if pixels.ndim == 3 else None
-    ids_HW: np.ndarray = pixels if weights is None else pixels @ weights
+        ids_HW[pixels[..., -1] == 0] = 0
     return ids_HW
 
 
@@ -118,12 +145,12 @@ def mask_boxes(path: Path) -> tuple[list[Box], tuple[int, int]]:
         DataError: The file cannot be read, or has more than `MOST_INSTANCES` different pixels.
     """
     ids_HW = read_ids(path)
-    boxes = boxes_of_ids(ids_HW)
-    if len(boxes) > MOST_INSTANCES:
+    try:
+        boxes = boxes_of_ids(ids_HW)
+    except ValueError as error:
         raise DataError(
-            f"{path}: has {len(boxes)} different values, expected one for each of at most {MOST_INSTANCES} instances. A photograph,"
-            " or a mask that was scaled, is no mask of instances."
-        )
+            f"{path}: {error}, expected one for each instance. A photograph, or a mask that was scaled, is no mask of instances."
+        ) from None
     return boxes, (ids_HW.shape[1], ids_HW.shape[0])
 
 

@@ -11,6 +11,7 @@ ultralytics leaves out the image.
 """
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ import yaml
 
 from fineclip.errors import DataError
 from fineclip.readers.image_boxes import ScoredBox, number_of, numbered_lines, read_labels, score_of
-from fineclip.readers.text import decode_text, to_valid_utf8
+from fineclip.readers.text import decode_text, lines_of, to_valid_utf8
 from fineclip.types import Box
 
 NAMES_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")
@@ -53,11 +54,11 @@ def read_classes(path: Path) -> Classes:
     """
     content = read_labels(path)
     if path.suffix.lower() not in (".yaml", ".yml"):
-        lines = decode_text(content).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        lines = lines_of(decode_text(content))
         return Classes({index: to_valid_utf8(line.strip()) for index, line in enumerate(lines) if line.strip()})
     try:
         values = yaml.safe_load(decode_text(content))
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not YAML: {str(error).splitlines()[0]}. Correct it.") from None
     values = values if isinstance(values, dict) else {}
     return Classes(_names(path, values.get("names")), _keypoints(path, values.get("kpt_shape")))
@@ -150,7 +151,7 @@ def _names(path: Path, names: Any) -> dict[int, str]:
         str(index).isdecimal() and isinstance(name, str | int | float) for index, name in named.items()
     ):
         raise DataError(
-            f"{path}: names is {names!r:.60}, expected a list of names, or a map from the number of a class to its name."
+            f"{path}: names is {reprlib.repr(names):.60}, expected a list of names, or a map from the number of a class to its name."
         )
     return {int(index): to_valid_utf8(str(name)) for index, name in named.items()}
 
@@ -159,5 +160,5 @@ def _keypoints(path: Path, shape: Any) -> int:
     if shape is None:
         return 0
     if not isinstance(shape, list) or not all(isinstance(side, int) and side > 0 for side in shape):
-        raise DataError(f"{path}: kpt_shape is {shape!r:.60}, expected two numbers such as [17, 3].")
+        raise DataError(f"{path}: kpt_shape is {reprlib.repr(shape):.60}, expected two numbers such as [17, 3].")
     return math.prod(shape)

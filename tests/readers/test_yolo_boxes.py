@@ -1,5 +1,6 @@
 """YOLO's lines become boxes in fractions; whatever else a line holds is an error with its number."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,9 @@ def test_a_yaml_states_the_size_of_keypoints(tmp_path: Path) -> None:
     assert read_classes(tmp_path / "data.yaml").keypoints == 51
 
 
+BOMB = "".join(f"{name}: &{name} [{', '.join(['*' + inner] * 9)}]\n" for inner, name in pairwise("abcdefghi"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -118,6 +122,8 @@ def test_a_yaml_states_the_size_of_keypoints(tmp_path: Path) -> None:
         ("names: {a: cat}", "names is"),
         ("names: [cat\n", "is not YAML"),
         ("- cat", "names is None"),
+        ("made: 2020-99-99", "is not YAML"),
+        ("a: &a [x, x, x, x, x, x, x, x, x]\n" + BOMB + "names: [*i]", "names is"),
         ("names: [cat]\nkpt_shape: 17", "kpt_shape is 17"),
         ("names: !!python/object/apply:os.system ['true']", "is not YAML"),
     ],
