@@ -20,6 +20,8 @@ from fineclip.readers.text import to_valid_utf8
 
 log = logging.getLogger(__name__)
 
+MOST_SHOWN = 200  # characters of a name in a message
+
 Parts = tuple[str, ...]
 
 
@@ -108,7 +110,7 @@ def warn_of_unmatched(unmatched: Collection[str], *, of: int, where: Path, folde
     if unmatched:
         log.warning(
             "%s: %d of %d image names match no file in %s, such as %s. They are dropped as missing-image.",
-            where, len(unmatched), of, folder, to_valid_utf8(next(iter(unmatched))),
+            where, len(unmatched), of, folder, to_valid_utf8(next(iter(unmatched)))[:MOST_SHOWN],
         )  # fmt: skip
 
 

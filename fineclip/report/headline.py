@@ -33,7 +33,7 @@ def main_finding(tables: Sequence[Table]) -> Finding:
     table, metric = _main_table(tables)
     if table is None:
         return Finding("There are no scores yet.")
-    lines = canonical_name(table, metric)
+    lines = comparable(table, metric)
     largest = max(line.images or 0 for line in lines)
     sentence = _compared(metric, lines)
     more = (_growth(table, metric, lines[0]), _retrieval(tables, metric, largest))
@@ -46,7 +46,7 @@ def main_finding(tables: Sequence[Table]) -> Finding:
     )
 
 
-def canonical_name(table: Table, metric: str) -> list[Line]:
+def comparable(table: Table, metric: str) -> list[Line]:
     """Return the rows that are compared: every method at one scale, best first, then pretrained encoders and chance.
 
     The scale is the one at which most methods have this score, and the largest of those.
@@ -90,7 +90,7 @@ def _growth(table: Table, metric: str, best: Line) -> str:
 def _retrieval(tables: Sequence[Table], main: str, images: int) -> str:
     """Return a sentence about retrieval; it names the scale if that is not the scale of the main result."""
     table = next((table for table in tables if RETRIEVAL_METRIC in table.metrics), None)
-    lines = canonical_name(table, RETRIEVAL_METRIC) if table and main != RETRIEVAL_METRIC else []
+    lines = comparable(table, RETRIEVAL_METRIC) if table and main != RETRIEVAL_METRIC else []
     if not lines or lines[0].kind == "chance":
         return ""
     size = lines[0].images

@@ -16,7 +16,7 @@ from fineclip.report.runs import RunRecord
 
 
 class Protocol(NamedTuple):
-    """Properties that canonical_name scores share; `image_size` is the side of the square in pixels."""
+    """Properties that comparable scores share; `image_size` is the side of the square in pixels."""
 
     benchmark: str
     version: int

@@ -133,3 +133,15 @@ def test_region_labels_are_not_searched_in_captions(values: dict[str, Any]) -> N
         load(values)
     values["methods"]["regionclip"] = {"targets": "pseudo"}
     assert load(values).concepts.from_ == "captions"
+
+
+@pytest.mark.parametrize("content", [b"dataset: {name: caf\xe9}\n", b"\0\0", b"\xff\xfe\0"])
+def test_a_configuration_of_another_encoding_is_an_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"c\.yaml: is not valid YAML"):
+        read_files([tmp_path / "c.yaml"])
+
+
+def test_a_configuration_in_utf_16(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_bytes("dataset: {name: café}\n".encode("utf-16"))
+    assert read_files([tmp_path / "c.yaml"]) == {"dataset": {"name": "café"}}

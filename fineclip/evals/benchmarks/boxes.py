@@ -10,7 +10,7 @@ Protocol:
                 boxes. A kind without boxes has no metric.
 
 Source: CLIPSelf and FineCLIP, training/zero_shot.py. FineCLIP's one number is `all/top1`. Images are squashed as in FineCLIP,
-so these numbers are not canonical_name with CLIPSelf's at 1024 px letterboxed. Deviations: exact counts, each image counted
+so these numbers are not comparable with CLIPSelf's at 1024 px letterboxed. Deviations: exact counts, each image counted
 once, float32 throughout, ties against the model.
 
 Legend: R boxes of all images, K classes, P prompts of a class, N prompts of all classes, D embedding.

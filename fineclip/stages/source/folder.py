@@ -97,7 +97,7 @@ def _in_table(table: Path, images: Mapping[str, int], listing: Listing) -> Capti
     unmatched = [name for name in stated if listed[name] not in images and listed[name] not in unread]
     if stated and len(unmatched) == len(stated):
         raise DataError(
-            f"{table}: none of its {len(stated)} images is under {listing.root}; the first is {unmatched[0]!r}. The column"
+            f"{table}: none of its {len(stated)} images is under {listing.root}; the first is {unmatched[0]!r:.200}. The column"
             f" `image` must hold paths relative to source.root{_with_suffix(unmatched[0], images)}."
         )
     warn_of_unmatched(unmatched, of=len(stated), where=table, folder=listing.root)
