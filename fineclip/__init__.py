@@ -22,7 +22,7 @@ def load(
         encoder: Model of the weights, required for a file: name of an open_clip model such as EVA02-B-16, or path of a JSON.
         image_size: Images are resized to a square of this side in pixels, a multiple of the patch. None takes the encoder's
             own size.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda, mps, or a GPU by its number, such as cuda:1.
 
     Returns:
         Encoder with `encode_image`, `encode_text` and `encode_regions`, which return unit vectors.

@@ -60,6 +60,10 @@ def require(name: str, environment: Mapping[str, str], *, because: str) -> str:
     return text
 
 
+# Numbers that a launcher sets, with the smallest value of each.
+LAUNCHED = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": 1}
+
+
 class Ranks(NamedTuple):
     """Place of a process among the processes of a training.
 
@@ -88,8 +92,8 @@ def launched_ranks(environment: Mapping[str, str]) -> Ranks | None:
     Raises:
         ConfigError: A variable is not a number, contradicts another, or is missing beside `WORLD_SIZE`.
     """
-    world_size, rank = (
-        number_of(name, environment, at_least=least) for name, least in (("WORLD_SIZE", 1), ("RANK", 0))
+    world_size, rank, local_rank, local_world_size, _ = (
+        number_of(name, environment, at_least=least) for name, least in LAUNCHED.items()
     )
     if (rank or 0) >= (world_size or 1):
         raise ConfigError(
@@ -101,9 +105,7 @@ def launched_ranks(environment: Mapping[str, str]) -> Ranks | None:
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         because = f"WORLD_SIZE is {world_size}. Start the training with torchrun or --processes, or unset WORLD_SIZE"
         require(name, environment, because=because)
-    number_of("MASTER_PORT", environment)
-    local = number_of("LOCAL_RANK", environment), number_of("LOCAL_WORLD_SIZE", environment, at_least=1)
-    return Ranks(rank or 0, world_size or 1, local[0] or 0, local[1] or 1)
+    return Ranks(rank or 0, world_size or 1, local_rank or 0, local_world_size or 1)
 
 
 def require_threads(environment: Mapping[str, str]) -> str | None:

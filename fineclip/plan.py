@@ -258,6 +258,6 @@ def run_this_checkout(workflow_folder: str) -> None:
     Args:
         workflow_folder: The folder `workflow/` of the checkout.
     """
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    os.environ["PATH"] = os.pathsep.join(filter(None, [str(Path(sys.executable).parent), os.environ.get("PATH")]))
     root, others = str(Path(workflow_folder).parent), os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join([root, others]) if others else root

@@ -63,6 +63,7 @@ REFUSED_FOR_FILE: dict[int, str] = {
     errno.ENOSYS: "Use a file system that supports this.",
     errno.EOPNOTSUPP: "Use a file system that supports this.",
 }
+BUGS = frozenset({errno.ENOENT, errno.EBADF})  # of a program that opens or closes the wrong file
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})  # only writing is refused so
 LIBRARIES = ("torch", "safetensors", "pyarrow")  # they report refusals in words
 CODE_IN_WORDS = re.compile(
@@ -97,7 +98,7 @@ def refusal(error: BaseException, path: Path | None = None, *, doing: str = "ref
 
     Args:
         error: Any exception.
-        path: File that was read or written, if the error may not name it.
+        path: File that was read or written, if the caller knows it. Then any error of the system but `BUGS` is a refusal.
         doing: What could not be done: `cannot be written`.
 
     Returns:
@@ -108,10 +109,13 @@ def refusal(error: BaseException, path: Path | None = None, *, doing: str = "ref
         return None
     named = getattr(error, "filename", None)
     where = path if path is not None else Path(os.fsdecode(named)) if isinstance(named, str | bytes) else None
-    if code not in REFUSED and (where is None or (path is None and _is_of_a_package(where))):
+    is_about_a_file = path is not None or (code in REFUSED_FOR_FILE and where and not _is_of_a_package(where))
+    if code not in REFUSED and not is_about_a_file:
         return None
     place = f"{where}: {doing}" if where is not None else f"the system refused a request ({_first_line(error)})"
-    advice = MORE_ROOM if where == SHARED_MEMORY and code == errno.ENOSPC else (REFUSED | REFUSED_FOR_FILE)[code]
+    advice = (REFUSED | REFUSED_FOR_FILE).get(code, AGAIN)
+    if where == SHARED_MEMORY and code == errno.ENOSPC:
+        advice = MORE_ROOM
     return SystemRefusalError(f"{place}: {_system_message(code)}. {advice}")
 
 
@@ -164,7 +168,7 @@ def _killed_worker(error: BaseException) -> FineclipError | None:
 def _code_of(error: BaseException) -> int | None:
     """Return the code of a refusal, from the exception or from the words of a library."""
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno if error.errno in REFUSED or error.errno in REFUSED_FOR_FILE else None
+        return None if error.errno in BUGS else error.errno
     if not _speaks_of_the_system(error):
         return None
     text = str(error)
@@ -186,7 +190,7 @@ def _speaks_of_the_system(error: BaseException) -> bool:
 
 
 def _system_message(code: int) -> str:
-    return f"{os.strerror(code)} ({errno.errorcode[code]})"
+    return f"{os.strerror(code)} ({errno.errorcode.get(code, code)})"
 
 
 def _first_line(error: BaseException) -> str:

@@ -65,6 +65,7 @@ def test_processes_of_a_launcher() -> None:
     [
         *(({name: ""}, f"{name} is not set, but WORLD_SIZE is 4") for name in ("RANK", "MASTER_ADDR", "MASTER_PORT")),
         *(({name: "x"}, f"{name} is 'x'") for name in TORCHRUN if name != "MASTER_ADDR"),
+        *(({**dict.fromkeys(TORCHRUN, ""), name: "x"}, f"{name} is 'x'") for name in TORCHRUN if name != "MASTER_ADDR"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
         ({"RANK": "4"}, "RANK is 4, but WORLD_SIZE is 4"),
         ({"WORLD_SIZE": ""}, "RANK is 3, but WORLD_SIZE is not set"),

@@ -442,6 +442,49 @@ def test_files_that_the_index_of_a_source_reads(tmp_path: Path) -> None:
     assert of_source({"kind": "folder", "root": str(tmp_path)}).source_annotations == []
 
 
+def test_files_that_the_index_of_a_benchmark_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("images", "masks", "annotations"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "images/1.jpg").write_bytes(b"1")
+    (tmp_path / "masks/1.png").write_bytes(b"1")
+    panoptic = {"root": str(tmp_path), "images": "images", "masks": "masks", "annotations": "annotations/p.json"}
+    captions = {"root": str(tmp_path), "images": "images", "annotations": "annotations/c.json"}
+    more = {
+        "p": {"kind": "boxes", "source": {"layout": "coco_panoptic", **panoptic}},
+        "c": {"kind": "retrieval", "source": {"layout": "coco_captions", **captions}},
+        "k": {"kind": "retrieval", "source": {"layout": "karpathy", **captions}},
+    }
+
+    def plan() -> Plan:
+        return plan_of({"benchmarks": more})
+
+    assert plan().benchmark_annotations("boxes") == plan().benchmark_fingerprint("boxes") == []  # scenes
+    assert plan().benchmark_annotations("p") == []  # not there
+    for name in ("p.json", "c.json"):
+        (tmp_path / "annotations" / name).touch()
+    assert plan().benchmark_annotations("p") == [f"{tmp_path}/annotations/p.json"]
+    assert plan().benchmark_annotations("c") == plan().benchmark_annotations("k") == [f"{tmp_path}/annotations/c.json"]
+    images, masks = plan().benchmark_fingerprint("p")
+    assert plan().benchmark_fingerprint("c") == plan().benchmark_fingerprint("k") == [images]
+    (tmp_path / "masks/1.png").write_bytes(b"22")
+    assert plan().benchmark_fingerprint("p")[0] == images and plan().benchmark_fingerprint("p")[1] != masks
+    assert plan().benchmark_fingerprint("c") == [images]
+
+    counted: list[Path] = []
+    monkeypatch.setattr("fineclip.plan.directory_fingerprint", lambda folder: counted.append(folder) or "x")
+    one = plan()
+    assert one.benchmark_fingerprint("c") == one.benchmark_fingerprint("k") == ["x"]
+    assert counted == [tmp_path / "images"]  # read once for all benchmarks
+
+
+def test_weights_of_the_user_are_watched(tmp_path: Path) -> None:
+    encoder = {"model": "x", "weights": {"path": str(tmp_path / "w.pt")}}
+    assert plan_of({"encoders": {"own": encoder}}).local_weights("encoders", "own") == []
+    (tmp_path / "w.pt").touch()
+    assert plan_of({"encoders": {"own": encoder}}).local_weights("encoders", "own") == [str(tmp_path / "w.pt")]
+    assert plan_of().local_weights("encoders", "mini") == plan_of().local_weights("caption", "template") == []
+
+
 def of_source(source: Mapping[str, Any]) -> Plan:
     values = values_of()
     values["source"] = source

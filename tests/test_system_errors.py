@@ -51,6 +51,7 @@ def test_a_refusal_for_a_file_is_explained_for_files_of_the_user_only(code: int)
     [
         error_of(errno.ENOENT, "data/one.json"),
         error_of(errno.ENOENT),
+        error_of(errno.ECONNREFUSED, "data/one.json"),
         error_of(errno.EBADF, "data/one.json"),
         OSError("no code at all"),
         OSError("3 requested and 2 written"),

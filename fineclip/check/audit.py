@@ -174,8 +174,7 @@ def _benchmark_hashes(name: str, config: Config, findings: Findings) -> frozense
     hashes = set[str]()
     try:
         with findings.from_log(part):
-            _, read_contents = benchmark_data(benchmark, Path(), name)
-            for image in read_contents().images:
+            for image in benchmark_data(benchmark, Path(), name).read().images:
                 hashes.add(hashlib.sha256(image.content).hexdigest())
     except FineclipError as error:
         findings.add(part, str(error), "error")

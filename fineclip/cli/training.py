@@ -8,7 +8,7 @@ from fineclip.cli.devices import claim
 from fineclip.cli.launch import LAUNCHER, die_with_launcher, launch, nodes_of
 from fineclip.cli.options import Verbs, add_job, add_resources, json_object, one, positive, section
 from fineclip.config import BenchmarkConfig, RuntimeConfig
-from fineclip.environment import launched_ranks, text_of
+from fineclip.environment import launched_ranks, number_of
 from fineclip.errors import ConfigError
 from fineclip.stages.declaration import Input
 from fineclip.versions import version_of
@@ -61,9 +61,9 @@ def add_verbs(verbs: Verbs) -> None:
 def _train(options: argparse.Namespace) -> None:
     """Train in this process, or in several that this one launches."""
     runtime: RuntimeConfig = section(RuntimeConfig, options.runtime, where="runtime")
-    ranks = launched_ranks(os.environ)
+    ranks, launcher = launched_ranks(os.environ), number_of(LAUNCHER, os.environ)
     if ranks is not None:
-        if text_of(LAUNCHER, os.environ) is None and options.processes not in (None, ranks.local_world_size):
+        if launcher is None and options.processes not in (None, ranks.local_world_size):
             raise ConfigError(
                 f"--processes {options.processes}: a launcher has started {ranks.local_world_size} on this machine"
                 " (LOCAL_WORLD_SIZE). Omit --processes, or unset WORLD_SIZE."

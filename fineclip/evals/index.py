@@ -14,11 +14,12 @@ their image. An image is dropped, and is still kept out of training, for these r
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fineclip.boxes import clip
 from fineclip.config.evaluation import (
@@ -104,14 +105,14 @@ def index_benchmark(manifest: Path, config: BenchmarkConfig) -> None:
         raise DataError(f"{manifest.stem}: {absent} Provide it, or name another in benchmarks.{manifest.stem}.source.")
     name = manifest.stem.replace(".", "-")  # a dot would end the key of a member in a tar
     tar = manifest.with_suffix(".tar")
-    inputs, read_contents = benchmark_data(config, tar, name)
-    job = Job(manifest, stage="index", version=VERSION, config=index_identity(config), inputs=inputs)
-    if not _is_changed_since(manifest, config) and job.is_up_to_date():
+    data = benchmark_data(config, tar, name)
+    job = Job(manifest, stage="index", version=VERSION, config=index_identity(config), inputs=data.inputs)
+    if not data.is_changed_since(manifest) and job.is_up_to_date():
         return
     has_boxes, classes = isinstance(config, BoxesBenchmark), manifest.with_suffix(CLASSES_SUFFIX)
     also = ([classes] if has_boxes else []) + ([tar] if isinstance(config.source, MiniatureTest) else [])
     with TableWriter(job, BenchmarkRow, also=also) as table:
-        contents = read_contents()
+        contents = data.read()
         table.write_all(_row(f"{name}-{index:06d}", image, config) for index, image in enumerate(contents.images))
         if not any(row.kept for row in table.rows):
             what = "box of the configured sizes" if has_boxes else "caption"
@@ -151,29 +152,36 @@ def read_index(manifest: Path, config: BenchmarkConfig) -> Index:
     return Index(list(kept_rows(manifest, BenchmarkRow)), classes)
 
 
-def benchmark_data(config: BenchmarkConfig, tar: Path, name: str) -> tuple[dict[str, str], Callable[[], Contents]]:
-    """Return the names and hashes of the data, and a function that reads it."""
+class BenchmarkData(NamedTuple):
+    """Data of a benchmark: names and hashes, the files whose change of content the hashes may miss, and a function that reads it."""
+
+    inputs: dict[str, str]
+    files: Iterable[Path | os.DirEntry[str]]
+    read: Callable[[], Contents]
+
+    def is_changed_since(self, manifest: Path) -> bool:
+        """Return whether a file was modified after the index was made; `inputs` hold only names and sizes of images."""
+        made = cached_manifest(manifest)
+        if not made.is_file():
+            return False
+        return any(file.stat().st_mtime_ns > made.stat().st_mtime_ns for file in self.files)
+
+
+def benchmark_data(config: BenchmarkConfig, tar: Path, name: str) -> BenchmarkData:
+    """Return the data of a benchmark; files are looked up when they are needed."""
+    in_folders = (entry for folder in folders_of(config) for _, entry in files_below(folder))
     match config.source:
         case MiniatureTest() as source:
-            return {}, partial(miniature_contents, source, tar, name=name)
+            return BenchmarkData({}, (), partial(miniature_contents, source, tar, name=name))
         case CocoPanoptic() as source:
-            return coco_inputs(source), partial(panoptic_contents, source)
+            return BenchmarkData(coco_inputs(source), in_folders, partial(panoptic_contents, source))
         case CocoInstances() as source:
-            return coco_inputs(source), partial(instances_contents, source)
+            return BenchmarkData(coco_inputs(source), in_folders, partial(instances_contents, source))
         case CocoCaptions() as source:
-            return coco_inputs(source), partial(captions_contents, source)
+            return BenchmarkData(coco_inputs(source), in_folders, partial(captions_contents, source))
         case CaptionList() | Karpathy() as source:
             listed = listed_images(source)
-            return list_inputs(source, listed), partial(list_contents, listed)
-
-
-def _is_changed_since(manifest: Path, config: BenchmarkConfig) -> bool:
-    """Return whether an image or mask was modified after the index was made; the key holds only their names and sizes."""
-    made = cached_manifest(manifest)
-    if not made.is_file():
-        return False
-    entries = (entry for folder in folders_of(config) for _, entry in files_below(folder))
-    return any(entry.stat().st_mtime_ns > made.stat().st_mtime_ns for entry in entries)
+            return BenchmarkData(list_inputs(source, listed), listed, partial(list_contents, listed))
 
 
 def _row(key: str, image: BenchmarkImage, config: BenchmarkConfig) -> BenchmarkRow:

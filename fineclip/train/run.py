@@ -31,6 +31,7 @@ from fineclip.config import (
     TrainConfig,
     parse,
 )
+from fineclip.environment import text_of
 from fineclip.errors import ConfigError
 from fineclip.identity import canonical, identity
 from fineclip.methods import METHODS
@@ -215,7 +216,8 @@ def export_baseline(weights: Path, manifest: Path, config: BaselineConfig, *, to
 def set_deterministic(wanted: bool, device: torch.device) -> None:
     """Use deterministic kernels on a GPU if `train.deterministic` is set; a CPU always has them."""
     if wanted and device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first use
+        # read by cuBLAS at its first use
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = text_of("CUBLAS_WORKSPACE_CONFIG", os.environ) or ":4096:8"
         torch.use_deterministic_algorithms(mode=True)
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from fineclip.config import Config, TrainConfig, load
+from fineclip.config import Config, TrainConfig, load, merge
 from fineclip.config.methods import MethodsConfig
 from fineclip.errors import ConfigError
 from fineclip.plan import Plan
@@ -38,6 +38,44 @@ def alternatives(section: str) -> dict[str, dict[str, Any]]:
         for key, row in TABLE[section].items()
         if key != "base" and "valid" in row
     }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": {"batch_size": 1}}, r"train\.batch_size: 1, but run clip-mini-500-s0 needs at least 2 images"),
+        ({"scales": {"500": {"images": 1}}}, r"scales\.500\.images: 1, but run clip-mini-500-s0 needs at least 2 images"),
+        ({"train": {"batch_size": 1}, "plan": {"methods": ["fineclip"]}}, "run fineclip-mini-500-s0 needs at least 2"),
+        (
+            {"train": {"batch_size": 1}, "plan": {"methods": ["regionclip"]},
+             "methods": {"regionclip": {"targets": "pseudo"}}},
+            "run regionclip-mini-500-s0 needs at least 2",
+        ),
+        (
+            {"plan": {"methods": [], "variants": ["one"]},
+             "variants": {"one": {"method": "clip", "train": {"batch_size": 1}}}},
+            "run clip-mini-500-one-s0 needs at least 2",
+        ),
+        ({"train": {"batch_size": 28}, "plan": {"methods": ["clim"]}}, "at least 29 images .*one set of mosaics"),
+        ({"scales": {"500": {"images": 28}}, "plan": {"methods": ["clim"]}}, r"scales\.500\.images: 28"),
+    ],
+)  # fmt: skip
+def test_a_step_too_small_for_its_method_is_refused(
+    values: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    base = {"train": {"warmup_steps": 0}, "plan": {"methods": ["clip"], "scales": ["500"]}}
+    with pytest.raises(ConfigError, match=message):
+        load(merge(merge(_text_keys(values), base), change))
+
+
+@pytest.mark.parametrize("options", [{"methods": ["clipself"]}, {"methods": ["regionclip"]}])
+def test_a_step_of_one_image_is_enough_without_negatives(values: dict[str, Any], options: dict[str, Any]) -> None:
+    change = {"train": {"batch_size": 1}, "plan": {"scales": ["500"], **options}}
+    assert load(merge(_text_keys(values), change)).train.batch_size == 1
+
+
+def _text_keys(values: dict[str, Any]) -> dict[str, Any]:
+    return values | {"scales": {str(name): section for name, section in values["scales"].items()}}
 
 
 def test_a_run_has_the_seed_of_the_plan(values: dict[str, Any]) -> None:

@@ -301,6 +301,27 @@ def test_a_failing_benchmark_does_not_stop_the_others(
     assert set(read_manifest(world.manifest).outputs) == {"evals/boxes.json", "evals/retrieval.json"}
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), "Lower runtime.evaluate_batch_size"),
+        (OSError(5, "Input/output error", "val2017/1.jpg"), "val2017/1.jpg: refused: Input/output error"),
+    ],
+    ids=["memory", "disk"],
+)
+def test_exhausted_memory_and_refusals_are_no_bugs(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, said: str
+) -> None:
+    def fail(*_: Any, name: str) -> dict[str, Any]:
+        raise error
+
+    monkeypatch.setattr(evaluate, "score_record", fail)
+    with pytest.raises(EvaluationError, match=said):
+        world.evaluate_all()
+    assert not any(record.exc_info for record in caplog.records)
+    assert not world.manifest.exists()
+
+
 def test_the_runtime_reaches_the_encoder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batch size, device and threads as they were given; the evaluation itself is cut off."""
     given: list[dict[str, Any]] = []

@@ -20,6 +20,7 @@ from fineclip.evals.index import index_benchmark, missing, read_index
 from fineclip.miniature.scenes import CLASSES, STUFF, THINGS, draw_scene
 from fineclip.shards import BenchmarkRow, ByteRangeReader, read_manifest, read_rows
 from tests.helpers.coco import SEED, write_coco
+from tests.helpers.images import bomb
 
 REAL = Path(os.environ.get("FINECLIP_COCO", "../shared/data/coco"))
 PANOPTIC, CAPTIONS = "annotations/panoptic_val2017.json", "annotations/captions_val2017.json"
@@ -94,6 +95,28 @@ def test_an_index_is_made_once(manifest: Path) -> None:
     }
     index_benchmark(manifest, section("boxes", "miniature", seed=6, images=2))
     assert manifest.read_text() != text
+
+
+@pytest.mark.parametrize(("kind", "layout"), [("boxes", "coco_panoptic"), ("retrieval", "coco_captions")])
+def test_an_image_that_is_replaced_by_one_of_equal_size_is_indexed_again(
+    coco: Path, manifest: Path, kind: str, layout: str
+) -> None:
+    config = section(kind, layout, coco, min_side_px=0) if kind == "boxes" else section(kind, layout, coco)
+    index_benchmark(manifest, config)
+    image, table = sorted((coco / "val2017").iterdir())[1], manifest.with_suffix(".parquet")
+    image.write_bytes(image.read_bytes()[:-1] + b"?")
+    index_benchmark(manifest, config)
+    rows = list(read_rows(manifest, BenchmarkRow))
+    assert rows[1].sha256 == hashlib.sha256(image.read_bytes()).hexdigest()
+    written = table.stat().st_mtime_ns
+    index_benchmark(manifest, config)
+    assert table.stat().st_mtime_ns == written
+
+
+def test_an_image_that_is_too_large_is_named(coco: Path, manifest: Path) -> None:
+    (coco / "val2017/000000100001.jpg").write_bytes(bomb())
+    with pytest.raises(DataError, match=r"000000100001\.jpg: 50000 x 50000 are more pixels than are decoded"):
+        index_benchmark(manifest, section("retrieval", "coco_captions", coco))
 
 
 def test_things_have_their_own_box_and_stuff_that_of_its_mask(coco: Path, manifest: Path) -> None:

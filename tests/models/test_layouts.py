@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fineclip.errors import CheckpointError, ConfigError
+from fineclip.errors import CheckpointError, ConfigError, SystemRefusalError
 from fineclip.models.checkpoints import EncoderSpec, export, find_encoder, load_encoder
 from fineclip.models.checkpoints.exporting import official_weights
 from fineclip.models.checkpoints.layouts import as_backbone, as_eva_clip, as_open_clip
 from fineclip.models.checkpoints.weights_files import read_weights
 from fineclip.models.encoder import RegionEncoder
 from tests.helpers.encoders import encoder_config, tiny_encoder
+from tests.helpers.limits import file_size_limit
 
 TIMM_VIT = {  # timm's own kind of CLIP tower, of the size of the tiny ones
     "img_size": 32,
@@ -169,6 +170,18 @@ def test_existing_output_is_kept(tmp_path: Path, layout: str, name: str) -> None
     with pytest.raises(CheckpointError, match=f"{name}: already exists"):
         export(found, tmp_path / name, layout=layout)
     export(found, tmp_path / name, layout=layout, replace=True)
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"), [("open_clip", "folder"), ("backbone", "b.pt"), ("backbone", "b.safetensors")]
+)
+def test_an_export_on_a_full_disk_can_be_repeated(tmp_path: Path, layout: str, name: str) -> None:
+    found, output = find_encoder("mini"), tmp_path / name
+    with file_size_limit(16_384), pytest.raises(SystemRefusalError, match=f"{name}.*: cannot be written: .*EFBIG"):
+        export(found, output, layout=layout)
+    assert list(tmp_path.iterdir()) == []
+    export(found, output, layout=layout)
+    assert output.exists()
 
 
 def test_mistakes_are_reported_before_writing(tmp_path: Path) -> None:

@@ -59,10 +59,10 @@ def test_the_plan_as_facts(tmp_path: Path) -> None:
 
 def test_a_plan_in_steps_and_scales_that_may_be_short(tmp_path: Path) -> None:
     train = {"batch_size": 32, "epochs": 4, "max_steps": 7, "learning_rate": 0.25, "warmup_steps": 1}
-    scales = {"500": {"images": 500, "allow_fewer": True}, "2000": {"images": 1}}
+    scales = {"500": {"images": 500, "allow_fewer": True}, "2000": {"images": 29}}
     found = facts_of(changed(train=train, scales=scales), tmp_path)
     assert found["Training"][0] == "7 steps in steps of 32 images, learning rate 0.25"
-    assert found["Scales"][0] == "at most 500 images and 1 image"
+    assert found["Scales"][0] == "at most 500 images and 29 images"
 
 
 def test_where_weights_come_from() -> None:

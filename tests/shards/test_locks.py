@@ -13,7 +13,7 @@ from fineclip.errors import SystemRefusalError, TrainingError
 from fineclip.shards.locks import try_lock, wait_for_lock
 from fineclip.train.checkpoint import CheckpointManager
 
-REFUSALS = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL]
+REFUSALS = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EPROTO]
 
 
 @pytest.fixture(params=REFUSALS, ids=errno.errorcode.get)

@@ -27,6 +27,9 @@ def candidate(
     [
         (candidate(), None),
         (candidate(width=0, height=0), "unreadable"),
+        (candidate(width=12_000, height=10_001), "too-large"),
+        (candidate(width=2**31 - 1, height=1), "too-large"),
+        (candidate(width=12_000, height=10_000), None),
         (candidate(width=9), "too-small"),
         (candidate(width=10, height=10), None),
         (candidate(width=60), None),

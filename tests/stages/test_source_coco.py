@@ -68,6 +68,17 @@ def listed(config: CocoSource) -> dict[str, SourceRow]:
     return {row.source_key: row for row in read_rows(manifest, SourceRow)}
 
 
+def test_a_data_set_without_images_is_an_error(tmp_path: Path) -> None:
+    root = tmp_path / "coco"
+    (root / "train2017").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    for name in ("captions", "instances"):
+        empty = {"images": [], "annotations": [], "categories": []}
+        (root / f"annotations/{name}_train2017.json").write_text(json.dumps(empty))
+    with pytest.raises(DataError, match="train2017: holds no image"):
+        index_source(tmp_path / "listing.json", CocoSource(kind="coco", root=str(root)))
+
+
 def test_every_image_of_the_json_is_a_row(tmp_path: Path) -> None:
     config = write(tmp_path / "in", captions_json(), instances_json())
     rows = listed(config)

@@ -211,6 +211,18 @@ def test_the_listing_is_made_again_when_a_text_changes(tmp_path: Path) -> None:
     assert sha256_of(tmp_path / "listing.json") != first
 
 
+@pytest.mark.parametrize("files", [[], ["notes.txt"], ["sub/readme.md"]])
+def test_a_folder_without_images_writes_nothing(tmp_path: Path, files: list[str]) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in files:
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("a text")
+    with pytest.raises(DataError, match="root: holds no image"):
+        index_source(tmp_path / "listing.json", FolderSource(kind="folder", root=str(root)))
+    assert not list(tmp_path.glob("listing*"))
+
+
 def test_invalid_options_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="miniature has no listing"):
         index_source(tmp_path / "l.json", MiniatureSource(kind="miniature"))

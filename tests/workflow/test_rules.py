@@ -151,6 +151,41 @@ def test_a_changed_json_of_the_source_lists_it_again(copy: Path) -> None:
     assert planned(copy)["index_source"] == 1
 
 
+BENCHMARKS_ON_IMAGES = {"index_benchmark": 2, "select_scale": 2, "evaluate_run": 5}
+ON_ONE = {"index_benchmark": 1, "select_scale": 2, "evaluate_run": 5}
+
+
+@pytest.mark.parametrize(
+    ("file", "rules"),
+    [
+        ("annotations/captions_val2017.json", ON_ONE),
+        ("annotations/panoptic_val2017.json", ON_ONE),
+        ("annotations/panoptic_val2017/*.png", ON_ONE),
+        ("val2017/*.jpg", BENCHMARKS_ON_IMAGES),
+    ],
+)
+def test_a_corrected_file_of_a_benchmark_plans_its_index_and_its_scores(
+    copy: Path, file: str, rules: dict[str, int]
+) -> None:
+    path = sorted((copy / "input").glob(file))[0]
+    path.write_bytes(path.read_bytes() + b" ")
+    found = planned(copy)
+    assert {rule: found.get(rule) for rule in rules} == rules
+    assert "index_source" not in found
+
+
+@pytest.mark.parametrize("change", ["removed", "added", "same size"])
+def test_an_image_of_a_benchmark_that_comes_or_goes_or_is_replaced(copy: Path, change: str) -> None:
+    path = sorted((copy / "input/val2017").iterdir())[0]
+    if change == "removed":
+        path.unlink()
+    elif change == "added":
+        shutil.copyfile(path, path.with_name("9.jpg"))
+    else:
+        path.write_bytes(bytes(path.stat().st_size))
+    assert planned(copy)["index_benchmark"] == 2
+
+
 @pytest.mark.parametrize(
     ("changed", "rules"),
     [

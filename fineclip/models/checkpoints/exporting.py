@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
@@ -50,11 +51,24 @@ def export(found: EncoderSpec, output: Path, *, layout: str, replace: bool = Fal
     if layout == "open_clip":
         if output.is_file():
             raise CheckpointError(f"{output}: is a file; the layout open_clip is a folder")
-        save_encoder(found.load(), output, config=found.config, vocabulary=found.vocabulary)
+        with _removed_if_incomplete(output):
+            save_encoder(found.load(), output, config=found.config, vocabulary=found.vocabulary)
         return
     require_known_ending(output)
     tensors_of, wrapping = FILES[layout]
     write_weights(output, tensors_of(found.load()), wrapping=wrapping)
+
+
+@contextmanager
+def _removed_if_incomplete(folder: Path) -> Iterator[None]:
+    """Remove a folder that the block makes if the block raises, so that the same command can be repeated."""
+    is_new = not folder.exists()
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def save_encoder(

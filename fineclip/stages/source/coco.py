@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from fineclip.config import CocoSource
 from fineclip.errors import DataError
 from fineclip.readers.boxes import ImageAnnotations, require_no_fractions
-from fineclip.readers.files import Listing, is_image, list_files, log_unread
+from fineclip.readers.files import Listing, is_image, list_files, log_unread, require_images
 from fineclip.readers.json_documents import Document, Entry, Id, with_content
 from fineclip.readers.listed_images import ListedImage, by_name, images_by_id, listed_once, referring
 from fineclip.readers.names import FolderNames, canonical_name, warn_of_unmatched
@@ -41,6 +41,7 @@ def coco_samples(config: CocoSource) -> Samples:
     root = Path(config.root)
     folder = root / config.images
     listing = list_files(folder)
+    require_images(listing)
     sizes = {name: size for name, size in listing.sizes().items() if is_image(name) and to_valid_utf8(name) == name}
     others = dict.fromkeys(sorted(listing.files.keys() - sizes.keys()), 0)
     jsons = [root / name for name in (config.captions, config.instances) if name is not None]

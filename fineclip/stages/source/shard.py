@@ -16,16 +16,15 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 
 from fineclip.config import CocoSource, FolderSource, MiniatureSource, SourceConfig, WebDatasetSource
-from fineclip.errors import ConfigError, DataError
+from fineclip.errors import ConfigError
 from fineclip.identity import identity
-from fineclip.readers.files import IMAGE_SUFFIXES
 from fineclip.shards import SourceRow, decode_rows, hashes_of, read_manifest, table_of
 from fineclip.stages.declaration import stage
 from fineclip.stages.source import INDEX_SOURCE, SOURCE
 from fineclip.stages.source.coco import coco_samples
 from fineclip.stages.source.folder import folder_samples
 from fineclip.stages.source.miniature import miniature_shard
-from fineclip.stages.source.shard_plan import PlannedShard, image_folder
+from fineclip.stages.source.shard_plan import PlannedShard
 from fineclip.stages.source.webdataset import tar_samples
 
 
@@ -52,18 +51,8 @@ def index_source(manifest: Path, config: SourceConfig) -> None:
             )
     recorded = {key: value for key, value in identity(config).items() if key != "images_per_shard"}
     INDEX_SOURCE.write_table(
-        manifest, recorded, inputs, lambda: numbered(_some(shuffled(samples, config.seed), config), "list-{:07d}")
+        manifest, recorded, inputs, lambda: numbered(shuffled(samples, config.seed), "list-{:07d}")
     )
-
-
-def _some(rows: list[SourceRow], config: FolderSource | CocoSource) -> list[SourceRow]:
-    """Return the rows of a source, which must have at least one."""
-    if not rows:
-        raise DataError(
-            f"{image_folder(config)}: holds no image that is named {' '.join(sorted(IMAGE_SUFFIXES))}. Put some there, or"
-            " correct source.root."
-        )
-    return rows
 
 
 def numbered(rows: Iterable[SourceRow], key: str) -> Iterator[SourceRow]:
