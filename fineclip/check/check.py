@@ -18,8 +18,6 @@ from fineclip.errors import DataError
 from fineclip.identity import identity
 from fineclip.shards import Job, write_text
 
-VERSION = 1
-
 log = logging.getLogger(__name__)
 
 
@@ -59,7 +57,7 @@ def check_dataset(config: Config, manifest: Path, *, processes: int) -> Audit:
         )
     if warnings:
         log.warning("%d warnings, see %s", warnings, page)
-    Job(manifest, stage="check", version=VERSION, config=check_identity(config), inputs={}).finish(
+    Job(manifest, stage="check", version=1, config=check_identity(config), inputs={}).finish(
         [page, findings], read=result.images, kept=result.images
     )
     return result
