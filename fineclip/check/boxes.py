@@ -1,18 +1,17 @@
 """Boxes of the samples of an audit: the rules of stage `detect` for given boxes, the sizes of boxes, and the names of classes."""
 
 from collections import Counter
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-from fineclip.boxes import from_xywh
 from fineclip.check.findings import Example, Findings, Picture
 from fineclip.check.headers import Measured
-from fineclip.config import AnnotationsDetect, BoxesJsonDetect, Config
+from fineclip.config import BoxesFilesDetect, BoxesJsonDetect, Config, YoloDetect
 from fineclip.errors import FineclipError
 from fineclip.readers.names import ImageNames
-from fineclip.shards import DetectRow, SourceRow
-from fineclip.stages.detect import DETECT, DecodedSample, given_rows
+from fineclip.shards import DetectRow, FilterRow, SourceRow
+from fineclip.stages.detect import DETECT, DecodedSample, boxes_of, given_rows, require_boxes_of_shard
 from fineclip.stages.external.annotation_tables import ExternalBoxesRow
-from fineclip.stages.external.reading import boxes_in
+from fineclip.stages.external.reading import boxes_of_entry
 from fineclip.types import LabeledBox
 
 SAMPLES_AT_ONCE = 5000  # as many as a shard has by default: the boxes of a shard decide about their unit
@@ -30,20 +29,22 @@ class BoxAudit:
     def __init__(self, config: Config, findings: Findings) -> None:
         entry = config.detect[config.regions]
         self._part, self._findings = f"detect.{config.regions}", findings
-        self._config = entry if isinstance(entry, AnnotationsDetect | BoxesJsonDetect) else None
-        self._samples: list[DecodedSample] = []
-        self._classes, self._boxes, self._images = Counter[str](), 0, 0
+        self._config = None if isinstance(entry, YoloDetect) else entry
+        self._samples: list[tuple[FilterRow, SourceRow]] = []
+        self._classes, self._boxes = Counter[str](), 0
         self._listed: list[ExternalBoxesRow] = []
         self._names: ImageNames | None = None
-        if isinstance(entry, BoxesJsonDetect):
-            self._read_json(entry)
+        if isinstance(entry, BoxesJsonDetect | BoxesFilesDetect):
+            self._read_entry(entry)
 
     def add(self, row: SourceRow, image: Measured) -> None:
         """Add a sample that the filter keeps."""
         if self._config is None:
             return
-        detected = DetectRow(key=row.key, kept=True, width=image.width, height=image.height, regions=[])
-        self._samples.append(DecodedSample(row, detected, None))
+        header = FilterRow(
+            key=row.key, kept=True, width=image.width, height=image.height, format=image.format, sha256=image.sha256
+        )
+        self._samples.append((header, row))
         if len(self._samples) == SAMPLES_AT_ONCE:
             self._flush()
 
@@ -54,10 +55,10 @@ class BoxAudit:
             self._findings.add(self._part, "boxes", "note", count=self._boxes)
             self._add_classes()
 
-    def _read_json(self, config: BoxesJsonDetect) -> None:
+    def _read_entry(self, config: BoxesJsonDetect | BoxesFilesDetect) -> None:
         try:
             with self._findings.from_log(self._part):
-                self._listed = list(boxes_in(Path(config.path), config))
+                self._listed = boxes_of_entry(config)
                 self._names = ImageNames([row.key for row in self._listed], where=config.path)
         except FineclipError as error:
             self._findings.add(self._part, str(error), "error")
@@ -68,30 +69,37 @@ class BoxAudit:
         samples, self._samples = self._samples, []
         if self._config is None or not samples:
             return
-        left_out = Counter[str]()
+        where, left_out = getattr(self._config, "path", "the boxes of the source"), Counter[str]()
         try:
             external = self._external(samples)
-            for sample, row in zip(samples, given_rows(samples, self._config, external, left_out), strict=True):
-                self._add_row(sample.source, row, external.get(sample.source.key))
+            with self._findings.from_log(self._part):
+                require_boxes_of_shard(samples, self._config, external, where=where)
+            undecoded = [_undecoded(header, source) for header, source in samples]
+            rows = given_rows(undecoded, self._config, external, left_out)
+            for (_, source), row in zip(samples, rows, strict=True):
+                self._add_row(source, row, external)
         except FineclipError as error:
-            self._findings.add(self._part, str(error), "error", kind=type(error).__name__)
+            self._findings.add(self._part, str(error), "error", kind=f"{type(error).__name__} of boxes")
         for why, count in sorted(left_out.items()):
             self._findings.add(self._part, f"boxes left out: {why}", count=count)
 
-    def _external(self, samples: list[DecodedSample]) -> dict[str, ExternalBoxesRow]:
-        """Return the rows of the JSON by the keys of the samples."""
+    def _external(self, samples: Sequence[tuple[FilterRow, SourceRow]]) -> dict[str, ExternalBoxesRow]:
+        """Return the rows of the entry by the keys of the samples."""
         if self._names is None:
             return {}
-        places = {source.key: self._names.find(source.source_key) for source, _, _ in samples}
+        places = {source.key: self._names.find(source.source_key) for _, source in samples}
         return {key: self._listed[place] for key, place in places.items() if place is not None}
 
-    def _add_row(self, source: SourceRow, row: DetectRow, listed: ExternalBoxesRow | None) -> None:
-        boxes = source.annotations or []
-        if listed is not None:
-            boxes = [LabeledBox(from_xywh(*one[:4]), one.label) for one in listed.regions]
+    def _add_row(self, source: SourceRow, row: DetectRow, external: Mapping[str, ExternalBoxesRow]) -> None:
+        if self._config is None:
+            return
+        given = boxes_of(source, self._config, external, width=row.width, height=row.height)
+        boxes = [LabeledBox(one.box, one.label) for one in given.boxes] if given else []
         picture = Picture(source.file or "", source.offset, source.size, tuple(boxes))
-        example = Example(f"{source.source_key}, {row.width} x {row.height}", picture)
-        self._images += 1
+        stated = ""
+        if given and given.size.is_other_than(row.width, row.height):
+            stated = f", stated as {given.size.width} x {given.size.height}"
+        example = Example(f"{source.source_key}, {row.width} x {row.height} pixels{stated}", picture)
         if not row.kept:
             self._findings.add(
                 self._part, f"{row.reason}: {DETECT.reasons[row.reason or '']}", count=1, of=None, example=example
@@ -119,3 +127,8 @@ class BoxAudit:
         if unnamed:
             text = "classes whose names have no letter: a region is captioned by the name of its class"
             self._findings.add(self._part, text, count=len(unnamed), example=Example(repr(unnamed[0])))
+
+
+def _undecoded(header: FilterRow, source: SourceRow) -> DecodedSample:
+    row = DetectRow(key=source.key, kept=True, width=header.width, height=header.height, regions=[])
+    return DecodedSample(source, row, None)

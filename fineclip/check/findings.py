@@ -10,7 +10,13 @@ from fineclip.types import LabeledBox
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-READERS = ("fineclip.readers", "fineclip.stages.source", "fineclip.stages.external", "fineclip.evals")
+READERS = (
+    "fineclip.readers",
+    "fineclip.stages.source",
+    "fineclip.stages.external",
+    "fineclip.stages.detect",
+    "fineclip.evals",
+)
 
 
 class Picture(NamedTuple):

@@ -7,7 +7,7 @@ are in pixels of the stored image, clipped to it and rounded to hundredths.
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -224,6 +224,30 @@ def require_pixels_of_shard(
     require_pixels(images(), where=where)
 
 
+def require_boxes_of_shard(
+    samples: Sequence[tuple[FilterRow, SourceRow]],
+    config: GivenBoxes,
+    external: Mapping[str, ExternalBoxesRow],
+    *,
+    where: str,
+) -> None:
+    """Check the boxes of a shard as a whole, before any image is decoded: their files, and that they are in pixels.
+
+    Args:
+        samples: Filter row and source row of each sample.
+        config: Engine.
+        external: Rows of the imported table by the keys of samples, for engines boxes_json and boxes_files.
+        where: Table or file of the boxes, for messages.
+
+    Raises:
+        ConfigError: The source has no boxes.
+        DataError: Boxes are fractions or beyond the border, no image has a file of boxes, or two images have the same.
+    """
+    if isinstance(config, BoxesFilesDetect):
+        match_labels({source.key: source.source_key for _, source in samples}, external, where=where)
+    require_pixels_of_shard(samples, config, external, where=where)
+
+
 def given_rows(
     samples: Iterable[DecodedSample],
     config: GivenBoxes,
@@ -345,15 +369,13 @@ def detect_shard(
             shown = decode_samples(bar, reader)
             match config:
                 case AnnotationsDetect():
-                    require_pixels_of_shard(samples, config, {}, where=str(input_manifest(kept, "source")))
+                    require_boxes_of_shard(samples, config, {}, where=str(input_manifest(kept, "source")))
                     found = given_rows(shown, config, {}, left_out)
                 case BoxesJsonDetect() | BoxesFilesDetect():
                     source_keys = {source.key: source.source_key for _, source in samples}
                     row_type = ExternalBoxesRow if isinstance(config, BoxesJsonDetect) else OwnBoxesRow
                     external = rows_for(inputs[1], row_type, source_keys)
-                    if isinstance(config, BoxesFilesDetect):
-                        match_labels(source_keys, external, where=config.path)
-                    require_pixels_of_shard(samples, config, external, where=config.path)
+                    require_boxes_of_shard(samples, config, external, where=config.path)
                     found = given_rows(shown, config, external, left_out)
                 case YoloDetect() if samples:
                     detector = _detector(config, inputs[1], batch_size=batch_size, device=device)

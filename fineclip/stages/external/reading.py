@@ -86,7 +86,7 @@ def import_annotations(manifest: Path, config: ExternalConfig, *, kind: str, nam
 
     def rows() -> list[ExternalBoxesRow] | list[ExternalCaptionsRow]:
         log.info("%s.%s: reading %s, %.0f MB", kind, name, path, path.stat().st_size / 1e6)
-        rows = list(boxes_in(path, config)) if isinstance(config, BoxesJsonDetect) else list(captions_in(path))
+        rows = boxes_of_entry(config) if isinstance(config, BoxesJsonDetect) else list(captions_in(path))
         if not rows:
             raise DataError(f"{path}: holds no image. Check that it is the right file.")
         log.info("%d regions of %d images", sum(len(row.regions) for row in rows), len(rows))
@@ -100,13 +100,35 @@ def _import_own(manifest: Path, config: BoxesFilesDetect, *, where: str) -> None
 
     def rows() -> list[OwnBoxesRow]:
         log.info("%s: reading %s, %d files", where, config.path, len(files.labels))
-        rows = list(own_boxes_in(config, files))
-        require_no_fractions((row.framed() for row in rows if not row.fractions), where=config.path)
+        rows = _own_boxes(config, files)
         log.info("%d regions of %d images", sum(len(row.regions) for row in rows), len(rows))
         return rows
 
     declared = replace(IMPORT_ANNOTATIONS, row=OwnBoxesRow)
     declared.write_table(manifest, table_identity(config), files.hashes(config.path), rows)
+
+
+def boxes_of_entry(config: BoxesJsonDetect | BoxesFilesDetect) -> list[ExternalBoxesRow]:
+    """Return the rows of the table of an entry of `detect`.
+
+    Args:
+        config: Entry with a JSON or with own boxes; its limits are not applied here.
+
+    Returns:
+        Rows in file order.
+
+    Raises:
+        DataError: A file is absent, cannot be read or has another form, or boxes in pixels are fractions.
+    """
+    if isinstance(config, BoxesFilesDetect):
+        return list(_own_boxes(config, box_files(config)))
+    return list(boxes_in(Path(config.path), config))
+
+
+def _own_boxes(config: BoxesFilesDetect, files: BoxFiles) -> list[OwnBoxesRow]:
+    rows = list(own_boxes_in(config, files))
+    require_no_fractions((row.framed() for row in rows if not row.fractions), where=config.path)
+    return rows
 
 
 def own_boxes_in(config: BoxesFilesDetect, files: BoxFiles) -> Iterator[OwnBoxesRow]:
