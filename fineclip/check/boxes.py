@@ -31,6 +31,7 @@ class BoxAudit:
         self._part, self._findings = f"detect.{config.regions}", findings
         self._config = None if isinstance(entry, YoloDetect) else entry
         self._samples: list[tuple[FilterRow, SourceRow]] = []
+        self._turned: list[bool] = []
         self._classes, self._boxes = Counter[str](), 0
         self._listed: list[ExternalBoxesRow] = []
         self._names: ImageNames | None = None
@@ -45,6 +46,7 @@ class BoxAudit:
             key=row.key, kept=True, width=image.width, height=image.height, format=image.format, sha256=image.sha256
         )
         self._samples.append((header, row))
+        self._turned.append(image.turned)
         if len(self._samples) == SAMPLES_AT_ONCE:
             self._flush()
 
@@ -66,7 +68,7 @@ class BoxAudit:
 
     def _flush(self) -> None:
         """Apply the rules of `detect` to the samples that wait."""
-        samples, self._samples = self._samples, []
+        samples, turned, self._samples, self._turned = self._samples, self._turned, [], []
         if self._config is None or not samples:
             return
         where, left_out = getattr(self._config, "path", "the boxes of the source"), Counter[str]()
@@ -74,7 +76,7 @@ class BoxAudit:
             external = self._external(samples)
             with self._findings.from_log(self._part):
                 require_boxes_of_shard(samples, self._config, external, where=where)
-            undecoded = [_undecoded(header, source) for header, source in samples]
+            undecoded = [_undecoded(*sample, turned=one) for sample, one in zip(samples, turned, strict=True)]
             rows = given_rows(undecoded, self._config, external, left_out)
             for (_, source), row in zip(samples, rows, strict=True):
                 self._add_row(source, row, external)
@@ -129,6 +131,6 @@ class BoxAudit:
             self._findings.add(self._part, text, count=len(unnamed), example=Example(repr(unnamed[0])))
 
 
-def _undecoded(header: FilterRow, source: SourceRow) -> DecodedSample:
+def _undecoded(header: FilterRow, source: SourceRow, *, turned: bool) -> DecodedSample:
     row = DetectRow(key=source.key, kept=True, width=header.width, height=header.height, regions=[])
-    return DecodedSample(source, row, None)
+    return DecodedSample(source, row, None, turned)

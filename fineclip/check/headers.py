@@ -10,7 +10,7 @@ from typing import NamedTuple
 from fineclip.errors import ShardError
 from fineclip.models.batches import batches
 from fineclip.shards import ByteRangeReader, SourceRow
-from fineclip.shards.images import read_header
+from fineclip.shards.images import read_header_and_turn
 
 ROWS_AT_ONCE = 256
 WAITING = 4  # blocks of rows per process that are sent ahead, so that memory does not depend on the number of rows
@@ -26,6 +26,7 @@ class Measured(NamedTuple):
         height: Height in pixels; 0 if the header cannot be read.
         format: Name of the format; None if the header cannot be read.
         sha256: Hash of the bytes, hexadecimal.
+        turned: Whether EXIF states another orientation than that of the stored pixels.
         error: Why the bytes cannot be read; None if they can.
     """
 
@@ -33,6 +34,7 @@ class Measured(NamedTuple):
     height: int
     format: str | None
     sha256: str
+    turned: bool = False
     error: str | None = None
 
 
@@ -77,7 +79,7 @@ def _measure_one(place: Place, reader: ByteRangeReader) -> Measured:
     try:
         content = reader.read(*place)
     except ShardError as error:
-        return Measured(0, 0, None, "", str(error))
-    header = read_header(content)
+        return Measured(0, 0, None, "", error=str(error))
+    header, turned = read_header_and_turn(content)
     width, height, image_format = header or (0, 0, None)
-    return Measured(width, height, image_format, hashlib.sha256(content).hexdigest())
+    return Measured(width, height, image_format, hashlib.sha256(content).hexdigest(), turned)

@@ -38,6 +38,7 @@ PLUGINS = {  # importing them registers the formats with Pillow; that of JPEG al
     "TIFF": TiffImagePlugin,
 }
 SCALED_GRAY = {"L;2": 85, "L;4": 17}  # factor from the values in a PNG to 8 bits
+ORIENTATION, TURNED = 0x0112, range(2, 9)  # EXIF tag, and its values if pixels are stored turned or mirrored
 WHITE_IS_ZERO = 0  # value of the TIFF tag of that name
 
 # Exceptions that Pillow's decoders raise on damaged files.
@@ -93,6 +94,23 @@ def read_header(content: bytes) -> Header | None:
         return _opened(content)[1]
     except UndecodableImage:
         return None
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Return whether EXIF states that an image, opened or decoded, is shown in another orientation than it is stored."""
+    try:
+        return image.getexif().get(ORIENTATION) in TURNED
+    except _BROKEN:
+        return False
+
+
+def read_header_and_turn(content: bytes) -> tuple[Header | None, bool]:
+    """Return what `read_header` and `is_turned` return, without decoding pixels."""
+    try:
+        image, header = _opened(content)
+    except UndecodableImage:
+        return None, False
+    return header, image is not None and is_turned(image)
 
 
 def decode(content: bytes) -> Image.Image:

@@ -22,7 +22,7 @@ from fineclip.models.batches import batches
 from fineclip.readers.boxes import FramedBoxes, StatedSize, require_pixels
 from fineclip.readers.names import canonical_name
 from fineclip.shards import ByteRangeReader, DetectRow, FilterRow, SourceRow, input_manifest, kept_rows
-from fineclip.shards.images import UndecodableImage, decode
+from fineclip.shards.images import UndecodableImage, decode, is_turned
 from fineclip.stages.declaration import Input, Stage, stage
 from fineclip.stages.external.annotation_tables import (
     ExternalBoxesRow,
@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 GivenBoxes = AnnotationsDetect | BoxesJsonDetect | BoxesFilesDetect
 
 ENOUGH = 10  # images of a shard; if so many have no label at all, labels and images probably have other names
-ORIENTATION = 0x0112  # EXIF tag; 1: the pixels are stored as they are shown
 
 
 class GivenImage(NamedTuple):
@@ -55,11 +54,12 @@ class GivenImage(NamedTuple):
 
 
 class DecodedSample(NamedTuple):
-    """A sample: its source row, its row without regions, and its image in RGB, None for a dropped sample."""
+    """A sample: source row, row without regions, image in RGB or None for a dropped sample, and whether EXIF turns the image."""
 
     source: SourceRow
     row: DetectRow
     image: Image.Image | None
+    turned: bool = False
 
 
 def decode_samples(samples: Iterable[tuple[FilterRow, SourceRow]], reader: ByteRangeReader) -> Iterator[DecodedSample]:
@@ -85,7 +85,7 @@ def decode_samples(samples: Iterable[tuple[FilterRow, SourceRow]], reader: ByteR
         if image is not None and image.size != (width, height):
             image, reason = None, "size-mismatch"
         row = DetectRow(key=source.key, kept=not reason, reason=reason, width=width, height=height, regions=[])
-        yield DecodedSample(source, row, image)
+        yield DecodedSample(source, row, image, turned=image is not None and is_turned(image))
 
 
 def given_regions(
@@ -269,9 +269,9 @@ def given_rows(
         ConfigError: The source has no boxes.
         DataError: A box has an edge that is not finite.
     """
-    for source, row, image in samples:
+    for source, row, _, turned in samples:
         given = boxes_of(source, config, external, width=row.width, height=row.height)
-        reason, regions = row.reason or _mismatch(row, given, image), list[Region]()
+        reason, regions = row.reason or _mismatch(row, given, turned=turned), list[Region]()
         if given and not reason:
             try:
                 regions, rejected = given_regions(given.boxes, width=row.width, height=row.height, config=config)
@@ -281,10 +281,10 @@ def given_rows(
         yield replace(row, kept=reason is None, reason=reason, regions=regions)
 
 
-def _mismatch(row: DetectRow, given: GivenImage | None, image: Image.Image | None) -> str | None:
+def _mismatch(row: DetectRow, given: GivenImage | None, *, turned: bool) -> str | None:
     if given is None:
         return "not-listed"
-    if given.are_of_fractions and given.boxes and image is not None and image.getexif().get(ORIENTATION, 1) > 1:
+    if given.are_of_fractions and given.boxes and turned:
         return "turned"
     return "other-size" if given.size.is_other_than(row.width, row.height) else None
 
@@ -301,8 +301,8 @@ def detected_rows(shown: Iterable[DecodedSample], detector: "Detector", *, batch
         Rows in the order of the samples.
     """
     for batch in batches(shown, batch_size):
-        found = iter(detector.find([image for *_, image in batch if image is not None]))
-        for _, row, image in batch:
+        found = iter(detector.find([one.image for one in batch if one.image is not None]))
+        for _, row, image, _ in batch:
             yield row if image is None else replace(row, regions=list(next(found)))
 
 

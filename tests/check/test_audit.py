@@ -180,6 +180,20 @@ def test_boxes_of_files(tmp_path: Path) -> None:
     assert finding(audited(values), "0.txt").severity == "error"
 
 
+def test_boxes_in_fractions_of_an_image_that_exif_turns(tmp_path: Path) -> None:
+    values = folder(tmp_path / "in")
+    image = Image.open(tmp_path / "in/1.jpg")
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "in/1.jpg", exif=exif)
+    (tmp_path / "labels").mkdir()
+    for number in range(IMAGES):
+        (tmp_path / f"labels/{number}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    labels = {"engine": "boxes_files", "format": "yolo", "path": str(tmp_path / "labels"), "labels": False}
+    values["detect"]["boxes"], values["plan"]["regions"] = labels, "boxes"
+    assert finding(audited(values), "turned: ").count == 1
+
+
 # --- texts
 
 
