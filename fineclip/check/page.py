@@ -2,6 +2,8 @@
 
 import base64
 import io
+import itertools
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,29 +17,32 @@ from fineclip.shards import ByteRangeReader
 from fineclip.shards.images import decode
 
 THUMBNAIL_PX = 160
-TEXT_COLUMNS = 78  # of a finding in the terminal
-EXAMPLE_COLUMNS = 60
+TEXT_COLUMNS, EXAMPLE_COLUMNS = 72, 40  # of the terminal
 
 
 def terminal_table(audit: Audit) -> str:
-    """Return the findings as text, one line each: severity, count, part, text, example."""
-    rows = [
-        (
-            finding.severity,
-            counted(finding),
-            finding.part,
-            _shortened(finding.text, TEXT_COLUMNS),
-            _shortened(finding.example.text, EXAMPLE_COLUMNS) if finding.example else "",
-        )
-        for finding in audit.findings.sorted()
-    ]
+    """Return the findings as text: severity, count, part, text and example of each; long texts take several lines."""
     header = ("severity", "count", "part", "finding", "example")
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [header, *rows]
+    rows = [_cells(finding) for finding in audit.findings.sorted()]
+    widths = [
+        max(map(len, (title, *(line for row in rows for line in row[column])))) for column, title in enumerate(header)
     ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+    lines = [header, tuple("-" * width for width in widths)]
+    for row in rows:
+        lines += itertools.zip_longest(*row, fillvalue="")
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _cells(finding: Finding) -> tuple[list[str], ...]:
+    """Return the lines of each cell of a row."""
+    example = finding.example.text if finding.example else ""
+    return (
+        [finding.severity],
+        [counted(finding)],
+        [finding.part],
+        textwrap.wrap(" ".join(finding.text.split()), TEXT_COLUMNS),
+        textwrap.wrap(" ".join(example.split()), EXAMPLE_COLUMNS, max_lines=2, placeholder=" ..."),
+    )
 
 
 def html_page(audit: Audit, *, dataset: str) -> str:
@@ -88,8 +93,3 @@ def _thumbnail(picture: Picture, reader: ByteRangeReader) -> str | None:
     encoded = io.BytesIO()
     shown.save(encoded, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode("ascii")
-
-
-def _shortened(text: str, columns: int) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= columns else text[: columns - 1] + "…"

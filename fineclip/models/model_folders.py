@@ -1,11 +1,11 @@
 """Read the JSON files of model folders. A key that is absent is an error that names it. torch is not imported."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fineclip.errors import CheckpointError, FineclipError
+from fineclip.readers.json_documents import parse_json
 
 MOST_BYTES = 50_000_000  # the index of the largest published models has 1 MB
 
@@ -27,7 +27,7 @@ def read_object(path: Path, *, what: str, error: type[FineclipError] = Checkpoin
     try:
         if path.stat().st_size > MOST_BYTES:
             raise error(f"{path}: has {path.stat().st_size:,} bytes, which is too large for {what}")
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = parse_json(path.read_bytes())
     except OSError as problem:
         raise error(f"{path}: cannot be read as {what}: {problem.strerror}") from None
     except (ValueError, RecursionError) as problem:

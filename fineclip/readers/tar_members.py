@@ -114,6 +114,7 @@ def index_tar(tar: Path) -> TarIndex:
             members.append(Member(name, kind, place, content))
     for damage in damages:
         digest.update(f"{damage}\n".encode())
+    _log_parts(tar, entries)
     _log_losses(tar, skipped, [entries[index] for index, target in targets.items() if target is None], damages)
     return TarIndex(members, damages, digest.hexdigest())
 
@@ -208,6 +209,13 @@ def _why_skipped(name: str, kind: Kind | None) -> str:
         return "hidden"
     suffix = PurePosixPath(basename).suffix.lower()
     return (suffix if suffix.isprintable() else ascii(suffix))[:20] or "without a suffix"
+
+
+def _log_parts(tar: Path, entries: Sequence[Entry]) -> None:
+    if joined := max((entry.archive for entry in entries), default=0):
+        log.info("%s: %d tars are joined in this file; all are read", tar, joined + 1)
+    if links := sum(entry.kind in LINKS for entry in entries):
+        log.info("%s: %d members are links to other members", tar, links)
 
 
 def _log_losses(tar: Path, skipped: Counter[str], broken: Sequence[Entry], damages: Sequence[Damage]) -> None:

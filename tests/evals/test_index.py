@@ -174,7 +174,7 @@ def test_boxes_outside_the_limits_are_left_out(coco: Path, manifest: Path) -> No
 
 def test_limits_are_those_of_the_part_inside_the_image(coco: Path, manifest: Path) -> None:
     def resize(content: dict[str, Any]) -> None:
-        boxes = ([-28, 0, 36, 4], [-100, 0, 116, 20])  # inside 8 x 4, less than 8 squared, and 16 x 20
+        boxes = ([-1, 0, 9, 4], [-2, 0, 18, 20])  # inside 8 x 4, and 16 x 20
         content["annotations"][0]["segments_info"] = [{"id": 1, "category_id": 1, "bbox": box} for box in boxes]
 
     edit(coco / PANOPTIC, resize)

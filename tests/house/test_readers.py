@@ -11,10 +11,10 @@ PARSERS = {"json": {"load", "loads"}, "csv": {"reader", "DictReader"}, "codecs":
 
 # Calls that read no file of a user, by file: what they read.
 INTERNAL = {
+    "check/page.py": {".decode"},  # base64
     "cli/options.py": {"json.loads"},  # a word of the command line
     "evals/evaluate.py": {"json.loads"},  # scores of an earlier job
     "evals/index.py": {"json.loads"},  # classes beside an index
-    "models/architecture.py": {"json.loads"},  # the configuration of a model
     "models/flops.py": {"csv.DictReader"},  # a table of the package
     "report/costs.py": {"csv.DictReader"},  # Snakemake's benchmark files
     "report/result_files.py": {".decode"},  # the end of a log
