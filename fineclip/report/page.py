@@ -14,6 +14,7 @@ from fineclip.report.costs import StageCost, collect_costs
 from fineclip.report.funnel import Funnel, collect_funnel
 from fineclip.report.headline import Finding, main_finding
 from fineclip.report.line_chart import Chart, line_chart
+from fineclip.report.overlap import Overlap, collect_overlaps
 from fineclip.report.provenance import Provenance, collect_provenance
 from fineclip.report.result_files import Problem, ResultFiles
 from fineclip.report.runs import RunRecord, collect_runs
@@ -37,6 +38,7 @@ class Report:
     funnel: Funnel
     kept: tuple[KeptTile, ...]
     dropped: tuple[DroppedTile, ...]
+    overlaps: tuple[Overlap, ...]
     tables: tuple[Table, ...]
     losses: tuple[Chart, ...]
     costs: tuple[StageCost, ...]
@@ -75,6 +77,7 @@ def collect_report(config: Config, root: Path) -> Report:
         funnel=funnel,
         kept=kept_tiles(funnel, files),
         dropped=dropped_tiles(funnel, files),
+        overlaps=collect_overlaps(config, files),
         tables=tables,
         losses=charts.loss_charts(records, images),
         costs=collect_costs(config, files),
