@@ -82,7 +82,8 @@ def audit(config: Config, *, images: int | None, processes: int) -> Audit:
     for row, image, reason in _filtered(rows, config.filter, processes):
         example = Example(f"{row.source_key}: {_first_caption(row)}", _picture(row))
         if image.error is not None:
-            result.findings.add("source", f"cannot be read: {image.error}", "error", count=1, example=example)
+            text = f"images that cannot be read: {image.error}"
+            result.findings.add("source", text, "error", kind="cannot be read", count=1, example=example)
             continue
         sizes[image.width, image.height] += 1
         for caption in row.captions:
