@@ -6,13 +6,12 @@ A sample is uniform: the first rows of the shuffled index, or the first shards o
 decoded, and nothing is written here.
 """
 
-import hashlib
-import itertools
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 from fineclip.check.boxes import BoxAudit
@@ -30,14 +29,14 @@ from fineclip.config import (
 )
 from fineclip.config.evaluation import MiniatureTest
 from fineclip.errors import FineclipError
-from fineclip.evals.index import benchmark_data, missing
-from fineclip.shards import SourceRow
-from fineclip.stages.external.reading import captions_in
-from fineclip.stages.filter import FILTER, apply_rules
+from fineclip.evals.index import benchmark_data, benchmark_row, missing, require_some
+from fineclip.shards import BenchmarkRow, SourceRow
+from fineclip.stages.external.reading import captions_of_entry
+from fineclip.stages.filter import FILTER, apply_rules, caption_rejection_reason
 from fineclip.stages.source import SOURCE
 from fineclip.stages.source.coco import coco_samples
 from fineclip.stages.source.folder import folder_samples
-from fineclip.stages.source.shard import numbered, shuffled
+from fineclip.stages.source.shard import shuffled
 from fineclip.stages.source.shard_plan import longest_prefix, planned_shards
 from fineclip.stages.source.webdataset import tar_samples
 from fineclip.types import Candidate
@@ -77,7 +76,7 @@ def audit(config: Config, *, images: int | None, processes: int) -> Audit:
     benchmarks = {name: _benchmark_hashes(name, config, result.findings) for name in config.plan.benchmarks}
     boxes = BoxAudit(config, result.findings)
     _audit_captions_json(config, result.findings)
-    rows = _first(numbered(_rows(config, result.findings), "check-{:07d}"), images, result)
+    rows = _first(_rows(config, result.findings), images, result)
     sizes, captions = Counter[tuple[int, int]](), CaptionCounts()
     for row, image, reason in _filtered(rows, config.filter, processes):
         example = Example(f"{row.source_key}: {_first_caption(row)}", _picture(row))
@@ -88,6 +87,7 @@ def audit(config: Config, *, images: int | None, processes: int) -> Audit:
         sizes[image.width, image.height] += 1
         for caption in row.captions:
             captions.add(caption)
+            _add_rejected(caption, row, config.filter, result.findings)
         if reason is not None:
             result.findings.add("filter", f"{reason}: {FILTER.reasons[reason]}", count=1, example=example)
         else:
@@ -105,7 +105,7 @@ def audit(config: Config, *, images: int | None, processes: int) -> Audit:
 
 def _first(rows: Iterator[SourceRow], images: int | None, result: Audit) -> Iterator[SourceRow]:
     """Yield the kept ones of the first rows; count all of them, and tally the dropped ones by reason."""
-    for row in itertools.islice(rows, images):
+    for row in islice(rows, images):
         result.images += 1
         if row.kept:
             yield row
@@ -116,14 +116,17 @@ def _first(rows: Iterator[SourceRow], images: int | None, result: Audit) -> Iter
 
 
 def _rows(config: Config, findings: Findings) -> Iterator[SourceRow]:
-    """Yield the rows of a source in the order in which scales use them. An error ends the rows of its shard."""
+    """Yield the rows of a source in the order in which scales use them, with keys SHARD/NUMBER. An error ends those of its tar."""
     match config.source:
         case FolderSource() | CocoSource() as source:
-            yield from _without_error(partial(_listed, source), findings)
+            rows = _without_error(partial(_listed, source), findings)
+            for number, row in enumerate(rows):
+                yield replace(row, key=f"{number // source.images_per_shard}/{number}")
         case WebDatasetSource() as source:
             for shard in longest_prefix(config, planned_shards(source)):
-                for tar in shard.tars:
-                    yield from _without_error(partial(_in_tar, tar), findings)
+                rows = chain.from_iterable(_without_error(partial(_in_tar, tar), findings) for tar in shard.tars)
+                for number, row in enumerate(rows):
+                    yield replace(row, key=f"{shard.name}/{number}")
         case MiniatureSource():
             findings.add("source", "the package draws the images: nothing to check", "note")
 
@@ -172,15 +175,20 @@ def _benchmark_hashes(name: str, config: Config, findings: Findings) -> frozense
     if absent := missing(benchmark):
         findings.add(part, f"is left out: {absent}", "error" if benchmark.if_missing == "error" else "warning")
         return frozenset()
-    hashes = set[str]()
+    rows: list[BenchmarkRow] = []
     try:
         with findings.from_log(part):
-            for image in benchmark_data(benchmark, Path(), name).read().images:
-                hashes.add(hashlib.sha256(image.content).hexdigest())
+            images = benchmark_data(benchmark, Path(), name).read().images
+            rows.extend(benchmark_row("", image, benchmark) for image in images)
+        require_some(rows, name, benchmark)
     except FineclipError as error:
         findings.add(part, str(error), "error")
-    findings.add(part, "images", "note", count=len(hashes))
-    return frozenset(hashes)
+    findings.add(part, "images", "note", count=len(rows))
+    for row in rows:
+        if not row.kept:
+            picture = Picture(row.file, row.offset, row.size)
+            findings.add(part, f"images dropped: {row.reason}", count=1, example=Example(row.file, picture))
+    return frozenset(row.sha256 for row in rows)
 
 
 def _tally_overlap(name: str, config: Config, findings: Findings, example: Example) -> None:
@@ -203,7 +211,7 @@ def _audit_captions_json(config: Config, findings: Findings) -> None:
     if isinstance(entry, CaptionsJsonCaption):
         try:
             with findings.from_log(part):
-                regions = sum(len(row.regions) for row in captions_in(Path(entry.path)))
+                regions = sum(len(row.regions) for row in captions_of_entry(entry))
             findings.add(part, "captions of regions", "note", count=regions)
         except FineclipError as error:
             findings.add(part, str(error), "error")
@@ -228,6 +236,14 @@ def _describe(sizes: Mapping[tuple[int, int], int], captions: CaptionCounts, fin
             count=captions.long,
             of=captions.captions,
         )
+
+
+def _add_rejected(caption: str, row: SourceRow, config: FilterConfig, findings: Findings) -> None:
+    """Count a caption that the filter rejects beside others that it keeps."""
+    reason = caption_rejection_reason(caption, config) if len(row.captions) > 1 else None
+    if reason is not None:
+        example = Example(f"{row.source_key}: {caption}", _picture(row))
+        findings.add("filter", f"captions left out as {reason}: {FILTER.reasons[reason]}", count=1, example=example)
 
 
 def _first_caption(row: SourceRow) -> str:

@@ -14,7 +14,6 @@ from fineclip.stages.external.annotation_tables import ExternalBoxesRow
 from fineclip.stages.external.reading import boxes_of_entry
 from fineclip.types import LabeledBox
 
-SAMPLES_AT_ONCE = 5000  # as many as a shard has by default: the boxes of a shard decide about their unit
 HUGE = 0.95  # of the area of the image
 
 
@@ -39,16 +38,16 @@ class BoxAudit:
             self._read_entry(entry)
 
     def add(self, row: SourceRow, image: Measured) -> None:
-        """Add a sample that the filter keeps."""
+        """Add a sample that the filter keeps. The samples of a shard, SHARD of their keys SHARD/NUMBER, follow one another."""
         if self._config is None:
             return
         header = FilterRow(
             key=row.key, kept=True, width=image.width, height=image.height, format=image.format, sha256=image.sha256
         )
+        if self._samples and _shard_of(self._samples[-1][1]) != _shard_of(row):
+            self._flush()
         self._samples.append((header, row))
         self._turned.append(image.turned)
-        if len(self._samples) == SAMPLES_AT_ONCE:
-            self._flush()
 
     def finish(self) -> None:
         """Add the findings about the samples that remain, and about classes."""
@@ -129,6 +128,10 @@ class BoxAudit:
         if unnamed:
             text = "classes whose names have no letter: a region is captioned by the name of its class"
             self._findings.add(self._part, text, count=len(unnamed), example=Example(repr(unnamed[0])))
+
+
+def _shard_of(row: SourceRow) -> str:
+    return row.key.partition("/")[0]
 
 
 def _undecoded(header: FilterRow, source: SourceRow, *, turned: bool) -> DecodedSample:

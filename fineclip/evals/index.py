@@ -113,13 +113,10 @@ def index_benchmark(manifest: Path, config: BenchmarkConfig) -> None:
     also = ([classes] if has_boxes else []) + ([tar] if isinstance(config.source, MiniatureTest) else [])
     with TableWriter(job, BenchmarkRow, also=also) as table:
         contents = data.read()
-        table.write_all(_row(f"{name}-{index:06d}", image, config) for index, image in enumerate(contents.images))
-        if not any(row.kept for row in table.rows):
-            what = "box of the configured sizes" if has_boxes else "caption"
-            raise DataError(
-                f"{manifest.stem}: none of its {len(table.rows)} images has a {what}."
-                f" Check benchmarks.{manifest.stem}.source."
-            )
+        table.write_all(
+            benchmark_row(f"{name}-{index:06d}", image, config) for index, image in enumerate(contents.images)
+        )
+        require_some(table.rows, manifest.stem, config)
         if has_boxes:
             content = json.dumps([one._asdict() for one in contents.classes], ensure_ascii=False, indent=1)
             write_text(classes, content + "\n")
@@ -184,7 +181,24 @@ def benchmark_data(config: BenchmarkConfig, tar: Path, name: str) -> BenchmarkDa
             return BenchmarkData(list_inputs(source, listed), listed, partial(list_contents, listed))
 
 
-def _row(key: str, image: BenchmarkImage, config: BenchmarkConfig) -> BenchmarkRow:
+def require_some(rows: Sequence[BenchmarkRow], name: str, config: BenchmarkConfig) -> None:
+    """Check that a benchmark keeps an image.
+
+    Args:
+        rows: All of its images.
+        name: Name of the benchmark, for messages.
+        config: Its section.
+
+    Raises:
+        DataError: No image is kept.
+    """
+    if not any(row.kept for row in rows):
+        what = "box of the configured sizes" if isinstance(config, BoxesBenchmark) else "caption"
+        raise DataError(f"{name}: none of its {len(rows)} images has a {what}. Check benchmarks.{name}.source.")
+
+
+def benchmark_row(key: str, image: BenchmarkImage, config: BenchmarkConfig) -> BenchmarkRow:
+    """Return the row of an image of a benchmark, kept or dropped with its reason."""
     boxes: list[BenchmarkBox] = []
     captions, reason = image.captions, "no-text"
     if isinstance(config, BoxesBenchmark):

@@ -36,6 +36,10 @@ class StatedSize(NamedTuple):
         """Return whether a stated side differs from that of the stored image."""
         return self.width not in (None, width) or self.height not in (None, height)
 
+    def or_else(self, other: "StatedSize") -> "StatedSize":
+        """Return this size, with the sides of another one where this one has none."""
+        return StatedSize(*(one if one is not None else theirs for one, theirs in zip(self, other, strict=True)))
+
     def __str__(self) -> str:
         return f"{'?' if self.width is None else self.width} x {'?' if self.height is None else self.height}"
 

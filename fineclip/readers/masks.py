@@ -95,11 +95,12 @@ def _boxes_of_part(ids_HW: np.ndarray, top: int) -> list[tuple[int, Box]]:
     return [(number, Box(*box)) for number, box in zip(ids.tolist(), edges.tolist(), strict=True)]
 
 
-def read_ids(path: Path) -> np.ndarray:
+def read_ids(path: Path, *, void: int | None = None) -> np.ndarray:
     """Return the id of each pixel of a PNG: (H, W), whole numbers.
 
     Args:
-        path: Gray, RGB or palette PNG. Of a palette the indices count, and `VOID` is background; a transparent pixel is background.
+        path: Gray, RGB or palette PNG. Of a palette the indices count; a transparent pixel is background.
+        void: Index of a palette that is background; None: none but 0.
 
     Returns:
         Ids; 0 is background.
@@ -119,8 +120,8 @@ def read_ids(path: Path) -> np.ndarray:
         raise DataError(
             f"{path}: cannot be read as a PNG: {error}. Masks must be PNG files, which lose nothing."
         ) from None
-    if mode == "P":
-        return np.where(pixels == VOID, 0, pixels)
+    if mode == "P" and void is not None:
+        return np.where(pixels == void, 0, pixels)
     if pixels.ndim == 2:
         return pixels
     channels = pixels.shape[-1] - (mode in ("LA", "RGBA"))
@@ -144,7 +145,7 @@ def mask_boxes(path: Path) -> tuple[list[Box], tuple[int, int]]:
     Raises:
         DataError: The file cannot be read, or has more than `MOST_INSTANCES` different pixels.
     """
-    ids_HW = read_ids(path)
+    ids_HW = read_ids(path, void=VOID)
     try:
         boxes = boxes_of_ids(ids_HW)
     except ValueError as error:

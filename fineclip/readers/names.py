@@ -3,8 +3,8 @@ r"""Lookup of images by the names that tables, JSON files and text files state.
 FileNames     names match exactly; otherwise with `\` as `/`, without `./` and in Unicode's composed form (NFC), if exactly one
               file matches. Folders, suffix and case must agree: a path of another machine matches nothing.
 ImageNames    for JSON files of other authors, whose images have other folders: `train2017/000000000009.jpg`,
-              `000000000009.jpg` and `000000000009` may be one image. The suffix of an image format is ignored, and of two
-              names the one with fewer folders must be the end of the other: `b/9.jpg` matches `a/b/9.jpg` and not `a/9.jpg`.
+              `000000000009.jpg` and `000000000009` may be one image. The suffix of an image format is compared if both
+              names have one, and of two names the one with fewer folders must be the end of the other: `b/9.jpg` matches `a/b/9.jpg` and not `a/9.jpg`.
 """
 
 import logging
@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from fineclip.errors import DataError
-from fineclip.readers.files import Listing, is_image
+from fineclip.readers.files import IMAGE_SUFFIXES, JPEG_SUFFIXES, Listing, is_image
 from fineclip.readers.text import to_valid_utf8
 
 log = logging.getLogger(__name__)
@@ -120,10 +120,10 @@ class ImageNames:
     def __init__(self, names: Sequence[str], *, where: str) -> None:
         self._names, self._where = names, where
         self._exact = {name: place for place, name in enumerate(names)}
-        self._by_last: defaultdict[Parts, list[tuple[Parts, int]]] = defaultdict(list)
+        self._by_last: defaultdict[Parts, list[tuple[Parts, str, int]]] = defaultdict(list)
         for place, name in enumerate(names):
             parts = parts_of(name)
-            self._by_last[parts[-1:]].append((parts, place))
+            self._by_last[parts[-1:]].append((parts, _format_of(name), place))
 
     def find(self, sample: str) -> int | None:
         """Return the index of the image that a source key names, or None.
@@ -139,9 +139,13 @@ class ImageNames:
         """
         if sample in self._exact:
             return self._exact[sample]
-        parts = parts_of(sample)
+        parts, image_format = parts_of(sample), _format_of(sample)
         similar = self._by_last.get(parts[-1:], ())
-        agreeing = {place: n for found, place in similar if (n := _agreement(parts, found))}
+        agreeing = {
+            place: n
+            for found, other, place in similar
+            if (not other or not image_format or other == image_format) and (n := _agreement(parts, found))
+        }
         longest = max(agreeing.values(), default=0)
         places = [place for place, n in agreeing.items() if n == longest]
         if len(places) > 1:
@@ -158,6 +162,12 @@ def parts_of(name: str) -> Parts:
     if parts and is_image(parts[-1]):
         parts[-1] = parts[-1].rpartition(".")[0]
     return tuple(parts)
+
+
+def _format_of(name: str) -> str:
+    """Return the suffix of an image format, in one spelling; empty for a name without one."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return ".jpg" if suffix in JPEG_SUFFIXES else suffix if suffix in IMAGE_SUFFIXES else ""
 
 
 def _agreement(one: Parts, other: Parts) -> int:

@@ -57,6 +57,11 @@ def _box(found: Element, where: str) -> ScoredBox:
             f"{where} ({name}): xmin, ymin, xmax, ymax are {left:g}, {upper:g}, {right:g}, {lower:g}: the last edge lies before the"
             " first. Correct them."
         )
+    if 0 <= left < right <= 1 and 0 <= upper < lower <= 1:
+        raise DataError(
+            f"{where} ({name}): xmin, ymin, xmax, ymax are {left:g}, {upper:g}, {right:g}, {lower:g}: these are fractions, expected"
+            " pixels from 1 on. Multiply them by the width and height of the image."
+        )
     return ScoredBox(Box(left - 1, upper - 1, right, lower), to_valid_utf8(name))
 
 

@@ -20,7 +20,6 @@ from fineclip.config import AnnotationsDetect, BoxesFilesDetect, BoxesJsonDetect
 from fineclip.errors import ConfigError, DataError
 from fineclip.models.batches import batches
 from fineclip.readers.boxes import FramedBoxes, StatedSize, require_pixels
-from fineclip.readers.names import canonical_name
 from fineclip.shards import ByteRangeReader, DetectRow, FilterRow, SourceRow, input_manifest, kept_rows
 from fineclip.shards.images import UndecodableImage, decode, is_turned
 from fineclip.stages.declaration import Input, Stage, stage
@@ -29,6 +28,7 @@ from fineclip.stages.external.annotation_tables import (
     OwnBoxesRow,
     annotations_input,
     engine_inputs,
+    require_one_image_each,
     rows_for,
 )
 from fineclip.stages.upstream import KeptRows, content_of
@@ -162,7 +162,7 @@ def boxes_of(
 
 
 def match_labels(source_keys: Mapping[str, str], external: Mapping[str, ExternalBoxesRow], *, where: str) -> None:
-    """Check that no two images take the same boxes, and log how many have no file of boxes and therefore no boxes.
+    """Check that the labels are those of the images, and log how many have no file of boxes and therefore no boxes.
 
     Args:
         source_keys: Source key of each sample of a shard by key.
@@ -170,7 +170,7 @@ def match_labels(source_keys: Mapping[str, str], external: Mapping[str, External
         where: Folder or table of the boxes, for messages.
 
     Raises:
-        DataError: None of `ENOUGH` or more images has one, so the names differ, or two images have the same.
+        DataError: None of `ENOUGH` or more images has one, so the names differ.
     """
     without = [source_key for key, source_key in source_keys.items() if key not in external]
     if len(without) == len(source_keys) >= ENOUGH:
@@ -178,14 +178,6 @@ def match_labels(source_keys: Mapping[str, str], external: Mapping[str, External
             f"{where}: names none of the {len(without)} images of this shard; the first is {without[0]}. Names of labels and images"
             " must be equal but for the suffix and leading folders. An image without objects may have an empty label."
         )
-    named: dict[str, str] = {}
-    for key, row in external.items():
-        earlier, name = named.setdefault(row.key, source_keys[key]), source_keys[key]
-        if canonical_name(earlier) != canonical_name(name):
-            raise DataError(
-                f"{where}: the label of {row.key} could be of {earlier} as well as of {name}. Put labels into folders with the names of"
-                " those of the images, or give one of the images another name."
-            )
     if without:
         log.warning(
             "%d of %d images have no label in %s, such as %s", len(without), len(source_keys), where, without[0]
@@ -243,8 +235,10 @@ def require_boxes_of_shard(
         ConfigError: The source has no boxes.
         DataError: Boxes are fractions or beyond the border, no image has a file of boxes, or two images have the same.
     """
+    source_keys = {source.key: source.source_key for _, source in samples}
+    require_one_image_each(source_keys, external, where=where)
     if isinstance(config, BoxesFilesDetect):
-        match_labels({source.key: source.source_key for _, source in samples}, external, where=where)
+        match_labels(source_keys, external, where=where)
     require_pixels_of_shard(samples, config, external, where=where)
 
 

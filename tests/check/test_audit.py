@@ -323,6 +323,73 @@ def test_a_benchmark_without_data(tmp_path: Path) -> None:
     assert finding(audited(values), "is left out").severity == "error"
 
 
+def test_a_benchmark_of_which_nothing_is_left(tmp_path: Path) -> None:
+    values = coco(tmp_path / "in")
+    edit_json(tmp_path / "in/annotations/panoptic_val2017.json", without_segments)
+    result = audited(values)
+    assert finding(result, "has a box of the configured sizes", "error").part == "benchmarks.boxes"
+    assert finding(result, "images dropped: no-box").count == 3
+
+
+def without_segments(values: Any) -> None:
+    for one in values["annotations"]:
+        one["segments_info"] = []
+
+
+# --- files that are read once
+
+
+@pytest.mark.parametrize(
+    ("section", "entry", "content"),
+    [
+        ("detect", {"engine": "boxes_json"}, {"images": [], "annotations": [], "categories": []}),
+        ("caption", {"engine": "captions_json"}, {}),
+    ],
+)
+def test_a_json_without_images(tmp_path: Path, section: str, entry: dict[str, Any], content: dict[str, Any]) -> None:
+    values, path = folder(tmp_path / "in"), tmp_path / "released.json"
+    path.write_text(json.dumps(content))
+    values[section] = values[section] | {"released": entry | {"path": str(path)}}
+    values["plan"] |= {{"detect": "regions", "caption": "captions"}[section]: "released"}
+    assert finding(audited(values), "released.json: holds no image").severity == "error"
+
+
+def test_captions_of_an_image_that_is_kept(tmp_path: Path) -> None:
+    values = folder(tmp_path / "in")
+    (tmp_path / "in/4.txt").write_text("a red dog runs\ndog\na blue dog")
+    found = finding(audited(values), "captions left out as caption-short")
+    assert (found.part, found.severity, found.count) == ("filter", "warning", 1)
+
+
+def test_boxes_are_judged_shard_by_shard(tmp_path: Path) -> None:
+    """Boxes of one tar are of larger images; over all tars, they are less than a tenth."""
+    root = tmp_path / "in"
+    values = tars(root, {f"x{number}.{suffix}": content for number in range(3) for suffix, content in pair(number)})
+    (root / "a.tar").rename(root / "z.tar")
+    boxes = [{"image_id": number, "category_id": 1, "bbox": [60, 40, 60, 60]} for number in range(3)]
+    names = [f"x{number}.jpg" for number in range(3)]
+    for tar in range(2):
+        members = {
+            f"{tar}y{number}.{suffix}": content
+            for number in range(40)
+            for suffix, content in pair(100 * tar + number + 9)
+        }
+        tars(tmp_path / f"more{tar}", members)
+        (tmp_path / f"more{tar}/a.tar").rename(root / f"{tar}.tar")
+        boxes += [{"image_id": len(names) + number, "category_id": 1, "bbox": [1, 1, 30, 30]} for number in range(40)]
+        names += [f"{tar}y{number}.jpg" for number in range(40)]
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "thing"}]}
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    values["detect"]["boxes"] = {"engine": "boxes_json", "path": str(tmp_path / "boxes.json")}
+    values["plan"]["regions"] = "boxes"
+    assert "border" in finding(audited(values), "3 of 3 boxes").text
+
+
+def pair(number: int) -> list[tuple[str, bytes]]:
+    return [("jpg", jpeg(number)), ("txt", b"a photo of a thing")]
+
+
 # --- samples and processes
 
 

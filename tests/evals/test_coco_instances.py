@@ -87,6 +87,8 @@ def test_entries_of_one_image_are_one(tmp_path: Path) -> None:
             [24, 128],
             r"c.jpg: is stored with 64 x 48 px, but .* states 128 x 24",
         ),
+        (("categories", 0, "id"), 7, r"categories\[1\]: 'id' is 7, expected one of its own: 'sky' has it too"),
+        (("annotations", 1, "iscrowd"), "1", r"annotations\[1\]: 'iscrowd' is '1', expected 0 or 1"),
         (("categories", 0, "name"), "cat", "two categories have the name 'cat'"),
         (("categories", 0, "isthing"), "no", r"'isthing' is 'no', expected 0 or 1"),
         (("annotations",), [], "none of its 3 images has a box of the configured sizes"),

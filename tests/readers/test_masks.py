@@ -133,6 +133,12 @@ def test_the_border_of_a_palette_is_background(tmp_path: Path) -> None:
     assert len(mask_boxes(save(tmp_path / "b.png", pixels))[0]) == 3  # in gray it is a value as any other
 
 
+def test_every_index_of_a_palette_counts_where_a_file_is_one_instance(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 6), np.uint8)
+    pixels[1:3, 2:5] = masks.VOID
+    assert (masks.read_ids(save(tmp_path / "a.png", pixels, "P")) > 0).sum() == 6
+
+
 def test_black_is_a_mask_without_instances(tmp_path: Path) -> None:
     assert mask_boxes(save(tmp_path / "a.png", np.zeros((4, 6), np.uint8))) == ([], (6, 4))
     assert mask_boxes(save(tmp_path / "b.png", np.ones((4, 6), bool))) == ([(0, 0, 6, 4)], (6, 4))

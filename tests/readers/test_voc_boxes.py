@@ -87,6 +87,7 @@ def test_a_document_type_is_refused(content: bytes) -> None:
         (xml(cat(9, 1, 2, 2)), r"object 1 \(cat\): xmin, ymin, xmax, ymax are 9, 1, 2, 2: the last edge lies before"),
         (xml(cat(1, 1, 2, 2), cat(1, "1,5", 2, 2)), r"object 2 \(cat\): ymin is '1,5', expected a number with a point"),
         (xml(cat(1, 1, "", 2)), "xmax is ''"),
+        (xml(cat(0.1, 0.2, 0.5, 1)), r"\(cat\): xmin, ymin, xmax, ymax are 0.1, 0.2, 0.5, 1: these are fractions"),
         (xml("<object><name>cat</name></object>"), "has no <bndbox>"),
         (xml("<object><bndbox/></object>"), "has no name"),
         (xml(size="<size><width>6.5</width></size>"), "width is 6.5, expected a whole number"),

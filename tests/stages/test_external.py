@@ -65,6 +65,8 @@ def edges(row: DetectRow) -> list[tuple[float, ...]]:
         (["a/9.jpg", "9.jpg"], "b/9.jpg", 1),
         (["a/9.jpg", "9.jpg"], "x/a/9.jpg", 0),  # the one that says more
         (["9.jpg", "9.png"], "9.png", 1),
+        (["9.jpg"], "9.png", None),
+        (["9.JPEG"], "a/9.jpg", 0),
         (["a/9.jpg"], "b/9.jpg", None),
         (["9.jpg"], "19.jpg", None),
         (["9.jpg"], "", None),

@@ -394,6 +394,15 @@ def test_the_size_is_that_of_the_file_of_the_boxes(tmp_path: Path) -> None:
     assert (row.kept, row.stated_width) == (True, None)
 
 
+def test_a_size_that_only_the_captions_state_counts_for_the_boxes(tmp_path: Path) -> None:
+    captions, instances = captions_json(), instances_json()
+    captions["images"][0] |= {"width": 77, "height": 66}
+    for width, stated in ((None, 77), (88, 88)):  # the file of the boxes comes first
+        instances["images"] = [{"id": 1, "file_name": "1.jpg", "width": width}]
+        row = listed(write(tmp_path / "in", captions, instances))["1.jpg"]
+        assert (row.stated_width, row.stated_height) == (stated, 66)
+
+
 def test_entries_of_one_image_are_one_row(tmp_path: Path) -> None:
     captions = captions_json()
     captions["images"] += [{"id": 11, "file_name": "train2017/1.jpg"}, {"id": "a", "file_name": "1.jpg"}]

@@ -42,6 +42,7 @@ def instances_contents(source: CocoInstances) -> Contents:
 
 
 def _classes(document: Document) -> dict[Id, BenchmarkClass]:
+    document.categories()  # one id has one name
     entries = {entry.id("id"): entry for entry in document.entries("categories")}
     order = sorted(entries, key=lambda number: (isinstance(number, str), number))
     classes = {number: _class_of(entries[number]) for number in order}
@@ -80,7 +81,7 @@ def _boxes(
     """Yield the id of the image and the box of each annotation that is no crowd."""
     crowds = 0
     for number, entry in referring(with_content(document.entries("annotations"), "bbox", "category_id"), images):
-        if entry.values.get("iscrowd"):
+        if entry.is_set("iscrowd"):
             crowds += 1
             continue
         label = entry.look_up("category_id", labels, "the id of one of 'categories'")

@@ -18,10 +18,10 @@ from fineclip.config import (
     DetectConfig,
     YoloDetect,
 )
-from fineclip.errors import ConfigError, ShardError
+from fineclip.errors import ConfigError, DataError, ShardError
 from fineclip.identity import identity
 from fineclip.readers.boxes import FramedBoxes, StatedSize
-from fineclip.readers.names import ImageNames
+from fineclip.readers.names import ImageNames, canonical_name
 from fineclip.shards import Row, decode_rows, read_manifest, table_of
 from fineclip.stages.declaration import Input
 
@@ -138,6 +138,27 @@ def engine_inputs(
             " `fineclip import-annotations` and the same configuration."
         )
     return [shard, annotations]
+
+
+def require_one_image_each(source_keys: Mapping[str, str], rows: Mapping[str, Row], *, where: str) -> None:
+    """Check that no two samples take the same row of a table.
+
+    Args:
+        source_keys: Source key of each sample of a shard by key.
+        rows: Row of each sample that the table contains, by key.
+        where: File of the boxes or captions, for messages.
+
+    Raises:
+        DataError: Two images of different names have the same row.
+    """
+    named: dict[str, str] = {}
+    for key, row in rows.items():
+        earlier, name = named.setdefault(row.key, source_keys[key]), source_keys[key]
+        if canonical_name(earlier) != canonical_name(name):
+            raise DataError(
+                f"{where}: the label of {row.key} could be of {earlier} as well as of {name}. Put labels into folders with the names of"
+                " those of the images, or give one of the images another name."
+            )
 
 
 def rows_for(manifest: Path, row_type: type[R], source_keys: Mapping[str, str]) -> dict[str, R]:

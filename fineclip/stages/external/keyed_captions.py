@@ -18,7 +18,12 @@ from typing import NamedTuple
 
 from fineclip.boxes import clip_and_round, from_xywh
 from fineclip.shards import DetectRow, SourceRow, input_manifest, read_manifest
-from fineclip.stages.external.annotation_tables import ExternalBoxesRow, ExternalCaptionsRow, rows_for
+from fineclip.stages.external.annotation_tables import (
+    ExternalBoxesRow,
+    ExternalCaptionsRow,
+    require_one_image_each,
+    rows_for,
+)
 from fineclip.stages.upstream import KeptRows, lineage_of
 from fineclip.types import Box, RegionCaption
 
@@ -55,7 +60,9 @@ def look_up_captions(rows: Sequence[DetectRow], detected: Path, *, given: Path) 
     """
     sources = KeptRows(lineage_of(detected)["source"], SourceRow)
     samples = {row.key: sources[row.key] for row in rows}
-    captions = rows_for(given, ExternalCaptionsRow, {key: sample.source_key for key, sample in samples.items()})
+    source_keys = {key: sample.source_key for key, sample in samples.items()}
+    captions = rows_for(given, ExternalCaptionsRow, source_keys)
+    require_one_image_each(source_keys, captions, where=str(given))
     boxes = original_boxes(detected, samples)
     for row in rows:
         of_image: dict[tuple[int, ...], str] = {}

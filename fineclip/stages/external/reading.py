@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field
 
@@ -45,6 +45,8 @@ from fineclip.stages.external.annotation_tables import (
 )
 
 log = logging.getLogger(__name__)
+
+R = TypeVar("R", ExternalBoxesRow, ExternalCaptionsRow)
 
 KEY = re.compile(r"(?P<image>.+)" + r"_(-?[0-9]{1,9})" * 4 + r"\.jpg", re.DOTALL)
 
@@ -86,9 +88,7 @@ def import_annotations(manifest: Path, config: ExternalConfig, *, kind: str, nam
 
     def rows() -> list[ExternalBoxesRow] | list[ExternalCaptionsRow]:
         log.info("%s.%s: reading %s, %.0f MB", kind, name, path, path.stat().st_size / 1e6)
-        rows = boxes_of_entry(config) if isinstance(config, BoxesJsonDetect) else list(captions_in(path))
-        if not rows:
-            raise DataError(f"{path}: holds no image. Check that it is the right file.")
+        rows = boxes_of_entry(config) if isinstance(config, BoxesJsonDetect) else captions_of_entry(config)
         log.info("%d regions of %d images", sum(len(row.regions) for row in rows), len(rows))
         return rows
 
@@ -122,7 +122,29 @@ def boxes_of_entry(config: BoxesJsonDetect | BoxesFilesDetect) -> list[ExternalB
     """
     if isinstance(config, BoxesFilesDetect):
         return list(_own_boxes(config, box_files(config)))
-    return list(boxes_in(Path(config.path), config))
+    return _some(list(boxes_in(Path(config.path), config)), config.path)
+
+
+def _some(rows: list[R], path: str) -> list[R]:
+    """Return the rows of a JSON, which must have at least one."""
+    if not rows:
+        raise DataError(f"{path}: holds no image. Check that it is the right file.")
+    return rows
+
+
+def captions_of_entry(config: CaptionsJsonCaption) -> list[ExternalCaptionsRow]:
+    """Return the rows of the table of an entry of `caption`.
+
+    Args:
+        config: Entry with a JSON.
+
+    Returns:
+        Rows in the order of first keys.
+
+    Raises:
+        DataError: The JSON is absent, has another form, or names no image.
+    """
+    return _some(list(captions_in(Path(config.path))), config.path)
 
 
 def _own_boxes(config: BoxesFilesDetect, files: BoxFiles) -> list[OwnBoxesRow]:

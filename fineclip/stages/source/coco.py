@@ -88,8 +88,10 @@ def _rows(config: CocoSource, listing: Listing, sizes: Mapping[str, int]) -> Ite
 
 def _require_some(names: Iterable[str], sizes: Set[str], folder: Path, naming: Path) -> None:
     named = dict.fromkeys(names)
+    if not named:
+        raise DataError(f"{naming}: its list 'images' is empty. Check that it is the right file.")
     unmatched = [name for name in named if name not in sizes]
-    if named and len(unmatched) == len(named):
+    if len(unmatched) == len(named):
         raise DataError(
             f"{naming}: none of its {len(named)} images is in {folder}; the first is {unmatched[0]}."
             " source.images and the JSON must be of the same split."
@@ -147,7 +149,9 @@ def _boxes(
             continue
         label = entry.look_up("category_id", labels, "the id of one of 'categories'")
         boxes[number].append(LabeledBox(entry.box("bbox"), label))
-    sizes = {image.name: image.stated_size() for image in listed_once(images)}
+    sizes = {image.name: image.stated_size() for image in [*listed_once(samples), *listed_once(images)]}
+    for image in listed_once(samples):
+        sizes[image.name] = sizes[image.name].or_else(image.stated_size())
     found = {name: ImageAnnotations(of_image, sizes[name]) for name, of_image in by_name(boxes, images).items()}
     require_no_fractions((one.framed(name) for name, one in found.items()), where=document.path.as_posix())
     log.info(
