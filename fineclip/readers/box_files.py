@@ -106,15 +106,15 @@ def box_files(config: BoxesFilesDetect) -> BoxFiles:
 
 
 def names_file(config: BoxesFilesDetect) -> Path | None:
-    """Return the file of class names that an entry names or that lies with its labels; None for labels that are not read.
+    """Return the file of class names that an entry names or that lies with its labels; it also states the size of keypoints.
 
     Args:
-        config: Keys `format`, `labels` and `names`.
+        config: Keys `format` and `names`.
 
     Returns:
         Existing or named path, or None.
     """
-    if config.format != "yolo" or not config.labels:
+    if config.format != "yolo":
         return None
     return Path(config.names) if config.names is not None else find_names(Path(config.path))
 
@@ -149,7 +149,7 @@ def _images(config: BoxesFilesDetect, files: BoxFiles) -> Iterator[tuple[str, Im
         case "csv":
             yield from ((config.path, found) for found in table_boxes(root))
         case "yolo":
-            classes = _classes(files)
+            classes = _classes(config, files)
             for name, file in files.labels.items():
                 boxes = yolo_boxes(read_labels(file), classes, str(file))
                 yield str(file), ImageBoxes(image_name(root, name), boxes, fractions=True)
@@ -182,11 +182,14 @@ def require_names(config: BoxesFilesDetect, *, where: str) -> None:
         )
 
 
-def _classes(files: BoxFiles) -> Classes | None:
+def _classes(config: BoxesFilesDetect, files: BoxFiles) -> Classes | None:
     if files.names is None:
         return None
+    classes = read_classes(files.names)
+    if not config.labels:
+        return classes._replace(names=None)
     log.info("names of classes are those of %s", files.names)
-    return read_classes(files.names)
+    return classes
 
 
 def _mask_folders(root: Path, files: Mapping[str, Path]) -> Iterator[tuple[str, ImageBoxes]]:

@@ -66,14 +66,14 @@ def _parquet_rows(table: Path) -> Iterator[tuple[str, list[str]]]:
             images, captions = (batch.column(name).to_pylist() for name in COLUMNS)
             for image, found in zip(images, captions, strict=True):
                 texts = found if isinstance(found, list) else [found]
-                yield _written(image), [_written(text) for text in texts if text is not None]
+                yield written(image), [written(text) for text in texts if text is not None]
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{table}: cannot be read as parquet: {error}") from None
     except OSError as error:
         raise DataError(f"{table}: cannot be read: {error}. Make it readable, or write it again.") from None
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """Return a value of a parquet as text: null is empty, and 1.0 is 1, as in a column of numbers with a gap."""
     if isinstance(value, bytes):
         return decode_text(value)

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 
 from fineclip.errors import ShardError
 from fineclip.readers.files import IMAGE_SUFFIXES
+from fineclip.readers.names import canonical_name
 from fineclip.readers.tar_headers import Damage, Entry, tar_entries
 from fineclip.readers.text import to_valid_utf8
 from fineclip.shards import ByteRange, ByteRangeReader
@@ -127,15 +128,16 @@ def samples_of(members: Iterable[Member], key_of: Callable[[str], str]) -> list[
         key_of: `key_to_last_dot` or `key_to_first_dot`.
 
     Returns:
-        Samples in the order of their first members.
+        Samples in the order of their first members, with the key of the first. Spellings of one name are one key.
     """
     samples: dict[tuple[str, int], Parts] = {}
     seen: Counter[tuple[str, Kind]] = Counter()
     for member in members:
         key = key_of(member.name)
-        repeats = seen[key, member.kind]
-        seen[key, member.kind] += 1
-        samples.setdefault((key, repeats), Parts(key, repeats)).members[member.kind] = member
+        form = canonical_name(key)
+        repeats = seen[form, member.kind]
+        seen[form, member.kind] += 1
+        samples.setdefault((form, repeats), Parts(key, repeats)).members[member.kind] = member
     return list(samples.values())
 
 

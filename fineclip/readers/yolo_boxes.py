@@ -28,9 +28,9 @@ SLACK = 1e-3  # rounded fractions may exceed 1
 
 
 class Classes(NamedTuple):
-    """Names of the classes by index, and the number of values of the keypoints behind a box (0: there are none)."""
+    """Names of the classes by index (None: labels are empty), and the number of values of the keypoints behind a box (0: none)."""
 
-    names: Mapping[int, str]
+    names: Mapping[int, str] | None
     keypoints: int = 0
 
 
@@ -135,7 +135,7 @@ def _label(text: str, classes: Classes | None, where: str) -> str:
     number = number_of(text, where, "the class")
     if number < 0 or number != int(number):
         raise DataError(f"{where}: the class is {text}, expected a whole number from 0. Correct it.")
-    if classes is None:
+    if classes is None or classes.names is None:
         return ""
     if int(number) not in classes.names:
         known = f"{min(classes.names)} to {max(classes.names)}" if classes.names else "none"

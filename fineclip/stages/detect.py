@@ -216,6 +216,18 @@ def require_pixels_of_shard(
     require_pixels(images(), where=where)
 
 
+def _warn_of_unlisted(source_keys: Mapping[str, str], external: Mapping[str, ExternalBoxesRow], *, where: str) -> None:
+    unlisted = [source_key for key, source_key in source_keys.items() if key not in external]
+    if unlisted:
+        log.warning(
+            "%s: %d of %d images are not listed and are dropped, such as %s",
+            where,
+            len(unlisted),
+            len(source_keys),
+            unlisted[0],
+        )
+
+
 def require_boxes_of_shard(
     samples: Sequence[tuple[FilterRow, SourceRow]],
     config: GivenBoxes,
@@ -239,6 +251,8 @@ def require_boxes_of_shard(
     require_one_image_each(source_keys, external, where=where)
     if isinstance(config, BoxesFilesDetect):
         match_labels(source_keys, external, where=where)
+    elif isinstance(config, BoxesJsonDetect):
+        _warn_of_unlisted(source_keys, external, where=where)
     require_pixels_of_shard(samples, config, external, where=where)
 
 

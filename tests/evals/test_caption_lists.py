@@ -110,6 +110,13 @@ def test_entries_of_one_image_are_one_image(flickr: Path, manifest: Path, caplog
     assert "2 entries have no caption, such as [1]" in caplog.text
 
 
+def test_an_entry_without_caption_needs_no_image(flickr: Path, manifest: Path) -> None:
+    rows = [{"image": "0.jpg", "caption": "a"}, {"image": "gone.jpg"}, {"image": "absent.jpg", "caption": []}]
+    (flickr / "flickr30k_test.json").write_text(json.dumps(rows))
+    index_benchmark(manifest, section(flickr, "caption_list"))
+    assert rows_of(manifest) == [("0.jpg", ["a"], None)]
+
+
 def test_entries_of_one_image_of_karpathys(flickr: Path, manifest: Path) -> None:
     sentences = [[{"raw": "a dog"}, {"raw": None}], None, [{"raw": "a cat"}, None]]
     images = [{"filename": "3.jpg", "split": "test", "sentences": several} for several in sentences]
@@ -169,7 +176,7 @@ def test_an_index_is_made_anew_where_its_images_or_captions_are_others(flickr: P
         ([], "names no image at all"),
         ([["0.jpg"]], r"flickr30k_test.json: \[0\] is \['0.jpg'\], not an object"),
         ([{"caption": ["a"]}], r"flickr30k_test.json: \[0\]: has no 'image'"),
-        ([{"image": "0.jpg"}], r"\[0\]: 'caption' is None, expected a list of texts"),
+        ([{"image": "0.jpg"}], "none of its 1 images has a caption"),
         ([{"image": "0.jpg", "caption": ["a", 3]}], r"\[0\]: 'caption' is \['a', 3\], expected a list of texts"),
         ([{"image": "gone.jpg", "caption": ["a"]}], r"\[0\]: 'image' is 'gone.jpg', expected an image in .*_images"),
         ([{"image": "../flickr30k_test.json", "caption": ["a"]}], r"\[0\]: 'image' is '../flickr30k_test.json'"),

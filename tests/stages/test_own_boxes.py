@@ -291,6 +291,21 @@ def test_highest_scores_come_first_and_limits_hold(tmp_path: Path, caplog: pytes
     assert "1 boxes left out: more than 2 in their image" in caplog.text
 
 
+@pytest.mark.parametrize("labels", [True, False])
+def test_keypoints_are_no_polygon(tmp_path: Path, *, labels: bool) -> None:
+    put(
+        tmp_path,
+        {
+            "labels/a.txt": "0 .5 .5 .5 .5 .45 .45 .5 .5 .55 .55",
+            "labels/data.yaml": "names: [person]\nkpt_shape: [3, 2]",
+        },
+    )
+    [row] = detected(own(tmp_path / "labels", labels=labels), tmp_path, ["a.jpg"]).values()
+    width, height = SIZE
+    assert [tuple(one.box) for one in row.regions] == [(width / 4, height / 4, 3 * width / 4, 3 * height / 4)]
+    assert [one.label for one in row.regions] == ["person" if labels else ""]
+
+
 def test_classes_without_names(tmp_path: Path) -> None:
     put(tmp_path, {"a/b/c/labels/a.txt": "3 .5 .5 .5 .5"})
     config = own(tmp_path / "a/b/c/labels")

@@ -403,6 +403,13 @@ def test_a_size_that_only_the_captions_state_counts_for_the_boxes(tmp_path: Path
         assert (row.stated_width, row.stated_height) == (stated, 66)
 
 
+def test_boxes_of_images_that_are_no_samples_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    instances = instances_json()
+    instances["images"] = [{"id": 1, "file_name": "1.jpg"}, {"id": 98, "file_name": "/data/x/98.jpg"}]
+    listed(write(tmp_path / "in", captions_json(), instances))
+    assert "1 of 2 images with boxes are not among the samples, such as /data/x/98.jpg" in caplog.text
+
+
 def test_entries_of_one_image_are_one_row(tmp_path: Path) -> None:
     captions = captions_json()
     captions["images"] += [{"id": 11, "file_name": "train2017/1.jpg"}, {"id": "a", "file_name": "1.jpg"}]

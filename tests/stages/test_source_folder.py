@@ -1,5 +1,6 @@
 """Your own images: captions beside them or in a table; what lacks one or the other is a row with its reason."""
 
+import json
 import os
 import unicodedata
 from pathlib import Path
@@ -342,3 +343,10 @@ def test_an_image_without_text_names_its_file(tmp_path: Path) -> None:
     root = put(tmp_path / "in", {"a.png": encoded(kind="PNG")})
     row = listed(root)["a.png"]
     assert (row.reason, row.file) == ("no-text", (root / "a.png").as_posix())
+
+
+@pytest.mark.parametrize("name", ["0.JSON", "0.json"])
+def test_a_json_beside_a_text_in_any_spelling(tmp_path: Path, name: str) -> None:
+    text = "a dog runs\nover the hill"
+    root = put(tmp_path / "in", {"0.jpg": encoded(), "0.txt": text, name: json.dumps({"caption": text})})
+    assert listed(root)["0.jpg"].captions == [text]

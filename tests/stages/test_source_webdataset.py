@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -244,6 +245,20 @@ def test_the_same_tar_is_not_read_twice_and_another_is(tmp_path: Path) -> None:
     rows = stock(write_tar(tmp_path / "a.tar", [("k.jpg", JPEG), ("k.txt", b"two")]))
     assert rows[0].captions == ["two"]
     assert sha256_of(manifest) != first
+
+
+def test_names_of_one_form_are_one_sample(tmp_path: Path) -> None:
+    names = [unicodedata.normalize(form, f"café.{suffix}") for form, suffix in (("NFD", "jpg"), ("NFC", "txt"))]
+    members = [(names[0], JPEG), (names[1], b"a cat"), ("a\\1.jpg", JPEG), ("a/1.txt", b"a dog")]
+    rows = stock(write_tar(tmp_path / "a.tar", members))
+    assert [(row.captions, row.reason) for row in rows] == [(["a cat"], None), (["a dog"], None)]
+
+
+@pytest.mark.parametrize("caption", [b"caf\xe9 au lait", ["café au lait", "another"]])
+def test_captions_of_the_table_as_bytes_or_lists(tmp_path: Path, caption: object) -> None:
+    tar = write_tar(tmp_path / "a.tar", [("k.jpg", JPEG)])
+    pq.write_table(pa.Table.from_pylist([{"key": "k", "caption": caption}]), tar.with_suffix(".parquet"))
+    assert [row.captions for row in stock(tar)] == [["café au lait"]]
 
 
 def test_a_row_of_the_table_belongs_to_the_first_sample_of_its_key(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ The configuration is checked here, before the first job. A mistake prints one me
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from fineclip import config as settings
 from fineclip import identity
@@ -213,6 +214,12 @@ def listing_of(wildcards):
 def tars_of(wildcards):
     """Return the tar files of a shard of kind webdataset."""
     return list(PLAN.shards[wildcards.shard].tars)
+
+
+def tables_of(wildcards):
+    """Return the tables of img2dataset beside the tar files of a shard."""
+    tables = (Path(tar).with_suffix(".parquet") for tar in tars_of(wildcards))
+    return [str(table) for table in tables if table.is_file()]
 
 
 def shard_index_of(wildcards):

@@ -72,6 +72,7 @@ rule source_shard:
     input:
         listing=listing_of,
         tars=tars_of,
+        tables=tables_of,
     output:
         manifest="data/{dataset}/source/{shard}.json",
     log:

@@ -61,8 +61,10 @@ def listed_images(source: CaptionList | Karpathy) -> dict[Path, list[str]]:
     without, images = list[Entry](), _Images(folder)
     for entry, key, name, texts in _entries(source, document):
         captions = [text for text in captions_of(text for text in texts if text is not None) if text]
-        found[images.path(entry, key, name.as_posix())].append(captions)
+        path = images.path(entry, key, name.as_posix(), required=bool(captions))
         without += [] if captions else [entry]
+        if path is not None:
+            found[path].append(captions)
     if without:
         log.warning("%s: %d entries have no caption, such as %s", document.path, len(without), without[0].place)
     if not found:
@@ -87,7 +89,7 @@ def _entries(
 
 def _texts(entry: Entry, key: str) -> Sequence[str | None]:
     """Return the captions of an entry of the authors' lists; a single text counts as one, null as none."""
-    values: Any = entry.values.get(key, ...)
+    values: Any = entry.values.get(key)
     if values is None or isinstance(values, str):
         return [values]
     if not (isinstance(values, list) and all(value is None or isinstance(value, str) for value in values)):
@@ -97,7 +99,7 @@ def _texts(entry: Entry, key: str) -> Sequence[str | None]:
 
 def _sentences(entry: Entry) -> Sequence[str | None]:
     """Return the captions of an entry of Karpathy's files; a sentence whose `raw` is null, or null itself, has none."""
-    values: Any = entry.values.get("sentences", ...)
+    values: Any = entry.values.get("sentences")
     if values is None:
         return []
     if not (isinstance(values, list) and all(map(_is_sentence, values))):
@@ -119,11 +121,13 @@ class _Images:
     def _names(self) -> FolderNames:
         return FolderNames(list_files(self._folder))
 
-    def path(self, entry: Entry, key: str, name: str) -> Path:
-        """Return the path of the image that the value of a key means, `name` with its folder."""
+    def path(self, entry: Entry, key: str, name: str, *, required: bool) -> Path | None:
+        """Return the path of the image that the value of a key means, `name` with its folder; None if absent and not required."""
         if is_inside(name) and to_valid_utf8(name) == name and (self._folder / name).is_file():
             return self._folder / name
         found = self._names.find(name)
         if found is None or to_valid_utf8(found) != found or not (self._folder / found).is_file():
+            if not required:
+                return None
             raise entry.wrong(key, f"an image in {self._folder}, where {name!r:.100} is not")
         return self._folder / found

@@ -6,18 +6,17 @@ annotation without `bbox` has the tight box of its `segmentation`. An image with
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from fineclip.config.evaluation import CocoInstances
 from fineclip.errors import DataError
 from fineclip.evals.datasets.benchmark_image import BenchmarkClass, BenchmarkImage, Contents, read_image
+from fineclip.evals.datasets.coco_layouts import name_among
 from fineclip.readers.boxes import FramedBoxes, StatedSize, require_pixels, require_stated_size
-from fineclip.readers.files import files_below
 from fineclip.readers.json_documents import Document, Entry, Id, with_content
 from fineclip.readers.listed_images import ListedImage, by_name, images_by_id, listed_once, referring
-from fineclip.readers.names import canonical_name
 from fineclip.readers.text import to_valid_utf8
 from fineclip.shards import BenchmarkBox
 
@@ -61,7 +60,7 @@ def _class_of(entry: Entry) -> BenchmarkClass:
 
 def _images(source: CocoInstances, document: Document, categories: list[Id]) -> Iterator[BenchmarkImage]:
     folder, where = Path(source.root) / source.images, document.path.as_posix()
-    images = images_by_id(document, _name_in(folder))
+    images = images_by_id(document, name_among(folder))
     boxes: defaultdict[Id, list[BenchmarkBox]] = defaultdict(list)
     for number, box in _boxes(document, images, {category: label for label, category in enumerate(categories)}):
         boxes[number].append(box)
@@ -88,27 +87,3 @@ def _boxes(
         yield number, BenchmarkBox(entry.box("bbox"), label)
     if crowds:
         log.info("%s: %d crowds left out", document.path, crowds)
-
-
-def _name_in(folder: Path) -> Callable[[Entry], str]:
-    """Return a function from an entry of `images` to the name of its file; `val2017/1.jpg` may be `1.jpg` of a folder `val2017`."""
-    present = {name for name, _ in files_below(folder) if to_valid_utf8(name) == name}
-    forms: defaultdict[str, list[str]] = defaultdict(list)
-    for name in present:
-        forms[canonical_name(name)].append(name)
-
-    def name_of(entry: Entry) -> str:
-        stated = entry.image_name()
-        if stated in present:
-            return stated
-        form = canonical_name(stated)
-        path = PurePosixPath(form)
-        inside = path.relative_to(folder.name).as_posix() if path.is_relative_to(folder.name) else form
-        found = forms.get(form) or forms.get(inside, [])
-        if len(found) != 1:
-            raise entry.wrong(
-                "file_name" if "file_name" in entry.values else "coco_url", f"the name of an image in {folder}"
-            )
-        return found[0]
-
-    return name_of

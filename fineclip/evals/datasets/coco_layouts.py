@@ -21,11 +21,11 @@ from fineclip.config.evaluation import CocoCaptions, CocoInstances, CocoPanoptic
 from fineclip.errors import DataError
 from fineclip.evals.datasets.benchmark_image import BenchmarkClass, BenchmarkImage, Contents, read_image
 from fineclip.readers.boxes import FramedBoxes, StatedSize, require_pixels, require_stated_size
-from fineclip.readers.files import files_below
+from fineclip.readers.files import files_below, list_files
 from fineclip.readers.json_documents import Document, Entry, Id, report_left_out, with_content
 from fineclip.readers.listed_images import ListedImage, by_name, distinct, images_by_id, listed_once, referring
 from fineclip.readers.masks import tight_box
-from fineclip.readers.names import FileNames
+from fineclip.readers.names import FileNames, FolderNames
 from fineclip.readers.text import captions_of, to_valid_utf8
 from fineclip.shards import BenchmarkBox, sha256_of
 from fineclip.shards.images import UndecodableImage, decode
@@ -55,7 +55,7 @@ def captions_contents(source: CocoCaptions) -> Contents:
         DataError: An image is absent or broken, or an entry lacks a key.
     """
     document, folder = Document(Path(source.root) / source.annotations), Path(source.root) / source.images
-    images = images_by_id(document, _name_among(folder))
+    images = images_by_id(document, name_among(folder))
     captions: defaultdict[Id, list[str]] = defaultdict(list)
     for number, entry in referring(with_content(document.entries("annotations"), "caption"), images):
         captions[number].append(entry.text("caption"))
@@ -88,7 +88,7 @@ def _panoptic_images(
     source: CocoPanoptic, document: Document, classes: Mapping[Id, BenchmarkClass]
 ) -> Iterator[BenchmarkImage]:
     folder, masks = Path(source.root) / source.images, Path(source.root) / source.masks
-    images = images_by_id(document, _name_among(folder))
+    images = images_by_id(document, name_among(folder))
     annotations = _segments_by_image(document, images, classes)
     names, things, stated = FileNames(_sizes(masks).keys()), _things(classes), list[FramedBoxes]()
     for listed in listed_once(images):
@@ -96,7 +96,11 @@ def _panoptic_images(
         size = StatedSize(image.width, image.height)
         require_stated_size(listed.stated_size(), size, image=image.file.as_posix(), where=document.path.as_posix())
         for entry, segments in (annotations[number] for number in listed.ids if number in annotations):
-            boxes.append(_boxes(segments, masks / _file_in(masks, names, entry, "a mask"), classes, image))
+            boxes.append(
+                _boxes(
+                    segments, masks / _file_in(masks, names, entry, entry.text("file_name"), "a mask"), classes, image
+                )
+            )
         of_image = distinct(boxes)
         stated.append(FramedBoxes(listed.name, [one.box for one in of_image if one.label in things], size))
         yield replace(image, boxes=of_image)
@@ -206,21 +210,23 @@ def _read_mask(path: Path, image: BenchmarkImage) -> np.ndarray:
     return segment_ids(mask)
 
 
-def _name_among(folder: Path) -> Callable[[Entry], str]:
+def name_among(folder: Path) -> Callable[[Entry], str]:
     """Return a function from an entry of `images` to the name of its file in the folder."""
-    names = FileNames(_sizes(folder).keys())
+    names = FolderNames(list_files(folder))
 
     def name_of(entry: Entry) -> str:
-        return _file_in(folder, names, entry, "an image")
+        return _file_in(folder, names, entry, entry.image_name(), "an image")
 
     return name_of
 
 
-def _file_in(folder: Path, names: FileNames, entry: Entry, kind: str) -> str:
-    """Return the name of the file in a folder that `file_name` means."""
-    found = names.find_below(entry.text("file_name"), folder.name)
-    if found is None:
-        raise entry.wrong("file_name", f"the name of {kind} in {folder}")
+def _file_in(folder: Path, names: FileNames, entry: Entry, stated: str, kind: str) -> str:
+    """Return the name of the file in a folder that an entry means."""
+    found = names.find_below(stated, folder.name)
+    if found is None or to_valid_utf8(found) != found:
+        raise entry.wrong(
+            "file_name" if entry.values.get("file_name") else "coco_url", f"the name of {kind} in {folder}"
+        )
     return found
 
 

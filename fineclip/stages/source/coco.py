@@ -154,10 +154,13 @@ def _boxes(
         sizes[image.name] = sizes[image.name].or_else(image.stated_size())
     found = {name: ImageAnnotations(of_image, sizes[name]) for name, of_image in by_name(boxes, images).items()}
     require_no_fractions((one.framed(name) for name, one in found.items()), where=document.path.as_posix())
-    log.info(
-        "%s: %d crowds left out, and the boxes of %d images that are not samples",
-        document.path, crowds, sum(bool(one.boxes) for name, one in found.items() if name not in known),
-    )  # fmt: skip
+    log.info("%s: %d crowds left out", document.path, crowds)
+    boxed = [name for name, one in found.items() if one.boxes]
+    if others := [name for name in boxed if name not in known]:
+        log.warning(
+            "%s: %d of %d images with boxes are not among the samples, such as %s. Their boxes are left out.",
+            document.path, len(others), len(boxed), to_valid_utf8(others[0]),
+        )  # fmt: skip
     return found
 
 

@@ -68,19 +68,23 @@ def folder_samples(config: FolderSource) -> Samples:
 def _beside(images: Collection[str], listing: Listing) -> Captions:
     """Return the captions in text files beside images."""
     beside = texts_beside(images, [name for name in sorted(listing.files) if name.lower().endswith(".txt")])
-    texts = {name: _read_captions(listing, name) for name in sorted(set(beside.values()))}
+    if alone := len({name for name in listing.files if name.lower().endswith(".txt")} - set(beside.values())):
+        log.info("%d .txt files have no image beside them and are skipped", alone)
+    jsons = texts_beside(
+        set(beside.values()), [name for name in sorted(listing.files) if name.lower().endswith(".json")]
+    )
+    texts = {name: _read_captions(listing, name, jsons.get(name)) for name in sorted(set(beside.values()))}
     return Captions({name: texts[text] for name, text in beside.items()}, {}, texts, {})
 
 
-def _read_captions(listing: Listing, name: str) -> list[str]:
+def _read_captions(listing: Listing, name: str, in_json: str | None) -> list[str]:
     """Return the captions of a text file; the JSON beside it is read if it can matter: there are several lines."""
     content = read_bytes(Path(listing.files[name].path))
     captions = captions_of_file(content)
-    in_json = listing.files.get(f"{_stem(name)}.json")
     if len(captions) < 2 or in_json is None:
         return captions
     try:
-        values = parse_json(read_bytes(Path(in_json.path)))
+        values = parse_json(read_bytes(Path(listing.files[in_json].path)))
     except (ValueError, RecursionError):
         return captions
     return captions_of_file(content, stated_captions(values)) if isinstance(values, dict) else captions
@@ -127,9 +131,6 @@ def texts_beside(images: Collection[str], texts: Collection[str]) -> dict[str, s
     for name in images:
         if name not in beside and (stem := left.find(_stem(name))) is not None:
             beside[name] = by_stem[stem]
-    alone = len(set(texts) - set(beside.values()))
-    if alone:
-        log.info("%d .txt files have no image beside them and are skipped", alone)
     return beside
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fineclip.errors import ShardError
+from fineclip.readers.caption_tables import written
 from fineclip.readers.json_documents import parse_json
 from fineclip.readers.tar_headers import Damage
 from fineclip.readers.tar_members import (
@@ -159,6 +160,13 @@ def _text(values: Metadata, key: str) -> str | None:
     return to_valid_utf8(value) if isinstance(value, str) else None
 
 
+def _caption_of_table(values: Metadata) -> str | None:
+    """Return the caption in the parquet; of a list, the first text."""
+    value = values.get("caption")
+    first = next(iter(value), None) if isinstance(value, list) else value
+    return None if first is None else to_valid_utf8(written(first))
+
+
 def _metadata_of(parts: Parts, metadata: Mapping[str, Metadata]) -> Metadata:
     return metadata.get(parts.key, {}) if parts.repeats == 0 else {}
 
@@ -208,7 +216,7 @@ def _damaged_row(damage: Damage) -> SourceRow:
 def _captions(parts: Parts, in_json: Metadata, of_key: Metadata) -> list[str]:
     text, own, stated = parts.content("text"), _text(in_json, "caption"), stated_captions(in_json)
     further = stated if own is None else stated[1:]
-    of_table = _text(of_key, "caption")
+    of_table = _caption_of_table(of_key)
     if text is not None:
         captions = captions_of_file(text, stated if of_table is None else [*stated, of_table])
     else:
