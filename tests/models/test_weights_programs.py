@@ -45,10 +45,10 @@ def of_transformers(kind: str) -> torch.nn.Module:
 
 
 def of_ultralytics() -> torch.nn.Module:
-    pytest.importorskip("ultralytics")
-    from ultralytics.nn.tasks import DetectionModel
+    with torch.device("cpu"):  # the import makes tensors that later tests use
+        pytest.importorskip("ultralytics")
+        from ultralytics.nn.tasks import DetectionModel
 
-    with torch.device("cpu"):
         return DetectionModel("yolov8n.yaml", verbose=False)
 
 
