@@ -126,7 +126,7 @@ def test_every_stage_can_be_asked_for_alone(finished_world: Path, target: str) -
     forced = planned(finished_world, target, "--forceall")
     assert forced, f"{target} asks for nothing"
     if target == "detect":
-        assert set(forced) == {"index_source", "source_shard", "filter_shard", "detect_shard"}
+        assert set(forced) == {"index_source", "check_dataset", "source_shard", "filter_shard", "detect_shard"}
 
 
 def test_a_wrong_key_stops_before_the_first_job(copy_of_finished: Copy) -> None:
