@@ -66,8 +66,7 @@ class ByteRangeReader:
         path = Path(file)
         opened = self._open(path)
         with refusals_at(path, UNREAD):
-            opened.seek(offset)
-            content = opened.read(size)
+            content = _read_at(opened.fileno(), offset, size)
         if len(content) < size:
             raise ShardError(
                 f"{path}: ends at byte {offset + len(content):,}, where its table requires {offset + size:,}."
@@ -102,3 +101,15 @@ class ByteRangeReader:
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         self.close()
+
+
+def _read_at(descriptor: int, offset: int, size: int) -> bytes:
+    """Return the bytes of a range, fewer at the end of the file.
+
+    The position of the file is not used, because processes that were forked share it.
+    """
+    parts: list[bytes] = []
+    while size > 0 and (part := os.pread(descriptor, size, offset)):
+        parts.append(part)
+        offset, size = offset + len(part), size - len(part)
+    return b"".join(parts)

@@ -1,5 +1,6 @@
 """Byte ranges of files: at most a fixed number of files is open, the ones read last, and none after the end."""
 
+import os
 from pathlib import Path
 
 import psutil
@@ -54,3 +55,14 @@ def test_a_file_is_opened_once_for_many_reads(tmp_path: Path, files: list[Path])
         assert [reader.read(files[0], offset, 1)[0] for offset in (7, 2, 29, 0)] == [7, 2, 29, 0]
         assert reader.read(str(files[0]), 0, 30) == bytes(range(30))
         assert opened(tmp_path) == ["00"]
+
+
+def test_a_read_neither_uses_nor_moves_the_position_that_forked_processes_share(tmp_path: Path) -> None:
+    path = tmp_path / "numbers"
+    path.write_bytes(b"0123456789")
+    with ByteRangeReader() as reader:
+        assert reader.read(path, 3, 2) == b"34"
+        [file] = reader._files.values()
+        os.lseek(file.fileno(), 7, os.SEEK_SET)  # another process reads
+        assert reader.read(path, 0, 3) == b"012"
+        assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == 7
