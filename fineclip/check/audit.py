@@ -6,7 +6,6 @@ A sample is uniform: the first rows of the shuffled index, or the first shards o
 decoded, and nothing is written here.
 """
 
-import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from fineclip.check.boxes import BoxAudit
 from fineclip.check.captions import LONG, CaptionCounts
-from fineclip.check.findings import Example, Findings, Picture
+from fineclip.check.findings import NOTE, WARNING, Example, Findings, Picture
 from fineclip.check.headers import Measured, measured
 from fineclip.config import (
     CaptionsJsonCaption,
@@ -40,8 +39,6 @@ from fineclip.stages.source.shard import shuffled
 from fineclip.stages.source.shard_plan import longest_prefix, planned_shards
 from fineclip.stages.source.webdataset import tar_samples
 from fineclip.types import Candidate
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -87,11 +84,11 @@ def audit(config: Config, *, images: int | None, processes: int) -> Audit:
         sizes[image.width, image.height] += 1
         for caption in row.captions:
             captions.add(caption)
-            _add_rejected(caption, row, config.filter, result.findings)
         if reason is not None:
             result.findings.add("filter", f"{reason}: {FILTER.reasons[reason]}", count=1, example=example)
         else:
             boxes.add(row, image)
+            _add_rejected(row, config.filter, result.findings)
         for name, hashes in benchmarks.items():
             if image.sha256 in hashes:
                 result.overlap[name] += 1
@@ -141,15 +138,13 @@ def _listed(source: FolderSource | CocoSource) -> list[SourceRow]:
     return shuffled(samples.rows, source.seed)
 
 
-def _without_error(
-    rows: Callable[[], Iterable[SourceRow]], findings: Findings, part: str = "source"
-) -> Iterator[SourceRow]:
+def _without_error(rows: Callable[[], Iterable[SourceRow]], findings: Findings) -> Iterator[SourceRow]:
     """Yield rows; an error of a reader becomes a finding and ends them. What the readers log becomes findings."""
     try:
-        with findings.from_log(part):
+        with findings.from_log("source"):
             yield from rows()
     except FineclipError as error:
-        findings.add(part, str(error), "error")
+        findings.add("source", str(error), "error")
 
 
 def _filtered(
@@ -193,17 +188,10 @@ def _benchmark_hashes(name: str, config: Config, findings: Findings) -> frozense
 
 def _tally_overlap(name: str, config: Config, findings: Findings, example: Example) -> None:
     """Count an image of the source that is an image of a benchmark."""
+    text, severity = f"images of the source are in it and are trained on: add {name} to select.exclude", WARNING
     if name in config.select.exclude:
-        findings.add(
-            f"benchmarks.{name}",
-            "images of the source are in it; select leaves them out",
-            "note",
-            count=1,
-            example=example,
-        )
-    else:
-        text = f"images of the source are in it and are trained on: add {name} to select.exclude"
-        findings.add(f"benchmarks.{name}", text, count=1, example=example)
+        text, severity = "images of the source are in it; select leaves them out", NOTE
+    findings.add(f"benchmarks.{name}", text, severity, count=1, example=example)
 
 
 def _audit_captions_json(config: Config, findings: Findings) -> None:
@@ -238,12 +226,12 @@ def _describe(sizes: Mapping[tuple[int, int], int], captions: CaptionCounts, fin
         )
 
 
-def _add_rejected(caption: str, row: SourceRow, config: FilterConfig, findings: Findings) -> None:
-    """Count a caption that the filter rejects beside others that it keeps."""
-    reason = caption_rejection_reason(caption, config) if len(row.captions) > 1 else None
-    if reason is not None:
-        example = Example(f"{row.source_key}: {caption}", _picture(row))
-        findings.add("filter", f"captions left out as {reason}: {FILTER.reasons[reason]}", count=1, example=example)
+def _add_rejected(row: SourceRow, config: FilterConfig, findings: Findings) -> None:
+    """Count the captions of a kept image that the filter rejects."""
+    for caption in row.captions:
+        if reason := caption_rejection_reason(caption, config):
+            example = Example(f"{row.source_key}: {caption}", _picture(row))
+            findings.add("filter", f"captions left out as {reason}: {FILTER.reasons[reason]}", count=1, example=example)
 
 
 def _first_caption(row: SourceRow) -> str:

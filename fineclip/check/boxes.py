@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from fineclip.check.findings import Example, Findings, Picture
 from fineclip.check.headers import Measured
-from fineclip.config import BoxesFilesDetect, BoxesJsonDetect, Config, YoloDetect
+from fineclip.config import AnnotationsDetect, BoxesFilesDetect, BoxesJsonDetect, Config, YoloDetect
 from fineclip.errors import FineclipError
 from fineclip.readers.names import ImageNames
 from fineclip.shards import DetectRow, FilterRow, SourceRow
@@ -70,7 +70,8 @@ class BoxAudit:
         samples, turned, self._samples, self._turned = self._samples, self._turned, [], []
         if self._config is None or not samples:
             return
-        where, left_out = getattr(self._config, "path", "the boxes of the source"), Counter[str]()
+        where = "the source" if isinstance(self._config, AnnotationsDetect) else self._config.path
+        left_out = Counter[str]()
         try:
             external = self._external(samples)
             with self._findings.from_log(self._part):
@@ -102,9 +103,8 @@ class BoxAudit:
             stated = f", stated as {given.size.width} x {given.size.height}"
         example = Example(f"{source.source_key}, {row.width} x {row.height} pixels{stated}", picture)
         if not row.kept:
-            self._findings.add(
-                self._part, f"{row.reason}: {DETECT.reasons[row.reason or '']}", count=1, of=None, example=example
-            )
+            text = f"{row.reason}: {DETECT.reasons[row.reason or '']}"
+            self._findings.add(self._part, text, count=1, example=example)
             return
         self._boxes += len(row.regions)
         self._classes.update(region.label for region in row.regions)

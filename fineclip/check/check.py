@@ -1,8 +1,8 @@
 """Check a data set: run the audit, print its table, write the page and the findings, and last the manifest.
 
-data/<dataset>/check.html            the page
-check.findings.json   the findings, as a list of objects
-check.json            manifest, written if there is no error
+data/<dataset>/check/<regions>.html            the page
+data/<dataset>/check/<regions>.findings.json   the findings, as a list of objects
+data/<dataset>/check/<regions>.json            manifest, written if there is no error
 """
 
 import json

@@ -9,7 +9,10 @@ from typing import Literal, NamedTuple
 from fineclip.types import LabeledBox
 
 Severity = Literal["error", "warning", "note"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+ERROR: Severity = "error"
+WARNING: Severity = "warning"
+NOTE: Severity = "note"
+SEVERITIES = (ERROR, WARNING, NOTE)
 READERS = (
     "fineclip.readers",
     "fineclip.stages.source",

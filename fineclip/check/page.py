@@ -10,6 +10,7 @@ from pathlib import Path
 import jinja2
 from PIL import ImageDraw
 
+from fineclip.boxes import clip
 from fineclip.check.audit import Audit
 from fineclip.check.findings import Finding, Picture
 from fineclip.errors import FineclipError
@@ -40,9 +41,14 @@ def _cells(finding: Finding) -> tuple[list[str], ...]:
         [finding.severity],
         [counted(finding)],
         [finding.part],
-        textwrap.wrap(" ".join(finding.text.split()), TEXT_COLUMNS),
-        textwrap.wrap(" ".join(example.split()), EXAMPLE_COLUMNS, max_lines=2, placeholder=" ..."),
+        textwrap.wrap(_printable(finding.text), TEXT_COLUMNS),
+        textwrap.wrap(_printable(example), EXAMPLE_COLUMNS, max_lines=2, placeholder=" ..."),
     )
+
+
+def _printable(text: str) -> str:
+    """Return a text in one line without characters that control a terminal; captions and names may hold any."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in " ".join(text.split()))
 
 
 def html_page(audit: Audit, *, dataset: str) -> str:
@@ -87,9 +93,9 @@ def _thumbnail(picture: Picture, reader: ByteRangeReader) -> str | None:
     shown = image.resize([max(1, round(side * scale)) for side in image.size])
     draw = ImageDraw.Draw(shown)
     for box, _ in picture.boxes:
-        left, right = sorted((box.x1 * scale, box.x2 * scale))
-        upper, lower = sorted((box.y1 * scale, box.y2 * scale))
-        draw.rectangle((left, upper, right, lower), outline="red")
+        part = clip(box, *image.size)
+        if part.width > 0 and part.height > 0:
+            draw.rectangle([edge * scale for edge in part], outline="red")
     encoded = io.BytesIO()
     shown.save(encoded, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode("ascii")

@@ -89,6 +89,13 @@ def test_errors_come_first_in_the_table() -> None:
     assert "3 of 10" in lines[3] and lines[3].endswith("1.jpg")
 
 
+def test_texts_of_users_do_not_control_the_terminal() -> None:
+    result = Audit()
+    result.findings.add("source", "a\x1b[31mred\u202etext", example=Example("b\0c\nd"))
+    table = terminal_table(result)
+    assert all(line.isprintable() for line in table.splitlines()) and "a\ufffd[31mred\ufffdtext" in table
+
+
 class _Images(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
