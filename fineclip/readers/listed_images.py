@@ -5,16 +5,19 @@ boxes; what a later entry repeats is left out.
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from fineclip.errors import DataError
 from fineclip.readers.boxes import StatedSize
-from fineclip.readers.json_documents import Document, Entry, Id
+from fineclip.readers.json_documents import Document, Entry, Id, with_content
+from fineclip.types import Box
 
 log = logging.getLogger(__name__)
 
+Label = TypeVar("Label")
 Value = TypeVar("Value")
 
 
@@ -123,6 +126,34 @@ def referring(
         "%s: %d of %d %s refer to no image and are left out, such as %s: its %r is %.60r, and the images have ids such as %.60r",
         first.path, unknown, total, first.section, first.place, key, written, known,
     )  # fmt: skip
+
+
+def boxes_by_id(
+    document: Document, images: Mapping[Id, ListedImage], labels: Mapping[Id, Label]
+) -> dict[Id, list[tuple[Box, Label]]]:
+    """Return the boxes of `annotations` by id of their image. Crowds and entries without box or category are left out and counted.
+
+    Args:
+        document: JSON in the form of COCO's instances.
+        images: Image of each id.
+        labels: Label of each category by its id.
+
+    Returns:
+        Boxes in pixels as stated, with their labels, in file order.
+
+    Raises:
+        DataError: No entry refers to an image, or an entry has an unknown category or a box of another form.
+    """
+    boxes: defaultdict[Id, list[tuple[Box, Label]]] = defaultdict(list)
+    crowds = 0
+    for number, entry in referring(with_content(document.entries("annotations"), "bbox", "category_id"), images):
+        if entry.is_set("iscrowd"):
+            crowds += 1
+        else:
+            label = entry.look_up("category_id", labels, "the id of one of 'categories'")
+            boxes[number].append((entry.box("bbox"), label))
+    log.info("%s: %d crowds left out", document.path, crowds)
+    return boxes
 
 
 def listed_once(images: Mapping[Id, ListedImage]) -> list[ListedImage]:

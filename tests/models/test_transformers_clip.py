@@ -221,8 +221,12 @@ def test_a_configuration_that_is_not_supported_is_named(tmp_path: Path, change: 
 
 def test_the_early_end_token_means_the_largest(tmp_path: Path) -> None:
     saved_model(tmp_path / "clip")
+    usual = find_encoder(tmp_path / "clip").load().eval()
     changed_config(tmp_path / "clip", lambda c: c["text_config"].update(eos_token_id=2))
-    find_encoder(tmp_path / "clip").load()
+    tokens = torch.randint(1, 500, (4, 77))
+    tokens[:, 9] = 511
+    with torch.no_grad():
+        assert torch.equal(find_encoder(tmp_path / "clip").load().eval().encode_text(tokens), usual.encode_text(tokens))
 
 
 def test_other_pixels_are_refused(tmp_path: Path) -> None:

@@ -61,10 +61,12 @@ def listed_images(source: CaptionList | Karpathy) -> dict[Path, list[str]]:
     without, images = list[Entry](), _Images(folder)
     for entry, key, name, texts in _entries(source, document):
         captions = [text for text in captions_of(text for text in texts if text is not None) if text]
-        path = images.path(entry, key, name.as_posix(), required=bool(captions))
+        path = images.find(name.as_posix())
         without += [] if captions else [entry]
         if path is not None:
             found[path].append(captions)
+        elif captions:
+            raise entry.wrong(key, f"an image in {folder}, where {name.as_posix()!r:.100} is not")
     if without:
         log.warning("%s: %d entries have no caption, such as %s", document.path, len(without), without[0].place)
     if not found:
@@ -121,13 +123,11 @@ class _Images:
     def _names(self) -> FolderNames:
         return FolderNames(list_files(self._folder))
 
-    def path(self, entry: Entry, key: str, name: str, *, required: bool) -> Path | None:
-        """Return the path of the image that the value of a key means, `name` with its folder; None if absent and not required."""
+    def find(self, name: str) -> Path | None:
+        """Return the path of the image that a name means, or None."""
         if is_inside(name) and to_valid_utf8(name) == name and (self._folder / name).is_file():
             return self._folder / name
         found = self._names.find(name)
         if found is None or to_valid_utf8(found) != found or not (self._folder / found).is_file():
-            if not required:
-                return None
-            raise entry.wrong(key, f"an image in {self._folder}, where {name!r:.100} is not")
+            return None
         return self._folder / found

@@ -5,8 +5,8 @@ annotation without `bbox` has the tight box of its `segmentation`. An image with
 """
 
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from fineclip.errors import DataError
 from fineclip.evals.datasets.benchmark_image import BenchmarkClass, BenchmarkImage, Contents, read_image
 from fineclip.evals.datasets.coco_layouts import name_among
 from fineclip.readers.boxes import FramedBoxes, StatedSize, require_pixels, require_stated_size
-from fineclip.readers.json_documents import Document, Entry, Id, with_content
-from fineclip.readers.listed_images import ListedImage, by_name, images_by_id, listed_once, referring
+from fineclip.readers.json_documents import Document, Entry, Id
+from fineclip.readers.listed_images import boxes_by_id, by_name, images_by_id, listed_once
 from fineclip.readers.text import to_valid_utf8
 from fineclip.shards import BenchmarkBox
 
@@ -61,9 +61,8 @@ def _class_of(entry: Entry) -> BenchmarkClass:
 def _images(source: CocoInstances, document: Document, categories: list[Id]) -> Iterator[BenchmarkImage]:
     folder, where = Path(source.root) / source.images, document.path.as_posix()
     images = images_by_id(document, name_among(folder))
-    boxes: defaultdict[Id, list[BenchmarkBox]] = defaultdict(list)
-    for number, box in _boxes(document, images, {category: label for label, category in enumerate(categories)}):
-        boxes[number].append(box)
+    stated = boxes_by_id(document, images, {category: label for label, category in enumerate(categories)})
+    boxes = {number: [BenchmarkBox(*one) for one in of_image] for number, of_image in stated.items()}
     of_images, framed = by_name(boxes, images), list[FramedBoxes]()
     for listed in listed_once(images):
         image = replace(read_image(folder / listed.name, captions=[]), boxes=of_images[listed.name])
@@ -72,18 +71,3 @@ def _images(source: CocoInstances, document: Document, categories: list[Id]) -> 
         framed.append(FramedBoxes(file, [one.box for one in image.boxes], size))
         yield image
     require_pixels(framed, where=where)
-
-
-def _boxes(
-    document: Document, images: Mapping[Id, ListedImage], labels: Mapping[Id, int]
-) -> Iterator[tuple[Id, BenchmarkBox]]:
-    """Yield the id of the image and the box of each annotation that is no crowd."""
-    crowds = 0
-    for number, entry in referring(with_content(document.entries("annotations"), "bbox", "category_id"), images):
-        if entry.is_set("iscrowd"):
-            crowds += 1
-            continue
-        label = entry.look_up("category_id", labels, "the id of one of 'categories'")
-        yield number, BenchmarkBox(entry.box("bbox"), label)
-    if crowds:
-        log.info("%s: %d crowds left out", document.path, crowds)

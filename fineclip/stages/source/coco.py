@@ -16,7 +16,7 @@ from fineclip.errors import DataError
 from fineclip.readers.boxes import ImageAnnotations, require_no_fractions
 from fineclip.readers.files import Listing, is_image, list_files, log_unread, require_images
 from fineclip.readers.json_documents import Document, Entry, Id, with_content
-from fineclip.readers.listed_images import ListedImage, by_name, images_by_id, listed_once, referring
+from fineclip.readers.listed_images import ListedImage, boxes_by_id, by_name, images_by_id, listed_once, referring
 from fineclip.readers.names import FolderNames, canonical_name, warn_of_unmatched
 from fineclip.readers.text import captions_of, to_valid_utf8
 from fineclip.shards import SourceRow, sha256_of
@@ -140,21 +140,13 @@ def _boxes(
             f"{document.path}: lists none of the {len(known)} images of the captions JSON; its first is"
             f" {next(iter(images.values())).name}. Both must be of the same split."
         )
-    labels = document.categories()
-    boxes: defaultdict[Id, list[LabeledBox]] = defaultdict(list)
-    crowds = 0
-    for number, entry in referring(with_content(document.entries("annotations"), "bbox", "category_id"), images):
-        if entry.is_set("iscrowd"):
-            crowds += 1
-            continue
-        label = entry.look_up("category_id", labels, "the id of one of 'categories'")
-        boxes[number].append(LabeledBox(entry.box("bbox"), label))
+    stated = boxes_by_id(document, images, document.categories())
+    boxes = {number: [LabeledBox(*one) for one in of_image] for number, of_image in stated.items()}
     sizes = {image.name: image.stated_size() for image in [*listed_once(samples), *listed_once(images)]}
     for image in listed_once(samples):
         sizes[image.name] = sizes[image.name].or_else(image.stated_size())
     found = {name: ImageAnnotations(of_image, sizes[name]) for name, of_image in by_name(boxes, images).items()}
     require_no_fractions((one.framed(name) for name, one in found.items()), where=document.path.as_posix())
-    log.info("%s: %d crowds left out", document.path, crowds)
     boxed = [name for name, one in found.items() if one.boxes]
     if others := [name for name in boxed if name not in known]:
         log.warning(
