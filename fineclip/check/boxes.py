@@ -9,9 +9,10 @@ from fineclip.config import AnnotationsDetect, BoxesFilesDetect, BoxesJsonDetect
 from fineclip.errors import FineclipError
 from fineclip.readers.names import ImageNames
 from fineclip.shards import DetectRow, FilterRow, SourceRow
-from fineclip.stages.detect import DETECT, DecodedSample, boxes_of, given_rows, require_boxes_of_shard
+from fineclip.stages.detect import DETECT
 from fineclip.stages.external.annotation_tables import ExternalBoxesRow
 from fineclip.stages.external.reading import boxes_of_entry
+from fineclip.stages.given_boxes import StoredSample, boxes_of, given_rows, require_boxes_of_shard
 from fineclip.types import LabeledBox
 
 HUGE = 0.95  # of the area of the image
@@ -76,8 +77,8 @@ class BoxAudit:
             external = self._external(samples)
             with self._findings.from_log(self._part):
                 require_boxes_of_shard(samples, self._config, external, where=where)
-            undecoded = [_undecoded(*sample, turned=one) for sample, one in zip(samples, turned, strict=True)]
-            rows = given_rows(undecoded, self._config, external, left_out)
+            stored = [_stored(*sample, turned=one) for sample, one in zip(samples, turned, strict=True)]
+            rows = given_rows(stored, self._config, external, left_out)
             for (_, source), row in zip(samples, rows, strict=True):
                 self._add_row(source, row, external)
         except FineclipError as error:
@@ -134,6 +135,6 @@ def _shard_of(row: SourceRow) -> str:
     return row.key.partition("/")[0]
 
 
-def _undecoded(header: FilterRow, source: SourceRow, *, turned: bool) -> DecodedSample:
+def _stored(header: FilterRow, source: SourceRow, *, turned: bool) -> StoredSample:
     row = DetectRow(key=source.key, kept=True, width=header.width, height=header.height, regions=[])
-    return DecodedSample(source, row, None, turned)
+    return StoredSample(source, row, turned)

@@ -17,7 +17,7 @@ READERS = (
     "fineclip.readers",
     "fineclip.stages.source",
     "fineclip.stages.external",
-    "fineclip.stages.detect",
+    "fineclip.stages.given_boxes",
     "fineclip.evals",
 )
 

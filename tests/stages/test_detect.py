@@ -16,7 +16,8 @@ from fineclip.models.shipped import FOLDER
 from fineclip.shards import DetectRow, FilterRow, Job, TableWriter, read_manifest, read_rows, sha256_of
 from fineclip.shards.images import read_header
 from fineclip.stages import detect as module
-from fineclip.stages.detect import detect_shard, given_regions
+from fineclip.stages.detect import detect_shard
+from fineclip.stages.given_boxes import given_regions
 from fineclip.stages.weights import fetch_weights
 from fineclip.types import Box, LabeledBox, Region
 from tests.helpers.images import encoded

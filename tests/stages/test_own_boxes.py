@@ -16,9 +16,10 @@ from fineclip.config import BoxesFilesDetect, DetectConfig, parse
 from fineclip.errors import ConfigError, DataError
 from fineclip.readers.box_files import box_files, image_name
 from fineclip.shards import DetectRow, read_manifest, read_rows, sha256_of
-from fineclip.stages.detect import ENOUGH, detect_shard
+from fineclip.stages.detect import detect_shard
 from fineclip.stages.external.annotation_tables import OwnBoxesRow
 from fineclip.stages.external.reading import import_annotations
+from fineclip.stages.given_boxes import ENOUGH
 from tests.helpers.images import encoded
 from tests.helpers.stages import Item, write_filtered
 from tests.helpers.verbs import done, refused
