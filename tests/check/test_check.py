@@ -15,7 +15,7 @@ from fineclip.check.page import html_page, terminal_table
 from fineclip.cli import main
 from fineclip.shards import read_manifest
 from fineclip.types import Box, LabeledBox
-from tests.check.test_audit import folder, jpeg
+from tests.helpers.audit import folder, jpeg
 
 log = logging.getLogger("fineclip.readers.example")
 

@@ -1,10 +1,10 @@
-"""Small image files and tars of them, as tests need them."""
+"""Small image files, folders and tars of them, as tests need them."""
 
 import io
 import struct
 import tarfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from PIL import Image
@@ -40,3 +40,12 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
             header.size = len(content)
             tar.addfile(header, io.BytesIO(content))
     return path
+
+
+def put(root: Path, files: Mapping[str, bytes | str]) -> Path:
+    """Write files, by their names relative to a folder, and return the folder."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return root

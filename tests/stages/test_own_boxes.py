@@ -20,20 +20,12 @@ from fineclip.stages.detect import detect_shard
 from fineclip.stages.external.annotation_tables import OwnBoxesRow
 from fineclip.stages.external.reading import import_annotations
 from fineclip.stages.given_boxes import ENOUGH
-from tests.helpers.images import encoded
+from tests.helpers.images import encoded, put
 from tests.helpers.stages import Item, write_filtered
 from tests.helpers.verbs import done, refused
 
 DOCS = Path(__file__).parents[2] / "docs/data.md"
 SIZE = (64, 48)
-
-
-def put(root: Path, files: Mapping[str, bytes | str]) -> Path:
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return root
 
 
 def own(path: Path, kind: str = "yolo", **more: Any) -> BoxesFilesDetect:

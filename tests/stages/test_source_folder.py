@@ -15,15 +15,7 @@ from fineclip.shards import ByteRangeReader, FilterRow, SourceRow, kept_rows, re
 from fineclip.stages.filter import filter_shard
 from fineclip.stages.source.shard import Slice, index_source, slice_of, source_shard
 from fineclip.stages.source.shard_plan import PlannedShard, planned_shards
-from tests.helpers.images import HTML, encoded
-
-
-def put(root: Path, files: dict[str, bytes | str]) -> Path:
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return root
+from tests.helpers.images import HTML, encoded, put
 
 
 def listed(root: Path, **more: object) -> dict[str, SourceRow]:
