@@ -5,16 +5,26 @@ separator of Unicode is white space inside a caption.
 """
 
 import codecs
+import logging
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fineclip.errors import DataError
 
-UTF_32 = ((codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"))
-UTF_16 = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+log = logging.getLogger(__name__)
+
+UTF_8, WINDOWS_1252 = "utf-8", "cp1252"
+UTF_32 = ("utf-32-le", "utf-32-be")  # before UTF-16, whose little-endian mark is the beginning of that of UTF-32
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 LINE_END = re.compile(r"\r\n|\n|\r")
 BETWEEN_NUMBERS = re.compile(r"[\s,;]+")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -61,20 +71,33 @@ def decode_text(content: bytes) -> str:
         >>> decode_text(b"caf\xe9"), decode_text("café".encode("utf-16"))
         ('café', 'café')
     """
-    for mark, encoding in UTF_32:
-        if content.startswith(mark):
-            try:
-                return content[len(mark) :].decode(encoding)
-            except UnicodeDecodeError:  # UTF-16 whose first character is NUL
-                break
-    for mark, encoding in UTF_16:
-        if content.startswith(mark):
-            return content[len(mark) :].decode(encoding, "replace")
-    content = content.removeprefix(codecs.BOM_UTF8)
+    encoding = encoding_of(content)
+    if encoding == WINDOWS_1252:
+        return _decode_windows_1252(content.removeprefix(codecs.BOM_UTF8))
+    return content.decode(encoding, "replace").removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
+
+
+def encoding_of(content: bytes) -> str:
+    """Return the encoding that `decode_text` takes: utf-8, utf-16-le, utf-16-be, utf-32-le, utf-32-be or cp1252.
+
+    Args:
+        content: Whole content of a file; any bytes.
+
+    Returns:
+        Name of the encoding.
+    """
+    for mark, encoding in MARKS:
+        if content.startswith(mark) and not (encoding in UTF_32 and _is_undecodable(content, encoding)):
+            return encoding
+    return WINDOWS_1252 if _is_undecodable(content, UTF_8) else UTF_8
+
+
+def _is_undecodable(content: bytes, encoding: str) -> bool:
     try:
-        return content.decode("utf-8")
+        content.decode(encoding)
     except UnicodeDecodeError:
-        return _decode_windows_1252(content)
+        return True
+    return False
 
 
 def _decode_windows_1252(content: bytes) -> str:
@@ -119,6 +142,19 @@ def captions_of(found: Iterable[str]) -> list[str]:
     """Return the stripped texts that are not blank; `[""]` if all were blank, `[]` if there were none."""
     stripped = [to_valid_utf8(text).strip() for text in found]
     return [text for text in stripped if text] or stripped[:1]
+
+
+def log_encodings(contents: Iterable[bytes], where: str) -> None:
+    """Log how many text files are in another encoding than UTF-8.
+
+    Args:
+        contents: Contents of the files.
+        where: Folder or tar that holds them.
+    """
+    others = Counter(encoding for encoding in map(encoding_of, contents) if encoding != UTF_8)
+    if others:
+        named = ", ".join(f"{count} {encoding}" for encoding, count in sorted(others.items()))
+        log.info("%s: %d text files are in another encoding than UTF-8: %s", where, others.total(), named)
 
 
 def captions_of_file(content: bytes, stated: Collection[str] = ()) -> list[str]:

@@ -16,7 +16,7 @@ from fineclip.readers.caption_tables import captions_by_image
 from fineclip.readers.files import Listing, is_image, list_files, log_unread, require_images
 from fineclip.readers.json_documents import parse_json
 from fineclip.readers.names import FileNames, FolderNames, warn_of_unmatched
-from fineclip.readers.text import captions_of, captions_of_file, read_bytes, stated_captions
+from fineclip.readers.text import captions_of, captions_of_file, log_encodings, read_bytes, stated_captions
 from fineclip.shards import sha256_of
 from fineclip.stages.source.samples import Samples, fingerprint, sample_row, unread_reasons
 from fineclip.stages.source.shard_plan import captions_table
@@ -73,13 +73,14 @@ def _beside(images: Collection[str], listing: Listing) -> Captions:
     jsons = texts_beside(
         set(beside.values()), [name for name in sorted(listing.files) if name.lower().endswith(".json")]
     )
-    texts = {name: _read_captions(listing, name, jsons.get(name)) for name in sorted(set(beside.values()))}
+    contents = {name: read_bytes(Path(listing.files[name].path)) for name in sorted(set(beside.values()))}
+    log_encodings(contents.values(), str(listing.root))
+    texts = {name: _captions_in(content, listing, jsons.get(name)) for name, content in contents.items()}
     return Captions({name: texts[text] for name, text in beside.items()}, {}, texts, {})
 
 
-def _read_captions(listing: Listing, name: str, in_json: str | None) -> list[str]:
+def _captions_in(content: bytes, listing: Listing, in_json: str | None) -> list[str]:
     """Return the captions of a text file; the JSON beside it is read if it can matter: there are several lines."""
-    content = read_bytes(Path(listing.files[name].path))
     captions = captions_of_file(content)
     if len(captions) < 2 or in_json is None:
         return captions

@@ -31,7 +31,7 @@ from fineclip.readers.tar_members import (
     key_to_last_dot,
     samples_of,
 )
-from fineclip.readers.text import captions_of, captions_of_file, stated_captions, to_valid_utf8
+from fineclip.readers.text import captions_of, captions_of_file, log_encodings, stated_captions, to_valid_utf8
 from fineclip.shards import SourceRow, sha256_of
 from fineclip.stages.source.samples import Samples
 
@@ -77,6 +77,7 @@ def rows_of(tar: Path, index: TarIndex, metadata: Mapping[str, Metadata]) -> Ite
     Yields:
         Rows in the order of the tar.
     """
+    log_encodings((member.content for member in index.members if member.kind == "text"), str(tar))
     keys, repeated, unused = set[str](), 0, Counter[str]()
     for parts in paired(tar, index.members, metadata):
         keys.add(parts.key)
